@@ -83,7 +83,7 @@ def english_name(code_point: str) -> str | None:
     name = re.fullmatch(":([^:]+):", emoji.demojize("".join(characters)))
     if not name:  # no emoji, or a sequence of several that has no name as a whole
         return None
-    words = name[1].replace("_", " ").replace("’", "'")
+    words = name[1].replace("_", " ").replace("\u2019", "'")
     country = "\U0001f1e6" <= characters[0] <= "\U0001f1ff" or "\U000e007f" in characters
     return f"flag of {words}" if country else words
 
@@ -96,7 +96,7 @@ def family(code_point: str) -> str:
 
 
 def render(svg: Path, size: int) -> bytes:
-    """The drawing on white as a PNG of `size` × `size` pixels."""
+    """The drawing on white as a square PNG of `size` pixels a side."""
     import resvg_py
 
     return resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, background="white", skip_system_fonts=True)

@@ -183,18 +183,19 @@ def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     """
     import sentencepiece
 
-    from kosmos_plugin.vocabulary import write_dictionary
+    from kosmos_plugin.vocabulary import MODEL_FILE, write_dictionary
 
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(progress(texts, folder)),
-        model_prefix=str(folder / "sentencepiece"),
+        model_writer=model,  # a model file's own path would be written into it
         model_type="bpe",
         vocab_size=size,
         character_coverage=1.0,
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "sentencepiece.vocab").unlink()
+    (folder / MODEL_FILE).write_bytes(model.getvalue())
     write_dictionary(folder)
 
 

@@ -1,0 +1,255 @@
+"""The quickstart's data, made from few pictures: the same each time, whole, and with nothing shared by two splits."""
+
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+sys.path.insert(0, str(QUICKSTART))
+
+import corpora  # noqa: E402
+import prepare  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(module) is None for module in prepare.PACKAGES),
+    reason="needs the quickstart extra: pip install kosmos-plugin[quickstart]",
+)
+OPTIONS = prepare.Options(image_size=32, vocabulary_size=1000, held_out_images=0.2, limit=60)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("quickstart")
+    prepare.prepare(out, OPTIONS)
+    return out
+
+
+def records(pattern: Path) -> list[dict]:
+    """The records of all tars that match, each a dict of extension → bytes, by the real webdataset."""
+    webdataset = pytest.importorskip("webdataset")
+    tars = sorted(map(str, pattern.parent.glob(pattern.name)))
+    assert tars
+    return list(webdataset.WebDataset(tars, shardshuffle=False))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def json_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def easy_vqa_questions_in(documents: list[dict]) -> Counter:
+    """(picture, question with answer) → how often it is asked."""
+    asked = Counter()
+    for document in documents:
+        picture = None
+        for segment in json.loads(document["json"])["segments"]:
+            if "image" in segment:
+                picture = document[f"{segment['image']}.png"]
+            else:
+                for part in segment["text"].split("Question: ")[1:]:
+                    asked[picture, "Question: " + part.strip()] += 1
+    return asked
+
+
+def test_the_same_options_give_the_same_bytes(data, tmp_path):
+    prepare.prepare(tmp_path / "again", OPTIONS)
+    assert files(tmp_path / "again") == files(data)
+
+
+def test_a_complete_folder_is_left_as_it_is(data):
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    assert prepare.prepare(data, OPTIONS)["vocabulary"] == 1007
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+
+
+def test_an_interrupted_run_and_other_options_are_done_again(data, tmp_path):
+    out = tmp_path / "data"
+    prepare.prepare(out, OPTIONS)
+    stamp = json.loads((out / prepare.STAMP).read_text())
+    (out / prepare.STAMP).write_text(json.dumps({**stamp, "counts": {}}))
+    (out / "captions" / "train-000.tar").write_bytes(b"half")
+    prepare.prepare(out, OPTIONS)
+    assert files(out) == files(data)
+
+    prepare.prepare(out, prepare.Options(**{**vars(OPTIONS), "seed": 2}))
+    assert files(out / "interleaved") != files(data / "interleaved")
+
+
+def test_a_folder_of_somebody_else_is_an_error(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "novel.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="did not write"):
+        prepare.prepare(tmp_path, OPTIONS)
+    assert (tmp_path / "text" / "novel.txt").read_text() == "mine"
+
+
+def test_a_missing_package_is_one_error_that_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(prepare.PACKAGES, "no_such_module", "no-such-package")
+    with pytest.raises(SystemExit) as error:
+        prepare.prepare(tmp_path / "data", OPTIONS)
+    assert "no-such-package" in str(error.value)
+    assert "pip install kosmos-plugin[quickstart]" in str(error.value)
+
+
+def test_data_yaml_names_what_is_there(data):
+    yaml = pytest.importorskip("yaml")
+    braceexpand = pytest.importorskip("braceexpand").braceexpand
+    config = yaml.safe_load((data / "data.yaml").read_text())
+    assert list(config["streams"]) == ["text", "captions", "interleaved"]
+    assert (data / config["vocabulary"] / "dict.txt").is_file()
+    for stream in config["streams"].values():
+        assert stream["sequences_per_update"] == prepare.SEQUENCES_PER_UPDATE[stream["kind"]]
+        for corpus in stream["corpora"]:
+            for split in ("train", "valid"):
+                for path in braceexpand(corpus[split]):
+                    assert (data / path).is_file() if path.endswith(".tar") else (data / f"{path}.idx").is_file()
+    tars = {str(path.relative_to(data)) for path in data.rglob("train-*.tar")}
+    named = [config["streams"][stream]["corpora"][0]["train"] for stream in ("captions", "interleaved")]
+    assert {path for name in named for path in braceexpand(name)} == tars
+
+
+def test_text_is_one_topic_an_item_and_no_paragraph_is_held_out_and_trained_on(data):
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+    from kosmos_plugin.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(data / "vocabulary")
+    splits = {name: MMapIndexedDataset(str(data / "text" / name)) for name in ("train", "valid")}
+    for items in splits.values():
+        for item in items:
+            assert item[-1] == vocabulary.eos == 2
+            assert (item[:-1] != vocabulary.eos).all()
+            assert (item < len(vocabulary)).all()
+    tokens = {name: sum(map(len, items)) for name, items in splits.items()}
+    assert 0.03 < tokens["valid"] / sum(tokens.values()) < 0.15
+
+    pages = corpora.topics()
+    assert len(pages) == sum(map(len, splits.values()))
+    paragraphs = Counter(paragraph for _, page in pages for paragraph in page.split("\n\n"))
+    assert max(paragraphs.values()) == 1
+
+
+def test_captions_follow_img2dataset_and_hold_no_picture_name_or_family_back_twice(data):
+    train, valid = records(data / "captions" / "train-*.tar"), records(data / "captions" / "valid-*.tar")
+    for record in train + valid:
+        about = json.loads(record["json"])
+        assert record["txt"].decode() == about["caption"]
+        assert record["__key__"].isdigit() and len(record["__key__"]) == 9
+    assert len({record["__key__"] for record in train}) == len(train)
+    assert len(train) + len(valid) <= OPTIONS.limit
+    for key in ("png", "txt"):
+        assert len({record[key] for record in train + valid}) == len(train) + len(valid)
+    families = [
+        {corpora.family(json.loads(record["json"])["code_point"]) for record in split} for split in (train, valid)
+    ]
+    assert not families[0] & families[1]
+
+
+def test_pictures_are_drawn_on_white_at_the_size_asked_for(data):
+    image = pytest.importorskip("PIL.Image")
+    for record in records(data / "captions" / "train-*.tar")[:20]:
+        picture = image.open(io.BytesIO(record["png"])).convert("RGBA")
+        assert picture.size == (32, 32)
+        assert picture.getpixel((0, 0)) == (255, 255, 255, 255)
+        assert picture.getextrema()[3] == (255, 255)
+
+
+@pytest.mark.parametrize(
+    "code_point, name",
+    [
+        ("1F34E", "red apple"),
+        ("1F1F9-1F1EC", "flag of Togo"),
+        ("1F3F4-E0067-E0062-E0073-E0063-E0074-E007F", "flag of Scotland"),
+        ("1F3F4-200D-2620-FE0F", "pirate flag"),
+        ("1F45E", "man's shoe"),
+        ("0039-FE0F-20E3", "keycap 9"),
+        ("1F482-1F3FF-200D-2642-FE0F", None),  # a skin tone
+        ("1F3F4-E0075-E0073-E0074-E0078-E007F", None),  # a flag that Unicode does not know
+        ("1FAD9-200D-1F7E5", None),  # OpenMoji's own sequence
+        ("E2CC", None),  # OpenMoji's own character
+    ],
+)
+def test_names_are_phrases(code_point, name):
+    assert corpora.english_name(code_point) == name
+
+
+def test_a_woman_running_is_of_the_family_of_a_man_running():
+    runners = ("1F3C3", "1F3C3-200D-2640-FE0F", "1F3C3-200D-2642-FE0F-200D-27A1-FE0F")
+    assert len({corpora.family(code_point) for code_point in runners}) == 1
+    assert corpora.family("1F468-200D-1F692") == corpora.family("1F469-200D-1F692") != corpora.family("1F692")
+
+
+def test_interleaved_documents_name_exactly_their_images(data):
+    documents = records(data / "interleaved" / "train-*.tar") + records(data / "interleaved" / "valid-*.tar")
+    smallest, largest = OPTIONS.images_per_document
+    for document in documents:
+        segments = json.loads(document["json"])["segments"]
+        named = [segment["image"] for segment in segments if "image" in segment]
+        images = [int(key.partition(".")[0]) for key in document if key.endswith(".png")]
+        assert named == sorted(images) == list(range(len(images)))
+        assert 1 <= len(images) <= largest
+        assert [("image" in segment) for segment in segments] == [True, False] * len(images)
+    assert {sum(key.endswith(".png") for key in document) for document in documents} >= {smallest, largest}
+
+
+def test_every_training_question_is_asked_once_in_one_split_and_no_test_picture_is_seen(data):
+    train = easy_vqa_questions_in(records(data / "interleaved" / "train-*.tar"))
+    valid = easy_vqa_questions_in(records(data / "interleaved" / "valid-*.tar"))
+    pictures = corpora.easy_vqa_folder("train") / "images"
+    expected = Counter(
+        ((pictures / f"{image}.png").read_bytes(), prepare.question_text(*pair))
+        for image, asked in corpora.easy_vqa_questions("train", OPTIONS.limit).items()
+        for pair in asked
+    )
+    assert train + valid == expected
+    seen = [{picture for picture, _ in split} for split in (train, valid)]
+    assert len(seen[1]) == 0.2 * OPTIONS.limit
+    tested = {path.read_bytes() for path in (data / "test" / "easy_vqa").iterdir()}
+    assert not seen[0] & seen[1] and not (seen[0] | seen[1]) & tested
+
+
+def test_the_test_split_is_the_official_one_and_the_held_out_emoji(data):
+    questions = json_lines(data / "test" / "easy_vqa.jsonl")
+    official = json.loads((corpora.easy_vqa_folder("test") / "questions.json").read_text())
+    assert sorted((row["question"], row["answer"], row["image"]) for row in questions) == sorted(
+        (question, answer, f"easy_vqa/{image}.png") for question, answer, image in official if image < OPTIONS.limit
+    )
+    assert all((data / "test" / row["image"]).is_file() for row in questions)
+
+    emoji = {
+        (row["name"], (data / "test" / row["image"]).read_bytes()) for row in json_lines(data / "test/openmoji.jsonl")
+    }
+    valid = records(data / "captions" / "valid-*.tar")
+    assert emoji == {(record["txt"].decode(), record["png"]) for record in valid}
+
+
+def test_the_answer_is_read_back_from_the_form_it_was_trained_in():
+    text = prepare.question_text("is there a circle?", "no")
+    assert text == "Question: is there a circle? Answer: no."
+    prompt = prepare.question_prompt("is there a circle?")
+    assert text.startswith(prompt)
+    assert prepare.answer_of(text[len(prompt) :] + " Question: what else?") == "no"
+
+
+def test_tars_carry_no_trace_of_who_made_them_when(data):
+    for path in data.rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            assert {(member.mtime, member.uid, member.gid, member.uname) for member in tar} == {(0, 0, 0, "")}
+
+
+def test_every_record_is_a_document_of_the_plugin(data):
+    from kosmos_plugin.data import shards
+
+    for stream, reader in (("captions", shards.caption_document), ("interleaved", shards.interleaved_document)):
+        tars = sorted(map(str, (data / stream).glob("*.tar")))
+        documents = shards.ShardedDocuments(tars, reader)
+        assert all(len(documents[i].segments) >= 2 for i in range(len(documents)))
