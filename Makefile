@@ -1,0 +1,42 @@
+# make train       trains the quickstart's model, end to end
+# make test        the tests; make test-all also the slow ones
+# make check       style
+# make benchmark   measurements of speed and memory
+#
+# The first use creates .venv and installs what is needed into it, the plugin itself editable. PYTHON chooses the
+# interpreter of .venv: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: train test test-all check benchmark clean
+
+train: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart/run.sh
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# Made again when what is to be installed has changed.
+$(INSTALLED): setup.py constraints.txt $(wildcard fairseq_hook/*.py)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)':" \
+	       "make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[fairseq,dev,quickstart]"
+	touch $@
