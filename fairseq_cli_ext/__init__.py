@@ -1,0 +1,23 @@
+"""The commands: each parses its options, calls the package and prints."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+
+
+def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
+    """Run a command; what a user got wrong ends it with one line on standard error and exit status 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
+    logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
+    try:
+        import fairseq  # noqa: F401
+    except ModuleNotFoundError:
+        sys.exit("error: fairseq is not installed: pip install 'kosmos-plugin[fairseq]', or the fairseq of your choice")
+    from kosmos_plugin.errors import UserError
+
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,141 @@
+"""Batches for fairseq's trainer: the micro-batch of (update, rank, turn), made in worker processes.
+
+    update u ─ Mixture ─→ rows ─ deal ─→ ranks × update-freq micro-batches ─ Collator ─→ Batch
+
+fairseq sees an epoch iterator (`EpochBatchIterating`). Its whole state is how many updates were consumed: a training
+resumed with another number of ranks, workers or another --update-freq goes on with the same documents.
+"""
+
+import functools
+
+import torch
+from fairseq.data.iterators import CountingIterator, EpochBatchIterating
+
+from kosmos_plugin.data.batch import Batch, Collator
+from kosmos_plugin.data.mixture import Mixture
+from kosmos_plugin.data.packing import PackedRow, deal
+from kosmos_plugin.errors import UserError
+
+
+class MicroBatches(torch.utils.data.Dataset):
+    """The micro-batches of one rank: item `u · update_freq + turn` is the one of update u and that turn."""
+
+    def __init__(self, mixture: Mixture, collate: Collator, rank: int, ranks: int, update_freq: int):
+        self.mixture = mixture
+        self.collate = collate
+        self.rank = rank
+        self.ranks = ranks
+        self.update_freq = update_freq
+        # Consecutive items of a worker are often of the same update, whose rows need be found only once.
+        self._dealt = functools.lru_cache(maxsize=1)(self._deal)
+
+    def __getstate__(self):  # for worker processes that are spawned: a cache cannot be pickled
+        return {name: value for name, value in self.__dict__.items() if name != "_dealt"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._dealt = functools.lru_cache(maxsize=1)(self._deal)
+
+    def _deal(self, update: int) -> list[list[PackedRow]]:
+        return deal(self.mixture.rows(update), self.ranks * self.update_freq)
+
+    def rows(self, item: int) -> list[PackedRow]:
+        """The rows of a micro-batch, before any image is read."""
+        update, turn = divmod(item, self.update_freq)
+        return self._dealt(update)[turn * self.ranks + self.rank]
+
+    def __getitem__(self, item: int) -> Batch:
+        return self.collate(self.rows(item))
+
+    def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
+        """UserError if the first update cannot be dealt so that every micro-batch has work and none is too large."""
+        rows = len(self.mixture.rows(0))
+        parts = self.ranks * self.update_freq
+        how = f"An update has {rows} rows of {self.mixture.max_tokens:,} tokens"
+        if rows < parts:
+            raise UserError(
+                f"{how}, too few for {self.ranks} ranks × --update-freq {self.update_freq} = {parts} micro-batches: "
+                f"use --update-freq {rows // self.ranks} or less"
+                if rows >= self.ranks
+                else f"{how}, too few for {self.ranks} ranks: use {rows} ranks or raise sequences_per_update"
+            )
+        limit = min(
+            max_rows if max_rows else rows, max_tokens // self.mixture.max_tokens if max_tokens is not None else rows
+        )
+        if limit < 1:
+            raise UserError(f"--max-tokens {max_tokens:,} is less than one row of {self.mixture.max_tokens:,} tokens")
+        if -(-rows // parts) > limit:
+            raise UserError(
+                f"{how}: {-(-rows // parts)} a micro-batch with {self.ranks} ranks × --update-freq {self.update_freq}, "
+                f"but --batch-size and --max-tokens allow {limit}: use --update-freq {-(-rows // (limit * self.ranks))}"
+            )
+
+
+class EpochIterator(EpochBatchIterating):
+    """fairseq's view of the micro-batches: epochs of `updates` updates, resumable in the middle of one."""
+
+    def __init__(self, micro_batches: MicroBatches, updates: int, num_workers: int, epoch: int, endless: bool):
+        self.micro_batches = micro_batches
+        self.updates = updates
+        self.num_workers = num_workers
+        self.endless = endless  # training goes on through the order; validation begins again
+        self.epoch = max(epoch, 1)
+        self._resume_at = 0  # updates of the epoch that were consumed before
+        self._iterator: CountingIterator | None = None
+
+    def __len__(self) -> int:
+        return self.updates * self.micro_batches.update_freq
+
+    @property
+    def next_epoch_idx(self) -> int:
+        return self.epoch + 1 if self._iterator is not None and self.end_of_epoch() else self.epoch
+
+    def next_epoch_itr(self, shuffle=True, fix_batches_to_gpus=False, set_dataset_epoch=True) -> CountingIterator:
+        """The rest of the current epoch, or the next one. The order is the data's own: the arguments change nothing."""
+        self.epoch = self.next_epoch_idx
+        start = self._resume_at * self.micro_batches.update_freq
+        self._resume_at = 0
+        first = (self.epoch - 1) * len(self) if self.endless else 0
+        loader = torch.utils.data.DataLoader(
+            self.micro_batches,
+            batch_size=None,
+            sampler=range(first + start, first + len(self)),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        self._iterator = CountingIterator(_plain_errors(loader), start=start, total=len(self))
+        return self._iterator
+
+    def end_of_epoch(self) -> bool:
+        return not self._iterator.has_next()
+
+    @property
+    def iterations_in_epoch(self) -> int:
+        return self._iterator.n if self._iterator is not None else self._resume_at * self.micro_batches.update_freq
+
+    def state_dict(self) -> dict:
+        """fairseq's keys; `updates_in_epoch` alone is what the position is restored from."""
+        ended = self._iterator is not None and self.end_of_epoch()
+        iterations = 0 if ended else self.iterations_in_epoch
+        return {
+            "version": 2,
+            "epoch": self.epoch + 1 if ended else self.epoch,
+            "iterations_in_epoch": iterations,
+            "shuffle": True,
+            "updates_in_epoch": iterations // self.micro_batches.update_freq,
+            "updates_per_epoch": self.updates,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on after the updates that `state` counts, even if the epoch's length has changed since."""
+        done = (state["epoch"] - 1) * state["updates_per_epoch"] + state["updates_in_epoch"]
+        self.epoch, self._resume_at = done // self.updates + 1, done % self.updates
+        self._iterator = None
+
+
+def _plain_errors(loader):
+    """A worker's UserError arrives with the worker's traceback in its message: keep the message alone."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

@@ -1,0 +1,87 @@
+"""Document → Sample: the input format of Table 21, written in this one place.
+
+    text         <s> text </s>
+    caption      <s> <image> E…E </image> caption </s>
+    interleaved  <s> <image> E…E </image> This is WALL-E. <image> E…E </image> This is EVE. </s>
+
+E…E are `image_tokens` image slots, whose places the image embeddings take. A position's target is the next token. It is
+`pad`, so not counted, where the position or the next one is an image slot (§2.3: only discrete tokens are accounted
+for), after `</s>`, and where the next token belongs to text that does not count.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence: `tokens`, `targets` int64 [L]; `image_slots` bool [L]; its images in the order of their slots."""
+
+    id: str
+    tokens: np.ndarray
+    targets: np.ndarray
+    image_slots: np.ndarray
+    images: tuple[Image, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class SampleFormat:
+    """What a document becomes: the vocabulary, the slots an image takes, and the longest sequence allowed."""
+
+    vocabulary: Vocabulary
+    image_tokens: int
+    max_tokens: int
+
+    def sample(self, document: Document) -> Sample:
+        """Format a whole document. Raises BrokenRecord if it has nothing to learn from or is longer than a row."""
+        if not any(isinstance(segment, Text) and segment.text.strip() for segment in document.segments):
+            raise BrokenRecord("no text")
+        sample = self._format(document, end=True)
+        if len(sample) > self.max_tokens:
+            raise BrokenRecord(
+                f"{len(sample):,} tokens ({len(sample.images)} images of {self.image_tokens + 2}) do not fit in a "
+                f"row of {self.max_tokens:,}"
+            )
+        return sample
+
+    def prompt(self, document: Document) -> Sample:
+        """Format the beginning of a document, for generation: as `sample`, without `</s>`."""
+        sample = self._format(document, end=False)
+        if len(sample) > self.max_tokens:
+            raise UserError(
+                f"The prompt {document.id} has {len(sample):,} tokens ({len(sample.images)} images of "
+                f"{self.image_tokens + 2}); the model takes {self.max_tokens:,}."
+            )
+        return sample
+
+    def _format(self, document: Document, end: bool) -> Sample:
+        vocabulary = self.vocabulary
+        tokens, slots, counted, images = [vocabulary.bos], [False], [False], []
+        count = True
+        for segment in document.segments:
+            if isinstance(segment, Text):
+                ids, count = vocabulary.encode(segment.text), segment.counted
+                tokens += ids
+                slots += [False] * len(ids)
+                counted += [count] * len(ids)
+            else:
+                tokens += [vocabulary.image_begin, *[vocabulary.image_slot] * self.image_tokens, vocabulary.image_end]
+                slots += [False, *[True] * self.image_tokens, False]
+                counted += [True, *[False] * self.image_tokens, False]
+                images.append(segment)
+        if end:
+            tokens.append(vocabulary.eos)
+            slots.append(False)
+            counted.append(count)
+        tokens, slots, counted = np.array(tokens, np.int64), np.array(slots), np.array(counted)
+        targets = np.full_like(tokens, vocabulary.pad)
+        targets[:-1] = np.where(counted[1:], tokens[1:], vocabulary.pad)
+        return Sample(document.id, tokens, targets, slots, tuple(images))

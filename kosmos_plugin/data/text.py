@@ -1,0 +1,143 @@
+"""fairseq's binarised text as rows: row r of a corpus is the r-th `tokens_per_row` tokens of its documents in order.
+
+That is the paper's "full-sentence" packing: each row is filled with consecutive text of one or more documents, and a
+document goes on in the next row. An item of the dataset (a line given to `fairseq-preprocess`) is a document; it gets
+`<s>` before it, and `</s>` after it where the binarisation left that out. Finding a row is a binary search in the
+dataset's own index on disk, so no row costs more than another and nothing is held in memory.
+"""
+
+import bisect
+import os
+import struct
+
+import numpy as np
+from fairseq.data import Dictionary
+
+from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
+
+
+class TextRows:
+    """The rows of one binarised corpus: `len`, and `rows[r]`, a Sample of up to `tokens_per_row` tokens.
+
+    A row's targets are its tokens shifted by one, the last one taken from what follows the row; the target at a
+    document's `</s>` is `pad`.
+    """
+
+    def __init__(self, prefix: str, vocabulary: Vocabulary, tokens_per_row: int):
+        for path in (f"{prefix}.idx", f"{prefix}.bin"):
+            if not os.path.isfile(path):
+                raise UserError(
+                    f"There is no binarised text {path} (fairseq-preprocess --dataset-impl mmap writes {prefix}.bin "
+                    "and .idx)."
+                )
+        _check_dictionary(prefix, vocabulary)
+        self.items = BinarisedItems(prefix)
+        self.prefix = prefix
+        self.vocabulary = vocabulary
+        self.tokens_per_row = tokens_per_row
+        self.ends_in_eos = int(self.items[0][-1]) == vocabulary.eos
+        self._start = _FramedStarts(self.items, frame=1 if self.ends_in_eos else 2)
+
+    def __reduce__(self):  # a worker process opens the files itself
+        return TextRows, (self.prefix, self.vocabulary, self.tokens_per_row)
+
+    def __len__(self) -> int:
+        return -(-self._start[len(self.items)] // self.tokens_per_row)
+
+    def __getitem__(self, row: int) -> Sample:
+        pad, bos = self.vocabulary.pad, self.vocabulary.bos
+        begin = row * self.tokens_per_row
+        tokens = self._tokens(begin, begin + self.tokens_per_row + 1)
+        following = np.append(tokens, pad)[1 : self.tokens_per_row + 1]
+        tokens = tokens[: self.tokens_per_row]
+        targets = np.where(following == bos, pad, following)[: len(tokens)]
+        return Sample(f"{self.prefix}/row {row}", tokens, targets, np.zeros(len(tokens), dtype=bool))
+
+    def _tokens(self, begin: int, end: int) -> np.ndarray:
+        """Tokens begin … end of the stream of framed documents (fewer at its end), int64."""
+        end = min(end, self._start[len(self.items)])
+        item = bisect.bisect_right(self._start, begin) - 1
+        pieces, skip, length = [], begin - self._start[item], 0
+        while length < end - begin + skip:
+            pieces.append(self._framed(item))
+            length += len(pieces[-1])
+            item += 1
+        return np.concatenate(pieces)[skip : skip + end - begin]
+
+    def _framed(self, item: int) -> np.ndarray:
+        tokens = self.items[item]
+        eos = [] if self.ends_in_eos else [self.vocabulary.eos]
+        return np.concatenate(([self.vocabulary.bos], tokens, eos)).astype(np.int64)
+
+
+class BinarisedItems:
+    """fairseq's mmap format (`MMapIndexedDataset`), without reading either file through when it is opened.
+
+    PREFIX.idx: a magic word, version 1, the code of the token type, the number of items n, n sizes (int32, in tokens)
+    and n pointers (int64, in bytes). PREFIX.bin: the items' tokens, one after the other.
+    """
+
+    MAGIC = b"MMIDIDX\x00\x00"
+    TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
+
+    def __init__(self, prefix: str):
+        index = f"{prefix}.idx"
+        header = struct.Struct(f"<{len(self.MAGIC)}sQBQ")
+        with open(index, "rb") as file:
+            head = file.read(header.size)
+        if len(head) < header.size or not head.startswith(self.MAGIC):
+            raise UserError(
+                f"{index} is not an index of fairseq's mmap format (fairseq-preprocess --dataset-impl mmap)."
+            )
+        _, version, code, count = header.unpack(head)
+        if version != 1 or code not in self.TOKEN_TYPES:
+            raise UserError(f"{index} has version {version} and token type {code}, which fairseq does not write.")
+        if count == 0:
+            raise UserError(f"The binarised text {prefix} is empty.")
+        if os.path.getsize(index) < header.size + count * 12:
+            raise UserError(f"{index} is cut short: it declares {count:,} items; binarise the text again.")
+        self.sizes = np.memmap(index, np.int32, "r", header.size, (count,))
+        self.pointers = np.memmap(index, np.int64, "r", header.size + count * 4, (count,))
+        self.tokens = np.memmap(f"{prefix}.bin", self.TOKEN_TYPES[code], "r")
+        if self.begin(count) > len(self.tokens):
+            raise UserError(f"{prefix}.bin is cut short: its index declares {self.begin(count):,} tokens.")
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def begin(self, item: int) -> int:
+        """Where the item's tokens begin in the file; for `item == len(self)`, where they end."""
+        if item == len(self):
+            return self.begin(item - 1) + int(self.sizes[item - 1])
+        return int(self.pointers[item]) // self.tokens.itemsize
+
+    def __getitem__(self, item: int) -> np.ndarray:
+        return np.asarray(self.tokens[self.begin(item) : self.begin(item + 1)])
+
+
+class _FramedStarts:
+    """Position of each document's first token when every item is framed with `frame` tokens, for `bisect`."""
+
+    def __init__(self, items: BinarisedItems, frame: int):
+        self.items, self.frame = items, frame
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, item: int) -> int:
+        return self.items.begin(item) + item * self.frame
+
+
+def _check_dictionary(prefix: str, vocabulary: Vocabulary) -> None:
+    """If the binarisation left a dict.txt beside its data, it must be the vocabulary's own."""
+    path = os.path.join(os.path.dirname(prefix), DICTIONARY_FILE)
+    if not os.path.isfile(path):
+        return
+    symbols = Dictionary.load(path).symbols
+    if symbols != vocabulary.dictionary.symbols[: len(symbols)]:
+        raise UserError(
+            f"{path} is not the vocabulary's dictionary: the text was binarised with another one. "
+            "Binarise it again with the vocabulary's dict.txt (fairseq-preprocess --srcdict)."
+        )

@@ -1,0 +1,38 @@
+"""Prompts: text with `<image>` where an image stands, and the images' files or bytes → a Document."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from kosmos_plugin.data.documents import Document, Image, Text
+from kosmos_plugin.data.shards import read_bytes
+from kosmos_plugin.errors import UserError
+
+IMAGE_MARK = "<image>"
+
+
+def parse_prompt(text: str, images: Sequence[str | Path | bytes] = (), name: str = "prompt") -> Document:
+    """`text` with as many `<image>` as there are `images` (paths or encoded bytes), in order."""
+    pieces = text.split(IMAGE_MARK)
+    marks = len(pieces) - 1
+    if marks != len(images):
+        raise UserError(
+            f"{name}: the text has {marks} {IMAGE_MARK} and {len(images)} "
+            f"{'image is' if len(images) == 1 else 'images are'} given; each image needs its {IMAGE_MARK}."
+        )
+    segments: list[Text | Image] = []
+    for i, piece in enumerate(pieces):
+        if i > 0:
+            segments.append(_image(images[i - 1]))
+        if piece.strip():
+            segments.append(Text(piece.strip()))
+    return Document(name, tuple(segments))
+
+
+def _image(source: str | Path | bytes) -> Image:
+    if isinstance(source, bytes):
+        return Image(lambda: source)
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"The image {path} does not exist.")
+    return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size))

@@ -1,0 +1,67 @@
+"""Image bytes → a decoded, resized uint8 tensor; uint8 → normalised float on the device.
+
+As CLIP's preprocessing: the shorter side is resized to the target (bicubic), the centre is cropped, channels are RGB.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image
+
+# Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than a picture of the web.
+MAX_PIXELS = 24_000_000
+
+
+class BrokenImage(ValueError):
+    """The bytes are not an image that can be used; the message says why."""
+
+
+def decode_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+    """Decode `data` (any format Pillow reads) to a uint8 tensor [3, size, size].
+
+    Transparent pixels become white. Raises BrokenImage for anything that cannot be decoded, and for an image that
+    declares more than `max_pixels` pixels, before any of them is decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
+            image = Image.open(io.BytesIO(data))
+            width, height = image.size
+            if width * height > max_pixels:
+                raise BrokenImage(f"{width}x{height} is more than {max_pixels:,} pixels")
+            # JPEG only: lets the decoder scale down by a power of two while it decodes, never below the target.
+            image.draft("RGB", (size, size))
+            image = _to_rgb(image)
+    except BrokenImage:
+        raise
+    except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
+        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+    return torch.from_numpy(np.asarray(_resize_and_crop(image, size)).copy()).permute(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a channel: scale them down, since convert() would clip
+        image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257.0).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(background, image)
+    return image.convert("RGB")
+
+
+def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    scale = size / min(width, height)
+    width, height = max(size, round(width * scale)), max(size, round(height * scale))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 images [N, 3, S, S] → `dtype`, (x / 255 − mean) / std with mean and std [3] a channel."""
+    scaled = images.to(torch.float32) / 255.0
+    return ((scaled - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).to(dtype)

@@ -1,0 +1,114 @@
+"""The decoder: TorchScale's `Decoder` and `DecoderLayer` with fused attention and the paper's initialisation.
+
+State-dict names are TorchScale's. What TorchScale does in every layer (a T×T mask, the xPos tables) is done once a
+batch here; the layers are TorchScale's own.
+"""
+
+import math
+
+import torch
+from fairscale.nn import checkpoint_wrapper
+from torch import nn
+from torchscale.architecture.config import DecoderConfig
+from torchscale.architecture.decoder import Decoder, DecoderLayer
+
+from kosmos_plugin.models.attention import FusedAttention, document_mask
+from kosmos_plugin.models.config import KosmosConfig
+from kosmos_plugin.models.positions import document_positions, xpos_rotation
+
+
+def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
+    """TorchScale's configuration for ours: Magneto (sub-LayerNorm) and xPos."""
+    return DecoderConfig(
+        decoder_embed_dim=config.decoder_embed_dim,
+        decoder_attention_heads=config.decoder_attention_heads,
+        decoder_ffn_embed_dim=config.decoder_ffn_embed_dim,
+        decoder_layers=config.decoder_layers,
+        activation_fn=str(config.activation_fn),
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout,
+        layernorm_eps=config.layernorm_eps,
+        share_decoder_input_output_embed=config.share_decoder_input_output_embed,
+        checkpoint_activations=config.checkpoint_activations,
+        vocab_size=vocabulary_size,
+        no_scale_embedding=False,
+        subln=True,
+        xpos_rel_pos=True,
+    )
+
+
+class KosmosDecoderLayer(DecoderLayer):
+    def build_self_attention(self, embed_dim, args):
+        return FusedAttention(
+            args,
+            embed_dim,
+            args.decoder_attention_heads,
+            dropout=args.attention_dropout,
+            self_attention=True,
+            subln=args.subln,
+        )
+
+
+class KosmosDecoder(Decoder):
+    """Token ids and their embeddings (image embeddings already in place) → hidden states."""
+
+    def __init__(self, config: KosmosConfig, vocabulary_size: int, padding_idx: int):
+        embed_tokens = nn.Embedding(vocabulary_size, config.decoder_embed_dim, padding_idx)
+        nn.init.normal_(embed_tokens.weight, std=config.decoder_embed_dim**-0.5)
+        nn.init.zeros_(embed_tokens.weight[padding_idx])
+        super().__init__(decoder_config(config, vocabulary_size), embed_tokens)
+        self.head_dim = config.decoder_embed_dim // config.decoder_attention_heads
+        if config.initialisation == "xavier":
+            initialise_magneto(self)
+
+    def build_decoder_layer(self, args, depth, is_moe_layer=False, is_encoder_decoder=False):
+        layer = KosmosDecoderLayer(args, depth, is_moe_layer, is_encoder_decoder)
+        return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        token_embeddings: torch.Tensor,
+        document_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """tokens, document_ids [B, T], token_embeddings [B, T, E] → hidden states [B, T, E]."""
+        x, _ = self.forward_embedding(tokens, token_embeddings)
+        rotation = xpos_rotation(document_positions(document_ids), self.head_dim, self.args.xpos_scale_base)
+        mask = document_mask(document_ids)
+        for layer in self.layers:
+            x = layer(x, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
+        return self.layer_norm(x)
+
+    def extend(
+        self,
+        tokens: torch.Tensor,
+        token_embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        cache: dict[int, dict[str, torch.Tensor]],
+    ) -> torch.Tensor:
+        """Hidden states [B, T, E] of T more positions after what `cache` holds (S − T positions), which grows by them.
+
+        tokens, positions [B, T]; token_embeddings [B, T, E]; mask bool [B, 1, T, S], True where a key is seen.
+        """
+        x, _ = self.forward_embedding(tokens, token_embeddings)
+        rotation = xpos_rotation(positions, self.head_dim, self.args.xpos_scale_base)
+        for number, layer in enumerate(self.layers):
+            layer_cache = cache.setdefault(number, {})
+            x = layer(x, incremental_state=layer_cache, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
+        return self.layer_norm(x)
+
+
+def initialise_magneto(decoder: Decoder) -> None:
+    """Magneto's initialisation (Wang et al. 2022, for a decoder-only model): Xavier, biases zero.
+
+    The gain is γ = √(ln 2N) on the value, output and both feed-forward projections, 1 on query and key. TorchScale
+    multiplies γ onto torch's default initialisation instead, biases included (`--initialisation torchscale`).
+    """
+    gamma = math.sqrt(math.log(2 * decoder.num_layers))
+    for name, module in decoder.layers.named_modules():
+        if isinstance(module, nn.Linear):
+            scaled = name.endswith(("v_proj", "out_proj", "fc1", "fc2"))
+            nn.init.xavier_normal_(module.weight, gain=gamma if scaled else 1.0)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,84 @@
+"""The model: vision encoder → resampler → the image slots of the decoder's input (Figure 1 of the paper)."""
+
+import torch
+from fairseq.models import BaseFairseqModel
+
+from kosmos_plugin.models.config import KosmosConfig
+
+
+class KosmosModel(BaseFairseqModel):
+    """Vision, resampler and decoder. Tensors are those of `data.batch.Batch`; E is the decoder's width."""
+
+    def __init__(self, config: KosmosConfig, vision, resampler, decoder):
+        super().__init__()
+        self.config = config
+        self.vision = vision
+        self.resampler = resampler
+        self.decoder = decoder
+
+    @classmethod
+    def build_model(cls, config: KosmosConfig, task) -> "KosmosModel":
+        """fairseq's constructor; the heavy libraries are imported here, when a model is really built."""
+        from kosmos_plugin.models.decoder import KosmosDecoder
+        from kosmos_plugin.models.resampler import AttentiveResampler
+        from kosmos_plugin.models.vision import Vision, build_vision_encoder
+
+        dictionary = task.source_dictionary
+        encoder = build_vision_encoder(
+            config.vision_encoder,
+            config.vision_model,
+            None if config.vision_weights == "none" else config.vision_weights,
+            config.image_size,
+            config.trainable_vision_layers,
+            load_weights=task.needs_vision_weights,
+        )
+        decoder = KosmosDecoder(config, len(dictionary), dictionary.pad())
+        resampler = AttentiveResampler(decoder.args, encoder.width, config.image_tokens)
+        return cls(config, Vision(encoder, config.cache_vision_features), resampler, decoder)
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=None, **kwargs):
+        """fairseq's hub call: the checkpoint `checkpoint_file` in a folder → `KosmosHubInterface`."""
+        from kosmos_plugin.generation.hub import load
+
+        return load(f"{model_name_or_path}/{checkpoint_file}", data=data_name_or_path, **kwargs)
+
+    def max_positions(self) -> int:
+        return self.config.tokens_per_sample
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        document_ids: torch.Tensor,
+        image_slots: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        logits_at: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, None]:
+        """Logits [B, T, V], or [M, V] of the M positions where `logits_at` (bool [B, T]) is True, row by row."""
+        hidden = self.decoder(tokens, self.embed(tokens, image_slots, images), document_ids)
+        if logits_at is not None:
+            hidden = hidden[logits_at]
+        return self.decoder.output_layer(hidden), None
+
+    def embed(
+        self, tokens: torch.Tensor, image_slots: torch.Tensor | None, images: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Token embeddings [B, T, E] with the image embeddings in the places of the slots."""
+        embeddings = self.decoder.embed_tokens(tokens)
+        if images is not None and len(images) > 0:
+            places = image_slots.unsqueeze(-1)
+            return embeddings.masked_scatter(places, self.embed_images(images).to(embeddings.dtype))
+        if self.training and images is not None:
+            # Every trainable parameter needs a gradient on every rank: one blank image, with weight zero.
+            blank = images.new_zeros(1, *images.shape[1:])
+            return embeddings + 0.0 * self.embed_images(blank).sum().to(embeddings.dtype)
+        return embeddings
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """images uint8 [N, 3, S, S] → [N, image_tokens, E]"""
+        return self.resampler(self.vision(images))
+
+    def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> torch.Tensor:
+        """(Log-)probabilities in float32, as fairseq's scorers ask for them."""
+        logits = net_output[0].float()
+        return logits.log_softmax(dim=-1) if log_probs else logits.softmax(dim=-1)

@@ -1,0 +1,49 @@
+"""Positions: where each token stands in its document, and xPos (Sun et al. 2022), computed in float32.
+
+With θ_i = 10000^(−2i/d) and ζ_i = (2i/d + 0.4) / 1.4, a query at position n is rotated by n·θ and scaled by ζ^(n/512),
+a key at m rotated by m·θ and scaled by ζ^(−m/512), so that their product depends on n − m alone. TorchScale computes
+the same product; it casts the angles to the model's dtype before sin and cos, which this module never does.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+XPOS_BASE = 10000.0
+XPOS_SMOOTHING = 0.4
+
+
+class Rotation(NamedTuple):
+    """Tables for queries and keys, each float32 [B, 1, T, head_dim]: cos and sin times the scale."""
+
+    query_cos: torch.Tensor
+    query_sin: torch.Tensor
+    key_cos: torch.Tensor
+    key_sin: torch.Tensor
+
+
+def document_positions(document_ids: torch.Tensor) -> torch.Tensor:
+    """document_ids [B, T] → positions int64 [B, T], counted from 0 wherever the document changes."""
+    places = torch.arange(document_ids.size(1), device=document_ids.device).expand_as(document_ids)
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return places - torch.where(begins, places, 0).cummax(dim=1).values
+
+
+def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512) -> Rotation:
+    """Tables for `positions` [B, T] and heads of `head_dim` (even)."""
+    i = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    frequency = XPOS_BASE ** (-i / head_dim)
+    zeta = (i / head_dim + XPOS_SMOOTHING) / (1 + XPOS_SMOOTHING)
+    n = positions.to(torch.float32).unsqueeze(-1)
+    angle = (n * frequency).repeat_interleave(2, dim=-1).unsqueeze(1)
+    scale = (zeta ** (n / scale_base)).repeat_interleave(2, dim=-1).unsqueeze(1)
+    cos, sin = angle.cos(), angle.sin()
+    return Rotation(cos * scale, sin * scale, cos / scale, sin / scale)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x [B, H, T, head_dim] rotated pair by pair (0 with 1, 2 with 3, …) in float32; the result has x's dtype."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
+    return (x.float() * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,85 @@
+"""CLIP's vision transformers by open_clip: every token after `ln_post`, L2-normalised, without the projection."""
+
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.models.vision import VisionEncoder
+
+
+class ClipVision(VisionEncoder):
+    """open_clip's `VisionTransformer`: 257 tokens of 1,024 features for ViT-L/14 at 224×224.
+
+    A layer is a residual block; `ln_post` belongs to the last.
+    """
+
+    def __init__(self, visual: nn.Module, mean, std, trainable_layers: int):
+        super().__init__()
+        visual.proj = None  # the projection to the contrastive space is not used
+        self.visual = visual
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.width = visual.ln_post.normalized_shape[0]
+        self.first_trained = len(visual.transformer.resblocks) - trainable_layers
+        self.train_ln_post = trainable_layers > 0
+
+    def frozen(self, images: torch.Tensor) -> torch.Tensor:
+        return self._blocks(self.visual._embeds(images), slice(0, self.first_trained))
+
+    def trainable(self, x: torch.Tensor) -> torch.Tensor:
+        x = self._blocks(x, slice(self.first_trained, None))
+        return F.normalize(self.visual.ln_post(x), dim=-1)
+
+    def _blocks(self, x: torch.Tensor, which: slice) -> torch.Tensor:
+        """x [N, L, width] through some of the residual blocks."""
+        transformer = self.visual.transformer
+        x = x if transformer.batch_first else x.transpose(0, 1)
+        for block in transformer.resblocks[which]:
+            x = block(x)
+        return x if transformer.batch_first else x.transpose(0, 1)
+
+    def trained_modules(self) -> list[nn.Module]:
+        ln_post = [self.visual.ln_post] if self.train_ln_post else []
+        return [*self.visual.transformer.resblocks[self.first_trained :], *ln_post]
+
+
+def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
+    """The vision tower of an open_clip model: its name, or a JSON file in open_clip's format.
+
+    `weights` is one of open_clip's tags ("openai" and others), a file, or None; OpenAI's want QuickGELU.
+    """
+    import open_clip
+
+    if model.endswith(".json"):
+        if not os.path.isfile(model):
+            raise UserError(f"--vision-model {model} does not exist.")
+        open_clip.add_model_config(model)
+        model = os.path.basename(model).removesuffix(".json")
+    if open_clip.get_model_config(model) is None:
+        raise UserError(f"--vision-model {model} is no model of open_clip (open_clip.list_models() has them).")
+    is_file = weights is not None and os.path.exists(weights)
+    if weights is not None and not is_file and weights not in open_clip.list_pretrained_tags_by_model(model):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
+        raise UserError(f"--vision-weights {weights} is neither a file nor one of {model}'s: {tags}, none.")
+    tag = {} if weights is None or is_file else open_clip.get_pretrained_cfg(model, weights)
+    try:
+        whole = open_clip.create_model(
+            model,
+            pretrained=weights if load_weights else None,
+            force_image_size=image_size,
+            force_quick_gelu=weights == "openai" or bool(tag.get("quick_gelu")),
+            pretrained_hf=False,
+        )
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"--vision-weights {weights} could not be loaded: {error}") from None
+    visual = whole.visual
+    if not hasattr(visual, "transformer") or not hasattr(visual, "_embeds"):
+        raise UserError(f"--vision-model {model} is not one of open_clip's own vision transformers.")
+    layers = len(visual.transformer.resblocks)
+    if not 0 <= trainable_layers <= layers:
+        raise UserError(f"--trainable-vision-layers must be 0 to {layers}, not {trainable_layers}.")
+    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    return ClipVision(visual, mean, std, trainable_layers)

