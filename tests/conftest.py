@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import kosmos_plugin  # noqa: F401 - registers the task, the architectures and the criterion
+from tests import tiny
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """The data YAML of tiny data with all three streams; do not write beside it."""
+    return tiny.write_data(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture
+def task(data):
+    return tiny.task(data)
+
+
+@pytest.fixture
+def model(task):
+    return tiny.model(task)

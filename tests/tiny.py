@@ -1,0 +1,174 @@
+"""Tiny real data and a tiny model, made on the spot: a vocabulary, shards of all three kinds, a CLIP of two layers."""
+
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from PIL import Image
+
+from kosmos_plugin.models.config import KosmosTinyConfig
+from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalConfig, KosmosMultimodalTask
+from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
+
+WORDS = (
+    "a the red green blue small large round old new cat dog bird house tree river mountain car boat "
+    "runs sleeps stands sees follows near under over behind with of and slowly quickly today"
+).split()
+IMAGE_SIZE = 32
+IMAGE_TOKENS = 4
+TOKENS_PER_SAMPLE = 64
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": IMAGE_SIZE, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def sentence(rng: random.Random, words: tuple[int, int] = (3, 12)) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(*words)))
+
+
+def png(rng: random.Random, size: int = IMAGE_SIZE) -> bytes:
+    pixels = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_vocabulary(folder: Path, pieces: int = 200) -> Vocabulary:
+    """A SentencePiece model of the words above, with its dict.txt."""
+    folder.mkdir(parents=True)
+    rng = random.Random(0)
+    with open(folder / "sentencepiece.model", "wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([sentence(rng) for _ in range(2000)] + ["Question: Answer: <image> </s> 0123456789"]),
+            model_writer=model,
+            vocab_size=pieces,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    write_dictionary(folder)
+    return Vocabulary.load(folder)
+
+
+def write_text(prefix: Path, documents: list[list[int]], eos: int | None) -> None:
+    """Binarise token lists in fairseq's mmap format, with `eos` after each unless it is None."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for document in documents:
+        builder.add_item(torch.tensor([*document, *([] if eos is None else [eos])]))
+    builder.finalize(f"{prefix}.idx")
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def caption_members(key: str, caption: str, image: bytes) -> list[tuple[str, bytes]]:
+    return [(f"{key}.png", image), (f"{key}.txt", caption.encode())]
+
+
+def interleaved_members(key: str, segments: list[dict], images: list[bytes]) -> list[tuple[str, bytes]]:
+    numbered = [(f"{key}.{i}.png", image) for i, image in enumerate(images)]
+    return [(f"{key}.json", json.dumps({"segments": segments}).encode()), *numbered]
+
+
+def write_data(folder: Path, documents: int = 40, sequences: tuple[int, int, int] = (2, 6, 4)) -> Path:
+    """All three streams with a train and a valid split; returns the path of data.yaml."""
+    vocabulary = write_vocabulary(folder / "vocabulary")
+    for split, count in (("train", documents), ("valid", max(documents // 5, 2))):
+        rng = random.Random(split)
+        texts = [vocabulary.encode(sentence(rng, (5, 60))) for _ in range(count)]
+        write_text(folder / "text" / split, texts, vocabulary.eos)
+        for shard in range(2):
+            captions, pages = [], []
+            for i in range(count // 2):
+                key = f"{shard:03d}{i:05d}"
+                captions += caption_members(key, f"{split} {key} {sentence(rng)}", png(rng))
+                images = [png(rng) for _ in range(rng.randint(1, 3))]
+                segments = [{"text": f"{split} {key}"}]
+                for number in range(len(images)):
+                    segments += [{"image": number}, {"text": sentence(rng, (1, 5))}]
+                pages += interleaved_members(key, segments, images)
+            write_tar(folder / "captions" / f"{split}-{shard}.tar", captions)
+            write_tar(folder / "interleaved" / f"{split}-{shard}.tar", pages)
+    (folder / "clip.json").write_text(json.dumps(CLIP))
+    text, captions, interleaved = sequences
+    path = folder / "data.yaml"
+    path.write_text(f"""
+vocabulary: vocabulary
+streams:
+  text:
+    kind: text
+    sequences_per_update: {text}
+    corpora: [{{name: words, train: text/train, valid: text/valid}}]
+  captions:
+    kind: captions
+    sequences_per_update: {captions}
+    corpora: [{{name: noise, train: "captions/train-{{0..1}}.tar", valid: "captions/valid-{{0..1}}.tar"}}]
+  interleaved:
+    kind: interleaved
+    sequences_per_update: {interleaved}
+    corpora: [{{name: pages, train: "interleaved/train-{{0..1}}.tar", valid: "interleaved/valid-{{0..1}}.tar"}}]
+""")
+    return path
+
+
+def task(data: Path, update_freq: int = 1, **options) -> KosmosMultimodalTask:
+    """The task on a tiny data YAML."""
+    cfg = KosmosMultimodalConfig(
+        **{
+            "data": str(data),
+            "image_tokens": IMAGE_TOKENS,
+            "image_size": IMAGE_SIZE,
+            "tokens_per_sample": TOKENS_PER_SAMPLE,
+            **options,
+        }
+    )
+    cfg.seed, cfg.update_freq = options.get("seed", 1), [update_freq]
+    return KosmosMultimodalTask.setup_task(cfg)
+
+
+def model_config(data: Path, **options) -> KosmosTinyConfig:
+    """A model of two layers with a random CLIP of two."""
+    config = KosmosTinyConfig(
+        **{
+            "decoder_layers": 2,
+            "decoder_embed_dim": 32,
+            "decoder_ffn_embed_dim": 64,
+            "decoder_attention_heads": 2,
+            "vision_encoder": "clip",
+            "vision_model": str(data.parent / "clip.json"),
+            "vision_weights": "none",
+            **options,
+        }
+    )
+    config.image_tokens, config.image_size, config.tokens_per_sample = IMAGE_TOKENS, IMAGE_SIZE, TOKENS_PER_SAMPLE
+    return config
+
+
+def model(a_task: KosmosMultimodalTask, seed: int = 0, **options) -> KosmosModel:
+    """The tiny model for `a_task`, with seeded random weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    a_task.needs_vision_weights = True
+    return KosmosModel.build_model(model_config(Path(a_task.cfg.data), **options), a_task).eval()
+
+
+TRAIN_OPTIONS = (
+    f"--task kosmos_multimodal --arch kosmos_tiny --criterion multimodal_cross_entropy --image-tokens {IMAGE_TOKENS} "
+    f"--image-size {IMAGE_SIZE} --tokens-per-sample {TOKENS_PER_SAMPLE} --decoder-layers 2 --decoder-embed-dim 32 "
+    "--decoder-ffn-embed-dim 64 --decoder-attention-heads 2 --vision-encoder clip --vision-weights none --batch-size 64 "
+    "--optimizer adam --lr 0.001 --log-format json --log-interval 1"
+)
