@@ -21,10 +21,10 @@ TINY_LANGUAGE_MODEL = (
 ).split()
 
 
-def run_python(*arguments: str, ranks: int = 1) -> str:
+def run_python(*arguments: str, ranks: int = 1, python_path: str = str(PLUGIN.parent)) -> str:
     """What ``python ARGUMENTS``, or torchrun with that many ranks, prints."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    environment = os.environ | {"PYTHONPATH": str(PLUGIN.parent), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *launcher, *arguments],
         env=environment,

@@ -1,5 +1,6 @@
 """A run on two ranks goes on from its checkpoint, which rank 0 reads and sends to the other."""
 
+import pytest
 import torch
 
 # What fairseq sends when it resumes: tensors among plain values, and its own placeholders for them.
@@ -31,6 +32,7 @@ def test_broadcasts_a_checkpoint(run_python, tmp_path):
     run_python(str(program), ranks=2)
 
 
+@pytest.mark.slow
 def test_resumes_on_two_ranks(train, trained_alone, tmp_path):
     train(tmp_path, "--max-update", "2", ranks=2)
     output = train(tmp_path, "--max-update", "4", ranks=2)
