@@ -33,9 +33,8 @@ class Vocabulary:
         self._id_of_piece = np.array(
             [dictionary.index(processor.id_to_piece(i)) for i in range(processor.get_piece_size())], dtype=np.int64
         )
-        for i in range(processor.get_piece_size()):
-            if processor.is_control(i) or processor.is_unknown(i):
-                self._id_of_piece[i] = dictionary.unk()
+        # Control symbols, and pieces that dict.txt lacks but that are spelled like one of fairseq's own symbols.
+        self._id_of_piece[self._id_of_piece < dictionary.nspecial] = dictionary.unk()
         self._piece_of_id = np.full(len(dictionary) + len(SPECIAL_TOKENS), processor.unk_id(), dtype=np.int64)
         self._is_text = np.zeros(len(self._piece_of_id), dtype=bool)
         for piece, token in enumerate(self._id_of_piece):
@@ -60,7 +59,18 @@ class Vocabulary:
             processor.Load(str(folder / MODEL_FILE))
         except (OSError, RuntimeError) as error:
             raise UserError(f"{folder / MODEL_FILE} is not a SentencePiece model: {error}") from None
-        return cls(processor, Dictionary.load(str(folder / DICTIONARY_FILE)))
+        try:
+            dictionary = Dictionary.load(str(folder / DICTIONARY_FILE))
+        except Exception as error:  # fairseq raises anything from ValueError to bare Exception
+            raise UserError(f"{folder / DICTIONARY_FILE} is not a dictionary of fairseq: {error}") from None
+        pieces = [processor.id_to_piece(i) for i in _text_pieces(processor)]
+        missing = sum(piece not in dictionary for piece in pieces)
+        if missing > len(pieces) // 2:
+            raise UserError(
+                f"{folder / DICTIONARY_FILE} lacks {missing:,} of the {len(pieces):,} pieces of {folder / MODEL_FILE}: "
+                "they do not belong together."
+            )
+        return cls(processor, dictionary)
 
     def __len__(self) -> int:
         return len(self.dictionary)
@@ -113,14 +123,21 @@ class Vocabulary:
 
 
 def write_dictionary(folder: str | Path) -> Path:
-    """Write `folder/dict.txt` for `folder/sentencepiece.model`: its pieces in order, without control symbols."""
+    """Write `folder/dict.txt` for `folder/sentencepiece.model`: its pieces in order, without control symbols.
+
+    A piece spelled like one of fairseq's own symbols (`<pad>`) is marked, so that it gets an id of its own.
+    """
     folder = Path(folder)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
-    pieces = [
-        processor.id_to_piece(i)
-        for i in range(processor.get_piece_size())
-        if not (processor.is_control(i) or processor.is_unknown(i))
-    ]
+    own = set(Dictionary().symbols)
+    pieces = [processor.id_to_piece(i) for i in _text_pieces(processor)]
+    lines = [f"{piece} 1 #fairseq:overwrite\n" if piece in own else f"{piece} 1\n" for piece in pieces]
     path = folder / DICTIONARY_FILE
-    path.write_text("".join(f"{piece} 1\n" for piece in pieces), encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:
+    """The model's ids that stand for text: neither control symbols nor `<unk>`."""
+    ids = range(processor.get_piece_size())
+    return [i for i in ids if not (processor.is_control(i) or processor.is_unknown(i))]

@@ -1,0 +1,191 @@
+"""The public layout of ids, round trips, and text that spells special tokens."""
+
+import pickle
+
+import pytest
+import sentencepiece
+from fairseq.data import Dictionary
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.vocabulary import SPECIAL_TOKENS, Vocabulary, write_dictionary
+from tests import tiny
+
+SPELLED = ("<s>", "<pad>", "</s>", "<unk>", *SPECIAL_TOKENS)
+
+
+def train(folder, sentences, **options):
+    folder.mkdir()
+    with open(folder / "sentencepiece.model", "wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences), model_writer=model, hard_vocab_limit=False, minloglevel=2, **options
+        )
+    write_dictionary(folder)
+    return Vocabulary.load(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary") / "plain"
+    tiny.write_vocabulary(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return Vocabulary.load(folder)
+
+
+@pytest.fixture(scope="module")
+def spelling(tmp_path_factory):
+    """Of a corpus that spells the special tokens so often that SentencePiece learns them as pieces."""
+    sentences = [f"the{mark}dog {mark} runs{mark}" for mark in SPELLED for _ in range(200)]
+    folder = tmp_path_factory.mktemp("vocabulary") / "spelling"
+    return train(folder, sentences, vocab_size=120, split_by_unicode_script=False)
+
+
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory):
+    """Falls back to bytes, so that nothing is unknown, and keeps white space."""
+    folder = tmp_path_factory.mktemp("vocabulary") / "bytewise"
+    options = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    return train(folder, ["the dog runs", "the cat sleeps"] * 50, vocab_size=300, **options)
+
+
+def test_public_layout(folder):
+    """The public dictionary has 63,997 pieces; this one is filled up with made-up ones."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
+    dictionary = Dictionary.load(str(folder / "dict.txt"))
+    while len(dictionary) < 4 + 63_997:
+        dictionary.add_symbol(f"piece{len(dictionary)}")
+    vocabulary = Vocabulary(processor, dictionary)
+    assert len(vocabulary) == 64_007
+    assert [vocabulary.symbol(i) for i in range(4)] == ["<s>", "<pad>", "</s>", "<unk>"]
+    assert [vocabulary.symbol(i) for i in range(64_001, 64_007)] == [
+        "<mask>",
+        "</doc>",
+        "<image>",
+        "</image>",
+        "</chunk>",
+        "</line>",
+    ]
+    assert (vocabulary.bos, vocabulary.pad, vocabulary.eos, vocabulary.unk) == (0, 1, 2, 3)
+    assert (vocabulary.image_slot, vocabulary.image_begin, vocabulary.image_end) == (64_001, 64_003, 64_004)
+
+
+def test_pieces_in_the_order_of_the_model(plain):
+    pieces = [plain.processor.id_to_piece(i) for i in range(plain.processor.get_piece_size())]
+    assert pieces[:3] == ["<unk>", "<s>", "</s>"]
+    assert [plain.symbol(i) for i in range(4, 4 + len(pieces) - 3)] == pieces[3:]
+    assert len(plain) == 4 + len(pieces) - 3 + len(SPECIAL_TOKENS)
+
+
+ANY_TEXT = st.one_of(
+    st.text(max_size=40),
+    st.lists(st.sampled_from([*SPELLED, *tiny.WORDS, " ", "\n", "\u200b", "é", "象", "🐘"]), max_size=12).map("".join),
+)
+
+
+@pytest.mark.parametrize("kind", ["plain", "spelling", "bytewise"])
+def test_round_trip_is_that_of_sentencepiece(kind, request):
+    vocabulary = request.getfixturevalue(kind)
+    processor = vocabulary.processor
+
+    @settings(deadline=None, max_examples=150)
+    @given(ANY_TEXT)
+    @example("a\0b")
+    @example("")
+    def check(text):
+        tokens = vocabulary.encode(text)
+        pieces = processor.encode(text)
+        assert len(tokens) == len(pieces)
+        assert vocabulary.decode(tokens) == processor.decode(pieces)
+        assert [vocabulary.symbol(token) for token in tokens] == [
+            "<unk>" if processor.is_unknown(piece) else processor.id_to_piece(piece) for piece in pieces
+        ]
+        # Text becomes no special token, however it is spelled.
+        first_special = vocabulary.image_slot
+        assert all(vocabulary.unk <= token < first_special for token in tokens)
+        assert vocabulary.decode(tokens) == vocabulary.decode(
+            [vocabulary.bos, vocabulary.image_begin, *tokens, vocabulary.image_end, vocabulary.eos, vocabulary.pad]
+        )
+
+    check()
+
+
+def test_text_of_known_words_comes_back(plain):
+    assert plain.decode(plain.encode("the red dog sleeps under a tree")) == "the red dog sleeps under a tree"
+
+
+@pytest.mark.parametrize("text", ["  two  spaces ", "象 🐘\n\t", "</s> <image>"])
+def test_bytes_bring_back_all_text(bytewise, text):
+    assert bytewise.decode(bytewise.encode(text)) == text
+
+
+def test_learned_pieces_spelled_like_special_tokens(spelling):
+    learned = {spelling.processor.id_to_piece(i) for i in range(4, spelling.processor.get_piece_size())}
+    assert {"<image>", "<pad>"} <= learned  # else this shows nothing
+    for mark in ("<image>", "<pad>"):
+        (token,) = [token for token in spelling.encode(f"the{mark}dog") if spelling.symbol(token) == mark]
+        assert token > spelling.unk and token not in (spelling.image_begin, spelling.pad)
+        assert spelling.decode([token]) == mark
+    assert spelling.decode(spelling.encode("the<image>dog <pad>")) == "the<image>dog <pad>"
+
+
+def test_piece_that_only_fairseq_knows(spelling):
+    """fairseq's own `<pad>` is not the piece `<pad>` that dict.txt lacks."""
+    vocabulary = Vocabulary(spelling.processor, Dictionary())
+    assert set(vocabulary.encode("the<pad>dog <image>")) == {vocabulary.unk}
+
+
+def test_decode_takes_tensors_and_leaves_special_tokens_out(plain):
+    import torch
+
+    tokens = [plain.bos, plain.image_begin, *[plain.image_slot] * 3, plain.image_end, *plain.encode("a dog"), plain.eos]
+    assert plain.decode(torch.tensor(tokens)) == "a dog"
+    assert plain.decode([]) == plain.decode([plain.eos]) == ""
+
+
+def test_unknown_text_is_visible(plain):
+    tokens = plain.encode("a 象 dog")
+    assert plain.unk in tokens
+    assert plain.decode(tokens) == plain.processor.decode(plain.processor.encode("a 象 dog"))
+
+
+def test_travels_to_worker_processes(plain):
+    copy = pickle.loads(pickle.dumps(plain))
+    assert copy.encode("the red dog") == plain.encode("the red dog")
+    assert copy.image_begin == plain.image_begin and len(copy) == len(plain)
+
+
+@pytest.mark.parametrize("missing", ["sentencepiece.model", "dict.txt"])
+def test_missing_file(folder, tmp_path, missing):
+    for name in {"sentencepiece.model", "dict.txt"} - {missing}:
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(UserError, match=f"{tmp_path.name}.*has no {missing}"):
+        Vocabulary.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x00" * 1000])
+def test_broken_model(folder, tmp_path, content):
+    (tmp_path / "dict.txt").write_bytes((folder / "dict.txt").read_bytes())
+    (tmp_path / "sentencepiece.model").write_bytes(content)
+    with pytest.raises(UserError, match="is not a SentencePiece model"):
+        Vocabulary.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"no count in this line\n", b"\xff\xfe 1\n", b"twice 1\ntwice 1\n"])
+def test_broken_dictionary(folder, tmp_path, content):
+    (tmp_path / "sentencepiece.model").write_bytes((folder / "sentencepiece.model").read_bytes())
+    (tmp_path / "dict.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"dict\.txt is not a dictionary of fairseq"):
+        Vocabulary.load(tmp_path)
+
+
+def test_dictionary_of_another_model(folder, tmp_path):
+    """Else nearly all text would silently become <unk>."""
+    (tmp_path / "sentencepiece.model").write_bytes((folder / "sentencepiece.model").read_bytes())
+    (tmp_path / "dict.txt").write_text("".join(f"other{i} 1\n" for i in range(500)))
+    with pytest.raises(UserError, match=r"dict\.txt .*sentencepiece\.model"):
+        Vocabulary.load(tmp_path)
