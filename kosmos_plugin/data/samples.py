@@ -42,9 +42,9 @@ class SampleFormat:
 
     def sample(self, document: Document) -> Sample:
         """Format a whole document. Raises BrokenRecord if it has nothing to learn from or is longer than a row."""
-        if not any(isinstance(segment, Text) and segment.text.strip() for segment in document.segments):
+        sample, counted_text = self._format(document, end=True)
+        if not counted_text:
             raise BrokenRecord("no text")
-        sample = self._format(document, end=True)
         if len(sample) > self.max_tokens:
             raise BrokenRecord(
                 f"{len(sample):,} tokens ({len(sample.images)} images of {self.image_tokens + 2}) do not fit in a "
@@ -54,7 +54,10 @@ class SampleFormat:
 
     def prompt(self, document: Document) -> Sample:
         """Format the beginning of a document, for generation: as `sample`, without `</s>`."""
-        sample = self._format(document, end=False)
+        try:
+            sample, _ = self._format(document, end=False)
+        except BrokenRecord as error:
+            raise UserError(f"The prompt {document.id}: {error}") from None
         if len(sample) > self.max_tokens:
             raise UserError(
                 f"The prompt {document.id} has {len(sample):,} tokens ({len(sample.images)} images of "
@@ -62,13 +65,15 @@ class SampleFormat:
             )
         return sample
 
-    def _format(self, document: Document, end: bool) -> Sample:
-        vocabulary = self.vocabulary
+    def _format(self, document: Document, end: bool) -> tuple[Sample, int]:
+        """The sample, and how many tokens of text are targets."""
+        vocabulary, counted_text = self.vocabulary, 0
         tokens, slots, counted, images = [vocabulary.bos], [False], [False], []
         count = True
         for segment in document.segments:
             if isinstance(segment, Text):
-                ids, count = vocabulary.encode(segment.text), segment.counted
+                ids, count = self._encode(segment.text), segment.counted
+                counted_text += len(ids) * count
                 tokens += ids
                 slots += [False] * len(ids)
                 counted += [count] * len(ids)
@@ -84,4 +89,11 @@ class SampleFormat:
         tokens, slots, counted = np.array(tokens, np.int64), np.array(slots), np.array(counted)
         targets = np.full_like(tokens, vocabulary.pad)
         targets[:-1] = np.where(counted[1:], tokens[1:], vocabulary.pad)
-        return Sample(document.id, tokens, targets, slots, tuple(images))
+        return Sample(document.id, tokens, targets, slots, tuple(images)), counted_text
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:  # JSON can spell it: "\ud83d"
+            raise BrokenRecord("its text has half a surrogate pair, which is no character") from None
+        return self.vocabulary.encode(text)

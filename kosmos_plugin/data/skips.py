@@ -1,4 +1,4 @@
-"""Broken records and images of training data: skipped, counted over all worker processes, logged, and in the end fatal."""
+"""Broken records and images of training data: skipped, counted over all workers, logged, and in the end fatal."""
 
 import logging
 import multiprocessing

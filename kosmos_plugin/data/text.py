@@ -11,11 +11,13 @@ import os
 import struct
 
 import numpy as np
-from fairseq.data import Dictionary
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
 
 
 class TextRows:
@@ -37,7 +39,8 @@ class TextRows:
         self.prefix = prefix
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
-        self.ends_in_eos = int(self.items[0][-1]) == vocabulary.eos
+        first = next(item for item in self.items if len(item))
+        self.ends_in_eos = int(first[-1]) == vocabulary.eos
         self._start = _FramedStarts(self.items, frame=1 if self.ends_in_eos else 2)
 
     def __reduce__(self):  # a worker process opens the files itself
@@ -50,6 +53,11 @@ class TextRows:
         pad, bos = self.vocabulary.pad, self.vocabulary.bos
         begin = row * self.tokens_per_row
         tokens = self._tokens(begin, begin + self.tokens_per_row + 1)
+        if tokens.max() >= len(self.vocabulary):
+            raise UserError(
+                f"The binarised text {self.prefix} has the token {tokens.max()}, and the vocabulary has "
+                f"{len(self.vocabulary):,}: it was binarised with another dictionary."
+            )
         following = np.append(tokens, pad)[1 : self.tokens_per_row + 1]
         tokens = tokens[: self.tokens_per_row]
         targets = np.where(following == bos, pad, following)[: len(tokens)]
@@ -79,20 +87,17 @@ class BinarisedItems:
     and n pointers (int64, in bytes). PREFIX.bin: the items' tokens, one after the other.
     """
 
-    MAGIC = b"MMIDIDX\x00\x00"
-    TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
-
     def __init__(self, prefix: str):
         index = f"{prefix}.idx"
-        header = struct.Struct(f"<{len(self.MAGIC)}sQBQ")
+        header = struct.Struct(f"<{len(_MAGIC)}sQBQ")
         with open(index, "rb") as file:
             head = file.read(header.size)
-        if len(head) < header.size or not head.startswith(self.MAGIC):
+        if len(head) < header.size or not head.startswith(_MAGIC):
             raise UserError(
                 f"{index} is not an index of fairseq's mmap format (fairseq-preprocess --dataset-impl mmap)."
             )
         _, version, code, count = header.unpack(head)
-        if version != 1 or code not in self.TOKEN_TYPES:
+        if version != 1 or code not in _TOKEN_TYPES:
             raise UserError(f"{index} has version {version} and token type {code}, which fairseq does not write.")
         if count == 0:
             raise UserError(f"The binarised text {prefix} is empty.")
@@ -100,9 +105,13 @@ class BinarisedItems:
             raise UserError(f"{index} is cut short: it declares {count:,} items; binarise the text again.")
         self.sizes = np.memmap(index, np.int32, "r", header.size, (count,))
         self.pointers = np.memmap(index, np.int64, "r", header.size + count * 4, (count,))
-        self.tokens = np.memmap(f"{prefix}.bin", self.TOKEN_TYPES[code], "r")
-        if self.begin(count) > len(self.tokens):
-            raise UserError(f"{prefix}.bin is cut short: its index declares {self.begin(count):,} tokens.")
+        dtype = np.dtype(_TOKEN_TYPES[code])
+        end = int(self.pointers[-1]) + int(self.sizes[-1]) * dtype.itemsize
+        if end == 0:
+            raise UserError(f"The binarised text {prefix} is empty.")
+        if end > os.path.getsize(f"{prefix}.bin"):
+            raise UserError(f"{prefix}.bin is cut short: its index declares {end // dtype.itemsize:,} tokens.")
+        self.tokens = np.memmap(f"{prefix}.bin", dtype, "r", shape=(end // dtype.itemsize,))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -135,8 +144,11 @@ def _check_dictionary(prefix: str, vocabulary: Vocabulary) -> None:
     path = os.path.join(os.path.dirname(prefix), DICTIONARY_FILE)
     if not os.path.isfile(path):
         return
-    symbols = Dictionary.load(path).symbols
-    if symbols != vocabulary.dictionary.symbols[: len(symbols)]:
+    first = vocabulary.dictionary.nspecial
+    # Not Dictionary.load: what fairseq-preprocess writes of a piece `<pad>` cannot be loaded again.
+    with open(path, encoding="utf-8", errors="replace") as file:
+        symbols = [line.removesuffix(" #fairseq:overwrite\n").rsplit(" ", 1)[0] for line in file]
+    if symbols != vocabulary.dictionary.symbols[first : first + len(symbols)]:
         raise UserError(
             f"{path} is not the vocabulary's dictionary: the text was binarised with another one. "
             "Binarise it again with the vocabulary's dict.txt (fairseq-preprocess --srcdict)."

@@ -1,0 +1,171 @@
+"""Table 21's formats token for token, and targets by the rules of the module's docstring."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
+from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.errors import UserError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    return tiny.write_vocabulary(tmp_path_factory.mktemp("samples") / "vocabulary")
+
+
+def an_image(name: str = "") -> Image:
+    def read():
+        raise AssertionError(f"formatting a sample must not read the image {name}")
+
+    return Image(read)
+
+
+def words(vocabulary, sample):
+    return [vocabulary.symbol(token) for token in sample.tokens]
+
+
+def pieces(vocabulary, text):
+    return [vocabulary.symbol(token) for token in vocabulary.encode(text)]
+
+
+E = ["<mask>"] * 3
+
+
+@pytest.mark.parametrize("end", [True, False], ids=["sample", "prompt"])
+def test_table_21(vocabulary, end):
+    def formatted(*segments):
+        make = SampleFormat(vocabulary, 3, 100)
+        document = Document("name", segments)
+        sample = (make.sample if end else make.prompt)(document)
+        assert sample.id == "name"
+        assert sample.images == tuple(segment for segment in segments if isinstance(segment, Image))
+        assert (sample.tokens.dtype, sample.targets.dtype, sample.image_slots.dtype) == (np.int64, np.int64, bool)
+        assert len(sample) == len(sample.tokens) == len(sample.targets) == len(sample.image_slots)
+        return words(vocabulary, sample)
+
+    eos = ["</s>"] if end else []
+    this, that = "This is WALL-E.", "This is EVE."
+    assert formatted(Text("the red dog")) == ["<s>", *pieces(vocabulary, "the red dog"), *eos]
+    assert formatted(an_image(), Text(this)) == ["<s>", "<image>", *E, "</image>", *pieces(vocabulary, this), *eos]
+    assert formatted(an_image(), Text(this), an_image(), Text(that)) == [
+        *["<s>", "<image>", *E, "</image>", *pieces(vocabulary, this)],
+        *["<image>", *E, "</image>", *pieces(vocabulary, that), *eos],
+    ]
+
+
+def test_targets_of_a_caption(vocabulary):
+    sample = SampleFormat(vocabulary, 3, 100).sample(Document("", (an_image(), Text("red dog"))))
+    caption = pieces(vocabulary, "red dog")
+    pad = "<pad>"
+    assert [vocabulary.symbol(target) for target in sample.targets] == [
+        *["<image>", pad, pad, pad, pad],  # at <s>, <image> and the three slots
+        *caption,  # at </image> and all but the last of the caption
+        "</s>",
+        pad,
+    ]
+    assert sample.image_slots.tolist() == [False, False, True, True, True, False, *[False] * (len(caption) + 1)]
+
+
+SEGMENTS = st.lists(
+    st.one_of(
+        st.just(None),  # an image
+        st.tuples(st.lists(st.sampled_from(tiny.WORDS), min_size=1, max_size=4).map(" ".join), st.booleans()),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(segments=SEGMENTS, image_tokens=st.integers(1, 5))
+def test_targets_by_the_rules(vocabulary, segments, image_tokens):
+    sample_format = SampleFormat(vocabulary, image_tokens, 10_000)
+    document = Document("", tuple(an_image() if segment is None else Text(*segment) for segment in segments))
+    if not any(segment is not None and segment[1] for segment in segments):  # no text that counts
+        with pytest.raises(BrokenRecord):
+            sample_format.sample(document)
+        return
+
+    # each token as (symbol id, is it a slot, does its text count)
+    laid = [(vocabulary.bos, False, True)]
+    text_counts = True
+    for segment in segments:
+        if segment is None:
+            laid.append((vocabulary.image_begin, False, True))
+            laid += [(vocabulary.image_slot, True, True)] * image_tokens
+            laid.append((vocabulary.image_end, False, True))
+        else:
+            text, text_counts = segment
+            laid += [(token, False, text_counts) for token in vocabulary.encode(text)]
+    laid.append((vocabulary.eos, False, text_counts))  # the end belongs to the text before it
+    targets = []
+    for position, (_, is_slot, _) in enumerate(laid):
+        if position + 1 == len(laid):
+            targets.append(vocabulary.pad)
+            continue
+        following, next_is_slot, next_counts = laid[position + 1]
+        targets.append(following if next_counts and not is_slot and not next_is_slot else vocabulary.pad)
+
+    sample = sample_format.sample(document)
+    assert sample.tokens.tolist() == [token for token, _, _ in laid]
+    assert sample.image_slots.tolist() == [is_slot for _, is_slot, _ in laid]
+    assert sample.targets.tolist() == targets
+    prompt = sample_format.prompt(document)
+    assert prompt.tokens.tolist() == sample.tokens[:-1].tolist()
+
+
+def test_uncounted_text_is_read_but_no_target(vocabulary):
+    question, answer = "the dog sleeps", "under a tree"
+    segments = (an_image(), Text(question, counted=False), Text(answer))
+    sample = SampleFormat(vocabulary, 3, 100).sample(Document("", segments))
+    assert pieces(vocabulary, question) == words(vocabulary, sample)[6 : 6 + len(pieces(vocabulary, question))]
+    counted = [vocabulary.symbol(target) for target in sample.targets if target != vocabulary.pad]
+    assert counted == ["<image>", *pieces(vocabulary, answer), "</s>"]
+
+
+def test_longest_sample_fits_and_one_token_more_is_broken(vocabulary):
+    document = Document("", (an_image(), Text("the red dog")))
+    length = len(SampleFormat(vocabulary, 3, 100).sample(document))
+    assert len(SampleFormat(vocabulary, 3, length).sample(document)) == length
+    with pytest.raises(BrokenRecord, match=f"{length} tokens .1 images of 5. do not fit in a row of {length - 1}"):
+        SampleFormat(vocabulary, 3, length - 1).sample(document)
+
+
+def test_longest_prompt(vocabulary):
+    document = Document("line 7", (an_image(), Text("the red dog")))
+    length = len(SampleFormat(vocabulary, 3, 100).prompt(document))
+    assert len(SampleFormat(vocabulary, 3, length).prompt(document)) == length
+    with pytest.raises(UserError, match=f"line 7 has {length} tokens"):
+        SampleFormat(vocabulary, 3, length - 1).prompt(document)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [(), (Text(""),), (Text(" \n"), an_image()), (an_image(),), (an_image(), Text("\u200b"))],
+    ids=["nothing", "empty", "white space", "image alone", "a space of no width"],
+)
+def test_nothing_to_learn_from_is_broken(vocabulary, segments):
+    with pytest.raises(BrokenRecord, match="no text"):
+        SampleFormat(vocabulary, 3, 100).sample(Document("", segments))
+
+
+def test_only_uncounted_text_is_broken(vocabulary):
+    with pytest.raises(BrokenRecord, match="no text"):
+        SampleFormat(vocabulary, 3, 100).sample(Document("", (an_image(), Text("the dog", counted=False))))
+
+
+def test_half_a_surrogate_is_broken(vocabulary):
+    """JSON can spell what no text has."""
+    with pytest.raises(BrokenRecord, match="surrogate"):
+        SampleFormat(vocabulary, 3, 100).sample(Document("", (Text("a \ud83d dog"),)))
+    with pytest.raises(UserError, match="line 7.*surrogate"):
+        SampleFormat(vocabulary, 3, 100).prompt(Document("line 7", (Text("a \ud83d dog"),)))
+
+
+def test_prompts_may_be_empty_or_of_images_alone(vocabulary):
+    sample_format = SampleFormat(vocabulary, 3, 100)
+    assert words(vocabulary, sample_format.prompt(Document("", ()))) == ["<s>"]
+    assert words(vocabulary, sample_format.prompt(Document("", (an_image(),)))) == ["<s>", "<image>", *E, "</image>"]
