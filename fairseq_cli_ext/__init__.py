@@ -11,9 +11,9 @@ def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str
     warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
     logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
     try:
-        import fairseq  # noqa: F401
-    except ModuleNotFoundError:
-        sys.exit("error: fairseq is not installed: pip install 'kosmos-plugin[fairseq]', or the fairseq of your choice")
+        import kosmos_plugin  # noqa: F401
+    except ImportError as error:  # without fairseq it says what to install
+        sys.exit(f"error: {error}")
     from kosmos_plugin.errors import UserError
 
     try:

@@ -12,6 +12,7 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from PIL import Image
 
+from kosmos_plugin.images import decode_image
 from kosmos_plugin.models.config import KosmosTinyConfig
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalConfig, KosmosMultimodalTask
@@ -48,7 +49,9 @@ def write_vocabulary(folder: Path, pieces: int = 200) -> Vocabulary:
     rng = random.Random(0)
     with open(folder / "sentencepiece.model", "wb") as model:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([sentence(rng) for _ in range(2000)] + ["Question: Answer: <image> </s> 0123456789"]),
+            sentence_iterator=iter(
+                [sentence(rng) for _ in range(2000)] + ["Question: Answer: <image> </s> 0123456789"]
+            ),
             model_writer=model,
             vocab_size=pieces,
             hard_vocab_limit=False,
@@ -172,3 +175,8 @@ TRAIN_OPTIONS = (
     "--decoder-ffn-embed-dim 64 --decoder-attention-heads 2 --vision-encoder clip --vision-weights none --batch-size 64 "
     "--optimizer adam --lr 0.001 --log-format json --log-interval 1"
 )
+
+
+def decode(image) -> torch.Tensor:
+    """An image of a sample as the model takes it, uint8 [3, S, S]."""
+    return decode_image(image.read(), IMAGE_SIZE)

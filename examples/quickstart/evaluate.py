@@ -1,0 +1,193 @@
+"""Measures the trained model on pictures it has never seen, and on the same with the pictures shuffled.
+
+    python evaluate.py DATA_DIR RESULTS_DIR
+
+easy-VQA  the official test questions, answered greedily; right is what equals the answer to the letter.
+OpenMoji  held-out emoji: the rank of the true name among 100 by likelihood, where guessing gives 50.5.
+Writes RESULTS_DIR/results.json. A shuffled picture is that of another question or emoji: what is still right with it
+comes from the words alone.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import random
+import re
+import statistics
+from pathlib import Path
+
+import torch
+from prepare import answer_of, question_prompt
+from tqdm import tqdm
+
+from kosmos_plugin.generation.hub import KosmosHubInterface, load
+from kosmos_plugin.generation.scoring import score_candidates
+from kosmos_plugin.generation.search import SearchOptions, text_of
+
+CANDIDATES = 100
+BATCH = 256
+SHOWN = 18  # examples of each kind in the report
+SEED = 1
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def other_images(images: list[str], rng: random.Random) -> list[str]:
+    """For each place an image of another one, drawn from the same images."""
+    distinct = sorted(set(images))
+    shuffled = distinct[:]
+    rng.shuffle(shuffled)
+    following = dict(zip(shuffled, shuffled[1:] + shuffled[:1], strict=True))
+    return [following[image] for image in images]
+
+
+def kind_of(answer: str, question: str) -> str:
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "color" if "color" in question else "shape"
+
+
+def answers(kosmos: KosmosHubInterface, questions: list[dict], images: list[Path], name: str) -> list[str]:
+    """The model's greedy answer to each question about its image."""
+    options = SearchOptions(max_new_tokens=6, stop=(".",))
+    said: list[str] = []
+    for begin in tqdm(range(0, len(questions), BATCH), desc=name):
+        prompts = [
+            kosmos.prompt(f"<image> {question_prompt(line['question'])}", [image])
+            for line, image in zip(questions[begin : begin + BATCH], images[begin : begin + BATCH], strict=True)
+        ]
+        said += [answer_of(text_of(kosmos.vocabulary, found)) for found in kosmos.search(prompts, options)]
+    return said
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> list[float]:
+    """The 95% interval of a share (Wilson)."""
+    share = right / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
+    return [centre - half, centre + half]
+
+
+def bootstrap(values: list[float], rng: random.Random, samples: int = 2000) -> list[float]:
+    """The 95% interval of a mean (percentiles of resampled means)."""
+    means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(samples))
+    return [means[int(0.025 * samples)], means[int(0.975 * samples) - 1]]
+
+
+def evaluate_easy_vqa(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, list[dict]]:
+    questions = read_lines(folder / "easy_vqa.jsonl")
+    names = [line["image"] for line in questions]
+    own = answers(kosmos, questions, [folder / name for name in names], "easy-VQA")
+    shuffled_names = other_images(names, random.Random(SEED))
+    shuffled = answers(kosmos, questions, [folder / name for name in shuffled_names], "easy-VQA, shuffled")
+    right = [said == line["answer"] for said, line in zip(own, questions, strict=True)]
+    right_shuffled = [said == line["answer"] for said, line in zip(shuffled, questions, strict=True)]
+    kinds = [kind_of(line["answer"], line["question"]) for line in questions]
+    by_kind = {}
+    for kind in sorted(set(kinds)):
+        places = [i for i, of in enumerate(kinds) if of == kind]
+        by_kind[kind] = {
+            "accuracy": statistics.fmean(right[i] for i in places),
+            "shuffled": statistics.fmean(right_shuffled[i] for i in places),
+            "n": len(places),
+        }
+    shown = random.Random(SEED).sample(range(len(questions)), min(SHOWN, len(questions)))
+    examples = [
+        {
+            "kind": "easy_vqa",
+            "image": str((folder / names[i]).resolve()),
+            "prompt": questions[i]["question"],
+            "output": own[i],
+            "truth": questions[i]["answer"],
+        }
+        for i in shown
+    ]
+    return {
+        "accuracy": statistics.fmean(right),
+        "accuracy_interval": wilson(sum(right), len(right)),
+        "shuffled": statistics.fmean(right_shuffled),
+        "shuffled_interval": wilson(sum(right_shuffled), len(right)),
+        "question_only_reported": 0.67,
+        "n": len(right),
+        "by_kind": by_kind,
+    }, examples
+
+
+def evaluate_openmoji(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, list[dict]]:
+    emoji = read_lines(folder / "openmoji.jsonl")
+    rng = random.Random(SEED)
+    tokens = {line["name"]: [*kosmos.vocabulary.encode(line["name"]), kosmos.vocabulary.eos] for line in emoji}
+    candidates = min(CANDIDATES, len(tokens))
+    others = other_images([line["image"] for line in emoji], rng)
+    ranks, shuffled_ranks, examples = [], [], []
+    for line, other in zip(tqdm(emoji, desc="OpenMoji"), others, strict=True):
+        names = [line["name"], *rng.sample([name for name in tokens if name != line["name"]], candidates - 1)]
+        for image, into in ((line["image"], ranks), (other, shuffled_ranks)):
+            prompt = kosmos.prompt("<image>", [folder / image])
+            true, *rest = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [tokens[name] for name in names])
+            into.append(1 + sum(score > true for score in rest))
+    for line in rng.sample(emoji, min(SHOWN, len(emoji))):
+        output = kosmos.generate("<image>", [folder / line["image"]], beam=5, max_new_tokens=16)
+        image = str((folder / line["image"]).resolve())
+        examples.append({"kind": "openmoji", "image": image, "prompt": "", "output": output, "truth": line["name"]})
+    return {
+        "mean_rank": statistics.fmean(ranks),
+        "mean_rank_interval": bootstrap(ranks, rng),
+        "shuffled_mean_rank": statistics.fmean(shuffled_ranks),
+        "shuffled_mean_rank_interval": bootstrap(shuffled_ranks, rng),
+        "top1": statistics.fmean(rank == 1 for rank in ranks),
+        "top10": statistics.fmean(rank <= 10 for rank in ranks),
+        "candidates": candidates,
+        "n": len(ranks),
+    }, examples
+
+
+def training_facts(kosmos: KosmosHubInterface, log: Path) -> dict:
+    """What the training was, from its log and the model."""
+    text = log.read_text("utf-8")
+    parameters = list(kosmos.model.parameters())
+    return {
+        "updates": int(re.findall(r'"num_updates": "(\d+)"', text)[-1]),
+        "seconds": float(re.findall(r"done training in ([\d.]+) seconds", text)[-1]),
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+    }
+
+
+def machine() -> dict:
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")), platform.machine()
+    )
+    packages = ("torch", "torchscale", "numpy")
+    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    return {"cpu": cpu, "cores": torch.get_num_threads(), "versions": versions}
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="what prepare.py wrote")
+    parser.add_argument("results", type=Path, help="where train.log and the checkpoints are; results.json goes there")
+    args = parser.parse_args()
+    kosmos = load(args.results / "checkpoints" / "checkpoint_last.pt", data=str(args.data / "data.yaml"))
+    easy_vqa, questions = evaluate_easy_vqa(kosmos, args.data / "test")
+    openmoji, pictures = evaluate_openmoji(kosmos, args.data / "test")
+    results = {
+        "easy_vqa": easy_vqa,
+        "openmoji": openmoji,
+        "examples": questions + pictures,
+        "train": training_facts(kosmos, args.results / "train.log"),
+        "machine": machine(),
+    }
+    (args.results / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Generation with the cache equals recomputing from scratch, batched equals alone, beams never score below greedy."""
+
+import random
+
+import pytest
+import torch
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.hub import KosmosHubInterface
+from kosmos_plugin.generation.scoring import score_candidates
+from kosmos_plugin.generation.search import SearchOptions, generate, text_of
+from tests import tiny
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def kosmos(request, data):
+    task = tiny.task(data)
+    model = tiny.model(task, seed=request.param)
+    # At their initialisation, models repeat themselves; larger embeddings make them decided and varied.
+    model.decoder.embed_tokens.weight.data *= 3
+    return KosmosHubInterface(None, task, model)
+
+
+@pytest.fixture(scope="module")
+def prompts(kosmos):
+    """Prompts of unequal lengths with no, one and two images."""
+    rng = random.Random(1)
+    texts = ["a", "<image>", "the <image> red house <image> of", "a small cat sleeps near the river and the car"]
+    return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
+
+
+def logits_from_scratch(kosmos, prompt, tokens):
+    """The next token's log-probabilities after a prompt and `tokens`, by one uncached pass."""
+    ids = torch.cat((torch.from_numpy(prompt.tokens), torch.tensor(tokens, dtype=torch.int64)))[None]
+    slots = torch.zeros_like(ids, dtype=torch.bool)
+    slots[0, : len(prompt)] = torch.from_numpy(prompt.image_slots)
+    images = torch.stack([tiny.decode(image) for image in prompt.images]) if prompt.images else None
+    with torch.no_grad():
+        logits = kosmos.model(ids, torch.ones_like(ids), slots, images)[0][0, -1]
+    log_probs = logits.log_softmax(-1)
+    log_probs[kosmos.vocabulary.pad] = -torch.inf
+    return log_probs
+
+
+def search(kosmos, prompts, **options):
+    return generate(kosmos.model, kosmos.vocabulary, prompts, SearchOptions(**options))
+
+
+def test_greedy_with_the_cache_equals_recomputing(kosmos, prompts):
+    for prompt in prompts:
+        found = search(kosmos, [prompt], max_new_tokens=12)[0]
+        total = 0.0
+        for length, token in enumerate(found.tokens):
+            log_probs = logits_from_scratch(kosmos, prompt, found.tokens[:length])
+            assert token == int(log_probs.argmax())
+            total += float(log_probs[token])
+        assert found.log_probability == pytest.approx(total, abs=1e-3)
+        ended = found.tokens[-1] in (kosmos.vocabulary.eos, kosmos.vocabulary.image_begin)
+        assert ended or len(found.tokens) == 12
+
+
+@pytest.mark.parametrize("beam", [1, 3, 5])
+def test_batched_equals_alone(kosmos, prompts, beam):
+    together = search(kosmos, prompts, beam=beam, max_new_tokens=10)
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = search(kosmos, [prompt], beam=beam, max_new_tokens=10)[0]
+        assert found.tokens == alone.tokens
+        assert found.score == pytest.approx(alone.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("beam", [2, 3, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_a_beam_never_scores_below_greedy(kosmos, prompts, beam, length_penalty):
+    options = {"max_new_tokens": 8, "length_penalty": length_penalty}
+    for greedy, wide in zip(
+        search(kosmos, prompts, **options), search(kosmos, prompts, beam=beam, **options), strict=True
+    ):
+        assert wide.score >= greedy.score - 1e-4
+
+
+def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
+    """Two steps with every first token kept: the best pair of all."""
+    prompt, vocabulary = prompts[1], kosmos.vocabulary
+    first = logits_from_scratch(kosmos, prompt, [])
+    best = -torch.inf
+    for token in range(len(vocabulary)):
+        if token == vocabulary.pad:
+            continue
+        if token in (vocabulary.eos, vocabulary.image_begin):
+            best = max(best, float(first[token]))
+        else:
+            best = max(best, float(first[token] + logits_from_scratch(kosmos, prompt, [token]).max()))
+    found = search(kosmos, [prompt], beam=len(vocabulary), max_new_tokens=2, length_penalty=0.0)[0]
+    assert found.log_probability == pytest.approx(best, abs=1e-3)
+
+
+def test_hypotheses_are_scored_as_the_model_scores_them(kosmos, prompts):
+    for prompt, found in zip(prompts, search(kosmos, prompts, beam=4, max_new_tokens=6), strict=True):
+        assert found.score == pytest.approx(found.log_probability / len(found.tokens))
+        [score] = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [found.tokens])
+        assert score == pytest.approx(found.log_probability, abs=1e-3)
+
+
+def test_candidates_share_the_prompt_and_score_as_from_scratch(kosmos, prompts):
+    rng = random.Random(3)
+    candidates = [[rng.randint(4, 60) for _ in range(rng.randint(1, 6))] for _ in range(7)]
+    for prompt in prompts:
+        scores = score_candidates(kosmos.model, kosmos.vocabulary, prompt, candidates)
+        for candidate, score in zip(candidates, scores, strict=True):
+            expected = sum(
+                float(logits_from_scratch(kosmos, prompt, candidate[:i])[token]) for i, token in enumerate(candidate)
+            )
+            assert score == pytest.approx(expected, abs=1e-3)
+
+
+def test_stop_text_ends_generation(kosmos, prompts):
+    free = text_of(kosmos.vocabulary, search(kosmos, prompts[3:], max_new_tokens=16)[0])
+    words = free.split()
+    assert len(words) > 2, "this seed says too little to test stopping"
+    stopped = search(kosmos, prompts[3:], max_new_tokens=16, stop=(words[1],))[0]
+    assert len(stopped.tokens) < 16
+    assert text_of(kosmos.vocabulary, stopped, (words[1],)) == free.partition(words[1])[0].strip()
+
+
+def test_images_matter_and_are_in_their_places(kosmos):
+    rng = random.Random(5)
+    first, second = tiny.png(rng), tiny.png(rng)
+    one = kosmos.score("<image> a <image> b", [first, second], ["cat", "dog"])
+    other = kosmos.score("<image> a <image> b", [second, first], ["cat", "dog"])
+    assert one != pytest.approx(other, abs=1e-4)
+
+
+def test_prompts_that_do_not_fit_are_refused(kosmos):
+    with pytest.raises(UserError, match="new ones"):
+        kosmos.generate("a", max_new_tokens=tiny.TOKENS_PER_SAMPLE)
+    with pytest.raises(UserError, match="takes 64"):
+        kosmos.generate("a cat " * 50, max_new_tokens=1)
