@@ -161,7 +161,7 @@ def test_half_a_surrogate_is_broken(vocabulary):
     """JSON can spell what no text has."""
     with pytest.raises(BrokenRecord, match="surrogate"):
         SampleFormat(vocabulary, 3, 100).sample(Document("", (Text("a \ud83d dog"),)))
-    with pytest.raises(UserError, match="line 7.*surrogate"):
+    with pytest.raises(UserError, match=r"line 7.*surrogate"):
         SampleFormat(vocabulary, 3, 100).prompt(Document("line 7", (Text("a \ud83d dog"),)))
 
 
