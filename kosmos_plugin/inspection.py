@@ -22,10 +22,11 @@ from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 _SPELLED = re.compile("<(?=(?:s|/s|pad|unk|" + "|".join(symbol.strip("<>") for symbol in SPECIAL_TOKENS) + ")>)")
-# In the text for a terminal: begin and end of what the loss does not count. Text never holds them (see `_readable`).
-_BEGIN, _END = "\x01", "\x02"
-_PLAIN = {ord(_BEGIN): "⟦", ord(_END): "⟧"}
-_COLOUR = {ord(_BEGIN): "\x1b[2m", ord(_END): "\x1b[0m"}
+# Marks in the text for a terminal until it is wrapped: begin and end of what the loss does not count, and a space that
+# is no place for a new line. Text itself never holds them (see `_readable`).
+_BEGIN, _END, _SPACE = "\x01", "\x02", "\xa0"
+_PLAIN = str.maketrans({_BEGIN: "⟦", _END: "⟧", _SPACE: " "})
+_COLOUR = str.maketrans({_BEGIN: "\x1b[2m", _END: "\x1b[0m", _SPACE: " "})
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ def as_text(report: Report, colour: bool = False, width: int = 100) -> str:
         lines = [f"Row {row.number} · {row.label}"]
         for part in row.parts:
             if not part.number:
-                lines.append(f"  ─ {_flow(part)}")
+                lines.append(f"  ─ {_flow(part)}".translate(_PLAIN))
                 continue
             lines.append("  " + " · ".join(filter(None, (f"─ {part.label}", _readable(part.name)))))
             body = textwrap.wrap(_flow(part), width - 4, break_on_hyphens=False, replace_whitespace=False)
@@ -280,12 +281,12 @@ def _flow(part: Part) -> str:
     flow = []  # (text, whether to mark it as not counted, whether it is ordinary text)
     for run in part.runs:
         if run.kind != "tokens":
-            flow.append((f" [{fold(run)}] ", False, False))
+            flow.append((f" {f'[{fold(run)}]'.replace(' ', _SPACE)} ", False, False))
         for token in run.tokens:
             if run.kind == "tokens":
                 flow.append((f" {token.text} " if token.special else token.text, not token.counted, not token.special))
             if has_target_apart(token):
-                flow.append((f" [→ {token.target_text.strip()}] ", False, False))
+                flow.append((f" [→{_SPACE}{token.target_text.strip()}] ", False, False))
     spelled = [
         ("".join(text for text, _, _ in group), *key) for key, group in itertools.groupby(flow, lambda item: item[1:])
     ]

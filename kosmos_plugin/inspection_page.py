@@ -53,8 +53,9 @@ def _row_as_html(row: Row, images: torch.Tensor) -> str:
         )
     return (
         f'<section id="row-{row.number}"><h3>Row {row.number} <span>{html.escape(row.label)}</span></h3>\n'
+        + "<div class=row>\n"
         + "\n".join(parts)
-        + "</section>"
+        + "</div></section>"
     )
 
 
