@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import metrics, meters
+from fairseq.logging import meters, metrics
 
 from kosmos_plugin.data.batch import Batch
 

@@ -1,6 +1,5 @@
 """The fairseq task: wires the data YAML, the mixture and the model together. No tensor code."""
 
-import os
 from dataclasses import dataclass, field
 from typing import Optional
 

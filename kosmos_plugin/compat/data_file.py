@@ -1,0 +1,23 @@
+"""fairseq takes DATA to be a folder: before training it lists the files in it, to find forgotten validation sets.
+
+This project's DATA is a YAML file, which names its validation sets itself.
+"""
+
+import os
+
+from fairseq.data import data_utils
+
+_find_extra_valid_paths = data_utils._find_extra_valid_paths
+
+
+def is_needed() -> bool:
+    return True
+
+
+def apply() -> None:
+    data_utils._find_extra_valid_paths = find_extra_valid_paths
+
+
+def find_extra_valid_paths(dataset_path: str) -> set[str]:
+    """Validation sets of the folder `dataset_path` that `--valid-subset` may have left out; none if it is a file."""
+    return set() if os.path.isfile(dataset_path) else _find_extra_valid_paths(dataset_path)

@@ -1,0 +1,134 @@
+"""The whole way in one process: raw → shards → two updates of fairseq-train → checkpoint → generated text."""
+
+import json
+import math
+import random
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq_cli import eval_lm, train, validate
+
+from fairseq_cli_ext import generate
+from kosmos_plugin.models.kosmos import KosmosModel
+from tests import tiny
+
+BOS = 0
+
+
+def run(monkeypatch, main, *arguments):
+    """One of fairseq's commands, as its console script runs it."""
+    monkeypatch.setattr(sys, "argv", ["fairseq", *map(str, arguments)])
+    main()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Data made from scratch, and the checkpoints of two updates on it."""
+    folder = tmp_path_factory.mktemp("whole")
+    data = tiny.write_data(folder / "data", documents=16)
+    options = [*tiny.TRAIN_OPTIONS.split(), "--vision-model", data.parent / "clip.json"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(
+            monkeypatch, train.cli_main, data, *options, "--max-update", 2, "--save-dir", folder / "checkpoints",
+            "--log-file", folder / "train.log",
+        )  # fmt: skip
+    return data, folder / "checkpoints" / "checkpoint_last.pt", (folder / "train.log").read_text()
+
+
+def test_losses_of_all_streams_are_logged(trained):
+    _, _, log = trained
+    inner = [json.loads(line[line.index("{") :]) for line in log.splitlines() if '"epoch": 1, "update"' in line]
+    valid = [json.loads(line[line.index("{") :]) for line in log.splitlines() if '"valid_loss"' in line]
+    assert [line["num_updates"] for line in inner] == ["1", "2"]
+    for line, prefix in [(inner[0], ""), (valid[0], "valid_")]:
+        for name in ("", "_text", "_captions", "_interleaved"):
+            loss, perplexity = float(line[f"{prefix}loss{name}"]), float(line[f"{prefix}ppl{name}"])
+            assert perplexity == pytest.approx(2**loss, rel=2e-3)
+        assert float(line[f"{prefix}loss"]) == pytest.approx(6.3, abs=1.0), "an untrained model guesses"
+    assert float(inner[1]["targets_per_second"]) > 0
+    assert float(inner[1]["images_per_second"]) > 0
+
+
+def test_the_checkpoint_holds_plain_data_alone(trained):
+    state = torch.load(trained[1], weights_only=True)
+    assert state["cfg"]["model"]["_name"] == "kosmos_tiny"
+    assert state["cfg"]["model"]["image_tokens"] == tiny.IMAGE_TOKENS
+    assert state["extra_state"]["train_iterator"]["updates_in_epoch"] == 2
+
+
+def test_generate_command(trained, tmp_path, capsys):
+    _, checkpoint, _ = trained
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(tiny.png(random.Random(0)))
+    for beam in ("1", "3"):
+        generate.cli_main(
+            ["--path", str(checkpoint), "--prompt", "<image> the", "--image", str(picture), "--beam", beam,
+             "--max-new-tokens", "8"]
+        )  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+
+
+def test_json_lines_in_and_out(trained, tmp_path, capsys, monkeypatch):
+    _, checkpoint, _ = trained
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(tiny.png(random.Random(0)))
+    prompts = [{"prompt": "a"}, {"prompt": "<image> the", "images": [str(picture)], "id": 7}, {"prompt": "cat"}]
+    monkeypatch.setattr(sys, "stdin", iter("\n".join(map(json.dumps, prompts)).splitlines(keepends=True)))
+    generate.cli_main(["--path", str(checkpoint), "--max-new-tokens", "4", "--batch-size", "2"])
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{k: v for k, v in result.items() if k not in ("output", "score")} for result in results] == prompts
+    kosmos = KosmosModel.from_pretrained(checkpoint.parent, checkpoint.name)
+    for prompt, result in zip(prompts, results, strict=True):
+        assert kosmos.generate(prompt["prompt"], prompt.get("images", []), max_new_tokens=4) == result["output"]
+
+
+def test_the_hub_finds_moved_data(trained, tmp_path):
+    data, checkpoint, _ = trained
+    here = KosmosModel.from_pretrained(checkpoint.parent, checkpoint.name)
+    by_vocabulary = KosmosModel.from_pretrained(
+        checkpoint.parent, checkpoint.name, vocabulary=str(data.parent / "vocabulary")
+    )
+    assert here.generate("the cat", max_new_tokens=5) == by_vocabulary.generate("the cat", max_new_tokens=5)
+
+
+def test_validate_command_gives_the_training_runs_own_loss(trained, monkeypatch, caplog):
+    data, checkpoint, log = trained
+    caplog.set_level("INFO")
+    run(
+        monkeypatch, validate.cli_main, data, "--task", "kosmos_multimodal", "--path", checkpoint,
+        "--batch-size", 64, "--valid-subset", "valid", "--log-format", "json",
+    )  # fmt: skip
+    again = [json.loads(record.message) for record in caplog.records if '"valid_loss"' in record.message]
+    valid = [json.loads(line[line.index("{") :]) for line in log.splitlines() if '"valid_loss"' in line]
+    names = [name for name in valid[-1] if name.startswith("valid_loss")]
+    assert len(names) == 4
+    assert {name: again[-1][name] for name in names} == {name: valid[-1][name] for name in names}
+
+
+def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
+    data, checkpoint, _ = trained
+    caplog.set_level("INFO")
+    run(
+        monkeypatch, eval_lm.cli_main, data, "--task", "kosmos_multimodal", "--path", checkpoint,
+        "--gen-subset", "valid", "--tokens-per-sample", tiny.TOKENS_PER_SAMPLE,
+    )  # fmt: skip
+    [line] = [record.message for record in caplog.records if record.message.startswith("Loss (base 2):")]
+    loss = float(line.split()[3].rstrip(","))
+    kosmos = KosmosModel.from_pretrained(checkpoint.parent, checkpoint.name)
+    items = MMapIndexedDataset(str(data.parent / "text" / "valid"))
+    stream = torch.cat([torch.cat((torch.tensor([BOS]), item)) for item in items])
+    total, count = 0.0, 0
+    for begin in range(0, len(stream), tiny.TOKENS_PER_SAMPLE):
+        row = stream[begin : begin + tiny.TOKENS_PER_SAMPLE + 1]
+        borders = [0, *(row == BOS).nonzero()[:, 0].tolist(), len(row)]
+        for piece in (row[left:right] for left, right in pairwise(borders) if right - left > 1):
+            with torch.no_grad():
+                logits = kosmos.model(piece[None, :-1], torch.ones(1, len(piece) - 1, dtype=torch.int64))[0][0]
+            total += float(F.cross_entropy(logits, piece[1:], reduction="sum")) / math.log(2)
+            count += len(piece) - 1
+    assert loss == pytest.approx(total / count, abs=2e-3)
