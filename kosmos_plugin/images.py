@@ -12,6 +12,8 @@ from PIL import Image
 
 # Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than a picture of the web.
 MAX_PIXELS = 24_000_000
+# Of a longer strip only the middle is enlarged: of one pixel by a million it would else make fifty billion.
+_LONGEST_SIDE = 16
 
 
 class BrokenImage(ValueError):
@@ -31,14 +33,15 @@ def decode_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> torch.
             width, height = image.size
             if width * height > max_pixels:
                 raise BrokenImage(f"{width}x{height} is more than {max_pixels:,} pixels")
-            # JPEG only: lets the decoder scale down by a power of two while it decodes, never below the target.
-            image.draft("RGB", (size, size))
-            image = _to_rgb(image)
+            # JPEG only: the decoder scales down by a power of two while it decodes, to twice the target at least.
+            drafted = image.draft("RGB", (2 * size, 2 * size))
+            extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
+            image = _resize_and_crop(_to_rgb(image), extent, size)
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
         raise BrokenImage(f"{type(error).__name__}: {error}") from error
-    return torch.from_numpy(np.asarray(_resize_and_crop(image, size)).copy()).permute(2, 0, 1)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -51,13 +54,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    scale = size / min(width, height)
-    width, height = max(size, round(width * scale)), max(size, round(height * scale))
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
+def _resize_and_crop(image: Image.Image, extent: tuple[float, float], size: int) -> Image.Image:
+    """torchvision's Resize and CenterCrop, pixel for pixel, of the first `extent` (width, height) of the pixels."""
+    shorter = min(extent)
+    kept = [min(side, _LONGEST_SIDE * shorter) for side in extent]
+    left, top = ((side - keep) / 2 for side, keep in zip(extent, kept, strict=True))
+    width, height = (int(size * keep // shorter) for keep in kept)
+    box = (left, top, left + kept[0], top + kept[1])
+    image = image.resize((width, height), Image.Resampling.BICUBIC, box)
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 

@@ -1,5 +1,6 @@
 """The arithmetic of the order: bijections, exact weights, and the same answer however it is asked for."""
 
+import itertools
 import time
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_permutation_at_single_points(size, key, data):
     positions = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20, unique=True)))
     permutation = Permutation(size, key)
     together = permutation(positions)
-    assert ((0 <= together) & (together < size)).all()
+    assert ((together >= 0) & (together < size)).all()
     assert len(set(together.tolist())) == len(positions)
     assert [int(permutation(positions[i : i + 1])[0]) for i in range(len(positions))] == together.tolist()
 
@@ -84,7 +85,7 @@ def test_numbers_have_no_gap_and_any_split_gives_the_same(weights, seed, begin, 
     corpora, numbers = interleaving(begin, end)
     assert len(corpora) == len(numbers) == end - begin
     places = np.cumsum([begin, *cuts, 1])
-    parts = [interleaving(first, last) for first, last in zip(places, places[1:], strict=False)]
+    parts = [interleaving(first, last) for first, last in itertools.pairwise(places)]
     assert np.concatenate([part[0] for part in parts]).tolist() == corpora.tolist()
     assert np.concatenate([part[1] for part in parts]).tolist() == numbers.tolist()
     from_start, all_numbers = interleaving(0, end)
