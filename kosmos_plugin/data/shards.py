@@ -16,6 +16,8 @@ import io
 import json
 import os
 import tarfile
+import uuid
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def build_index(tar: str | Path) -> Path:
         sizes=np.array(sizes, dtype=np.int64),
     )
     index = Path(f"{tar}{INDEX_SUFFIX}")
-    temporary = Path(f"{index}.{os.getpid()}.tmp")
+    temporary = Path(f"{index}.{uuid.uuid4().hex}.tmp")  # processes of two machines may have one id
     try:
         temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, index)
@@ -92,40 +94,46 @@ def build_index(tar: str | Path) -> Path:
 
 def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
     """(key, extension, offset, size) of each file in `tar`, reading its headers alone."""
-    total = tar.stat().st_size
     try:
         with tarfile.open(tar, "r:") as archive:
-            end = 0
             for member in archive:
-                end = member.offset_data + member.size
-                if end > total:
-                    break
                 if not member.isfile():
                     continue
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
+                if not stem or not extension:  # README, .DS_Store, ._0001.jpg: of no record, as for webdataset
+                    continue
                 yield f"{folder}/{stem}" if folder else stem, extension.lower(), member.offset_data, member.size
+            end = archive.offset
     except tarfile.TarError as error:
         raise UserError(f"{tar} is cut short or is no tar file ({error}); fetch it again.") from None
-    # A whole tar ends in two blocks of zeros; tarfile itself is silent when they are missing.
-    if end > total or total - end < 1024:
-        raise UserError(f"{tar} is cut short: its last member is not whole; fetch it again.")
+    # A whole tar ends in two blocks of zeros; tarfile itself is silent when they are missing, and at a broken header.
+    if read_bytes(str(tar), end, 1024) != bytes(1024):
+        raise UserError(f"{tar} is cut short or broken at byte {end:,}; fetch it again.")
 
 
 @functools.lru_cache(maxsize=_OPEN_INDEXES)
 def open_index(tar: str) -> ShardIndex:
-    """The index of `tar`, built first if it is missing or is that of a file of another size."""
+    """The index of `tar`, built first if it is missing, or older than the tar, or that of a file of another size."""
     if not os.path.isfile(tar):
         raise UserError(f"The shard {tar} does not exist.")
     index = f"{tar}{INDEX_SUFFIX}"
-    if not os.path.isfile(index):
+    # A tar written anew often has the same size: tars are padded to multiples of 10,240 bytes.
+    if not os.path.isfile(index) or os.path.getmtime(index) < os.path.getmtime(tar):
         build_index(tar)
+    try:
+        return _read_index(tar, index)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):  # of another size, or no index at all
+        build_index(tar)
+        return _read_index(tar, index)
+
+
+def _read_index(tar: str, index: str) -> ShardIndex:
     with np.load(index) as arrays:
-        if int(arrays["tar_size"]) == os.path.getsize(tar):
-            names = ("keys", "starts", "extensions", "offsets", "sizes")
-            return ShardIndex(tar, *(arrays[name] for name in names))
-    build_index(tar)
-    return open_index.__wrapped__(tar)
+        if int(arrays["tar_size"]) != os.path.getsize(tar):
+            raise ValueError("the index of a tar of another size")
+        names = ("keys", "starts", "extensions", "offsets", "sizes")
+        return ShardIndex(tar, *(arrays[name] for name in names))
 
 
 def caption_document(index: ShardIndex, record: int) -> Document:
@@ -137,7 +145,9 @@ def caption_document(index: ShardIndex, record: int) -> Document:
     if "txt" in members:
         caption = _utf8(index.read(members["txt"]))
     elif "json" in members:
-        caption = str(_json_object(index.read(members["json"])).get("caption") or "")
+        caption = _json_object(index.read(members["json"])).get("caption") or ""
+        if not isinstance(caption, str):
+            raise BrokenRecord(f"its caption is no text but {caption!r:.40}")
     else:
         raise BrokenRecord("no caption")
     if not caption.strip():
@@ -163,7 +173,9 @@ def interleaved_document(index: ShardIndex, record: int) -> Document:
         if not isinstance(segment, dict) or ("text" in segment) == ("image" in segment):
             raise BrokenRecord('a segment is neither {"text": …} nor {"image": …}')
         if "text" in segment:
-            parsed.append(Text(str(segment["text"]), bool(segment.get("counted", True))))
+            if not isinstance(segment["text"], str):
+                raise BrokenRecord(f"the text of a segment is no text but {segment['text']!r:.40}")
+            parsed.append(Text(segment["text"], bool(segment.get("counted", True))))
         elif str(segment["image"]) in images:
             parsed.append(_image(index, images[str(segment["image"])]))
         else:
@@ -189,7 +201,7 @@ def _utf8(data: bytes) -> str:
 def _json_object(data: bytes) -> dict:
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenRecord(f"broken json: {error}") from None
     if not isinstance(value, dict):
         raise BrokenRecord("its json is no object")
