@@ -17,6 +17,7 @@ Paths are relative to the YAML's folder. An unknown key is an error.
 
 import dataclasses
 import glob
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import braceexpand
 import yaml
 
+from kosmos_plugin.data.shards import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
 KINDS = ("text", "captions", "interleaved")
@@ -126,7 +128,8 @@ class _Reader:
     def corpus(self, raw, place: str, kind: str) -> CorpusConfig:
         raw = self.mapping(raw, place, {"name", "train"}, {f.name for f in dataclasses.fields(CorpusConfig)})
         weight = raw.get("weight")
-        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0):
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if weight is not None and not (number and 0 < weight < math.inf):
             self.fail(f"{place}.weight must be a number above 0, not {weight!r}.")
         paths = {split: self.paths(raw.get(split, []), f"{place}.{split}", kind) for split in ("train", "valid")}
         return CorpusConfig(str(raw["name"]), **paths, weight=weight)
@@ -137,9 +140,17 @@ class _Reader:
         found = []
         for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, place):
             pattern = self.of_type(pattern, str, place)
-            for path in braceexpand.braceexpand(str(self.path.parent / pattern)):
-                matches = sorted(glob.glob(path + suffix))
+            try:
+                names = [f"{name}{suffix}" for name in braceexpand.braceexpand(pattern)]
+            except ValueError as error:
+                self.fail(f"{place}: {pattern!r} is no pattern: {error}.")
+            for name in names:
+                # The YAML's folder, or a file, may have a wildcard's signs in its own name.
+                matches = [self.path.parent / name]
+                if not matches[0].is_file():
+                    matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
+                    matches = [match for match in matches if not match.endswith(INDEX_SUFFIX)]
                 if not matches:
-                    self.fail(f"{place} names {path}{suffix}, which does not exist.")
-                found += [match.removesuffix(suffix) for match in matches]
-        return tuple(os.path.normpath(path) for path in found)
+                    self.fail(f"{place} names {self.path.parent / name}, which does not exist.")
+                found += [os.path.normpath(match).removesuffix(suffix) for match in matches]
+        return tuple(found)
