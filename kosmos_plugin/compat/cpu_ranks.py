@@ -9,6 +9,7 @@ Under torchrun the number of ranks is the one torchrun gives. Without GPUs the r
 fairseq's own code does the rest.
 """
 
+import atexit
 import os
 
 import torch
@@ -44,6 +45,7 @@ def infer_init_method(cfg, force_distributed: bool = False) -> None:
                 cfg.distributed_backend = "gloo"
             cfg.distributed_no_spawn = True
             cfg.device_id = 0
+            atexit.register(_leave_process_group)
             return
     _infer_init_method(cfg, force_distributed)
 
@@ -51,6 +53,13 @@ def infer_init_method(cfg, force_distributed: bool = False) -> None:
 def _under_torchrun() -> bool:
     given = all(name in os.environ for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"))
     return given and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def _leave_process_group() -> None:
+    # fairseq never does. gloo's threads, if they still run, now and then abort the process at its end ("terminate
+    # called without an active exception"), and torchrun reports that a finished training failed.
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def all_gather_list(data, group=None, max_size: int = 16384) -> list:

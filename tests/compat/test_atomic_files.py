@@ -14,6 +14,7 @@ from fairseq.file_io import PathManager
 import kosmos_plugin  # noqa: F401
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # the child only copies files
 def test_killed_while_copying(tmp_path):
     sources = [str(tmp_path / f"checkpoint_1_{i}.pt") for i in range(2)]
     for i, source in enumerate(sources):

@@ -23,6 +23,7 @@ received = utils.broadcast_object(
 )
 torch.testing.assert_close(received.pop("model"), sent.pop("model"), rtol=0, atol=0)
 assert received == sent, received
+dist.destroy_process_group()
 """
 
 

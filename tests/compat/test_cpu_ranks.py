@@ -8,8 +8,8 @@ import torch
 
 # fairseq-train that keeps what every rank has learnt; fairseq itself saves rank 0 only.
 TRAIN_AND_KEEP_EVERY_RANK = """
+import atexit
 import os
-import sys
 
 import torch
 from fairseq.trainer import Trainer
@@ -25,6 +25,8 @@ class KeepingTrainer(Trainer):
 
 
 train.Trainer = KeepingTrainer
+# registered before the plugin's own, so run after it
+atexit.register(lambda: print("group left:", not torch.distributed.is_initialized()))
 train.cli_main()
 """
 
@@ -45,6 +47,7 @@ def test_two_ranks_are_one_training(backend, train, trained_alone, tmp_path):
     folder = tmp_path / "checkpoints"
     output = train(folder, "--max-update", "4", "--ddp-backend", backend, ranks=2, program=(str(program),))
 
+    assert output.count("group left: True") == 2
     # two ranks of one batch are the two batches of an update in one process
     alone, output_alone = trained_alone
     assert words_per_batch(output) == words_per_batch(output_alone)
@@ -66,6 +69,7 @@ def test_gathers_what_the_ranks_log(run_python, tmp_path):
         "first, second = utils.all_gather_list(mine)\n"
         "assert (first['rank'], second['rank']) == (0, 1)\n"
         "assert torch.equal(second['loss'], torch.ones(9000))\n"
+        "dist.destroy_process_group()\n"
     )
     run_python(str(program), ranks=2)
 
