@@ -135,11 +135,13 @@ def caption_record(picture: Emoji) -> dict[str, bytes]:
 
 
 def interleaved_record(document: list[tuple]) -> dict[str, bytes]:
-    """A JSON of segments beside the numbered images they name."""
+    """A JSON of segments beside the numbered images they name; the answers count in the loss, the questions do not."""
     folder = easy_vqa_folder("train") / "images"
     segments = []
     for number, (_, asked) in enumerate(document):
-        segments += [{"image": number}, {"text": " ".join(question_text(*pair) for pair in asked)}]
+        segments.append({"image": number})
+        for question, answer in asked:
+            segments += [{"text": question_prompt(question), "counted": False}, {"text": f"{answer}."}]
     images = {f"{number}.png": (folder / f"{image}.png").read_bytes() for number, (image, _) in enumerate(document)}
     return {"json": to_json({"segments": segments}), **images}
 

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import random
+import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,3 +135,37 @@ def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
             total += float(F.cross_entropy(logits, piece[1:], reduction="sum")) / math.log(2)
             count += len(piece) - 1
     assert loss == pytest.approx(total / count, abs=2e-3)
+
+
+def test_hydra_command_trains(trained, tmp_path):
+    """fairseq-hydra-train with overrides alone, as a user would write them; relative paths are where it was called."""
+    data, _, _ = trained
+    overrides = {
+        "task": "kosmos_multimodal",
+        "task.data": data,
+        "task.image_tokens": tiny.IMAGE_TOKENS,
+        "task.image_size": tiny.IMAGE_SIZE,
+        "task.tokens_per_sample": tiny.TOKENS_PER_SAMPLE,
+        "model": "kosmos_tiny",
+        "model.vision_encoder": "clip",
+        "model.vision_model": data.parent / "clip.json",
+        "model.vision_weights": "none",
+        "model.decoder_layers": 1,
+        "criterion": "multimodal_cross_entropy",
+        "optimizer": "adam",
+        "lr_scheduler": "fixed",
+        "optimization.lr": "[0.001]",
+        "optimization.max_update": 2,
+        "dataset.batch_size": 64,
+        "dataset.disable_validation": "true",
+        "checkpoint.save_dir": tmp_path / "checkpoints",
+        "hydra.run.dir": tmp_path / "hydra",
+    }
+    program = "import kosmos_plugin; from fairseq_cli.hydra_train import cli_main; cli_main()"  # as if installed
+    command = [sys.executable, "-c", program, *(f"{name}={value}" for name, value in overrides.items())]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    state = torch.load(tmp_path / "checkpoints" / "checkpoint_last.pt", weights_only=True)
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    assert state["cfg"]["model"]["decoder_layers"] == 1
