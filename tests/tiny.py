@@ -172,8 +172,8 @@ def model(a_task: KosmosMultimodalTask, seed: int = 0, **options) -> KosmosModel
 TRAIN_OPTIONS = (
     f"--task kosmos_multimodal --arch kosmos_tiny --criterion multimodal_cross_entropy --image-tokens {IMAGE_TOKENS} "
     f"--image-size {IMAGE_SIZE} --tokens-per-sample {TOKENS_PER_SAMPLE} --decoder-layers 2 --decoder-embed-dim 32 "
-    "--decoder-ffn-embed-dim 64 --decoder-attention-heads 2 --vision-encoder clip --vision-weights none --batch-size 64 "
-    "--optimizer adam --lr 0.001 --log-format json --log-interval 1"
+    "--decoder-ffn-embed-dim 64 --decoder-attention-heads 2 --vision-encoder clip --vision-weights none "
+    "--batch-size 64 --optimizer adam --lr 0.001 --log-format json --log-interval 1"
 )
 
 

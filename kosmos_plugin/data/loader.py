@@ -6,8 +6,6 @@ fairseq sees an epoch iterator (`EpochBatchIterating`). Its whole state is how m
 resumed with another number of ranks, workers or another --update-freq goes on with the same documents.
 """
 
-import functools
-
 import torch
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 
@@ -27,29 +25,23 @@ class MicroBatches(torch.utils.data.Dataset):
         self.ranks = ranks
         self.update_freq = update_freq
         # Consecutive items of a worker are often of the same update, whose rows need be found only once.
-        self._dealt = functools.lru_cache(maxsize=1)(self._deal)
-
-    def __getstate__(self):  # for worker processes that are spawned: a cache cannot be pickled
-        return {name: value for name, value in self.__dict__.items() if name != "_dealt"}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._dealt = functools.lru_cache(maxsize=1)(self._deal)
-
-    def _deal(self, update: int) -> list[list[PackedRow]]:
-        return deal(self.mixture.rows(update), self.ranks * self.update_freq)
+        self._dealt: tuple[int | None, list[list[PackedRow]]] = (None, [])
 
     def rows(self, item: int) -> list[PackedRow]:
         """The rows of a micro-batch, before any image is read."""
         update, turn = divmod(item, self.update_freq)
-        return self._dealt(update)[turn * self.ranks + self.rank]
+        if self._dealt[0] != update:
+            # Other workers find the rows of the same update for its other turns: its broken records count once.
+            rows = self.mixture.rows(update, count_skips=turn == 0)
+            self._dealt = (update, deal(rows, self.ranks * self.update_freq))
+        return self._dealt[1][turn * self.ranks + self.rank]
 
     def __getitem__(self, item: int) -> Batch:
         return self.collate(self.rows(item))
 
     def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
         """UserError if the first update cannot be dealt so that every micro-batch has work and none is too large."""
-        rows = len(self.mixture.rows(0))
+        rows = len(self.mixture.rows(0, count_skips=False))
         parts = self.ranks * self.update_freq
         how = f"An update has {rows} rows of {self.mixture.max_tokens:,} tokens"
         if rows < parts:
@@ -63,11 +55,22 @@ class MicroBatches(torch.utils.data.Dataset):
             max_rows if max_rows else rows, max_tokens // self.mixture.max_tokens if max_tokens is not None else rows
         )
         if limit < 1:
-            raise UserError(f"--max-tokens {max_tokens:,} is less than one row of {self.mixture.max_tokens:,} tokens")
+            raise UserError(
+                f"--max-tokens {max_tokens} is less than one row of {self.mixture.max_tokens:,} tokens: "
+                f"use --max-tokens {self.mixture.max_tokens} or more"
+            )
         if -(-rows // parts) > limit:
+            update_freq = -(-rows // (limit * self.ranks))
+            advice = f"use --update-freq {update_freq}"
+            if update_freq * self.ranks > rows:  # then some micro-batches would have no row
+                update_freq = rows // self.ranks
+                most = -(-rows // (update_freq * self.ranks))
+                advice = f"use --update-freq {update_freq}"
+                advice += f" --batch-size {most}" if max_rows else ""
+                advice += f" --max-tokens {most * self.mixture.max_tokens}" if max_tokens is not None else ""
             raise UserError(
                 f"{how}: {-(-rows // parts)} a micro-batch with {self.ranks} ranks × --update-freq {self.update_freq}, "
-                f"but --batch-size and --max-tokens allow {limit}: use --update-freq {-(-rows // (limit * self.ranks))}"
+                f"but --batch-size and --max-tokens allow {limit}: {advice}"
             )
 
 

@@ -120,23 +120,28 @@ class Mixture:
         """Updates in an epoch: until the stream that lasts longest has gone through its corpora."""
         return max(len(stream) for stream in self.streams)
 
-    def rows(self, update: int) -> list[PackedRow]:
-        """The rows of `update`, stream by stream; no image is read. Broken records are skipped and counted."""
+    def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
+        """The rows of `update`, stream by stream; no image is read. Broken records are skipped.
+
+        They are counted and logged too unless `count_skips` is False, for what is looked at another time.
+        """
         rows = []
         for number, stream in enumerate(self.streams):
-            samples = self._samples(stream, update)
+            samples = self._samples(stream, update, count_skips)
             for indices in pack([len(sample) for sample in samples], self.max_tokens):
                 packed = tuple(samples[i] for i in indices)
                 rows.append(PackedRow(number, stream.config.cross_document_attention, packed))
         return rows
 
-    def _samples(self, stream: Stream, update: int) -> list[Sample]:
+    def _samples(self, stream: Stream, update: int, count_skips: bool) -> list[Sample]:
         samples = []
         draws = stream.draws(update)
-        self.skips.count(len(draws))
+        if count_skips:
+            self.skips.count(len(draws))
         for corpus, document in draws:
             try:
                 samples.append(stream.corpora[corpus][document])
             except BrokenRecord as error:
-                self.skips.skip(f"{stream.names[corpus]}/{document}", error)
+                if count_skips:
+                    self.skips.skip(f"{stream.names[corpus]}/{document}", error)
         return samples

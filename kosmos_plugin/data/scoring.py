@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from kosmos_plugin.data.mixture import Mixture
+from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -19,7 +19,8 @@ class ScoringBatches(torch.utils.data.Dataset):
         if not corpora:
             raise UserError("fairseq-eval-lm scores text streams, and the data YAML has none with this split.")
         self.vocabulary = vocabulary
-        self.rows = [(corpus, row) for corpus in corpora for row in range(len(corpus))][rank::ranks]
+        rows = [(corpus, row) for corpus in corpora for row in _rows_to_score(corpus, vocabulary.pad)]
+        self.rows = rows[rank::ranks]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,3 +46,9 @@ class ScoringBatches(torch.utils.data.Dataset):
             "net_input": {"tokens": tokens, "document_ids": tokens.ne(pad).long()},
             "target": targets,
         }
+
+
+def _rows_to_score(corpus: ConcatenatedRows, pad: int) -> list[int]:
+    """All rows but those of `</s>` alone, in which a text may end."""
+    last = set((corpus.ends - 1).tolist())
+    return [row for row in range(len(corpus)) if row not in last or (corpus[row].targets != pad).any()]

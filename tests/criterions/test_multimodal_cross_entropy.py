@@ -62,7 +62,7 @@ def test_loss_and_gradients_equal_one_document_at_a_time(setup):
 
 def test_streams_are_logged_over_their_own_targets(setup):
     task, model, rows, batch, criterion = setup
-    loss, sample_size, log = criterion(model, batch)
+    _, sample_size, log = criterion(model, batch)
     for number, name in enumerate(task.stream_names):
         expected, count = plain_loss(task, model, [row for row in rows if row.stream == number])
         assert log[f"targets_{name}"] == count > 0
@@ -83,7 +83,7 @@ def test_uncounted_ids_change_nothing(setup, where):
 
 def test_a_document_changes_no_logit_of_another(setup):
     """Any one token of a document, whatever its row: every other document's logits stay equal to the bit."""
-    task, model, rows, batch, _ = setup
+    _, model, rows, batch, _ = setup
     rng = np.random.default_rng(0)
     isolated = [b for b, row in enumerate(rows) if not row.cross_document_attention and len(row.samples) > 1]
     assert isolated
@@ -133,7 +133,7 @@ def test_every_trainable_parameter_has_a_gradient_without_images(setup):
 
 
 def test_a_row_of_padding_counts_nothing(setup):
-    task, model, _, batch, criterion = setup
+    task, model, _, _, criterion = setup
     collate = task.get_batch_iterator(task.dataset("train"), max_sentences=100).micro_batches.collate
     loss, sample_size, log = criterion(model, collate([]))
-    assert (float(loss), sample_size, log["images"]) == (0.0, 0, 0)
+    assert (loss.item(), sample_size, log["images"]) == (0.0, 0, 0)

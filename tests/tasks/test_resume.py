@@ -37,11 +37,11 @@ class Training:
         folder.mkdir(exist_ok=True)
 
     def start(self) -> subprocess.Popen:
-        output = open(self.folder / "output.txt", "ab")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(
-            self.command, stdout=output, stderr=output, env=environment, cwd=REPOSITORY, start_new_session=True
-        )
+        with open(self.folder / "output.txt", "ab") as output:
+            return subprocess.Popen(
+                self.command, stdout=output, stderr=output, env=environment, cwd=REPOSITORY, start_new_session=True
+            )
 
     def finish(self) -> "Training":
         process = self.start()
@@ -121,7 +121,7 @@ def test_a_change_of_workers_changes_nothing(reference, data, tmp_path):
     ranks, expected = reference
     if ranks > 1:
         pytest.skip("shown with one rank")
-    training = Training(data, tmp_path / "run", **{"num-workers": 0, "max-update": 6}).finish()
+    Training(data, tmp_path / "run", **{"num-workers": 0, "max-update": 6}).finish()
     assert_same(Training(data, tmp_path / "run", **{"num-workers": 3}).finish(), expected)
 
 
