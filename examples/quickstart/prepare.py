@@ -38,7 +38,7 @@ from corpora import (
 )
 
 SHARDS = {"captions": 2, "interleaved": 4}
-SEQUENCES_PER_UPDATE = {"text": 8, "captions": 64, "interleaved": 64}
+SEQUENCES_PER_UPDATE = {"text": 1, "captions": 16, "interleaved": 24}
 HELD_OUT_TEXT = 0.05
 HERE = Path(__file__).parent
 STAMP = "prepared.json"

@@ -16,13 +16,13 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268
 # Worker processes must not spin while the training wants the cores.
 export OMP_WAIT_POLICY=PASSIVE PYTHONWARNINGS=ignore
 
-updates=1200
+updates=900
 
 python "$here/prepare.py" "$out/data"
 
 # The paper's optimizer and schedule (AdamW, β = 0.9 and 0.98, weight decay 0.01, linear decay to 0) and its frozen
 # vision encoder with the last layer trained, on a small model: 3 layers of 192, 8 embeddings an image.
-fairseq-train "$out/data/data.yaml" \
+grep -qs "done training" "$out/train.log" || fairseq-train "$out/data/data.yaml" \
   --task kosmos_multimodal --arch kosmos_tiny --criterion multimodal_cross_entropy \
   --tokens-per-sample 256 --image-tokens 8 --image-size 128 --cache-vision-features \
   --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \

@@ -64,8 +64,6 @@ class Vision(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.cache: dict[bytes, torch.Tensor] | None = {} if cache else None
-        self.register_buffer("mean", torch.tensor(encoder.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(encoder.std), persistent=False)
         encoder.requires_grad_(False)
         for module in encoder.trained_modules():
             module.requires_grad_(True)
@@ -86,8 +84,9 @@ class Vision(nn.Module):
         return self.encoder.trainable(frozen)
 
     def _frozen(self, images: torch.Tensor) -> torch.Tensor:
-        dtype = next(self.encoder.parameters()).dtype
-        return self.encoder.frozen(normalise(images, self.mean.float(), self.std.float(), dtype))
+        # No buffers: the model's dtype must not round what images are normalised by.
+        mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (self.encoder.mean, self.encoder.std))
+        return self.encoder.frozen(normalise(images, mean, std, next(self.encoder.parameters()).dtype))
 
     def _cached(self, images: torch.Tensor) -> torch.Tensor:
         keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu()]
