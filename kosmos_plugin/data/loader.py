@@ -138,7 +138,11 @@ class EpochIterator(EpochBatchIterating):
 
 def _plain_errors(loader):
     """A worker's UserError arrives with the worker's traceback in its message: keep the message alone."""
+    message = None
     try:
         yield from loader
     except UserError as error:
-        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        message = str(error).rpartition("UserError: ")[2].strip()
+        error.__traceback__ = None  # its frames would keep the worker processes, and shutting down would wait for them
+    if message is not None:
+        raise UserError(message)

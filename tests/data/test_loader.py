@@ -1,6 +1,7 @@
 """Micro-batches: the same updates for any number of ranks, workers and turns, and from any point on."""
 
 import itertools
+import multiprocessing
 import pickle
 import random
 import re
@@ -316,6 +317,7 @@ def test_too_many_end_the_training_with_one_line(broken, workers):
     epochs = task.get_batch_iterator(dataset, max_sentences=64, num_workers=workers)
     with pytest.raises(UserError) as error:
         take(epochs, 100)
+    assert multiprocessing.active_children() == []  # the workers are gone by then
     message = (
         r"\d+ of \d+ records and images are broken, more than --max-skipped-rate 0.1 allows; the last is some/\d+: .*"
     )
