@@ -14,9 +14,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """An encoded image. Its bytes are read on demand, so that planning a batch touches no image."""
+    """An encoded image. Its bytes are read on demand, so that planning a batch touches no image.
+
+    `name` is what messages call it.
+    """
 
     read: Callable[[], bytes]
+    name: str = "an image"
 
 
 @dataclass(frozen=True)

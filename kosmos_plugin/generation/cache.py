@@ -78,4 +78,4 @@ def _decode(prompt: Sample, image, size: int) -> torch.Tensor:
     try:
         return decode_image(image.read(), size)
     except BrokenImage as error:
-        raise UserError(f"{prompt.id}: an image cannot be read: {error}") from None
+        raise UserError(f"{prompt.id}: {image.name} cannot be read: {error}") from None

@@ -74,7 +74,8 @@ def load(path: str | Path, data: str | None = None, vocabulary: str | None = Non
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError on a file that is none
-        raise UserError(f"{path} is not a checkpoint of fairseq: {error}") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a checkpoint of fairseq: {reason}") from None
     architecture = (state.get("cfg") or {}).get("model") or {}
     if architecture.get("_name") not in ARCHITECTURES:
         raise UserError(

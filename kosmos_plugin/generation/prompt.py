@@ -35,4 +35,4 @@ def _image(source: str | Path | bytes) -> Image:
     path = Path(source)
     if not path.is_file():
         raise UserError(f"The image {path} does not exist.")
-    return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size))
+    return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size), str(path))
