@@ -56,9 +56,9 @@ class KosmosConfig(FairseqDataclass):
 class KosmosTinyConfig(KosmosConfig):
     """kosmos_tiny: learns from real images in minutes on two CPU cores."""
 
-    decoder_layers: int = 4
-    decoder_embed_dim: int = 256
-    decoder_ffn_embed_dim: int = 1024
+    decoder_layers: int = 3
+    decoder_embed_dim: int = 192
+    decoder_ffn_embed_dim: int = 768
     decoder_attention_heads: int = 4
     dropout: float = 0.0
     attention_dropout: float = 0.0
