@@ -23,7 +23,8 @@ def _user_dir_named_on_the_command_line() -> str:
 
 # `--user-dir CHECKOUT/kosmos_plugin` asks for that copy, which fairseq imports by itself; importing the installed one
 # here would take its place.
-if os.path.basename(os.path.abspath(_user_dir_named_on_the_command_line())) != "kosmos_plugin":
+user_dir = _user_dir_named_on_the_command_line()
+if not user_dir or os.path.basename(os.path.abspath(user_dir)) != "kosmos_plugin":
     try:
         import kosmos_plugin  # noqa: F401
     except Exception as error:

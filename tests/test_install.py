@@ -46,12 +46,14 @@ def copy_plugin(folder: Path) -> Path:
     return copy
 
 
-def run(program: str, *arguments: str, path: Path | str = "", python: Path | str = sys.executable) -> tuple[str, str]:
+def run(
+    program: str, *arguments: str, path: Path | str = "", python: Path | str = sys.executable, folder: Path | str = "/"
+) -> tuple[str, str]:
     """Standard output and standard error of a program that must end well, started away from this repository."""
     done = subprocess.run(
         [python, "-c", program, *arguments],
         env=os.environ | {"PYTHONPATH": str(path)},
-        cwd="/",
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
@@ -73,6 +75,14 @@ def test_fairseq_registers_the_plugin(installed):
     output, errors = run(IS_REGISTERED, path=installed)
     assert output == "True"
     assert "could not be imported" not in errors
+
+
+def test_a_folder_that_happens_to_be_named_so_is_no_user_dir(installed, tmp_path):
+    """As a clone of this repository may be, in which fairseq's commands are called without --user-dir."""
+    (tmp_path / "kosmos_plugin").mkdir()
+    program = f"{IS_REGISTERED}; import argparse, fairseq.utils as utils\n"
+    program += "utils.import_user_module(argparse.Namespace(user_dir=None))"
+    assert run(program, path=installed, folder=tmp_path / "kosmos_plugin")[0] == "True"
 
 
 def test_costs_fairseq_at_most_50_milliseconds(installed):

@@ -11,6 +11,7 @@ comes from the words alone.
 import argparse
 import importlib.metadata
 import json
+import logging
 import platform
 import random
 import re
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="what prepare.py wrote")
     parser.add_argument("results", type=Path, help="where train.log and the checkpoints are; results.json goes there")
     args = parser.parse_args()
+    logging.getLogger().setLevel(logging.WARNING)  # importing fairseq set it to DEBUG
     kosmos = load(args.results / "checkpoints" / "checkpoint_last.pt", data=str(args.data / "data.yaml"))
     easy_vqa, questions = evaluate_easy_vqa(kosmos, args.data / "test")
     openmoji, pictures = evaluate_openmoji(kosmos, args.data / "test")

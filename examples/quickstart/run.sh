@@ -16,7 +16,7 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268
 # Worker processes must not spin while the training wants the cores.
 export OMP_WAIT_POLICY=PASSIVE PYTHONWARNINGS=ignore
 
-updates=900
+updates=750
 
 python "$here/prepare.py" "$out/data"
 
@@ -26,7 +26,7 @@ grep -qs "done training" "$out/train.log" || fairseq-train "$out/data/data.yaml"
   --task kosmos_multimodal --arch kosmos_tiny --criterion multimodal_cross_entropy \
   --tokens-per-sample 256 --image-tokens 8 --image-size 128 --cache-vision-features \
   --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
-  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 80 \
+  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 60 \
   --total-num-update $updates --max-update $updates --batch-size 64 --update-freq 1 \
   --validate-interval-updates 200 --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints \
   --num-workers 1 --seed 1 --log-format json --log-interval 10 --save-dir "$out/checkpoints" \

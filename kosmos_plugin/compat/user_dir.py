@@ -28,7 +28,9 @@ def import_user_module(args) -> None:
     Raises:
         ImportError: `user_dir` is a copy of the plugin other than the one that is imported.
     """
-    user_dir = os.path.abspath(getattr(args, "user_dir", None) or "")
+    if getattr(args, "user_dir", None) is None:
+        return
+    user_dir = os.path.abspath(args.user_dir)
     if os.path.basename(user_dir) != "kosmos_plugin" or not os.path.isdir(user_dir):
         _import_user_module(args)
         return
