@@ -165,7 +165,6 @@ def model_config(data: Path, **options) -> KosmosTinyConfig:
 def model(a_task: KosmosMultimodalTask, seed: int = 0, **options) -> KosmosModel:
     """The tiny model for `a_task`, with seeded random weights, in evaluation mode."""
     torch.manual_seed(seed)
-    a_task.needs_vision_weights = True
     return KosmosModel.build_model(model_config(Path(a_task.cfg.data), **options), a_task).eval()
 
 

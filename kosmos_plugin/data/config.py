@@ -29,6 +29,7 @@ from kosmos_plugin.data.shards import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
 KINDS = ("text", "captions", "interleaved")
+SPLITS = ("train", "valid")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CorpusConfig:
     weight: float | None = None
 
     def paths(self, split: str) -> tuple[str, ...]:
-        return self.valid if split.startswith("valid") else self.train
+        return {"train": self.train, "valid": self.valid}[split]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class _Reader:
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if weight is not None and not (number and 0 < weight < math.inf):
             self.fail(f"{place}.weight must be a number above 0, not {weight!r}.")
-        paths = {split: self.paths(raw.get(split, []), f"{place}.{split}", kind) for split in ("train", "valid")}
+        paths = {split: self.paths(raw.get(split, []), f"{place}.{split}", kind) for split in SPLITS}
         return CorpusConfig(str(raw["name"]), **paths, weight=weight)
 
     def paths(self, patterns, place: str, kind: str) -> tuple[str, ...]:

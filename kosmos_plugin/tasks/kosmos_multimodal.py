@@ -10,7 +10,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
 from kosmos_plugin.data.batch import Collator
-from kosmos_plugin.data.config import DataConfig, read_data_config
+from kosmos_plugin.data.config import SPLITS, DataConfig, read_data_config
 from kosmos_plugin.data.loader import EpochIterator, MicroBatches
 from kosmos_plugin.data.mixture import Mixture
 from kosmos_plugin.data.samples import SampleFormat
@@ -47,6 +47,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.vocabulary = vocabulary
         self.sample_format = SampleFormat(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
         self.skips = SkipCounter(cfg.max_skipped_rate)
+        self.needs_vision_weights = True
 
     @classmethod
     def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs) -> "KosmosMultimodalTask":
@@ -81,6 +82,8 @@ class KosmosMultimodalTask(FairseqTask):
         """`train` or `valid`: every stream that has corpora for it."""
         if self.data is None:
             raise UserError("Give the data YAML: this task was set up with a vocabulary alone.")
+        if split not in SPLITS:
+            raise UserError(f"The data YAML has the splits {' and '.join(SPLITS)}, not {split!r}.")
         self.datasets[split] = Mixture(self.data, split, self.sample_format, self.cfg.seed, self.skips)
 
     def dataset(self, split: str) -> Mixture:

@@ -16,6 +16,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq_cli import eval_lm, train, validate
 
 from fairseq_cli_ext import generate
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.kosmos import KosmosModel
 from tests import tiny
 
@@ -135,6 +136,12 @@ def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
             total += float(F.cross_entropy(logits, piece[1:], reduction="sum")) / math.log(2)
             count += len(piece) - 1
     assert loss == pytest.approx(total / count, abs=2e-3)
+
+
+def test_a_split_that_does_not_exist(task):
+    """fairseq-eval-lm's own default is `test`."""
+    with pytest.raises(UserError, match="train and valid, not 'test'"):
+        task.load_dataset("test")
 
 
 def test_hydra_command_trains(trained, tmp_path):
