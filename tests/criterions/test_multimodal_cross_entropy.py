@@ -135,5 +135,11 @@ def test_every_trainable_parameter_has_a_gradient_without_images(setup):
 def test_a_row_of_padding_counts_nothing(setup):
     task, model, _, _, criterion = setup
     collate = task.get_batch_iterator(task.dataset("train"), max_sentences=100).micro_batches.collate
+    model.train()
     loss, sample_size, log = criterion(model, collate([]))
+    loss.backward()
+    model.eval()
     assert (loss.item(), sample_size, log["images"]) == (0.0, 0, 0)
+    found = gradients(model)
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(gradient.any() for gradient in found.values())
