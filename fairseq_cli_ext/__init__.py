@@ -1,9 +1,10 @@
 """The commands: each parses its options, calls the package and prints."""
 
+import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
@@ -21,3 +22,12 @@ def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def require_positive(args: argparse.Namespace, names: Iterable[str]) -> None:
+    """UserError for the first of the options `names` that is below 1."""
+    from kosmos_plugin.errors import UserError
+
+    for name in names:
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}.")

@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 
-from fairseq_cli_ext import main_of_command
+from fairseq_cli_ext import main_of_command, require_positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,9 +37,7 @@ def run(arguments: list[str] | None) -> None:
     from kosmos_plugin.generation.hub import load
     from kosmos_plugin.generation.search import SearchOptions, text_of
 
-    for name in ("beam", "max_new_tokens", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}.")
+    require_positive(args, ("beam", "max_new_tokens", "batch_size"))
     if args.prompt is None and args.image:
         raise UserError("--image goes with --prompt; JSONL names its images itself.")
     kosmos = load(args.path, args.data, args.vocabulary)

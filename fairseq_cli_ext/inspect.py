@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 
-from fairseq_cli_ext import main_of_command
+from fairseq_cli_ext import main_of_command, require_positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,9 +92,7 @@ def _check(args: argparse.Namespace) -> None:
     """UserError for a number out of its range."""
     from kosmos_plugin.errors import UserError
 
-    for name in ("ranks", "update_freq", "image_tokens", "image_size", "tokens_per_sample", "rows"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}.")
+    require_positive(args, ("ranks", "update_freq", "image_tokens", "image_size", "tokens_per_sample", "rows"))
     if args.update < 0:
         raise UserError(f"--update must be at least 0, not {args.update}.")
     for name, limit, of in (("rank", args.ranks, "ranks"), ("turn", args.update_freq, "update-freq")):

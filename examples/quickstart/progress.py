@@ -25,8 +25,6 @@ def main() -> None:
                 bar.update(int(values["num_updates"]) - bar.n)
                 streams = {name.removeprefix("loss_"): values[name] for name in values if name.startswith("loss_")}
                 bar.set_postfix(streams)  # bits per token
-            elif line.startswith("error:"):
-                bar.clear()
     if not any("done training" in line for line in lines):
         sys.exit("".join(lines))
 

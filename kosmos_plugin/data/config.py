@@ -89,7 +89,7 @@ class _Reader:
     def fail(self, message: str):
         raise UserError(f"{self.path}: {message}")
 
-    def mapping(self, value, place: str, required: set[str] = frozenset(), optional: set[str] | None = frozenset()):
+    def mapping(self, value, place: str, required: set[str] = frozenset(), optional: set[str] = frozenset()):
         if not isinstance(value, dict):
             self.fail(f"{place} must be a mapping, not {value!r}.")
         if required:

@@ -82,9 +82,9 @@ def load(path: str | Path, data: str | None = None, vocabulary: str | None = Non
             f"{path} is a checkpoint of {architecture.get('_name') or 'an unknown architecture'}, not of a KOSMOS "
             f"model ({', '.join(ARCHITECTURES)})."
         )
-    overrides = {name: value for name, value in (("data", data), ("vocabulary", vocabulary)) if value is not None}
-    for name, value in overrides.items():
-        state["cfg"].task[name] = value
+    for name, value in (("data", data), ("vocabulary", vocabulary)):
+        if value is not None:
+            state["cfg"].task[name] = value
     try:
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     except UserError as error:

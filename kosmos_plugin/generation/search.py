@@ -1,7 +1,7 @@
 """Greedy and beam search over a batch of prompts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -17,7 +17,7 @@ class Hypothesis:
 
     tokens: tuple[int, ...]
     log_probability: float
-    score: float = field(default=0.0)  # log-probability / length ** length_penalty, by which hypotheses compare
+    score: float  # log-probability / length ** length_penalty, by which hypotheses compare
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ def _beam(model, vocabulary, state, log_probs, options: SearchOptions, ended) ->
             rows = beam_rows[number]
             if search.running:
                 totals = log_probs.new_tensor([total for _, total in search.running]).unsqueeze(1)
-                best = (totals + log_probs[rows]).flatten().topk(min(2 * options.beam, log_probs[rows].numel()))
+                continued = (totals + log_probs[rows]).flatten()
+                best = continued.topk(min(2 * options.beam, len(continued)))
                 vocabulary_size = log_probs.size(-1)
                 parents = search.advance(
                     best.values.tolist(),
