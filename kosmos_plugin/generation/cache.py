@@ -40,7 +40,7 @@ class DecodingState:
         mask = self.seen.unsqueeze(1) & causal
         mask[:, :, past:] |= itself  # padding sees itself, for a softmax over nothing is no number
         embeddings = self.model.embed(tokens, image_slots, images)
-        return self.model.decoder.extend(tokens, embeddings, positions, mask.unsqueeze(1), self.cache)
+        return self.model.decoder.extend(embeddings, positions, mask.unsqueeze(1), self.cache)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep the rows `rows` (int64 [B']), in that order; a row may be kept several times."""

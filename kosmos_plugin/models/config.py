@@ -1,6 +1,8 @@
-"""The architectures (`--arch`) as dataclasses: kosmos_1 is Table 17, kosmos_tiny the quickstart's."""
+"""The architectures (`--arch`) as dataclasses: presets of one set of options; kosmos_1 is the paper's Table 17."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
@@ -19,8 +21,12 @@ class KosmosConfig(FairseqDataclass):
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the feed-forward networks"})
     layernorm_eps: float = field(default=1e-5, metadata={"help": "epsilon of every LayerNorm of the decoder"})
-    share_decoder_input_output_embed: bool = field(
-        default=True, metadata={"help": "untie the input and output embeddings (tied by default)"}
+    positions: ChoiceEnum(["xpos", "sinusoidal", "both"]) = field(
+        default="xpos",
+        metadata={"help": "xpos (the paper), sinusoidal (added to the embeddings, as in KOSMOS-2) or both"},
+    )
+    untied_embeddings: bool = field(
+        default=False, metadata={"help": "give the output projection a matrix of its own (the paper ties it)"}
     )
     initialisation: ChoiceEnum(["xavier", "torchscale"]) = field(
         default="xavier",
@@ -29,8 +35,13 @@ class KosmosConfig(FairseqDataclass):
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute the decoder layers' activations in the backward pass"}
     )
+    decoder_weights: Optional[str] = field(
+        default=None,
+        metadata={"help": "start the decoder from this checkpoint: a kosmos_1_lm, or TorchScale's language model"},
+    )
     vision_encoder: str = field(
-        default="clip", metadata={"help": "kind of vision encoder: clip (open_clip's ViTs) or efficientnet_lite"}
+        default="clip",
+        metadata={"help": "kind of vision encoder: clip (open_clip's ViTs), efficientnet_lite, or none (text alone)"},
     )
     vision_model: str = field(
         default="ViT-L-14",
@@ -38,7 +49,10 @@ class KosmosConfig(FairseqDataclass):
     )
     vision_weights: str = field(
         default="openai",
-        metadata={"help": "clip: openai, another open_clip tag, a file; efficientnet_lite: imagenet; none: random"},
+        metadata={
+            "help": "clip: openai, another open_clip tag, a .pt or .safetensors file; efficientnet_lite: imagenet; "
+            "none: random"
+        },
     )
     trainable_vision_layers: int = field(
         default=1, metadata={"help": "how many of the vision encoder's last layers are trained (the paper: 1)"}
@@ -47,24 +61,74 @@ class KosmosConfig(FairseqDataclass):
         default=False,
         metadata={"help": "keep the frozen layers' features of every image in memory (small data seen many times)"},
     )
+    resampler: ChoiceEnum(["attentive", "perceiver", "linear"]) = field(
+        default="attentive",
+        metadata={
+            "help": "attentive (one attention layer, as in KOSMOS-2), perceiver (Flamingo's) or linear (none: a linear "
+            "map of each feature)"
+        },
+    )
+    resampler_layers: int = field(default=6, metadata={"help": "depth of the perceiver resampler (Flamingo: 6)"})
     image_tokens: int = II("task.image_tokens")
     image_size: int = II("task.image_size")
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 
-@dataclass
+def preset(cls: type) -> type:
+    """A dataclass out of a class that names other defaults; their types and help texts stay."""
+    for option in dataclasses.fields(cls.__base__):
+        if option.name in vars(cls):
+            default = vars(cls)[option.name]
+            setattr(cls, option.name, field(default=default, metadata=option.metadata))
+            cls.__annotations__[option.name] = option.type
+    return dataclass(cls)
+
+
+@preset
+class KosmosLmConfig(KosmosConfig):
+    """kosmos_1_lm: the paper's text-only baseline (§4.9), kosmos_1's decoder alone."""
+
+    vision_encoder = "none"
+
+
+@preset
+class KosmosBaseConfig(KosmosConfig):
+    """kosmos_base: the size of GPT's and BERT's base models."""
+
+    decoder_layers = 12
+    decoder_embed_dim = 768
+    decoder_ffn_embed_dim = 3072
+    decoder_attention_heads = 12
+    vision_model = "ViT-B-16"
+
+
+@preset
 class KosmosTinyConfig(KosmosConfig):
     """kosmos_tiny: learns from real images in minutes on two CPU cores."""
 
-    decoder_layers: int = 3
-    decoder_embed_dim: int = 192
-    decoder_ffn_embed_dim: int = 768
-    decoder_attention_heads: int = 4
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    vision_encoder: str = "efficientnet_lite"
-    vision_model: str = "lite0"
-    vision_weights: str = "imagenet"
+    decoder_layers = 3
+    decoder_embed_dim = 192
+    decoder_ffn_embed_dim = 768
+    decoder_attention_heads = 4
+    dropout = 0.0
+    attention_dropout = 0.0
+    vision_encoder = "efficientnet_lite"
+    vision_model = "lite0"
+    vision_weights = "imagenet"
 
 
-ARCHITECTURES = {"kosmos_1": KosmosConfig, "kosmos_tiny": KosmosTinyConfig}
+@preset
+class Kosmos2Config(KosmosConfig):
+    """kosmos_2: the numerics of the public KOSMOS-2, whose vocabulary has 65,037 tokens (`kosmos-convert`)."""
+
+    positions = "sinusoidal"
+    vision_model = "ViT-L-14-quickgelu"
+
+
+ARCHITECTURES = {
+    "kosmos_1": KosmosConfig,
+    "kosmos_1_lm": KosmosLmConfig,
+    "kosmos_base": KosmosBaseConfig,
+    "kosmos_tiny": KosmosTinyConfig,
+    "kosmos_2": Kosmos2Config,
+}

@@ -14,11 +14,11 @@ from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.models.attention import FusedAttention, document_mask
 from kosmos_plugin.models.config import KosmosConfig
-from kosmos_plugin.models.positions import document_positions, xpos_rotation
+from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, document_positions, xpos_rotation
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
-    """TorchScale's configuration for ours: Magneto (sub-LayerNorm) and xPos."""
+    """TorchScale's configuration for ours: Magneto (sub-LayerNorm), and xPos if it is asked for."""
     return DecoderConfig(
         decoder_embed_dim=config.decoder_embed_dim,
         decoder_attention_heads=config.decoder_attention_heads,
@@ -29,12 +29,12 @@ def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
         attention_dropout=config.attention_dropout,
         activation_dropout=config.activation_dropout,
         layernorm_eps=config.layernorm_eps,
-        share_decoder_input_output_embed=config.share_decoder_input_output_embed,
+        share_decoder_input_output_embed=not config.untied_embeddings,
         checkpoint_activations=config.checkpoint_activations,
         vocab_size=vocabulary_size,
         no_scale_embedding=False,
         subln=True,
-        xpos_rel_pos=True,
+        xpos_rel_pos=config.positions in ("xpos", "both"),
     )
 
 
@@ -51,13 +51,14 @@ class KosmosDecoderLayer(DecoderLayer):
 
 
 class KosmosDecoder(Decoder):
-    """Token ids and their embeddings (image embeddings already in place) → hidden states."""
+    """Token embeddings (image embeddings already in place) → hidden states; `output_layer` makes logits of them."""
 
     def __init__(self, config: KosmosConfig, vocabulary_size: int, padding_idx: int):
         embed_tokens = nn.Embedding(vocabulary_size, config.decoder_embed_dim, padding_idx)
         nn.init.normal_(embed_tokens.weight, std=config.decoder_embed_dim**-0.5)
         nn.init.zeros_(embed_tokens.weight[padding_idx])
-        super().__init__(decoder_config(config, vocabulary_size), embed_tokens)
+        embed_positions = None if config.positions == "xpos" else SinusoidalPositions(config.decoder_embed_dim)
+        super().__init__(decoder_config(config, vocabulary_size), embed_tokens, embed_positions)
         self.head_dim = config.decoder_embed_dim // config.decoder_attention_heads
         if config.initialisation == "xavier":
             initialise_magneto(self)
@@ -66,15 +67,9 @@ class KosmosDecoder(Decoder):
         layer = KosmosDecoderLayer(args, depth, is_moe_layer, is_encoder_decoder)
         return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
 
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        token_embeddings: torch.Tensor,
-        document_ids: torch.Tensor,
-    ) -> torch.Tensor:
-        """tokens, document_ids [B, T], token_embeddings [B, T, E] → hidden states [B, T, E]."""
-        x, _ = self.forward_embedding(tokens, token_embeddings)
-        rotation = xpos_rotation(document_positions(document_ids), self.head_dim, self.args.xpos_scale_base)
+    def forward(self, token_embeddings: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
+        """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E]."""
+        x, rotation = self._place(token_embeddings, document_positions(document_ids))
         mask = document_mask(document_ids)
         for layer in self.layers:
             x = layer(x, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
@@ -82,7 +77,6 @@ class KosmosDecoder(Decoder):
 
     def extend(
         self,
-        tokens: torch.Tensor,
         token_embeddings: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor,
@@ -90,14 +84,21 @@ class KosmosDecoder(Decoder):
     ) -> torch.Tensor:
         """Hidden states [B, T, E] of T more positions after what `cache` holds (S − T positions), which grows by them.
 
-        tokens, positions [B, T]; token_embeddings [B, T, E]; mask bool [B, 1, T, S], True where a key is seen.
+        token_embeddings [B, T, E]; positions [B, T]; mask bool [B, 1, T, S], True where a key is seen.
         """
-        x, _ = self.forward_embedding(tokens, token_embeddings)
-        rotation = xpos_rotation(positions, self.head_dim, self.args.xpos_scale_base)
+        x, rotation = self._place(token_embeddings, positions)
         for number, layer in enumerate(self.layers):
             layer_cache = cache.setdefault(number, {})
             x = layer(x, incremental_state=layer_cache, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
         return self.layer_norm(x)
+
+    def _place(self, token_embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, Rotation | None]:
+        """The layers' input [B, T, E] for `positions` [B, T], and the xPos tables."""
+        # TorchScale hands its first argument on to `embed_positions` and, given embeddings, uses it for nothing else.
+        x, _ = self.forward_embedding(positions, token_embeddings)
+        if not self.args.xpos_rel_pos:
+            return x, None
+        return x, xpos_rotation(positions, self.head_dim, self.args.xpos_scale_base)
 
 
 def initialise_magneto(decoder: Decoder) -> None:

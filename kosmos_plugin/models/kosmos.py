@@ -3,11 +3,15 @@
 import torch
 from fairseq.models import BaseFairseqModel
 
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
 
 
 class KosmosModel(BaseFairseqModel):
-    """Vision, resampler and decoder. Tensors are those of `data.batch.Batch`; E is the decoder's width."""
+    """Vision, resampler and decoder. Tensors are those of `data.batch.Batch`; E is the decoder's width.
+
+    A text-only model (`--vision-encoder none`) is the decoder alone: `vision` and `resampler` are None.
+    """
 
     def __init__(self, config: KosmosConfig, vision, resampler, decoder):
         super().__init__()
@@ -19,21 +23,26 @@ class KosmosModel(BaseFairseqModel):
     @classmethod
     def build_model(cls, config: KosmosConfig, task) -> "KosmosModel":
         """fairseq's constructor; the heavy libraries are imported here, when a model is really built."""
+        from kosmos_plugin.checkpoints.decoder_weights import load_decoder_weights
         from kosmos_plugin.models.decoder import KosmosDecoder
-        from kosmos_plugin.models.resampler import AttentiveResampler
+        from kosmos_plugin.models.resampler import build_resampler
         from kosmos_plugin.models.vision import Vision, build_vision_encoder
 
         dictionary = task.source_dictionary
+        decoder = KosmosDecoder(config, len(dictionary), dictionary.pad())
+        if config.decoder_weights is not None and task.needs_pretrained_weights:
+            load_decoder_weights(decoder, config.decoder_weights)
+        if config.vision_encoder == "none":
+            return cls(config, None, None, decoder)
         encoder = build_vision_encoder(
             config.vision_encoder,
             config.vision_model,
             None if config.vision_weights == "none" else config.vision_weights,
             config.image_size,
             config.trainable_vision_layers,
-            load_weights=task.needs_vision_weights,
+            load_weights=task.needs_pretrained_weights,
         )
-        decoder = KosmosDecoder(config, len(dictionary), dictionary.pad())
-        resampler = AttentiveResampler(decoder.args, encoder.width, config.image_tokens)
+        resampler = build_resampler(config, decoder.args, encoder.num_features, encoder.width)
         return cls(config, Vision(encoder, config.cache_vision_features), resampler, decoder)
 
     @classmethod
@@ -55,7 +64,7 @@ class KosmosModel(BaseFairseqModel):
         logits_at: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
         """Logits [B, T, V], or [M, V] of the M positions where `logits_at` (bool [B, T]) is True, row by row."""
-        hidden = self.decoder(tokens, self.embed(tokens, image_slots, images), document_ids)
+        hidden = self.decoder(self.embed(tokens, image_slots, images), document_ids)
         if logits_at is not None:
             hidden = hidden[logits_at]
         return self.decoder.output_layer(hidden), None
@@ -68,7 +77,7 @@ class KosmosModel(BaseFairseqModel):
         if images is not None and len(images) > 0:
             places = image_slots.unsqueeze(-1)
             return embeddings.masked_scatter(places, self.embed_images(images).to(embeddings.dtype))
-        if self.training and images is not None:
+        if self.training and images is not None and self.vision is not None:
             # Every trainable parameter needs a gradient on every rank: one blank image, with weight zero.
             blank = images.new_zeros(1, *images.shape[1:])
             return embeddings + 0.0 * self.embed_images(blank).sum().to(embeddings.dtype)
@@ -76,6 +85,8 @@ class KosmosModel(BaseFairseqModel):
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 [N, 3, S, S] → [N, image_tokens, E]"""
+        if self.vision is None:
+            raise UserError("This model reads text alone (--vision-encoder none), and its data has an image.")
         return self.resampler(self.vision(images))
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> torch.Tensor:

@@ -1,16 +1,21 @@
-"""Positions: where each token stands in its document, and xPos (Sun et al. 2022), computed in float32.
+"""Positions: where each token stands in its document, xPos and sinusoids, all computed in float32.
 
-With θ_i = 10000^(−2i/d) and ζ_i = (2i/d + 0.4) / 1.4, a query at position n is rotated by n·θ and scaled by ζ^(n/512),
-a key at m rotated by m·θ and scaled by ζ^(−m/512), so that their product depends on n − m alone. TorchScale computes
-the same product; it casts the angles to the model's dtype before sin and cos, which this module never does.
+xPos (Sun et al. 2022): with θ_i = 10000^(−2i/d) and ζ_i = (2i/d + 0.4) / 1.4, a query at position n is rotated by n·θ
+and scaled by ζ^(n/512), a key at m rotated by m·θ and scaled by ζ^(−m/512), so that their product depends on n − m
+alone. TorchScale computes the same product; it casts the angles to the model's dtype before sin and cos, which this
+module never does.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 XPOS_BASE = 10000.0
 XPOS_SMOOTHING = 0.4
+# fairseq's sinusoids begin at padding_idx + 1; KOSMOS-2 was trained so.
+FIRST_SINUSOID = 2
 
 
 class Rotation(NamedTuple):
@@ -47,3 +52,19 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     pairs = x.float().unflatten(-1, (-1, 2))
     turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
     return (x.float() * cos + turned * sin).to(x.dtype)
+
+
+class SinusoidalPositions(nn.Module):
+    """fairseq's sinusoids, as in KOSMOS-2: sin(n·ω) then cos(n·ω), ω from 1 down to 1/10000; no weights, any length."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, positions: torch.Tensor, incremental_state: None = None) -> torch.Tensor:
+        """positions [B, T] from 0 → float32 [B, T, width]. The second argument is TorchScale's calling convention."""
+        half = self.width // 2
+        i = torch.arange(half, dtype=torch.float32, device=positions.device)
+        frequency = torch.exp(i * -(math.log(10000) / (half - 1)))
+        angle = (positions + FIRST_SINUSOID).to(torch.float32).unsqueeze(-1) * frequency
+        return torch.cat((angle.sin(), angle.cos()), dim=-1)

@@ -25,6 +25,7 @@ class VisionEncoder(nn.Module):
     """What an encoder offers. `trained` names the submodules that are trained; everything else is frozen."""
 
     width: int  # of the features
+    num_features: int  # L, how many an image has
     mean: tuple[float, float, float]  # of the training data, by which images are normalised
     std: tuple[float, float, float]
 

@@ -1,6 +1,7 @@
 """CLIP's vision transformers by open_clip: every token after `ln_post`, L2-normalised, without the projection."""
 
 import os
+import zipfile
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ class ClipVision(VisionEncoder):
         visual.proj = None  # the projection to the contrastive space is not used
         self.visual = visual
         self.mean, self.std = tuple(mean), tuple(std)
-        self.width = visual.ln_post.normalized_shape[0]
+        self.num_features, self.width = visual.positional_embedding.shape
         self.first_trained = len(visual.transformer.resblocks) - trainable_layers
         self.train_ln_post = trainable_layers > 0
 
@@ -48,7 +49,8 @@ class ClipVision(VisionEncoder):
 def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
     """The vision tower of an open_clip model: its name, or a JSON file in open_clip's format.
 
-    `weights` is one of open_clip's tags ("openai" and others), a file, or None; OpenAI's want QuickGELU.
+    `weights` is one of open_clip's tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None.
+    Tags bring QuickGELU where their weights want it; a file cannot tell, so the model's name must ("…-quickgelu").
     """
     import open_clip
 
@@ -59,11 +61,20 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
         model = os.path.basename(model).removesuffix(".json")
     if open_clip.get_model_config(model) is None:
         raise UserError(f"--vision-model {model} is no model of open_clip (open_clip.list_models() has them).")
-    is_file = weights is not None and os.path.exists(weights)
-    if weights is not None and not is_file and weights not in open_clip.list_pretrained_tags_by_model(model):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
-        raise UserError(f"--vision-weights {weights} is neither a file nor one of {model}'s: {tags}, none.")
-    tag = {} if weights is None or is_file else open_clip.get_pretrained_cfg(model, weights)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    is_archive = False
+    if load_weights and weights is not None and weights not in tags:
+        if not os.path.isfile(weights):
+            raise UserError(
+                f"--vision-weights {weights} is neither a file nor one of {model}'s: {', '.join(tags)}, none."
+            )
+        is_archive = _is_torchscript(weights)
+        if is_archive and not open_clip.get_model_config(model).get("quick_gelu"):
+            raise UserError(
+                f"--vision-weights {weights} is one of OpenAI's archives, whose weights want QuickGELU: give a "
+                f"--vision-model with it ({model}-quickgelu)."
+            )
+    tag = open_clip.get_pretrained_cfg(model, weights) if weights in tags else {}
     try:
         whole = open_clip.create_model(
             model,
@@ -71,9 +82,10 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
             force_image_size=image_size,
             force_quick_gelu=weights == "openai" or bool(tag.get("quick_gelu")),
             pretrained_hf=False,
+            load_weights_only=not is_archive,
         )
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"--vision-weights {weights} could not be loaded: {error}") from None
+    except Exception as error:  # torch, safetensors and the network raise anything on a file that is none
+        raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {error}") from None
     visual = whole.visual
     if not hasattr(visual, "transformer") or not hasattr(visual, "_embeds"):
         raise UserError(f"--vision-model {model} is not one of open_clip's own vision transformers.")
@@ -83,3 +95,11 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     return ClipVision(visual, mean, std, trainable_layers)
+
+
+def _is_torchscript(path: str) -> bool:
+    """Whether a file is a TorchScript archive, the form of OpenAI's own releases."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

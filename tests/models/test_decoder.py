@@ -33,7 +33,7 @@ def one_document(tokens):
 def test_full_pass_equals_torchscale(pair):
     ours, stock = pair
     tokens = torch.randint(4, VOCABULARY, (3, 40))
-    logits = ours.output_layer(ours(tokens, ours.embed_tokens(tokens), one_document(tokens)))
+    logits = ours.output_layer(ours(ours.embed_tokens(tokens), one_document(tokens)))
     torch.testing.assert_close(logits, stock(tokens)[0], atol=1e-5, rtol=0)
 
 
@@ -42,7 +42,7 @@ def test_packed_documents_equal_torchscale_on_each_alone(pair):
     ours, stock = pair
     tokens = torch.randint(4, VOCABULARY, (2, 30))
     ids = torch.tensor([[1] * 7 + [2] * 13 + [3] * 8 + [0] * 2, [1] * 1 + [2] * 29])
-    logits = ours.output_layer(ours(tokens, ours.embed_tokens(tokens), ids))
+    logits = ours.output_layer(ours(ours.embed_tokens(tokens), ids))
     for b, begin, end in [(0, 0, 7), (0, 7, 20), (0, 20, 28), (1, 0, 1), (1, 1, 30)]:
         alone = stock(tokens[b : b + 1, begin:end])[0][0]
         torch.testing.assert_close(logits[b, begin:end], alone, atol=1e-5, rtol=0)
@@ -59,7 +59,7 @@ def test_cached_steps_equal_torchscale(pair, chunks):
         part = tokens[:, done : done + size]
         positions = torch.arange(done, done + size).expand_as(part)
         mask = torch.ones(size, done + size, dtype=torch.bool).tril(done).expand(2, 1, -1, -1)
-        hidden.append(ours.extend(part, ours.embed_tokens(part), positions, mask, cache))
+        hidden.append(ours.extend(ours.embed_tokens(part), positions, mask, cache))
         done += size
     logits = ours.output_layer(torch.cat(hidden, dim=1))
     torch.testing.assert_close(logits, stock(tokens)[0], atol=1e-5, rtol=0)
@@ -91,7 +91,7 @@ def test_dropout_happens_in_training_alone(data):
         tokens = torch.randint(4, VOCABULARY, (1, 20))
 
         def run(decoder=decoder, tokens=tokens):
-            return decoder(tokens, decoder.embed_tokens(tokens), one_document(tokens))
+            return decoder(decoder.embed_tokens(tokens), one_document(tokens))
 
         decoder.train()
         assert not torch.equal(run(), run()), name
