@@ -83,6 +83,7 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
             force_quick_gelu=weights == "openai" or bool(tag.get("quick_gelu")),
             pretrained_hf=False,
             load_weights_only=not is_archive,
+            device=torch.get_default_device(),
         )
     except Exception as error:  # torch, safetensors and the network raise anything on a file that is none
         raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {error}") from None
