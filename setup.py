@@ -62,6 +62,7 @@ setup(
         "torchscale==0.3.0",
         "open_clip_torch==2.32.0",
         "sentencepiece>=0.2",
+        "safetensors",
         "numpy>=1.26",
         "Pillow>=10",
         "PyYAML>=6",
@@ -69,6 +70,8 @@ setup(
     ],
     extras_require={
         "fairseq": ["ve-fairseq==0.12.3"],
+        # kosmos-convert from and to transformers' models; protobuf reads SentencePiece models for its tokenizers
+        "huggingface": ["transformers>=5", "protobuf"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86"],
         "quickstart": [
             "easy-vqa==1.0",
@@ -83,6 +86,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "kosmos-convert=fairseq_cli_ext.convert:cli_main",
             "kosmos-generate=fairseq_cli_ext.generate:cli_main",
             "kosmos-inspect=fairseq_cli_ext.inspect:cli_main",
         ]

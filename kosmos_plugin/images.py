@@ -1,6 +1,7 @@
 """Image bytes → a decoded, resized uint8 tensor; uint8 → normalised float on the device.
 
 As CLIP's preprocessing: the shorter side is resized to the target (bicubic), the centre is cropped, channels are RGB.
+KOSMOS-2 was trained on whole images instead, stretched to a square, so that boxes can be told anywhere in them.
 """
 
 import io
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+FITS = ("crop", "stretch")
 # Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than a picture of the web.
 MAX_PIXELS = 24_000_000
 # Of a longer strip only the middle is enlarged: of one pixel by a million it would else make fifty billion.
@@ -20,8 +22,8 @@ class BrokenImage(ValueError):
     """The bytes are not an image that can be used; the message says why."""
 
 
-def decode_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
-    """Decode `data` (any format Pillow reads) to a uint8 tensor [3, size, size].
+def decode_image(data: bytes, size: int, fit: str = "crop", max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+    """Decode `data` (any format Pillow reads) to a uint8 tensor [3, size, size], made square by `fit` (FITS).
 
     Transparent pixels become white. Raises BrokenImage for anything that cannot be decoded, and for an image that
     declares more than `max_pixels` pixels, before any of them is decoded.
@@ -36,7 +38,7 @@ def decode_image(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> torch.
             # JPEG only: the decoder scales down by a power of two while it decodes, to twice the target at least.
             drafted = image.draft("RGB", (2 * size, 2 * size))
             extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
-            image = _resize_and_crop(_to_rgb(image), extent, size)
+            image = (_stretch if fit == "stretch" else _resize_and_crop)(_to_rgb(image), extent, size)
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
@@ -64,6 +66,10 @@ def _resize_and_crop(image: Image.Image, extent: tuple[float, float], size: int)
     image = image.resize((width, height), Image.Resampling.BICUBIC, box)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def _stretch(image: Image.Image, extent: tuple[float, float], size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BICUBIC, (0, 0, *extent))
 
 
 def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -5,8 +5,11 @@ the model's order, then `<mask>`, `</doc>`, `<image>`, `</image>`, `</chunk>`, `
 pieces that is the paper's vocabulary of 64,007.
 
 A vocabulary is a folder with two files: `sentencepiece.model`, and `dict.txt` (fairseq's format, the pieces alone).
+A third, `special_tokens.txt`, may name further special tokens, one a line, whose ids follow: KOSMOS-2 has 1,030, for
+places in an image.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from kosmos_plugin.errors import UserError
 SPECIAL_TOKENS = ("<mask>", "</doc>", "<image>", "</image>", "</chunk>", "</line>")
 MODEL_FILE = "sentencepiece.model"
 DICTIONARY_FILE = "dict.txt"
+FURTHER_TOKENS_FILE = "special_tokens.txt"
 
 
 class Vocabulary:
@@ -27,7 +31,13 @@ class Vocabulary:
     model, and SentencePiece never makes a control symbol out of text.
     """
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, dictionary: Dictionary):
+    def __init__(
+        self,
+        processor: sentencepiece.SentencePieceProcessor,
+        dictionary: Dictionary,
+        further_tokens: Sequence[str] = (),
+    ):
+        special_tokens = (*SPECIAL_TOKENS, *further_tokens)
         self.processor = processor
         self.dictionary = dictionary
         self._id_of_piece = np.array(
@@ -35,7 +45,7 @@ class Vocabulary:
         )
         # Control symbols, and pieces that dict.txt lacks but that are spelled like one of fairseq's own symbols.
         self._id_of_piece[self._id_of_piece < dictionary.nspecial] = dictionary.unk()
-        self._piece_of_id = np.full(len(dictionary) + len(SPECIAL_TOKENS), processor.unk_id(), dtype=np.int64)
+        self._piece_of_id = np.full(len(dictionary) + len(special_tokens), processor.unk_id(), dtype=np.int64)
         self._is_text = np.zeros(len(self._piece_of_id), dtype=bool)
         for piece, token in enumerate(self._id_of_piece):
             if token != dictionary.unk():
@@ -43,11 +53,11 @@ class Vocabulary:
                 self._is_text[token] = True
         self._is_text[dictionary.unk()] = True
         # `overwrite` gives each special token an id of its own even where a piece is spelled the same.
-        self._special = {symbol: dictionary.add_symbol(symbol, overwrite=True) for symbol in SPECIAL_TOKENS}
+        self._special = {symbol: dictionary.add_symbol(symbol, overwrite=True) for symbol in special_tokens}
 
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":
-        """Read `sentencepiece.model` and `dict.txt` from `folder`."""
+        """Read `sentencepiece.model`, `dict.txt` and, if it is there, `special_tokens.txt` from `folder`."""
         folder = Path(folder)
         for name in (MODEL_FILE, DICTIONARY_FILE):
             if not (folder / name).is_file():
@@ -70,7 +80,7 @@ class Vocabulary:
                 f"{folder / DICTIONARY_FILE} lacks {missing:,} of the {len(pieces):,} pieces of {folder / MODEL_FILE}: "
                 "they do not belong together."
             )
-        return cls(processor, dictionary)
+        return cls(processor, dictionary, _further_tokens(folder / FURTHER_TOKENS_FILE))
 
     def __len__(self) -> int:
         return len(self.dictionary)
@@ -135,6 +145,13 @@ def write_dictionary(folder: str | Path) -> Path:
     path = folder / DICTIONARY_FILE
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def _further_tokens(path: Path) -> list[str]:
+    tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:
+        raise UserError(f"{path} must name one new special token a line, each once.")
+    return tokens
 
 
 def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:

@@ -60,6 +60,16 @@ def test_equals_open_clip(size, target, seed):
     torch.testing.assert_close(normalised, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("width, height", [(700, 500), (33, 90), (224, 224)])
+def test_stretched_equals_open_clip(width, height):
+    data = encoded(picture(width, height))
+    normalised = normalise(
+        decode_image(data, SIZE, "stretch")[None], torch.tensor(MEAN), torch.tensor(STD), torch.float32
+    )
+    theirs = open_clip.image_transform(SIZE, is_train=False, resize_mode="squash")(Image.open(io.BytesIO(data)))
+    torch.testing.assert_close(normalised[0], theirs, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("width, height", [(700, 500), (800, 1200), (333, 1000), (48, 48), (90, 100)])
 def test_jpeg_is_near_open_clip(width, height):
     """JPEGs are scaled down while they are decoded, which is faster and nearly the same."""

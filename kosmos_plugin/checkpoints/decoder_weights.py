@@ -1,13 +1,20 @@
 """Weights to start the decoder from (`--decoder-weights`): a text-only model's, ours or TorchScale's under fairseq."""
 
+import json
 from pathlib import Path
 
+import torch
+
 from kosmos_plugin.checkpoints.files import Tensors, read_fairseq, read_safetensors
+from kosmos_plugin.checkpoints.safetensors_file import METADATA_KEY
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.decoder import KosmosDecoder
 
 PREFIX = "decoder."
 XPOS_BUFFER = "self_attn.xpos.scale"
+SINUSOIDS_BUFFER = "embed_positions._float_tensor"
+# Options that change what a decoder computes and leave no trace in the names and shapes of its weights.
+UNSEEN_OPTIONS = ("decoder_attention_heads", "activation_fn", "layernorm_eps", "no_scale_embedding", "xpos_scale_base")
 
 
 def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
@@ -15,13 +22,13 @@ def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
 
     Every weight must be there, in its shape. Raises UserError, naming what does not fit.
     """
-    tensors = _decoder_tensors(Path(path))
+    tensors, options = _read(Path(path))
     expected = decoder.state_dict()
-    # Fairseq keeps a buffer of sinusoids, which are computed here.
-    tensors.pop("embed_positions._float_tensor", None)
-    if "output_projection.weight" not in tensors and not decoder.args.no_output_layer:
-        tensors["output_projection.weight"] = tensors.get("embed_tokens.weight")
-    _require_the_same_positions(decoder, tensors, path)
+    _require_the_same_options(decoder, tensors, options, path)
+    # Fairseq may keep a buffer of sinusoids, which are computed here.
+    tensors.pop(SINUSOIDS_BUFFER, None)
+    if "output_projection.weight" not in tensors and "embed_tokens.weight" in tensors:
+        tensors["output_projection.weight"] = tensors["embed_tokens.weight"]
     missing = sorted(set(expected) - set(tensors))
     unexpected = sorted(set(tensors) - set(expected))
     if missing or unexpected:
@@ -45,23 +52,56 @@ def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
     decoder.load_state_dict(tensors)
 
 
-def _decoder_tensors(path: Path) -> Tensors:
-    tensors = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_fairseq(path)["model"]
+def _read(path: Path) -> tuple[Tensors, dict]:
+    """The decoder's tensors under a bare decoder's names, and the options of its model as far as the file has them."""
+    try:
+        if path.suffix == ".safetensors":
+            tensors, metadata = read_safetensors(path)
+            cfg = json.loads(metadata.get(METADATA_KEY, "{}")).get("cfg")
+        else:
+            state = read_fairseq(path)
+            tensors, cfg = state["model"], state.get("cfg")
+    except UserError as error:
+        raise UserError(f"--decoder-weights {error}") from None
+    tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     if any(name.startswith(PREFIX) for name in tensors):
-        return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
-    return dict(tensors)
+        tensors = {name.removeprefix(PREFIX): x for name, x in tensors.items() if name.startswith(PREFIX)}
+    options = (cfg or {}).get("model")
+    return tensors, options if isinstance(options, dict) else {}
 
 
-def _require_the_same_positions(decoder: KosmosDecoder, tensors: Tensors, path: str) -> None:
-    """Weights trained with other positions would fit and mean nothing."""
-    has_xpos = any(name.endswith(XPOS_BUFFER) for name in tensors)
-    if has_xpos != decoder.args.xpos_rel_pos:
-        raise UserError(
-            f"--decoder-weights {path} was trained {'with' if has_xpos else 'without'} xPos, and this decoder "
-            f"{'has none' if has_xpos else 'has it'}: see --positions."
-        )
-    if any(name.startswith("embed_positions.") for name in tensors):
+def _require_the_same_options(decoder: KosmosDecoder, tensors: Tensors, options: dict, path: str) -> None:
+    """Weights trained with other positions, or another number of heads, would fit and mean nothing."""
+    if "embed_positions.weight" in tensors:
         raise UserError(f"--decoder-weights {path} has learned positions, which this decoder cannot hold.")
+    has_xpos = any(name.endswith(XPOS_BUFFER) for name in tensors)
+    _require_the_same("xPos", has_xpos, decoder.args.xpos_rel_pos, path)
+    has_sinusoids = _has_sinusoids(tensors, options)
+    if has_sinusoids is not None:
+        _require_the_same("sinusoidal positions", has_sinusoids, decoder.embed_positions is not None, path)
+    for option in UNSEEN_OPTIONS:
+        here = getattr(decoder.args, option)
+        if options.get(option, here) != here:
+            raise UserError(
+                f"--decoder-weights {path} was trained with {option} {options[option]}, and this decoder has {here}."
+            )
+
+
+def _require_the_same(what: str, there: bool, here: bool, path: str) -> None:
+    if there != here:
+        raise UserError(
+            f"--decoder-weights {path} was trained {'with' if there else 'without'} {what}, unlike this decoder: "
+            "see --positions."
+        )
+
+
+def _has_sinusoids(tensors: Tensors, options: dict) -> bool | None:
+    """Whether a sinusoid is added to the embeddings there; None if the file does not tell."""
+    if "positions" in options:  # ours
+        return options["positions"] != "xpos"
+    if "no_token_positional_embeddings" in options:  # TorchScale's language model under fairseq
+        return not options["no_token_positional_embeddings"]
+    return True if SINUSOIDS_BUFFER in tensors else None
 
 
 def _listing(label: str, names: list[str]) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
+from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.images import BrokenImage, decode_image
+from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kosmos import KosmosModel
 
 
@@ -62,7 +64,7 @@ def read_prompts(model: KosmosModel, prompts: Sequence[Sample], pad: int) -> tup
         tokens[row, begin:] = torch.from_numpy(prompt.tokens)
         slots[row, begin:] = torch.from_numpy(prompt.image_slots)
         valid[row, begin:] = True
-    images = [_decode(prompt, image, model.config.image_size) for prompt in prompts for image in prompt.images]
+    images = [_decode(prompt, image, model.config) for prompt in prompts for image in prompt.images]
     images = torch.stack(images).to(device) if images else None
     state = DecodingState(model)
     hidden = state.extend(tokens.to(device), valid.to(device), slots.to(device), images)
@@ -74,8 +76,8 @@ def log_probabilities(model: KosmosModel, hidden: torch.Tensor) -> torch.Tensor:
     return model.decoder.output_layer(hidden).float().log_softmax(dim=-1)
 
 
-def _decode(prompt: Sample, image, size: int) -> torch.Tensor:
+def _decode(prompt: Sample, image: Image, config: KosmosConfig) -> torch.Tensor:
     try:
-        return decode_image(image.read(), size)
+        return decode_image(image.read(), config.image_size, config.image_fit)
     except BrokenImage as error:
         raise UserError(f"{prompt.id}: {image.name} cannot be read: {error}") from None

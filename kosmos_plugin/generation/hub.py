@@ -11,12 +11,12 @@ import torch
 from fairseq import checkpoint_utils
 from torch import nn
 
+from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.prompt import parse_prompt
 from kosmos_plugin.generation.scoring import score_candidates
 from kosmos_plugin.generation.search import Hypothesis, SearchOptions, generate, text_of
-from kosmos_plugin.models.config import ARCHITECTURES
 
 
 class KosmosHubInterface(nn.Module):
@@ -63,28 +63,13 @@ class KosmosHubInterface(nn.Module):
 
 
 def load(path: str | Path, data: str | None = None, vocabulary: str | None = None) -> KosmosHubInterface:
-    """A checkpoint of fairseq-train, in evaluation mode.
+    """A checkpoint of fairseq-train (.pt) or kosmos-convert (.safetensors too), in evaluation mode.
 
-    Its vocabulary is found by the data YAML it was trained with; `data` names another place of that, `vocabulary` a
-    folder with the vocabulary alone.
+    Its vocabulary is the folder `vocabulary` beside it, or else that of the data YAML it was trained with; `data` names
+    another place of that, `vocabulary` a folder with the vocabulary alone.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The checkpoint {path} does not exist.")
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError on a file that is none
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a checkpoint of fairseq: {reason}") from None
-    architecture = (state.get("cfg") or {}).get("model") or {}
-    if architecture.get("_name") not in ARCHITECTURES:
-        raise UserError(
-            f"{path} is a checkpoint of {architecture.get('_name') or 'an unknown architecture'}, not of a KOSMOS "
-            f"model ({', '.join(ARCHITECTURES)})."
-        )
-    for name, value in (("data", data), ("vocabulary", vocabulary)):
-        if value is not None:
-            state["cfg"].task[name] = value
+    state = read_kosmos(path, data, vocabulary)
     try:
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     except UserError as error:

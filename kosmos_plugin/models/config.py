@@ -71,6 +71,7 @@ class KosmosConfig(FairseqDataclass):
     resampler_layers: int = field(default=6, metadata={"help": "depth of the perceiver resampler (Flamingo: 6)"})
     image_tokens: int = II("task.image_tokens")
     image_size: int = II("task.image_size")
+    image_fit: str = II("task.image_fit")
     tokens_per_sample: int = II("task.tokens_per_sample")
 
 

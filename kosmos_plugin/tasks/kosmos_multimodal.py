@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
@@ -17,6 +17,7 @@ from kosmos_plugin.data.samples import SampleFormat
 from kosmos_plugin.data.scoring import ScoringBatches
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, print_user_errors_plainly
+from kosmos_plugin.images import FITS
 from kosmos_plugin.vocabulary import Vocabulary
 
 
@@ -28,6 +29,10 @@ class KosmosMultimodalConfig(FairseqDataclass):
     )
     image_tokens: int = field(default=64, metadata={"help": "embeddings an image takes in a sequence"})
     image_size: int = field(default=224, metadata={"help": "height and width of the vision encoder's input, in pixels"})
+    image_fit: ChoiceEnum(FITS) = field(
+        default="crop",
+        metadata={"help": "how an image is made square: crop (CLIP's preprocessing) or stretch (as in KOSMOS-2)"},
+    )
     tokens_per_sample: int = field(default=2048, metadata={"help": "length of a row, and the longest sequence"})
     max_skipped_rate: float = field(
         default=0.05, metadata={"help": "share of broken records and images above which training stops"}
@@ -111,7 +116,9 @@ class KosmosMultimodalTask(FairseqTask):
         if len(update_freq) != 1:
             raise UserError(f"--update-freq must be one number with this task, not {list(update_freq)}.")
         training = dataset is self.datasets.get("train")
-        collate = Collator(self.vocabulary, self.cfg.tokens_per_sample, self.cfg.image_size, self.skips)
+        collate = Collator(
+            self.vocabulary, self.cfg.tokens_per_sample, self.cfg.image_size, self.skips, str(self.cfg.image_fit)
+        )
         micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
         if training:
             micro_batches.check_fit(max_sentences, max_tokens)
