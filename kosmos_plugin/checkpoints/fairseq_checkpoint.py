@@ -72,7 +72,9 @@ def training_state(state: dict) -> dict:
         **state,
         "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
         "last_optimizer_state": None,
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "extra_state": {
+            "train_iterator": {"epoch": 1, "iterations_in_epoch": 0, "updates_in_epoch": 0, "updates_per_epoch": 1}
+        },
         "task_state": {},
     }
 

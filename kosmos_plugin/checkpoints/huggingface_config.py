@@ -1,5 +1,8 @@
 """transformers' `Kosmos2Config` ⇄ the architecture kosmos_2; what one cannot say of the other is refused by name."""
 
+import json
+from pathlib import Path
+
 import open_clip
 from open_clip.transformer import QuickGELU
 
@@ -139,11 +142,11 @@ def _open_clip_json(vision) -> dict:
 
 
 def _open_clip_name(tower: dict) -> str | None:
-    """The model of open_clip whose vision tower is this one."""
+    """The model among open_clip's own whose vision tower is this one."""
     defaults = {"head_width": 64, "mlp_ratio": 4.0}
-    for name in open_clip.list_models():
-        known = open_clip.get_model_config(name)
+    for path in sorted(Path(open_clip.__file__).parent.glob("model_configs/*.json")):
+        known = json.loads(path.read_text(encoding="utf-8"))
         same_activation = bool(known.get("quick_gelu")) == tower["quick_gelu"]
         if same_activation and {**defaults, **known["vision_cfg"]} == tower["vision_cfg"]:
-            return name
+            return path.stem
     return None

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import open_clip
+import sentencepiece
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
@@ -28,6 +29,7 @@ def write_vocabulary(source: Path, size: int, folder: Path) -> Vocabulary:
     if not (source / THEIR_MODEL_FILE).is_file():
         raise UserError(f"{source} has no {THEIR_MODEL_FILE}, the tokenizer's SentencePiece model.")
     try:
+        sentencepiece.SentencePieceProcessor(model_file=str(source / THEIR_MODEL_FILE))
         theirs = XLMRobertaTokenizer.from_pretrained(str(source))
     except Exception as error:  # transformers raises anything on tokenizer files that are none
         raise UserError(f"The tokenizer of {source} cannot be read: {error}") from None

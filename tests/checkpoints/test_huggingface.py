@@ -1,0 +1,197 @@
+"""`kosmos-convert` from and to transformers' KOSMOS-2: same logits, same generations, same tokens, nothing lost."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from transformers import AutoProcessor, AutoTokenizer, Kosmos2Config, Kosmos2ForConditionalGeneration
+
+from kosmos_plugin.checkpoints import huggingface_config
+from kosmos_plugin.checkpoints.convert import convert
+from kosmos_plugin.generation.hub import KosmosHubInterface, load
+from kosmos_plugin.generation.search import SearchOptions
+from kosmos_plugin.images import normalise
+from kosmos_plugin.models.kosmos import KosmosModel
+from tests import tiny
+from tests.checkpoints import peer
+
+SENTENCES = ["the red cat sees a house", "", "  two   spaces ", "Ünknown ★ 12?", "and <image> </s> spelled <mask>"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return peer.write_folder(tmp_path_factory.mktemp("peer") / "kosmos-2")
+
+
+@pytest.fixture(scope="module")
+def imported(source, tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("imported") / "kosmos"
+    convert(source, target, "fairseq")
+    return target / "model.pt"
+
+
+def prompts(kosmos: KosmosHubInterface, seed: int) -> list:
+    """Text alone, with one image, with two: of unequal lengths."""
+    rng = random.Random(seed)
+    texts = [tiny.sentence(rng), f"<image> {tiny.sentence(rng)}", f"<image> {tiny.sentence(rng)} <image> the"]
+    return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
+
+
+def inputs(kosmos: KosmosHubInterface, sample) -> dict:
+    """A sample as transformers' model takes it."""
+    tensors = {"input_ids": torch.from_numpy(sample.tokens)[None]}
+    if sample.images:
+        encoder = kosmos.model.vision.encoder
+        images = torch.stack([tiny.decode(image) for image in sample.images])
+        mean, std = torch.tensor(encoder.mean), torch.tensor(encoder.std)
+        tensors["pixel_values"] = normalise(images, mean, std, torch.float32)
+        tensors["image_embeds_position_mask"] = torch.from_numpy(sample.image_slots)[None]
+    return tensors
+
+
+@torch.no_grad()
+def assert_equal_logits(kosmos: KosmosHubInterface, theirs: Kosmos2ForConditionalGeneration, seed: int = 0) -> None:
+    for sample in prompts(kosmos, seed):
+        tokens = torch.from_numpy(sample.tokens)[None]
+        slots = torch.from_numpy(sample.image_slots)[None]
+        images = torch.stack([tiny.decode(image) for image in sample.images]) if sample.images else None
+        ours = kosmos.model(tokens, torch.ones_like(tokens), slots, images)[0]
+        their_inputs = inputs(kosmos, sample)
+        expected = (theirs if sample.images else theirs.text_model)(**their_inputs).logits
+        assert expected.std() > 0.3
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_imported_model_gives_the_same_logits(source, imported):
+    assert_equal_logits(load(imported), peer.load_strictly(source))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("beam", [1, 5])
+def test_generations_are_identical(tmp_path, seed, beam):
+    """Ours in one batch of unequal prompts, theirs one by one."""
+    source = peer.write_folder(tmp_path / "theirs", seed=seed)
+    convert(source, tmp_path / "ours", "fairseq")
+    kosmos, theirs = load(tmp_path / "ours" / "model.pt"), peer.load_strictly(source)
+    samples = prompts(kosmos, seed)
+    hypotheses = kosmos.search(samples, SearchOptions(beam=beam, max_new_tokens=16))
+    vocabulary = kosmos.vocabulary
+    for sample, hypothesis in zip(samples, hypotheses, strict=True):
+        their_inputs = inputs(kosmos, sample)
+        if sample.images:
+            # Their `generate` repeats images beam by beam, one a row: two are handed over as embeddings of one row.
+            features = theirs.vision_model(their_inputs.pop("pixel_values"))[0]
+            features = F.normalize(theirs.vision_model.model.post_layernorm(features), dim=-1)
+            embeddings = theirs.image_to_text_projection(features)[0]
+            their_inputs["image_embeds"] = embeddings.flatten(0, 1)[None]
+        generated = theirs.text_model.generate(
+            **their_inputs,
+            attention_mask=torch.ones_like(their_inputs["input_ids"]),
+            num_beams=beam,
+            do_sample=False,
+            max_new_tokens=16,
+            eos_token_id=[vocabulary.eos, vocabulary.image_begin],
+            suppress_tokens=[vocabulary.pad],
+            pad_token_id=vocabulary.pad,
+        )
+        assert list(hypothesis.tokens) == generated[0, len(sample) :].tolist()
+
+
+def test_there_and_back_gives_the_same_weights(source, imported, tmp_path):
+    convert(imported, tmp_path / "back", "huggingface")
+    ours, theirs = (peer.load_strictly(folder).state_dict() for folder in (tmp_path / "back", source))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("image_fit", ["crop", "stretch"])
+def test_processor_goes_there_and_back(imported, tmp_path, image_fit):
+    state = torch.load(imported, weights_only=True)
+    state["cfg"]["task"]["image_fit"] = state["cfg"]["model"]["image_fit"] = image_fit
+    shutil.copytree(imported.parent, tmp_path / "ours")
+    torch.save(state, tmp_path / "ours" / "model.pt")
+    convert(tmp_path / "ours" / "model.pt", tmp_path / "theirs", "huggingface")
+    processor = AutoProcessor.from_pretrained(str(tmp_path / "theirs"))
+    vocabulary = load(imported).vocabulary
+    assert len(processor.tokenizer) == len(vocabulary)
+    text = processor(text="the red cat", images=None)["input_ids"]
+    assert text == [vocabulary.bos, *vocabulary.encode("the red cat")]
+    convert(tmp_path / "theirs", tmp_path / "again", "fairseq")
+    assert load(tmp_path / "again" / "model.pt").cfg.task.image_fit == image_fit
+
+
+def test_tokens_are_the_same(source, imported):
+    theirs, vocabulary = AutoTokenizer.from_pretrained(str(source)), load(imported).vocabulary
+    assert [vocabulary.symbol(i) for i in range(len(vocabulary))] == theirs.convert_ids_to_tokens(range(len(theirs)))
+    for sentence in [*SENTENCES[:3], *(tiny.sentence(random.Random(i)) for i in range(50))]:
+        assert vocabulary.encode(sentence) == theirs(sentence, add_special_tokens=False)["input_ids"]
+
+
+def test_trained_model_goes_out(imported, data, tmp_path):
+    """Import, one update of fairseq-train from it, export: transformers gives the trained model's logits."""
+    config = yaml.safe_load(data.read_text())
+    shutil.copytree(data.parent, tmp_path / "data")
+    yaml_path = tmp_path / "data" / "data.yaml"
+    yaml_path.write_text(yaml.safe_dump({**config, "vocabulary": str(imported.parent / "vocabulary")}))
+    options = ["--arch", "kosmos_2", "--decoder-layers", 3, "--vision-model", imported.parent / "clip.json"]
+    options += ["--restore-file", imported, "--max-update", 1, "--disable-validation"]
+    trained = tiny.train(yaml_path, tmp_path / "trained", *options)
+    before, after = (torch.load(path, weights_only=True)["model"] for path in (imported, trained))
+    name = "decoder.layers.0.ffn.fc1.weight"
+    assert 0 < (after[name] - before[name]).abs().max() < 0.01  # one step away from where it began
+    frozen = "vision.encoder.visual.conv1.weight"
+    assert torch.equal(after[frozen], before[frozen])
+    convert(trained, tmp_path / "out", "huggingface")
+    assert_equal_logits(load(trained), peer.load_strictly(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tie_word_embeddings": False, "text": {"tie_word_embeddings": False}},
+        {"vision": {"hidden_act": "gelu"}},
+        {"text": {"activation_function": "relu", "layer_norm_eps": 1e-3}},
+        {"max_shard_size": "20KB"},
+    ],
+    ids=["untied", "gelu", "relu", "shards"],
+)
+def test_variants_there_and_back(tmp_path, options):
+    source = peer.write_folder(tmp_path / "theirs", **options)
+    convert(source, tmp_path / "ours", "fairseq")
+    kosmos = load(tmp_path / "ours" / "model.pt")
+    assert_equal_logits(kosmos, peer.load_strictly(source))
+    convert(tmp_path / "ours" / "model.pt", tmp_path / "back", "huggingface")
+    assert_equal_logits(kosmos, peer.load_strictly(tmp_path / "back"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dtype_is_kept(imported, tmp_path, dtype):
+    state = torch.load(imported, weights_only=True)
+    state["model"] = {name: tensor.to(dtype) for name, tensor in state["model"].items()}
+    shutil.copytree(imported.parent, tmp_path / "ours")
+    torch.save(state, tmp_path / "ours" / "model.pt")
+    convert(tmp_path / "ours" / "model.pt", tmp_path / "theirs", "huggingface")
+    theirs = Kosmos2ForConditionalGeneration.from_pretrained(str(tmp_path / "theirs"))
+    assert {parameter.dtype for parameter in theirs.parameters()} == {dtype}
+
+
+def test_folder_can_be_moved(source, tmp_path):
+    convert(source, tmp_path / "here", "fairseq")
+    (tmp_path / "here").rename(tmp_path / "there")
+    kosmos = KosmosModel.from_pretrained(str(tmp_path / "there"))
+    assert_equal_logits(kosmos, peer.load_strictly(source))
+
+
+def test_public_geometry_is_known_by_its_name():
+    """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and as many parameters as transformers has."""
+    config, tower = huggingface_config.to_ours(Kosmos2Config())
+    assert (config.vision_model, tower) == ("ViT-L-14-quickgelu", None)
+    assert config.positions == "sinusoidal"
+    with torch.device("meta"):
+        theirs = Kosmos2ForConditionalGeneration(Kosmos2Config())
+    assert sum(parameter.numel() for parameter in theirs.parameters()) == 1_664_485_376
