@@ -1,4 +1,4 @@
-"""kosmos-inspect: one real micro-batch of a training, in words and as a page.
+"""kosmos-inspect: one real micro-batch of a training, in words and as a page; or the plan of a training.
 
     kosmos-inspect DATA.yaml                                              the first update, on one rank
     kosmos-inspect DATA.yaml --update 1000 --rank 3 --ranks 64 --html page.html
@@ -6,6 +6,11 @@
 
 It is made by the code that makes the batches of fairseq-train. Give the same options as there: --image-tokens,
 --image-size, --tokens-per-sample, --seed and --update-freq all change what is in it. No model is built.
+
+    kosmos-inspect --plan examples/kosmos_1/pretrain.sh                   parameters, tokens, memory, FLOPs, GPU-hours
+
+It is made from the command's own options; neither its data nor GPUs need be there. A file with a line such as
+`# kosmos-inspect: paper pretraining` is held against the paper's tables: exit status 1 says that it differs.
 """
 
 import argparse
@@ -13,15 +18,22 @@ import os
 import shutil
 import sys
 
-from fairseq_cli_ext import main_of_command, require_positive
+from fairseq_cli_ext import main_of_command, plan, require_positive
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, list[argparse.Action]]]:
+    """The parser, and the options that belong to each of its two modes."""
     parser = argparse.ArgumentParser(
         prog="kosmos-inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("data", metavar="DATA.yaml", help="the data YAML: streams, corpora, vocabulary")
+    options: dict[str, list[argparse.Action]] = {"DATA.yaml": [], "--plan": []}
+
+    def adder(mode: str, title: str):
+        group = parser.add_argument_group(title)
+        return lambda *names, **settings: options[mode].append(group.add_argument(*names, **settings))
+
+    add = adder("DATA.yaml", "a micro-batch")
+    add("data", metavar="DATA.yaml", nargs="?", help="the data YAML: streams, corpora, vocabulary")
     add("--split", choices=("train", "valid"), default="train", help="which corpora (default: train)")
     add("--update", type=int, default=0, help="which update; the first is 0")
     add("--rank", type=int, default=0, help="whose micro-batch; the first rank is 0")
@@ -34,11 +46,34 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="seed of the order of documents")
     add("--rows", type=int, default=4, help="show at most this many rows of each stream (default: 4)")
     add("--html", metavar="PAGE.html", help="also write the micro-batch with its images as a page")
-    return parser
+    plan.add_options(adder("--plan", "a plan"))
+    return parser, options
 
 
 def run(arguments: list[str] | None) -> None:
-    args = parser().parse_args(arguments)
+    args = _parse(arguments)
+    if args.plan is not None:
+        plan.run(args)
+    else:
+        _show_micro_batch(args)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """UserError unless the options are of one mode, a micro-batch or a plan."""
+    from kosmos_plugin.errors import UserError
+
+    parser, options = _parser()
+    args = parser.parse_args(arguments)
+    if (args.data is None) == (args.plan is None):
+        raise UserError("Give either DATA.yaml, for a micro-batch of it, or --plan COMMAND, and not both.")
+    mode, other = ("--plan", "DATA.yaml") if args.plan is not None else ("DATA.yaml", "--plan")
+    for option in options[other]:
+        if getattr(args, option.dest) != option.default:
+            raise UserError(f"{option.option_strings[0]} goes with {other}, not with {mode}.")
+    return args
+
+
+def _show_micro_batch(args: argparse.Namespace) -> None:
     from kosmos_plugin import inspection
     from kosmos_plugin.errors import UserError
     from kosmos_plugin.inspection_page import as_html

@@ -243,7 +243,7 @@ def as_text(report: Report, colour: bool = False, width: int = 100) -> str:
     """The report for a terminal; with `colour`, what the loss does not count is dim."""
     uncounted = f"{_BEGIN}like this{_END}".translate(_COLOUR if colour else _PLAIN)
     blocks = [f"{report.title}\n{report.where}"]
-    blocks += [_table_as_text(table) for table in report.tables]
+    blocks += [table_as_text(table) for table in report.tables]
     blocks.append(
         f"The loss does not count tokens {uncounted} nor folded positions [n × …]; [→ …] is a target that is not the\n"
         f"row's next token; a backslash marks text that spells a special token."
@@ -261,7 +261,8 @@ def as_text(report: Report, colour: bool = False, width: int = 100) -> str:
     return "\n\n".join([*blocks, *filter(None, [report.note])])
 
 
-def _table_as_text(table: Table) -> str:
+def table_as_text(table: Table) -> str:
+    """The table with aligned columns, numbers to the right."""
     columns = list(zip(table.header, *table.lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [is_numeric(column) for column in columns]

@@ -44,6 +44,14 @@ def _require_fairseq() -> None:
 
 def _mends() -> tuple[ModuleType, ...]:
     # imported here, as they import fairseq
-    from kosmos_plugin.compat import atomic_files, broadcast, cpu_ranks, data_file, numpy_names, user_dir
+    from kosmos_plugin.compat import (
+        atomic_files,
+        bf16_without_tpu,
+        broadcast,
+        cpu_ranks,
+        data_file,
+        numpy_names,
+        user_dir,
+    )
 
-    return (user_dir, numpy_names, atomic_files, broadcast, cpu_ranks, data_file)
+    return (user_dir, numpy_names, atomic_files, bf16_without_tpu, broadcast, cpu_ranks, data_file)

@@ -59,8 +59,11 @@ class DataConfig:
     streams: tuple[StreamConfig, ...]
 
 
-def read_data_config(path: str | Path) -> DataConfig:
-    """Read and check a data YAML. Raises UserError, naming the file and the key, for anything that is wrong in it."""
+def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataConfig:
+    """Read and check a data YAML. Raises UserError, naming the file and the key, for anything that is wrong in it.
+
+    Without `files_must_exist` a corpus's paths are its patterns, joined to the YAML's folder and otherwise as written.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"The data YAML {path} does not exist.")
@@ -68,7 +71,7 @@ def read_data_config(path: str | Path) -> DataConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    reader = _Reader(path)
+    reader = _Reader(path, files_must_exist)
     raw = reader.mapping(raw, "the file", {"vocabulary", "streams"})
     streams = reader.mapping(raw["streams"], "streams")
     if not streams:
@@ -83,8 +86,9 @@ def read_data_config(path: str | Path) -> DataConfig:
 class _Reader:
     """Turns the YAML's values into the dataclasses; every complaint names the file and the place in it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, files_must_exist: bool):
         self.path = path
+        self.files_must_exist = files_must_exist
 
     def fail(self, message: str):
         raise UserError(f"{self.path}: {message}")
@@ -141,6 +145,9 @@ class _Reader:
         found = []
         for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, place):
             pattern = self.of_type(pattern, str, place)
+            if not self.files_must_exist:
+                found.append(os.path.normpath(self.path.parent / pattern))
+                continue
             try:
                 names = [f"{name}{suffix}" for name in braceexpand.braceexpand(pattern)]
             except ValueError as error:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers import (
     CLIPImageProcessor,
     Kosmos2Config,
@@ -15,6 +16,7 @@ from transformers import (
 
 from tests import tiny
 
+NO_TEXT = 3  # pieces of a SentencePiece model that are none: <unk>, <s>, </s>
 TEXT = {"embed_dim": 32, "layers": 3, "ffn_dim": 64, "attention_heads": 2, "max_position_embeddings": 128}
 VISION = {
     "hidden_size": 32,
@@ -28,15 +30,9 @@ VISION = {
 
 def write_folder(folder: Path, seed: int = 0, max_shard_size: str = "5GB", text=(), vision=(), **options) -> Path:
     """A model with seeded random weights (norms and biases too), its tokenizer and image processor."""
-    folder.mkdir(parents=True)
-    tiny.write_vocabulary(folder / "vocabulary")
-    shutil.move(folder / "vocabulary" / "sentencepiece.model", folder / "sentencepiece.bpe.model")
-    shutil.rmtree(folder / "vocabulary")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "XLMRobertaTokenizer"}))
-    processor = Kosmos2Processor(CLIPImageProcessor(), XLMRobertaTokenizer.from_pretrained(str(folder)))
-    processor.save_pretrained(str(folder))
+    words = write_processor(folder)
     config = Kosmos2Config(
-        text_config={**TEXT, "vocab_size": len(processor.tokenizer), **dict(text)},
+        text_config={**TEXT, "vocab_size": words, **dict(text)},
         vision_config={**VISION, **dict(vision)},
         latent_query_num=tiny.IMAGE_TOKENS,
         **options,
@@ -49,6 +45,24 @@ def write_folder(folder: Path, seed: int = 0, max_shard_size: str = "5GB", text=
     model.get_input_embeddings().weight.data[config.text_config.eos_token_id] *= 4
     model.save_pretrained(str(folder), max_shard_size=max_shard_size)
     return folder
+
+
+def write_processor(folder: Path, pieces: int | None = None) -> int:
+    """A new folder with a tokenizer and an image processor; returns the number of words.
+
+    The words are tests.tiny's, filled up with made-up ones to `pieces` if that is given.
+    """
+    folder.mkdir(parents=True)
+    tiny.write_vocabulary(folder / "vocabulary")
+    model = ModelProto.FromString((folder / "vocabulary" / "sentencepiece.model").read_bytes())
+    shutil.rmtree(folder / "vocabulary")
+    for number in range(len(model.pieces), (pieces or 0) + NO_TEXT):
+        model.pieces.add(piece=f"▁word{number}", score=-100.0)
+    (folder / "sentencepiece.bpe.model").write_bytes(model.SerializeToString())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "XLMRobertaTokenizer"}))
+    processor = Kosmos2Processor(CLIPImageProcessor(), XLMRobertaTokenizer.from_pretrained(str(folder)))
+    processor.save_pretrained(str(folder))
+    return len(processor.tokenizer)
 
 
 def load_strictly(folder: Path) -> Kosmos2ForConditionalGeneration:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, AutoTokenizer, Kosmos2Config, Kosmos2ForConditionalGeneration
 
 from kosmos_plugin.checkpoints import huggingface_config
@@ -178,6 +179,21 @@ def test_dtype_is_kept(imported, tmp_path, dtype):
     convert(tmp_path / "ours" / "model.pt", tmp_path / "theirs", "huggingface")
     theirs = Kosmos2ForConditionalGeneration.from_pretrained(str(tmp_path / "theirs"))
     assert {parameter.dtype for parameter in theirs.parameters()} == {dtype}
+
+
+def test_buffers_that_older_versions_saved(source, imported, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "theirs")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["text_model.lm_head.weight"] = tensors["text_model.model.embed_tokens.weight"].clone()
+    tensors["text_model.model.embed_positions.weights"] = torch.zeros(130, 32)
+    tensors["vision_model.model.embeddings.position_ids"] = torch.arange(5)[None]
+    save_file(tensors, folder / "model.safetensors")
+    convert(folder, tmp_path / "ours", "fairseq")
+    weights, expected = (
+        torch.load(path, weights_only=True)["model"] for path in (tmp_path / "ours/model.pt", imported)
+    )
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_folder_can_be_moved(source, tmp_path):

@@ -1,0 +1,123 @@
+"""The paper's settings as values: Tables 17 to 20 and §3, what `examples/kosmos_1` must come out as.
+
+Each value has a key: the option's place in fairseq's configuration ("optimizer.adam_eps"), or one of the figures that
+`plan.Plan` derives ("layer_parameters", "sequences.text", "weight.Books3"). Sources: "text" is said in the paper's text
+or follows from it; "reported" is from a table that the paper prints as a picture; "public relative" is counted in
+KOSMOS-2's public code, whose decoder is the same.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    place: str  # where the paper has it, such as "Table 18"
+    name: str  # what it is, in words
+    expected: object
+    source: str  # text | reported | public relative
+
+
+# Table 20's third column, in percent. They sum to 99.9, and weights are relative: they are used as they stand.
+TEXT_WEIGHTS = {
+    "OpenWebText2": 21.8,
+    "CC-2021-04": 17.7,
+    "Books3": 16.2,
+    "CC-2020-50": 14.7,
+    "Pile-CC": 10.6,
+    "Realnews": 10.2,
+    "Wikipedia": 5.4,
+    "BookCorpus2": 1.1,
+    "Gutenberg (PG-19)": 1.0,
+    "CC-Stories": 1.0,
+    "NIH ExPorter": 0.2,
+}
+
+_MODEL = {
+    "model.decoder_layers": PaperValue("Table 17", "decoder layers", 24, "text"),
+    "model.decoder_embed_dim": PaperValue("Table 17", "hidden size", 2048, "text"),
+    "model.decoder_ffn_embed_dim": PaperValue("Table 17", "inner size of the feed-forward networks", 8192, "text"),
+    "model.decoder_attention_heads": PaperValue("Table 17", "attention heads", 32, "text"),
+    "model.activation_fn": PaperValue("Table 17", "activation", "gelu", "reported"),
+    "model.dropout": PaperValue("Table 17", "dropout", 0.1, "text"),
+    "model.attention_dropout": PaperValue("Table 17", "attention dropout", 0.1, "reported"),
+    "model.positions": PaperValue("Table 17", "positions", "xpos", "text"),
+    "model.initialisation": PaperValue("Table 17", "initialisation (xavier is Magneto's)", "xavier", "text"),
+    "model.vision_encoder": PaperValue("§3.2", "vision encoder", "clip", "text"),
+    "model.vision_model": PaperValue("§3.2", "vision model", "ViT-L-14", "text"),
+    "model.trainable_vision_layers": PaperValue("§3.2", "trained layers of the vision model", 1, "text"),
+    "vision_features": PaperValue("§3.2", "features of the vision model", 1024, "text"),
+    "task.image_size": PaperValue("§3.2", "image size in pixels", 224, "text"),
+    "task.image_tokens": PaperValue("Table 17", "soft tokens of an image", 64, "reported"),
+    "task.tokens_per_sample": PaperValue("Table 17", "maximum length in tokens", 2048, "reported"),
+    "vocabulary_size": PaperValue("Table 17", "vocabulary size", 64_007, "reported"),
+    "layer_parameters": PaperValue("§3.2", "parameters of a decoder layer", 50_378_752, "public relative"),
+    "decoder_parameters": PaperValue("§3.2", "parameters of the decoder", 1_340_180_480, "public relative"),
+}
+
+
+def _training(table: str, updates: int, peak: float, source: str, sequences: dict[str, int]) -> dict[str, PaperValue]:
+    """What Tables 18 and 19 have; `source` is that of what the text says of pretraining alone."""
+    return {
+        "optimization.max_update": PaperValue(table, "updates", updates, source),
+        "optimization.lr": PaperValue(table, "peak learning rate", (peak,), source),
+        "lr_scheduler._name": PaperValue(table, "learning-rate schedule", "polynomial_decay", source),
+        "lr_scheduler.power": PaperValue(table, "power of the decay (1 is linear)", 1.0, source),
+        "lr_scheduler.end_learning_rate": PaperValue(table, "last learning rate", 0.0, source),
+        "lr_scheduler.total_num_update": PaperValue(table, "updates of the schedule", updates, source),
+        "lr_scheduler.warmup_updates": PaperValue(table, "warm-up updates", 375, source),
+        "optimizer._name": PaperValue(table, "optimizer (fairseq's adam is AdamW)", "adam", source),
+        "optimizer.adam_betas": PaperValue(table, "Adam β", (0.9, 0.98), source),
+        "optimizer.adam_eps": PaperValue(table, "Adam ε", 1e-6, "reported"),
+        "optimizer.weight_decay": PaperValue(table, "weight decay", 0.01, source),
+        **{
+            f"sequences.{stream}": PaperValue(table, f"sequences of {stream} an update", number, "reported")
+            for stream, number in sequences.items()
+        },
+    }
+
+
+_WEIGHTS = {
+    f"weight.{corpus}": PaperValue("Table 20", f"weight of {corpus} in percent", weight, "text")
+    for corpus, weight in TEXT_WEIGHTS.items()
+}
+
+# The runs that a plan's file can claim to be.
+RUNS = {
+    "pretraining": {
+        **_MODEL,
+        **_training("Table 18", 300_000, 2e-4, "text", {"text": 256, "captions": 6144, "interleaved": 128}),
+        **_WEIGHTS,
+    },
+    "instruction_tuning": {
+        **_MODEL,
+        **_training(
+            "Table 19",
+            10_000,
+            2e-5,
+            "reported",
+            {"text": 32, "captions": 768, "interleaved": 16, "instructions": 256},
+        ),
+        **_WEIGHTS,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    value: PaperValue
+    found: object  # None if there is no such thing
+
+
+def differences(run: str, figures: dict[str, object]) -> list[Difference]:
+    """Where `figures` (by key) are not those of the paper's run, in the order of the tables.
+
+    A stream or corpus of text that the paper does not have is a difference too.
+    """
+    paper = RUNS[run]
+    found = [Difference(value, figures.get(key)) for key, value in paper.items() if figures.get(key) != value.expected]
+    for key, number in figures.items():
+        kind, _, name = key.partition(".")
+        if kind in ("sequences", "weight") and key not in paper:
+            other = next(value for known, value in paper.items() if known.startswith(f"{kind}."))
+            found.append(Difference(PaperValue(other.place, f"{kind} of {name}", None, other.source), number))
+    return found

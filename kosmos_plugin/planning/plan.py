@@ -1,0 +1,273 @@
+"""The plan of a training: what its options amount to, without its data, vocabulary files and GPUs.
+
+TrainingCommand ─┬─ the model, on torch's meta device ─→ parameters by part
+                 ├─ data YAML + Assumptions ─→ sequences, tokens, images and rows of an update, by stream
+                 └─ both ─→ memory of a GPU, FLOPs, GPU-hours (costs), and figures to hold against the paper's
+"""
+
+import ast
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import ListConfig
+from torch import nn
+
+from kosmos_plugin.data.config import DataConfig, StreamConfig, read_data_config
+from kosmos_plugin.data.packing import pack
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.models.config import ARCHITECTURES
+from kosmos_plugin.planning.command import TrainingCommand
+from kosmos_plugin.planning.costs import FlopsItem, MemoryItem, flops_items, memory_items
+from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
+
+# A stream of interleaved documents that has this name is one of instructions, which have no images.
+INSTRUCTIONS = "instructions"
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What only the data, the vocabulary and the GPUs could tell. Tokens are averages and include an image's slots."""
+
+    caption_tokens: int
+    page_tokens: int
+    page_images: int
+    instruction_tokens: int
+    vocabulary_size: int
+    utilisation: float  # share of gpu_tflops that the training's FLOPs come to
+    gpu_tflops: float  # the GPU's peak in the training's precision, TFLOP/s
+
+    def check(self) -> None:
+        """UserError for a number out of its range."""
+        for name in ("caption_tokens", "page_tokens", "instruction_tokens", "vocabulary_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
+        if self.page_images < 0:
+            raise UserError(f"--page-images must be at least 0, not {self.page_images}.")
+        if not 0 < self.utilisation <= 1:
+            raise UserError(f"--utilisation must be above 0 and at most 1, not {self.utilisation}.")
+        if not 0 < self.gpu_tflops < float("inf"):
+            raise UserError(f"--gpu-tflops must be above 0, not {self.gpu_tflops}.")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model and its numbers of parameters."""
+
+    name: str
+    trainable: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class PlannedStream:
+    """A stream in an update, if each of its sequences has the average length."""
+
+    config: StreamConfig
+    tokens_each: int
+    images_each: int
+    rows: int
+    assumed: str  # the options that say so; empty for text, whose rows are full
+
+    @property
+    def sequences(self) -> int:
+        return self.config.sequences_per_update
+
+    @property
+    def tokens(self) -> int:
+        return self.sequences * self.tokens_each
+
+    @property
+    def images(self) -> int:
+        return self.sequences * self.images_each
+
+
+@dataclass(frozen=True)
+class Plan:
+    command: TrainingCommand
+    assumptions: Assumptions
+    data: DataConfig
+    vocabulary_size: int
+    vocabulary_from: str
+    model: nn.Module  # on the meta device
+    streams: tuple[PlannedStream, ...]
+
+    @property
+    def updates(self) -> int:
+        return self.command.config.optimization.max_update
+
+    @property
+    def update_freq(self) -> int:
+        return self.command.config.optimization.update_freq[0]
+
+    @property
+    def tokens(self) -> int:
+        """Of an update, over all ranks and without padding."""
+        return sum(stream.tokens for stream in self.streams)
+
+    @property
+    def images(self) -> int:
+        return sum(stream.images for stream in self.streams)
+
+    @property
+    def rows(self) -> int:
+        return sum(stream.rows for stream in self.streams)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The model's parts, which together are all of it."""
+        decoder = self.model.decoder
+        tables = {id(weight): weight for weight in (decoder.embed_tokens.weight, decoder.output_projection.weight)}
+        layers = list(decoder.layers.parameters())
+        rest = [p for p in decoder.parameters() if id(p) not in tables.keys() | {id(layer) for layer in layers}]
+        parts = [_part("embeddings", tables.values()), _part(f"{len(decoder.layers)} decoder layers", layers)]
+        parts.append(_part("last LayerNorm", rest))
+        if self.model.vision is not None:
+            parts.insert(0, _part("vision encoder", self.model.vision.parameters()))
+            parts.insert(1, _part("resampler", self.model.resampler.parameters()))
+        return parts
+
+    @property
+    def trainable(self) -> int:
+        return sum(part.trainable for part in self.parts)
+
+    @property
+    def frozen(self) -> int:
+        return sum(part.frozen for part in self.parts)
+
+    @property
+    def memory(self) -> list[MemoryItem]:
+        """What each GPU holds between updates."""
+        return memory_items(self.command.config, self.trainable, self.frozen, self.command.ranks)
+
+    @cached_property
+    def flops(self) -> list[FlopsItem]:
+        """Of an update, over all ranks."""
+        return flops_items(self.model, self.tokens, self.images, self.command.config.task.tokens_per_sample)
+
+    @property
+    def seconds_per_update(self) -> float:
+        speed = self.assumptions.utilisation * self.assumptions.gpu_tflops * 1e12
+        return sum(item.flops for item in self.flops) / speed / self.command.ranks
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds_per_update * self.updates * self.command.ranks / 3600
+
+    @property
+    def layer_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.decoder.layers[0].parameters())
+
+    @property
+    def decoder_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.decoder.parameters())
+
+    def figures(self) -> dict[str, object]:
+        """Everything that the paper has a value for, under `paper`'s keys; lists as tuples."""
+        config, figures = self.command.config, {}
+        for section in ("task", "model", "optimization", "optimizer", "lr_scheduler"):
+            figures |= {f"{section}.{name}": _plain(value) for name, value in config[section].items()}
+        figures["vocabulary_size"] = self.vocabulary_size
+        figures["layer_parameters"] = self.layer_parameters
+        figures["decoder_parameters"] = self.decoder_parameters
+        if self.model.vision is not None:
+            figures["vision_features"] = self.model.vision.width
+        for stream in self.streams:
+            figures[f"sequences.{stream.config.name}"] = stream.sequences
+            if stream.config.kind == "text":
+                figures |= {f"weight.{corpus.name}": corpus.weight for corpus in stream.config.corpora}
+        return figures
+
+
+def make_plan(command: TrainingCommand, assumptions: Assumptions) -> Plan:
+    """The plan of a command. UserError if its data YAML is wrong or the assumptions do not fit its options."""
+    assumptions.check()
+    config = command.config
+    data = read_data_config(command.data, files_must_exist=False)
+    streams = tuple(_planned_stream(stream, config.task, assumptions) for stream in data.streams)
+    vocabulary = Path(command.vocabulary or data.vocabulary)
+    if (vocabulary / MODEL_FILE).is_file() and (vocabulary / DICTIONARY_FILE).is_file():
+        size, size_from = len(Vocabulary.load(vocabulary)), f"as {vocabulary} has"
+    else:
+        size, size_from = assumptions.vocabulary_size, f"by --vocabulary-size, as {vocabulary} is not there"
+    model = _model_without_weights(config.model, size)
+    images = [stream.config.name for stream in streams if stream.images]
+    if model.vision is None and images:
+        raise UserError(f"{command.path}: the model reads text alone, and the stream {images[0]} has images.")
+    return Plan(command, assumptions, data, size, size_from, model, streams)
+
+
+def _planned_stream(stream: StreamConfig, task, assumptions: Assumptions) -> PlannedStream:
+    row, kind = task.tokens_per_sample, stream.kind
+    if kind == "interleaved" and stream.name == INSTRUCTIONS:
+        kind = INSTRUCTIONS
+    tokens, images, option = {
+        "text": (row, 0, ""),
+        "captions": (assumptions.caption_tokens, 1, "--caption-tokens"),
+        "interleaved": (assumptions.page_tokens, assumptions.page_images, "--page-tokens"),
+        INSTRUCTIONS: (assumptions.instruction_tokens, 0, "--instruction-tokens"),
+    }[kind]
+    # <s>, </s>, and an image's slots between <image> and </image>
+    least = 2 + images * (task.image_tokens + 2)
+    if not least <= tokens <= row:
+        raise UserError(
+            f"{option} {tokens} does not fit: a sequence of {stream.name} with {images} images has {least:,} tokens "
+            f"beside its text, and at most {row:,} (--tokens-per-sample)."
+        )
+    assumed = f"{option} {tokens:,}" if option else ""
+    if kind == "interleaved":
+        assumed += f" and --page-images {images}"
+    rows = len(pack([tokens] * stream.sequences_per_update, row))
+    return PlannedStream(stream, tokens, images, rows, assumed)
+
+
+class _Dictionary:
+    """What building a model asks of a dictionary."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def pad(self) -> int:
+        return 1
+
+
+class _TaskWithoutData:
+    """What building a model asks of its task."""
+
+    needs_pretrained_weights = False
+
+    def __init__(self, vocabulary_size: int):
+        self.source_dictionary = _Dictionary(vocabulary_size)
+
+
+def _model_without_weights(config, vocabulary_size: int) -> nn.Module:
+    """The real model on the meta device: shapes alone."""
+    from kosmos_plugin.models.kosmos import KosmosModel
+
+    config = ARCHITECTURES[config._name](**{name: value for name, value in config.items() if name != "_name"})
+    config.cache_vision_features = False  # would look at pixels
+    with torch.device("meta"):
+        return KosmosModel.build_model(config, _TaskWithoutData(vocabulary_size)).train()
+
+
+def _part(name: str, parameters) -> Part:
+    trainable = frozen = 0
+    for parameter in parameters:
+        trainable += parameter.numel() * parameter.requires_grad
+        frozen += parameter.numel() * (not parameter.requires_grad)
+    return Part(name, trainable, frozen)
+
+
+def _plain(value):
+    """Lists as tuples; fairseq also takes Adam's β as a text."""
+    if isinstance(value, ListConfig):
+        return tuple(value)
+    if isinstance(value, str) and value.startswith("("):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
+    return value

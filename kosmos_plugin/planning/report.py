@@ -1,0 +1,224 @@
+"""A plan in words: text tables, and how its figures stand to the paper's."""
+
+import textwrap
+
+from kosmos_plugin.inspection import Table, table_as_text
+from kosmos_plugin.planning.paper import RUNS, Difference, differences
+from kosmos_plugin.planning.plan import Plan
+
+GIB = 2**30
+
+
+def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
+    """The whole report; `found` is `differences_from_paper`'s."""
+    sections: list[tuple[Table | str, ...]] = [
+        (f"A plan of {plan.command.path}", _where(plan)),
+        (_parameter_table(plan), _parameter_note(plan)),
+        (_stream_table(plan), _stream_note(plan)),
+        *((table,) for table in _corpus_tables(plan)),
+        ("Optimisation", _optimisation(plan)),
+        (_memory_table(plan), _memory_note(plan)),
+        (_flops_table(plan), _flops_note(plan)),
+    ]
+    if plan.command.claim:
+        sections.append((_difference_table(plan, found) if found else _agreement(plan),))
+    return "\n\n".join("\n".join(_block_as_text(block, width) for block in section) for section in sections)
+
+
+def differences_from_paper(plan: Plan) -> list[Difference]:
+    """Where the plan is not the run that its file claims to be; none if it claims nothing."""
+    return differences(plan.command.claim, plan.figures()) if plan.command.claim else []
+
+
+def _block_as_text(block: Table | str, width: int) -> str:
+    if isinstance(block, Table):
+        return table_as_text(block)
+    lines = []
+    for line in block.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(lines)
+
+
+def _precision(plan: Plan) -> str:
+    common = plan.command.config.common
+    name = next((name for name in ("bf16", "fp16", "amp") if getattr(common, name)), None)
+    if name in ("bf16", "fp16") and (common.memory_efficient_bf16 or common.memory_efficient_fp16):
+        name = f"memory-efficient-{name}"
+    return f"--{name}" if name else "float32"
+
+
+def _gpus(plan: Plan) -> str:
+    return f"{plan.command.ranks:,} GPU{'' if plan.command.ranks == 1 else 's'}"
+
+
+def _where(plan: Plan) -> str:
+    ranks = f"{_gpus(plan)} ({plan.command.ranks_from}) × --update-freq {plan.update_freq}"
+    return f"{plan.command.config.model._name} · {ranks} · {plan.updates:,} updates · {_precision(plan)}"
+
+
+def _parameter_table(plan: Plan) -> Table:
+    lines = [
+        (part.name, f"{part.trainable:,}", f"{part.frozen:,}", f"{part.trainable + part.frozen:,}")
+        for part in plan.parts
+    ]
+    lines.append(("all", f"{plan.trainable:,}", f"{plan.frozen:,}", f"{plan.trainable + plan.frozen:,}"))
+    return Table("Parameters", ("part", "trained", "frozen", "all"), lines)
+
+
+def _parameter_note(plan: Plan) -> str:
+    tied = "untied" if plan.command.config.model.untied_embeddings else "tied"
+    return (
+        f"  A decoder layer has {plan.layer_parameters:,}, the decoder with its {tied} embeddings "
+        f"{plan.decoder_parameters:,}. The vocabulary has {plan.vocabulary_size:,} tokens ({plan.vocabulary_from})."
+    )
+
+
+def _stream_table(plan: Plan) -> Table:
+    lines = [
+        (
+            stream.config.name,
+            f"{stream.sequences:,}",
+            f"{stream.tokens_each:,}",
+            f"{stream.images_each:,}",
+            f"{stream.tokens:,}",
+            f"{stream.images:,}",
+            f"{stream.rows:,}",
+        )
+        for stream in plan.streams
+    ]
+    sequences = sum(stream.sequences for stream in plan.streams)
+    lines.append(("all", f"{sequences:,}", "", "", f"{plan.tokens:,}", f"{plan.images:,}", f"{plan.rows:,}"))
+    header = ("stream", "sequences", "tokens each", "images each", "tokens", "images", "rows")
+    return Table(f"An update ({plan.data.path})", header, lines)
+
+
+def _stream_note(plan: Plan) -> str:
+    config, parts = plan.command.config, plan.command.ranks * plan.update_freq
+    row, limits = config.task.tokens_per_sample, []
+    if config.dataset.batch_size:
+        limits.append((config.dataset.batch_size, "--batch-size"))
+    if config.dataset.max_tokens is not None:
+        limits.append((config.dataset.max_tokens // row, "--max-tokens"))
+    most, text = -(-plan.rows // parts), f"  {plan.rows:,} rows of {row:,} tokens"
+    if plan.rows < parts:
+        text += f" are too few for {parts:,} micro-batches: the training would be refused."
+    else:
+        text += f": each of {parts:,} micro-batches" if parts > 1 else ": the one micro-batch"
+        text += f" has at most {most:,} rows, on average {plan.tokens / parts:,.0f} tokens and"
+        text += f" {plan.images / parts:,.0f} images."
+    if limits:
+        limit, option = min(limits)
+        text += f" {option} allows {limit:,} rows" + (": the training would be refused." if most > limit else ".")
+    if assumed := ", ".join(dict.fromkeys(filter(None, (stream.assumed for stream in plan.streams)))):
+        text += f" Assumed averages: {assumed}; an image takes {config.task.image_tokens} tokens of them."
+    tokens = plan.tokens * plan.updates
+    whole = f"{tokens / 1e9:,.1f} billion tokens" if tokens > 1e9 else f"{tokens:,} tokens"
+    return f"{text}\n  {plan.updates:,} updates: {whole} and {plan.images * plan.updates:,} images."
+
+
+def _corpus_tables(plan: Plan) -> list[Table]:
+    """A table for each stream whose corpora have weights."""
+    tables = []
+    for stream in plan.streams:
+        corpora = [corpus for corpus in stream.config.corpora if corpus.weight is not None and corpus.train]
+        if len(corpora) < 2:
+            continue
+        total = sum(corpus.weight for corpus in corpora)
+        tokens = stream.tokens * plan.updates / total / 1e6
+        lines = [
+            (corpus.name, f"{corpus.weight:g}", f"{corpus.weight / total:.1%}", f"{corpus.weight * tokens:,.0f}")
+            for corpus in corpora
+        ]
+        lines.append(("all", f"{total:.5g}", "100.0%", f"{total * tokens:,.0f}"))
+        header = ("corpus", "weight", "share", "million tokens")
+        tables.append(Table(f"Corpora of {stream.config.name}, in all updates", header, lines))
+    return tables
+
+
+def _optimisation(plan: Plan) -> str:
+    config = plan.command.config
+    optimizer, schedule, rates = config.optimizer, config.lr_scheduler, config.optimization.lr
+    text = f"  {optimizer._name}"
+    if optimizer._name == "adam":
+        text += f", β {plan.figures()['optimizer.adam_betas']}, ε {optimizer.adam_eps:g}"
+    if "weight_decay" in optimizer:
+        text += f", weight decay {optimizer.weight_decay:g}"
+    clip = config.optimization.clip_norm
+    text += f", {f'gradients clipped at norm {clip:g}' if clip > 0 else 'no clipping of gradients'}"
+    text += f"\n  learning rate {', '.join(f'{rate:g}' for rate in rates)}, {schedule._name}"
+    if "warmup_updates" in schedule:
+        text += f" after {schedule.warmup_updates:,} updates of warm-up"
+    if schedule._name == "polynomial_decay":
+        text += f", power {schedule.power:g}, to {schedule.end_learning_rate:g} at {schedule.total_num_update:,.0f}"
+    return text
+
+
+def _memory_table(plan: Plan) -> Table:
+    lines = [
+        (item.what, f"{item.parameters:,}", f"{item.bytes_each:.3g}", f"{item.bytes / GIB:,.2f}")
+        for item in plan.memory
+    ]
+    lines.append(("all", "", "", f"{sum(item.bytes for item in plan.memory) / GIB:,.2f}"))
+    return Table("Memory of each GPU", ("what", "parameters", "bytes each", "GiB"), lines)
+
+
+def _memory_note(plan: Plan) -> str:
+    config, notes = plan.command.config, ["Activations are not counted"]
+    if config.optimizer._name != "adam":
+        notes.append(f"nor is the state of --optimizer {config.optimizer._name}")
+    if config.distributed_training.ddp_backend == "fully_sharded":
+        notes.append("nor that --ddp-backend fully_sharded gives each rank a share of all this")
+    return f"  {', '.join(notes)}."
+
+
+def _flops_table(plan: Plan) -> Table:
+    scale, unit = _flop_unit(plan)
+    lines = [(item.part, f"{item.flops / scale:,.3f}", item.formula) for item in plan.flops]
+    lines.append(("all", f"{sum(item.flops for item in plan.flops) / scale:,.3f}", ""))
+    return Table("Floating-point operations of an update, forward and backward", ("part", unit, "formula"), lines)
+
+
+def _flop_unit(plan: Plan) -> tuple[float, str]:
+    total = sum(item.flops for item in plan.flops)
+    return next(((scale, unit) for scale, unit in ((1e15, "PFLOP"), (1e12, "TFLOP")) if total >= scale), (1e9, "GFLOP"))
+
+
+def _flops_note(plan: Plan) -> str:
+    assumed, model, (scale, unit) = plan.assumptions, plan.command.config.model, _flop_unit(plan)
+    days = plan.gpu_hours / plan.command.ranks / 24
+    time = f"{days:,.1f} days" if days >= 2 else f"{24 * days:.3g} hours"
+    hours = f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 100 else f"{plan.gpu_hours:.3g}"
+    update = f"{sum(item.flops for item in plan.flops) / scale:,.2f} {unit}"
+    text = "  Text tokens are those that are no image slots. Padding and dropout are not counted"
+    if model.checkpoint_activations:
+        text += ", nor is the second forward pass of --checkpoint-activations"
+    if model.cache_vision_features:
+        text += ", nor what --cache-vision-features saves"
+    return (
+        f"{text}.\n  {update} × {plan.updates:,} updates at {assumed.utilisation:.0%} of {assumed.gpu_tflops:g} "
+        f"TFLOP/s (--utilisation, --gpu-tflops): {hours} GPU-hours, {time} on {_gpus(plan)}, "
+        f"{plan.seconds_per_update:,.2f} seconds an update."
+    )
+
+
+def _agreement(plan: Plan) -> str:
+    values = len(RUNS[plan.command.claim])
+    return f"The paper's {plan.command.claim.replace('_', ' ')}: all of its {values} values are these."
+
+
+def _difference_table(plan: Plan, found: list[Difference]) -> Table:
+    lines = [
+        (f"{one.value.place} ({one.value.source})", one.value.name, _spoken(one.value.expected), _spoken(one.found))
+        for one in found
+    ]
+    title = f"Not the paper's {plan.command.claim.replace('_', ' ')}"
+    return Table(title, ("where", "value", "expected", "found"), lines)
+
+
+def _spoken(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(_spoken, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
