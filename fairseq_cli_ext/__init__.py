@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,9 +20,13 @@ def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str
 
     try:
         run(arguments)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # `| head` has read enough; what is left must not be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def require_positive(args: argparse.Namespace, names: Iterable[str]) -> None:

@@ -3,15 +3,19 @@
 import io
 import json
 import random
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 import torch
+import yaml
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from fairseq_cli import train as fairseq_train
 from PIL import Image
 
+from kosmos_plugin.data.batch import Batch
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.models.config import KosmosTinyConfig
 from kosmos_plugin.models.kosmos import KosmosModel
@@ -129,6 +133,18 @@ streams:
     return path
 
 
+def text_data(data: Path, folder: Path) -> Path:
+    """The text stream of `data` alone: a data YAML in `folder`."""
+    config = yaml.safe_load(data.read_text())
+    text = config["streams"]["text"]
+    for corpus in text["corpora"]:
+        corpus.update({split: str(data.parent / corpus[split]) for split in ("train", "valid")})
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump({"vocabulary": str(data.parent / "vocabulary"), "streams": {"text": text}}))
+    (folder / "clip.json").write_text(json.dumps(CLIP))
+    return path
+
+
 def task(data: Path, update_freq: int = 1, **options) -> KosmosMultimodalTask:
     """The task on a tiny data YAML."""
     cfg = KosmosMultimodalConfig(
@@ -142,6 +158,12 @@ def task(data: Path, update_freq: int = 1, **options) -> KosmosMultimodalTask:
     )
     cfg.seed, cfg.update_freq = options.get("seed", 1), [update_freq]
     return KosmosMultimodalTask.setup_task(cfg)
+
+
+def batch(a_task: KosmosMultimodalTask) -> Batch:
+    """The first batch of training."""
+    a_task.load_dataset("train")
+    return a_task.get_batch_iterator(a_task.dataset("train"), max_sentences=100).micro_batches[0]
 
 
 def model_config(data: Path, **options) -> KosmosTinyConfig:
@@ -159,13 +181,16 @@ def model_config(data: Path, **options) -> KosmosTinyConfig:
         }
     )
     config.image_tokens, config.image_size, config.tokens_per_sample = IMAGE_TOKENS, IMAGE_SIZE, TOKENS_PER_SAMPLE
+    config.image_fit = "crop"
     return config
 
 
 def model(a_task: KosmosMultimodalTask, seed: int = 0, **options) -> KosmosModel:
     """The tiny model for `a_task`, with seeded random weights, in evaluation mode."""
     torch.manual_seed(seed)
-    return KosmosModel.build_model(model_config(Path(a_task.cfg.data), **options), a_task).eval()
+    config = model_config(Path(a_task.cfg.data), **options)
+    config.image_tokens = a_task.cfg.image_tokens
+    return KosmosModel.build_model(config, a_task).eval()
 
 
 TRAIN_OPTIONS = (
@@ -174,6 +199,17 @@ TRAIN_OPTIONS = (
     "--decoder-ffn-embed-dim 64 --decoder-attention-heads 2 --vision-encoder clip --vision-weights none "
     "--batch-size 64 --optimizer adam --lr 0.001 --log-format json --log-interval 1"
 )
+
+
+def train(data: Path, folder: Path, *options) -> Path:
+    """fairseq-train in this process; returns the last checkpoint."""
+    arguments = [data, *TRAIN_OPTIONS.split(), "--vision-model", data.parent / "clip.json", *options]
+    before, sys.argv = sys.argv, ["fairseq-train", *map(str, arguments), "--save-dir", str(folder)]
+    try:
+        fairseq_train.cli_main()
+    finally:
+        sys.argv = before
+    return folder / "checkpoint_last.pt"
 
 
 def decode(image) -> torch.Tensor:

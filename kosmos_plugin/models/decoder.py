@@ -12,6 +12,7 @@ from torch import nn
 from torchscale.architecture.config import DecoderConfig
 from torchscale.architecture.decoder import Decoder, DecoderLayer
 
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.attention import FusedAttention, document_mask
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, document_positions, xpos_rotation
@@ -54,6 +55,11 @@ class KosmosDecoder(Decoder):
     """Token embeddings (image embeddings already in place) → hidden states; `output_layer` makes logits of them."""
 
     def __init__(self, config: KosmosConfig, vocabulary_size: int, padding_idx: int):
+        if config.decoder_embed_dim % (2 * config.decoder_attention_heads):
+            raise UserError(
+                f"--decoder-embed-dim {config.decoder_embed_dim} is not a multiple of twice --decoder-attention-heads "
+                f"{config.decoder_attention_heads}: heads are equally wide, and positions turn pairs of components."
+            )
         embed_tokens = nn.Embedding(vocabulary_size, config.decoder_embed_dim, padding_idx)
         nn.init.normal_(embed_tokens.weight, std=config.decoder_embed_dim**-0.5)
         nn.init.zeros_(embed_tokens.weight[padding_idx])

@@ -47,7 +47,7 @@ def build_vision_encoder(
 ) -> VisionEncoder:
     """The encoder `name`; random if `weights` is None, or not `load_weights` (a checkpoint is about to be loaded)."""
     if name not in VISION_ENCODERS:
-        raise UserError(f"--vision-encoder {name} is unknown; known are {', '.join(VISION_ENCODERS)}.")
+        raise UserError(f"--vision-encoder {name} is unknown; known are {', '.join(VISION_ENCODERS)}, none.")
     module, function = VISION_ENCODERS[name]
     return getattr(importlib.import_module(module), function)(
         model, weights, image_size, trainable_layers, load_weights

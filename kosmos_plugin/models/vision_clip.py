@@ -1,6 +1,7 @@
 """CLIP's vision transformers by open_clip: every token after `ln_post`, L2-normalised, without the projection."""
 
 import os
+import textwrap
 import zipfile
 
 import torch
@@ -86,15 +87,17 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
             device=torch.get_default_device(),
         )
     except Exception as error:  # torch, safetensors and the network raise anything on a file that is none
-        raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {error}") from None
+        reason = textwrap.shorten(str(error), 500)  # of another model's, it lists every tensor
+        raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {reason}") from None
     visual = whole.visual
     if not hasattr(visual, "transformer") or not hasattr(visual, "_embeds"):
         raise UserError(f"--vision-model {model} is not one of open_clip's own vision transformers.")
     layers = len(visual.transformer.resblocks)
     if not 0 <= trainable_layers <= layers:
         raise UserError(f"--trainable-vision-layers must be 0 to {layers}, not {trainable_layers}.")
-    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    # The tag's own, also where its weights are not loaded since a checkpoint's are about to be.
+    mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = tag.get("std") or open_clip.OPENAI_DATASET_STD
     return ClipVision(visual, mean, std, trainable_layers)
 
 

@@ -84,16 +84,140 @@ def test_scores_depend_on_distance_alone():
     torch.testing.assert_close(scores, scores[..., :1].expand_as(scores), atol=1e-3, rtol=1e-4)
 
 
-def test_dropout_happens_in_training_alone(data):
+# ---- dropout, on every path that attention takes
+
+LENGTH = 48
+RATE = 0.1
+
+
+def causal(decoder, embeddings):
+    return decoder(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.int64))
+
+
+def documents(decoder, embeddings):
+    """Rows of two documents, the second of which does not see the first."""
+    ids = torch.ones(embeddings.shape[:2], dtype=torch.int64)
+    ids[:, LENGTH // 3 :] = 2
+    return decoder(embeddings, ids)
+
+
+def cached(decoder, embeddings):
+    """A prompt and steps of one token."""
+    rows, hidden, cache = len(embeddings), [], {}
+    for begin, end in [(0, LENGTH - 3), *((i, i + 1) for i in range(LENGTH - 3, LENGTH))]:
+        positions = torch.arange(begin, end).expand(rows, -1)
+        mask = torch.ones(end - begin, end, dtype=torch.bool).tril(begin).expand(rows, 1, -1, -1)
+        hidden.append(decoder.extend(embeddings[:, begin:end], positions, mask, cache))
+    return torch.cat(hidden, dim=1)
+
+
+PATHS = pytest.mark.parametrize(
+    ("path", "checkpoint_activations"),
+    [(causal, False), (causal, True), (documents, False), (documents, True), (cached, False)],
+)
+
+
+@PATHS
+@pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "activation_dropout", None])
+def test_dropout_happens_in_training_alone(data, path, checkpoint_activations, kind):
     torch.manual_seed(0)
-    for name in ("dropout", "attention_dropout"):
-        decoder = KosmosDecoder(tiny.model_config(data, **{name: 0.5}), VOCABULARY, padding_idx=1)
-        tokens = torch.randint(4, VOCABULARY, (1, 20))
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0} | ({kind: RATE} if kind else {})
+    config = tiny.model_config(data, checkpoint_activations=checkpoint_activations, **rates)
+    decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1)
+    embeddings = torch.randn(2, LENGTH, config.decoder_embed_dim, requires_grad=True)
+    in_evaluation = path(decoder.eval(), embeddings)
+    assert torch.equal(path(decoder, embeddings), in_evaluation)
+    decoder.train()
+    assert torch.equal(path(decoder, embeddings), path(decoder, embeddings)) == (kind is None)
+    assert torch.equal(path(decoder.eval(), embeddings), in_evaluation)
 
-        def run(decoder=decoder, tokens=tokens):
-            return decoder(decoder.embed_tokens(tokens), one_document(tokens))
 
-        decoder.train()
-        assert not torch.equal(run(), run()), name
-        decoder.eval()
-        assert torch.equal(run(), run()), name
+def attention_weights(data, path, checkpoint_activations, training):
+    """What attention multiplies the values with, [B, T, T], seen through the decoder.
+
+    Queries and keys are zero, so that each position attends equally to all it sees. Position j's embedding is the
+    unit vector j; values undo what LayerNorm adds to it, and are that vector again.
+    """
+    width = 2 * LENGTH
+    config = tiny.model_config(
+        data, decoder_layers=1, decoder_embed_dim=width, decoder_attention_heads=1, dropout=0.0,
+        attention_dropout=RATE, checkpoint_activations=checkpoint_activations,
+    )  # fmt: skip
+    decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1).train(training)
+    attention = decoder.layers[0].self_attn
+    identity = torch.eye(width)
+    for projection, weight in [
+        (attention.q_proj, 0 * identity),
+        (attention.k_proj, 0 * identity),
+        # LayerNorm makes height·(e_j − 1/width): the difference of the two halves is height·e_j
+        (attention.v_proj, identity - identity.roll(LENGTH, dims=1)),
+        (attention.out_proj, identity),
+    ]:
+        projection.weight.data.copy_(weight)
+    attention.inner_attn_ln = None
+    height = width / (width - 1) ** 0.5
+    seen = []
+    attention.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    torch.manual_seed(1)
+    path(decoder, torch.eye(LENGTH, width, requires_grad=True).expand(16, -1, -1))
+    return torch.cat(seen, dim=1)[..., :LENGTH] / height
+
+
+@PATHS
+def test_the_rate_of_attention_dropout(data, path, checkpoint_activations):
+    weights = attention_weights(data, path, checkpoint_activations, training=False)
+    visible = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    if path is documents:
+        visible[LENGTH // 3 :, : LENGTH // 3] = False
+    everything = visible / visible.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(weights, everything.expand_as(weights), atol=1e-5, rtol=1e-3)
+    weights = attention_weights(data, path, checkpoint_activations, training=True)
+    assert weights[:, ~visible].abs().max() < 1e-5
+    dropped = weights.abs() < 1e-5
+    share = dropped[:, visible].double()
+    assert share.mean().item() == pytest.approx(RATE, abs=5 * (RATE * (1 - RATE) / share.numel()) ** 0.5)
+    kept = weights[~dropped & visible]
+    torch.testing.assert_close(
+        kept, (everything / (1 - RATE)).expand_as(weights)[~dropped & visible], atol=1e-5, rtol=1e-3
+    )
+    assert not torch.equal(dropped[0], dropped[1]), "each row of a batch draws its own"
+
+
+@torch.no_grad()
+@PATHS
+@pytest.mark.parametrize("sublayer", ["embeddings", "attention", "ffn"])
+def test_the_rate_of_dropout_on_embeddings_and_sublayers(data, path, checkpoint_activations, sublayer):
+    torch.manual_seed(0)
+    config = tiny.model_config(
+        data, decoder_layers=1, dropout=RATE, attention_dropout=0.0, checkpoint_activations=checkpoint_activations
+    )
+    decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1).train()
+    [layer] = decoder.layers
+    other = {"attention": layer.ffn.fc2, "ffn": layer.self_attn.out_proj}.get(sublayer)
+    if other is not None:
+        other.weight.zero_()
+    before, after = [], []
+    layer.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
+    layer.register_forward_hook(lambda module, inputs, output: after.append(output[0]))
+    path(decoder, torch.randn(16, LENGTH, config.decoder_embed_dim))
+    before, after = torch.cat(before, dim=1), torch.cat(after, dim=1)
+    dropped = (before if sublayer == "embeddings" else after - before) == 0
+    assert float(dropped.double().mean()) == pytest.approx(RATE, abs=5 * (RATE * (1 - RATE) / dropped.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("path", [causal, documents])
+def test_recomputed_activations_drop_the_same(data, path):
+    """Checkpointing changes no gradient, dropout included."""
+    found = []
+    for checkpoint_activations in (False, True):
+        torch.manual_seed(0)
+        config = tiny.model_config(
+            data, dropout=RATE, attention_dropout=RATE, checkpoint_activations=checkpoint_activations
+        )
+        decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1).train()
+        path(decoder, torch.randn(2, LENGTH, config.decoder_embed_dim, requires_grad=True)).square().sum().backward()
+        found.append({name: p.grad for name, p in decoder.named_parameters() if p.grad is not None})
+    plain, recomputed = found
+    assert plain.keys() == recomputed.keys() and len(plain) > 30
+    for name in plain:
+        torch.testing.assert_close(plain[name], recomputed[name], atol=1e-5, rtol=1e-4, msg=name)

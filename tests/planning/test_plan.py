@@ -1,7 +1,11 @@
 """kosmos-inspect --plan: its rules against torch's counter and fairseq's trainer, and plain errors for wrong inputs."""
 
 import itertools
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -285,3 +289,15 @@ def expect_error(capsys, arguments: list[str], message: str) -> None:
     assert exit.value.code == 2
     assert printed.out == ""
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
+
+
+def test_a_reader_that_has_enough(data, tmp_path):
+    """`kosmos-inspect … | head` ends without a traceback; here nothing reads at all."""
+    command = [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.inspect", "--plan", script_of(tmp_path, data)]
+    command = shlex.join(map(str, [*command, *AVERAGES]))
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | :; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=root
+    )
+    assert done.stdout == "1\n"
+    assert "Error" not in done.stderr

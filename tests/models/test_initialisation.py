@@ -1,0 +1,94 @@
+"""Magneto's initialisation: the measured standard deviation of each matrix is the formula's, or TorchScale's.
+
+A measured standard deviation of n normal numbers has a standard error of 1/√(2n): at the width below 1 % is five of
+them for the smallest matrix.
+"""
+
+import math
+from collections import defaultdict
+
+import pytest
+import torch
+from torch import nn
+from torchscale.architecture.decoder import Decoder
+
+from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
+from tests import tiny
+
+WIDTH, INNER, VOCABULARY = 384, 1536, 1000
+SCALED = ("v_proj", "out_proj", "fc1", "fc2")
+MATRICES = {"q_proj": (WIDTH, WIDTH), "k_proj": (WIDTH, WIDTH), "v_proj": (WIDTH, WIDTH), "out_proj": (WIDTH, WIDTH),
+            "fc1": (WIDTH, INNER), "fc2": (INNER, WIDTH)}  # fmt: skip
+
+
+def decoder(data, layers, **options):
+    torch.manual_seed(layers)
+    config = tiny.model_config(
+        data, decoder_layers=layers, decoder_embed_dim=WIDTH, decoder_ffn_embed_dim=INNER, decoder_attention_heads=4,
+        **options,
+    )  # fmt: skip
+    return config, KosmosDecoder(config, VOCABULARY, padding_idx=1)
+
+
+def linear_layers(model):
+    """(kind, module) of every linear map in the layers."""
+    for name, module in model.layers.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name.rpartition(".")[2], module
+
+
+@pytest.mark.parametrize("layers", [2, 12, 24])
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_the_papers(data, layers, checkpoint_activations):
+    gamma = math.sqrt(math.log(2 * layers))
+    if layers == 24:
+        assert gamma == pytest.approx(1.9675, abs=1e-4)
+    _, model = decoder(data, layers, checkpoint_activations=checkpoint_activations)
+    seen = defaultdict(int)
+    for kind, module in linear_layers(model):
+        fan_in, fan_out = MATRICES[kind]
+        expected = (gamma if kind in SCALED else 1) * math.sqrt(2 / (fan_in + fan_out))
+        assert module.weight.std().item() == pytest.approx(expected, rel=0.01), kind
+        assert abs(module.weight.mean().item()) < 5 * expected / math.sqrt(fan_in * fan_out)
+        assert not module.bias.any(), kind
+        seen[kind] += 1
+    assert seen == dict.fromkeys(MATRICES, layers)
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 4 * layers + 1, "two of each sublayer's, and the last"
+    assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
+
+
+@pytest.mark.parametrize("initialisation", ["xavier", "torchscale"])
+def test_embeddings(data, initialisation):
+    _, model = decoder(data, 2, initialisation=initialisation, untied_embeddings=True)
+    words = model.embed_tokens.weight
+    assert not words[1].any(), "padding"
+    others = torch.cat((words[:1], words[2:]))
+    for matrix in (others, model.output_projection.weight):
+        assert matrix.std().item() == pytest.approx(WIDTH**-0.5, rel=0.01)
+    _, tied = decoder(data, 2, initialisation=initialisation)
+    assert tied.output_projection.weight is tied.embed_tokens.weight
+
+
+@pytest.mark.parametrize("layers", [2, 12, 24])
+def test_torchscales(data, layers):
+    """Torch's default of a linear map times the gain, biases included, as stock TorchScale has it."""
+
+    def spreads(model):
+        pooled = defaultdict(list)
+        for kind, module in linear_layers(model):
+            pooled[kind, "weight"].append(module.weight.detach().flatten())
+            pooled[kind, "bias"].append(module.bias.detach())
+        return {key: float(torch.cat(parts).std()) for key, parts in pooled.items()}
+
+    config, model = decoder(data, layers, initialisation="torchscale")
+    torch.manual_seed(layers)
+    stock = spreads(Decoder(decoder_config(config, VOCABULARY), nn.Embedding(VOCABULARY, WIDTH)))
+    gamma = math.sqrt(math.log(2 * layers))
+    for (kind, which), found in spreads(model).items():
+        # of uniform numbers, 0.45/√n is the standard error; the fewest biases are two layers' of one projection
+        tolerance = 0.01 if which == "weight" else 0.11 / math.sqrt(layers)
+        assert found == pytest.approx(stock[kind, which], rel=tolerance), (kind, which)
+        torch_default = 1 / math.sqrt(3 * MATRICES[kind][0])
+        expected = (gamma if kind in SCALED else 1) * torch_default
+        assert found == pytest.approx(expected, rel=tolerance), (kind, which)

@@ -1,0 +1,159 @@
+"""Positions against fairseq's sinusoids and TorchScale's decoder: packed, cached, and in batches of unequal lengths."""
+
+import pytest
+import torch
+from fairseq.modules import SinusoidalPositionalEmbedding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torchscale.architecture.decoder import Decoder
+
+from kosmos_plugin.generation.cache import DecodingState
+from kosmos_plugin.models.decoder import decoder_config
+from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.positions import SinusoidalPositions
+from tests import tiny
+
+PAD = 1
+VARIANTS = ["xpos", "sinusoidal", "both"]
+
+
+@torch.no_grad()
+@settings(max_examples=30, deadline=None)
+@given(half=st.integers(2, 40), lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=3))
+def test_sinusoids_equal_fairseqs(half, lengths):
+    theirs = SinusoidalPositionalEmbedding(2 * half, padding_idx=PAD, init_size=16)
+    ours = SinusoidalPositions(2 * half)
+    for length in lengths:
+        expected = theirs(torch.full((1, length), PAD + 1))
+        torch.testing.assert_close(ours(torch.arange(length)[None]), expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request, data):
+    """A model of text alone, and TorchScale's stock decoder with the same weights and fairseq's sinusoids."""
+    task = tiny.task(data)
+    model = tiny.model(task, vision_encoder="none", positions=request.param)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    vocabulary, width = model.decoder.embed_tokens.weight.shape
+    sinusoids = None if request.param == "xpos" else SinusoidalPositionalEmbedding(width, PAD)
+    config = decoder_config(model.config, vocabulary)
+    assert config.xpos_rel_pos == (request.param != "sinusoidal")
+    stock = Decoder(config, nn.Embedding(vocabulary, width), sinusoids).eval()
+    stock.load_state_dict(model.decoder.state_dict(), strict=True)
+    return model, stock
+
+
+def random_tokens(*shape):
+    return torch.randint(4, 70, shape)
+
+
+def assert_near(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_full_pass_equals_torchscale(pair):
+    model, stock = pair
+    tokens = random_tokens(3, 50)
+    assert_near(model(tokens, torch.ones_like(tokens))[0], stock(tokens)[0])
+
+
+@torch.no_grad()
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5), padding=st.integers(0, 5))
+def test_packed_documents_equal_torchscale_on_each_alone(pair, lengths, padding):
+    """Positions count within each document of a row."""
+    model, stock = pair
+    tokens = random_tokens(1, sum(lengths) + padding)
+    ids = [number for number, length in enumerate(lengths, 1) for _ in range(length)] + [0] * padding
+    logits = model(tokens, torch.tensor([ids]))[0]
+    begin = 0
+    for length in lengths:
+        document = slice(begin, begin + length)
+        assert_near(logits[:, document], stock(tokens[:, document])[0])
+        begin += length
+
+
+def left_padded(rows):
+    """tokens [B, T] aligned at their ends, and which are no padding."""
+    length = max(map(len, rows))
+    tokens = torch.full((len(rows), length), PAD)
+    for place, row in zip(tokens, rows, strict=True):
+        place[length - len(row) :] = row
+    return tokens, tokens != PAD
+
+
+def read(model, state, tokens, valid):
+    return model.decoder.output_layer(state.extend(tokens, valid))
+
+
+@torch.no_grad()
+@settings(max_examples=25, deadline=None)
+@given(
+    prompts=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    chunks=st.lists(st.integers(1, 5), min_size=0, max_size=5),
+    seed=st.integers(0, 1000),
+)
+def test_prompts_of_unequal_lengths_equal_torchscale_on_each_alone(pair, prompts, chunks, seed):
+    """Prompts in one batch, then chunks of one and several tokens: each row as if it were alone, and as TorchScale."""
+    model, stock = pair
+    torch.manual_seed(seed)
+    rows = [random_tokens(length + sum(chunks)) for length in prompts]
+    state = DecodingState(model)
+    parts = [read(model, state, *left_padded([row[:length] for row, length in zip(rows, prompts, strict=True)]))]
+    read_so_far = 0
+    for chunk in chunks:
+        begins = [length + read_so_far for length in prompts]
+        tokens = torch.stack([row[begin : begin + chunk] for row, begin in zip(rows, begins, strict=True)])
+        parts.append(read(model, state, tokens, torch.ones_like(tokens, dtype=torch.bool)))
+        read_so_far += chunk
+    logits = torch.cat(parts, dim=1)
+    for row, found in zip(rows, logits, strict=True):
+        found = found[-len(row) :]
+        assert_near(found, stock(row[None])[0][0])
+        alone = read(model, DecodingState(model), row[None], torch.ones(1, len(row), dtype=torch.bool))[0]
+        assert_near(found, alone)
+
+
+@torch.no_grad()
+def test_one_token_at_a_time_equals_torchscales_own_steps(pair):
+    """TorchScale's incremental decoding, which rotates its whole cache anew at each step."""
+    model, stock = pair
+    tokens = random_tokens(2, 12)
+    state, incremental, valid = DecodingState(model), {}, torch.ones(2, 1, dtype=torch.bool)
+    for step in range(tokens.size(1)):
+        ours = read(model, state, tokens[:, step : step + 1], valid)
+        theirs = stock(tokens[:, : step + 1], incremental_state=incremental)[0]
+        assert_near(ours, theirs)
+
+
+@torch.no_grad()
+def test_rows_kept_several_times_go_on_as_themselves(pair):
+    """A beam: after `select`, each kept row continues with its own positions."""
+    model, stock = pair
+    rows = [random_tokens(length) for length in (3, 9, 5)]
+    state = DecodingState(model)
+    state.extend(*left_padded(rows))
+    kept = [2, 0, 2, 1]
+    state.select(torch.tensor(kept))
+    more = random_tokens(len(kept), 2)
+    logits = read(model, state, more, torch.ones_like(more, dtype=torch.bool))
+    for row, tokens, found in zip(kept, more, logits, strict=True):
+        assert_near(found, stock(torch.cat((rows[row], tokens))[None])[0][0, -2:])
+
+
+@torch.no_grad()
+def test_the_variants_differ(data):
+    """With the same weights: none of the three is ignored."""
+    task = tiny.task(data)
+    tokens = random_tokens(1, 20)
+
+    def logits(positions) -> torch.Tensor:
+        model: KosmosModel = tiny.model(task, vision_encoder="none", positions=positions)
+        return model(tokens, torch.ones_like(tokens))[0]
+
+    xpos, sinusoidal, both = map(logits, VARIANTS)
+    for one, other in [(xpos, sinusoidal), (xpos, both), (sinusoidal, both)]:
+        assert (one - other).abs().max() > 1e-3
