@@ -5,7 +5,7 @@
     kosmos-inspect DATA.yaml --image-tokens 8 --image-size 128 --tokens-per-sample 256     as in the quickstart
 
 It is made by the code that makes the batches of fairseq-train. Give the same options as there: --image-tokens,
---image-size, --tokens-per-sample, --seed and --update-freq all change what is in it. No model is built.
+--image-size, --image-fit, --tokens-per-sample, --seed and --update-freq all change what is in it. No model is built.
 
     kosmos-inspect --plan examples/kosmos_1/pretrain.sh                   parameters, tokens, memory, FLOPs, GPU-hours
 
@@ -42,6 +42,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, list[argparse.Action]]
     add("--update-freq", type=int, default=1, help="micro-batches of a rank in an update")
     add("--image-tokens", type=int, default=64, help="embeddings an image takes in a sequence")
     add("--image-size", type=int, default=224, help="height and width of the images, in pixels")
+    add("--image-fit", choices=("crop", "stretch"), default="crop", help="how an image is made square (default: crop)")
     add("--tokens-per-sample", type=int, default=2048, help="length of a row")
     add("--seed", type=int, default=1, help="seed of the order of documents")
     add("--rows", type=int, default=4, help="show at most this many rows of each stream (default: 4)")
@@ -84,6 +85,7 @@ def _show_micro_batch(args: argparse.Namespace) -> None:
         data=args.data,
         image_tokens=args.image_tokens,
         image_size=args.image_size,
+        image_fit=args.image_fit,
         tokens_per_sample=args.tokens_per_sample,
     )
     cfg.seed, cfg.update_freq = args.seed, [args.update_freq]

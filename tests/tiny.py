@@ -189,7 +189,7 @@ def model(a_task: KosmosMultimodalTask, seed: int = 0, **options) -> KosmosModel
     """The tiny model for `a_task`, with seeded random weights, in evaluation mode."""
     torch.manual_seed(seed)
     config = model_config(Path(a_task.cfg.data), **options)
-    config.image_tokens = a_task.cfg.image_tokens
+    config.image_tokens, config.image_fit = a_task.cfg.image_tokens, a_task.cfg.image_fit
     return KosmosModel.build_model(config, a_task).eval()
 
 

@@ -42,6 +42,9 @@ class MicroBatches(torch.utils.data.Dataset):
     def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
         """UserError if the first update cannot be dealt so that every micro-batch has work and none is too large."""
         rows = len(self.mixture.rows(0, count_skips=False))
+        if rows == 0:
+            self.mixture.rows(0)  # warns of each
+            raise UserError("Every record of the first update is broken: see the warnings.")
         parts = self.ranks * self.update_freq
         how = f"An update has {rows} rows of {self.mixture.max_tokens:,} tokens"
         if rows < parts:

@@ -274,6 +274,17 @@ def test_more_ranks_than_rows(data):
     MicroBatches(dataset, None, 0, rows, 1).check_fit(None, None)
 
 
+def test_nothing_but_broken_records(data, tmp_path, caplog):
+    tiny.write_tar(tmp_path / "empty.tar", tiny.caption_members("0", "", tiny.png(random.Random(0))))
+    (tmp_path / "data.yaml").write_text(
+        f"vocabulary: {data.parent / 'vocabulary'}\n"
+        "streams: {captions: {kind: captions, sequences_per_update: 1, corpora: [{name: c, train: empty.tar}]}}\n"
+    )
+    with pytest.raises(UserError, match="Every record of the first update is broken"):
+        iterator(tmp_path / "data.yaml")
+    assert "the caption is empty" in caplog.text
+
+
 def test_update_freq_is_one_number(data):
     task, dataset = loaded(data)
     task.cfg.update_freq = [1, 2]
