@@ -1,7 +1,7 @@
 # make train       trains the quickstart's model, end to end
 # make test        the tests; make test-all also the slow ones
 # make check       style
-# make benchmark   measurements of speed and memory
+# make benchmark   measurements of speed, memory and the model's behaviour
 #
 # The first use creates .venv and installs what is needed into it, the plugin itself editable. PYTHON chooses the
 # interpreter of .venv: make test PYTHON=python3.12

@@ -28,20 +28,22 @@ class KosmosModel(BaseFairseqModel):
         from kosmos_plugin.models.resampler import build_resampler
         from kosmos_plugin.models.vision import Vision, build_vision_encoder
 
+        encoder = None
+        if config.vision_encoder != "none":
+            encoder = build_vision_encoder(
+                config.vision_encoder,
+                config.vision_model,
+                None if config.vision_weights == "none" else config.vision_weights,
+                config.image_size,
+                config.trainable_vision_layers,
+                load_weights=task.needs_pretrained_weights,
+            )
         dictionary = task.source_dictionary
         decoder = KosmosDecoder(config, len(dictionary), dictionary.pad())
         if config.decoder_weights is not None and task.needs_pretrained_weights:
             load_decoder_weights(decoder, config.decoder_weights)
-        if config.vision_encoder == "none":
+        if encoder is None:
             return cls(config, None, None, decoder)
-        encoder = build_vision_encoder(
-            config.vision_encoder,
-            config.vision_model,
-            None if config.vision_weights == "none" else config.vision_weights,
-            config.image_size,
-            config.trainable_vision_layers,
-            load_weights=task.needs_pretrained_weights,
-        )
         resampler = build_resampler(config, decoder.args, encoder.num_features, encoder.width)
         return cls(config, Vision(encoder, config.cache_vision_features), resampler, decoder)
 

@@ -1,0 +1,19 @@
+"""Measurements: `make benchmark`, or `python -m tests.benchmarks NAME …` for some of them.
+
+A benchmark is a file here with `run(out: Path) -> Result` and a line in BENCHMARKS. It writes its plots to `out`.
+"""
+
+import importlib
+from pathlib import Path
+
+# Name of the file → what it measures, for --list.
+BENCHMARKS = {
+    "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
+    "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
+    "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
+}
+
+
+def measure(name: str, out: Path):
+    """The Result of one benchmark."""
+    return importlib.import_module(f"tests.benchmarks.{name}").run(out)

@@ -1,0 +1,40 @@
+"""What a measurement was taken on: the machine and the versions."""
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+DISTRIBUTIONS = ("torch", "torchscale", "ve-fairseq", "fairseq", "kosmos-plugin")
+
+
+def machine() -> dict[str, str | float]:
+    """The processor, its cores that may be used, memory, the load before the measurement, and a GPU if there is one."""
+    about = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+    if torch.cuda.is_available():
+        about["gpu"] = torch.cuda.get_device_name()
+    return about
+
+
+def versions() -> dict[str, str]:
+    """Python and the distributions that are installed of those that matter."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return names[0] if names else platform.machine()

@@ -1,0 +1,48 @@
+"""The runner of the benchmarks: what it lists, what it refuses, and what a result becomes."""
+
+import importlib
+import json
+
+import pytest
+
+from tests.benchmarks import BENCHMARKS
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.result import Result, Spread
+
+
+def test_lists_every_benchmark(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--list"])
+    main()
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == list(BENCHMARKS)
+    for name in listed:
+        assert callable(importlib.import_module(f"tests.benchmarks.{name}").run)
+
+
+def test_an_unknown_name_is_one_error(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "warp_drive", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as status:
+        main()
+    assert status.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "warp_drive" in last and all(name in last for name in BENCHMARKS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_as_markdown_and_as_json():
+    rows = [["a", 1234, 0.123456], ["b", Spread((3.0, 1.0, 2.0)), float("nan")]]
+    result = Result("Times", ["what", "seconds", "share"], rows, ["A note."], ["plot.png"])
+    assert result.markdown().splitlines() == [
+        "## Times",
+        "",
+        "| what | seconds | share |",
+        "| --- | --- | --- |",
+        "| a | 1,234 | 0.123 |",
+        "| b | 2.00 (1.00 to 3.00) | nan |",
+        "",
+        "- A note.",
+        "",
+        "![Times](plot.png)",
+    ]
+    written = json.loads(json.dumps(result.json(), allow_nan=False))
+    assert written["rows"] == [["a", 1234, 0.123456], ["b", [3.0, 1.0, 2.0], "nan"]]
