@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable
 def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
     """Run a command; what a user got wrong ends it with one line on standard error and exit status 2."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
-    logging.basicConfig(level=logging.WARNING)
-    logging.disable(logging.INFO)  # fairseq talks while it is imported, and asks the root logger for more
+    logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
+    logging.disable(logging.INFO)  # fairseq talks while it is imported
     try:
         import kosmos_plugin  # noqa: F401
     except ImportError as error:  # without fairseq it says what to install
         sys.exit(f"error: {error}")
-    logging.getLogger().setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
     from kosmos_plugin.errors import UserError
 
