@@ -31,6 +31,7 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
 
 def _huggingface():
     try:
+        import google.protobuf  # noqa: F401 - by which transformers reads a SentencePiece model
         import transformers  # noqa: F401
 
         from kosmos_plugin.checkpoints import huggingface

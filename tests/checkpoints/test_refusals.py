@@ -203,6 +203,13 @@ def test_full_disk(ours, theirs, tmp_path, to):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("missing", ["transformers", "google.protobuf"])
+def test_without_the_extra(theirs, refusal, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
+    message = refusal("fairseq", theirs)
+    assert missing in message and "pip install kosmos-plugin[huggingface]" in message
+
+
 def test_unknown_format(capsys):
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
