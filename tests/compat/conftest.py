@@ -14,10 +14,11 @@ import kosmos_plugin
 PLUGIN = Path(kosmos_plugin.__path__[0])
 
 # Without dropout and with the sum of two batches to an update: what one process and two ranks compute is the same.
+# Without a buffer, whose thread sometimes aborts fairseq at exit when a training ends before its epoch.
 TINY_LANGUAGE_MODEL = (
     "--task language_modeling --arch transformer_lm --decoder-layers 1 --decoder-embed-dim 8 --decoder-ffn-embed-dim 8 "
     "--decoder-attention-heads 1 --dropout 0 --optimizer adam --lr 0.01 --sample-break-mode eos --tokens-per-sample 16 "
-    "--batch-size 4 --log-format json --log-interval 1"
+    "--batch-size 4 --data-buffer-size 0 --log-format json --log-interval 1"
 ).split()
 
 
