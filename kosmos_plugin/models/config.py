@@ -32,6 +32,13 @@ class KosmosConfig(FairseqDataclass):
         default="xavier",
         metadata={"help": "Magneto's initialisation: the paper's on Xavier, or TorchScale's on torch's default"},
     )
+    attention: ChoiceEnum(["documents", "masked"]) = field(
+        default="documents",
+        metadata={
+            "help": "how attention is computed, with the same result: documents (each as a row of its own) or masked "
+            "(packed rows with a T×T mask)"
+        },
+    )
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute the decoder layers' activations in the backward pass"}
     )

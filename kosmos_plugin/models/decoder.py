@@ -13,9 +13,9 @@ from torchscale.architecture.config import DecoderConfig
 from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.attention import FusedAttention, document_mask
+from kosmos_plugin.models.attention import FusedAttention, plan_attention
 from kosmos_plugin.models.config import KosmosConfig
-from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, document_positions, xpos_rotation
+from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
@@ -65,6 +65,7 @@ class KosmosDecoder(Decoder):
         nn.init.zeros_(embed_tokens.weight[padding_idx])
         embed_positions = None if config.positions == "xpos" else SinusoidalPositions(config.decoder_embed_dim)
         super().__init__(decoder_config(config, vocabulary_size), embed_tokens, embed_positions)
+        self.attention = str(config.attention)
         self.head_dim = config.decoder_embed_dim // config.decoder_attention_heads
         if config.initialisation == "xavier":
             initialise_magneto(self)
@@ -74,12 +75,15 @@ class KosmosDecoder(Decoder):
         return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
 
     def forward(self, token_embeddings: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
-        """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E]."""
-        x, rotation = self._place(token_embeddings, document_positions(document_ids))
-        mask = document_mask(document_ids)
+        """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E], zeros where there is padding."""
+        plan = plan_attention(document_ids, self.attention)
+        x = token_embeddings.flatten(0, 1)[plan.tokens].unsqueeze(0)
+        x, rotation = self._place(x, plan.positions.unsqueeze(0))
         for layer in self.layers:
-            x = layer(x, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
-        return self.layer_norm(x)
+            x = layer(x, self_attn_mask=plan, self_attn_rel_pos=rotation)[0]
+        hidden = self.layer_norm(x)[0]
+        rows = hidden.new_zeros(document_ids.numel(), hidden.size(-1)).index_copy(0, plan.tokens, hidden)
+        return rows.view(*document_ids.shape, -1)
 
     def extend(
         self,

@@ -5,6 +5,7 @@ from fairseq.models import BaseFairseqModel
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
+from kosmos_plugin.models.cross_entropy import summed_cross_entropy
 
 
 class KosmosModel(BaseFairseqModel):
@@ -63,13 +64,19 @@ class KosmosModel(BaseFairseqModel):
         document_ids: torch.Tensor,
         image_slots: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
-        logits_at: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, None]:
-        """Logits [B, T, V], or [M, V] of the M positions where `logits_at` (bool [B, T]) is True, row by row."""
+        targets: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(logits [B, T, V], None), or the loss and nothing larger if `targets` [B, T] are given.
+
+        Then it is (the sum of nll over the M targets that are not `pad`, the nll of each [M], row by row, without a
+        gradient). The loss is computed in here, where wrappers that gather the weights for `forward` have them.
+        """
         hidden = self.decoder(self.embed(tokens, image_slots, images), document_ids)
-        if logits_at is not None:
-            hidden = hidden[logits_at]
-        return self.decoder.output_layer(hidden), None
+        if targets is None:
+            return self.decoder.output_layer(hidden), None
+        places = targets.flatten().ne(self.decoder.embed_tokens.padding_idx).nonzero().flatten()
+        weight = self.decoder.output_projection.weight
+        return summed_cross_entropy(hidden.flatten(0, 1)[places], weight, targets.flatten()[places])
 
     def embed(
         self, tokens: torch.Tensor, image_slots: torch.Tensor | None, images: torch.Tensor | None

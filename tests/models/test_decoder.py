@@ -6,7 +6,7 @@ from torch import nn
 from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
-from kosmos_plugin.models.positions import document_positions, xpos_rotation
+from kosmos_plugin.models.positions import xpos_rotation
 from tests import tiny
 
 VOCABULARY = 50
@@ -63,12 +63,6 @@ def test_cached_steps_equal_torchscale(pair, chunks):
         done += size
     logits = ours.output_layer(torch.cat(hidden, dim=1))
     torch.testing.assert_close(logits, stock(tokens)[0], atol=1e-5, rtol=0)
-
-
-def test_positions_count_within_documents():
-    ids = torch.tensor([[1, 1, 1, 2, 2, 3, 0, 0], [4, 4, 4, 4, 4, 4, 4, 4]])
-    expected = [[0, 1, 2, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7]]
-    assert document_positions(ids).tolist() == expected
 
 
 def test_scores_depend_on_distance_alone():
@@ -160,7 +154,7 @@ def attention_weights(data, path, checkpoint_activations, training):
     attention.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
     torch.manual_seed(1)
     path(decoder, torch.eye(LENGTH, width, requires_grad=True).expand(16, -1, -1))
-    return torch.cat(seen, dim=1)[..., :LENGTH] / height
+    return torch.cat(seen, dim=1).view(16, LENGTH, width)[..., :LENGTH] / height
 
 
 @PATHS
