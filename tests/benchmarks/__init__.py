@@ -10,6 +10,7 @@ from pathlib import Path
 BENCHMARKS = {
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
+    "training_speed": "a training step beside stock's and transformers'",
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
 }
 

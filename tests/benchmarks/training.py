@@ -1,4 +1,4 @@
-"""One update of a model on noise, as it is timed: ours and *stock* by fairseq's `Trainer.train_step`, and transformers'.
+"""One update of a model on noise, as it is timed: ours and *stock* by fairseq's `Trainer`, and transformers'.
 
 All three have the same weights, samples and optimizer settings; ours and *stock* are command lines of `fairseq-train`.
 """
@@ -48,6 +48,12 @@ class Work:
     captions: tuple[int, int] = (0, 0)
     interleaved: tuple[int, int] = (0, 0)
     images: int = 2  # of an interleaved document, which fills a row
+    micro_batch: int = 64  # most rows of ours in one
+
+    @property
+    def length(self) -> int:
+        """Of the longest rows."""
+        return max(length for _, length in (self.text, self.captions, self.interleaved))
 
     def samples(self, task: KosmosMultimodalTask) -> dict[str, list[list[Sample]]]:
         """The samples of each row, by stream; the same whenever they are drawn."""
@@ -60,48 +66,77 @@ class Work:
         return {kind: rows for kind, rows in drawn.items() if rows}
 
 
-# ---- The three ways ----
+# ---- The three ways: each is called to make an update, and `load`s the samples of one ----
 
 
-def ours(work: Work) -> "FairseqUpdate":
-    """Ours. Rows of equal length are a micro-batch."""
-    config = configuration(work, f"--arch {work.arch} --criterion multimodal_cross_entropy {our_options()}")
-    task, model = task_and_model(config)
-    rows: dict[int, list[PackedRow]] = {}
-    for kind, drawn in work.samples(task).items():
-        packed = [PackedRow(KINDS.index(kind), kind == "text", tuple(samples)) for samples in drawn]
-        rows.setdefault(getattr(work, kind)[1], []).extend(packed)
-    return FairseqUpdate(config, task, model, [collator(task, length)(packed) for length, packed in rows.items()])
+class Ours:
+    """Packed rows; those of equal length are dealt to micro-batches."""
+
+    def __init__(self, work: Work):
+        arguments = f"--arch {work.arch} --criterion multimodal_cross_entropy {our_options()}"
+        self.update = FairseqUpdate(configuration(work, arguments))
+        self.load(work)
+
+    def load(self, work: Work) -> None:
+        by_length: dict[int, list[PackedRow]] = {}
+        for kind, rows in work.samples(self.update.task).items():
+            packed = [PackedRow(KINDS.index(kind), kind == "text", tuple(samples)) for samples in rows]
+            by_length.setdefault(getattr(work, kind)[1], []).extend(packed)
+        self.batches = []
+        for length, rows in by_length.items():
+            parts = -(-len(rows) // work.micro_batch)
+            self.batches += [collator(self.update.task, length)(rows[part::parts]) for part in range(parts)]
+
+    def __call__(self) -> None:
+        self.update(self.batches)
 
 
-def stock(work: Work, *more: str) -> "FairseqUpdate":
+class Stock:
     """The public relative's way, `more` options given. A stream's samples are a micro-batch."""
-    arch = f"--arch stock {preset_options(work.arch)}"
-    config = configuration(work, f"{arch} --criterion cross_entropy {' '.join(more)}")
-    task, model = task_and_model(config)
-    model.load_state_dict(our_model(work).state_dict())
-    batches = [stock_batch(samples, collator(task)) for samples in samples_by_stream(work, task)]
-    return FairseqUpdate(config, task, model, batches)
+
+    def __init__(self, work: Work, *more: str):
+        arguments = f"--arch stock {preset_options(work.arch)} --criterion cross_entropy {' '.join(more)}"
+        self.update = FairseqUpdate(configuration(work, arguments))
+        self.update.model.load_state_dict(our_model(work)[1].state_dict())
+        self.load(work)
+
+    def load(self, work: Work) -> None:
+        task = self.update.task
+        self.batches = [stock_batch(samples, collator(task)) for samples in samples_by_stream(work, task)]
+
+    def __call__(self) -> None:
+        self.update(self.batches)
 
 
-def kosmos2(work: Work) -> Kosmos2Update:
+class Kosmos2:
     """transformers' way, of the architecture kosmos_2. A stream's samples are a micro-batch."""
-    task, model = task_and_model(configuration(work, f"--arch {work.arch}"))
-    encoder = model.vision.encoder
-    batches = [kosmos2_batch(samples, collator(task), encoder) for samples in samples_by_stream(work, task)]
-    return Kosmos2Update(kosmos2_model(model, task.vocabulary), batches)
+
+    def __init__(self, work: Work):
+        self.task, model = our_model(work)
+        self.encoder = model.vision.encoder
+        self.update = Kosmos2Update(kosmos2_model(model, self.task.vocabulary))
+        self.load(work)
+
+    def load(self, work: Work) -> None:
+        streams = samples_by_stream(work, self.task)
+        self.batches = [kosmos2_batch(samples, collator(self.task), self.encoder) for samples in streams]
+
+    def __call__(self) -> None:
+        self.update(self.batches)
 
 
 class FairseqUpdate:
-    """Calling it makes one update on `batches`, its micro-batches."""
+    """A model and fairseq's trainer of it."""
 
-    def __init__(self, config: DictConfig, task: KosmosMultimodalTask, model: torch.nn.Module, batches: list[dict]):
-        self.model = model
-        self.batches = batches
-        self.trainer = Trainer(config, task, model, task.build_criterion(config.criterion))
+    def __init__(self, config: DictConfig):
+        self.task, self.model = task_and_model(config)
+        self.trainer = Trainer(config, self.task, self.model, self.task.build_criterion(config.criterion))
 
-    def __call__(self) -> None:
-        self.trainer.train_step(self.batches)
+    def __call__(self, batches: list[dict]) -> None:
+        before = self.trainer.get_num_updates()
+        self.trainer.train_step(batches)
+        if self.trainer.get_num_updates() == before:
+            raise MemoryError("fairseq left the update out, for want of memory")
 
 
 # ---- Building ----
@@ -109,9 +144,8 @@ class FairseqUpdate:
 
 def configuration(work: Work, arguments: str) -> DictConfig:
     """As `fairseq-train DATA …` parses it; on a GPU in bf16."""
-    tokens = max(length for _, length in (work.text, work.captions, work.interleaved))
     precision = "--bf16" if torch.cuda.is_available() else "--cpu"
-    line = f"{COMMON} {arguments} --tokens-per-sample {tokens} {work.options} {precision}"
+    line = f"{COMMON} {arguments} --tokens-per-sample {work.length} {work.options} {precision}"
     namespace = options.parse_args_and_arch(options.get_training_parser(), [str(work.data), *line.split()])
     return convert_namespace_to_omegaconf(namespace)
 
@@ -130,8 +164,9 @@ def task_and_model(config: DictConfig) -> tuple[KosmosMultimodalTask, torch.nn.M
     return task, task.build_model(config.model)
 
 
-def our_model(work: Work) -> KosmosModel:
-    return task_and_model(configuration(work, f"--arch {work.arch}"))[1]
+def our_model(work: Work) -> tuple[KosmosMultimodalTask, KosmosModel]:
+    """Ours without a trainer: where the weights of all come from."""
+    return task_and_model(configuration(work, f"--arch {work.arch}"))
 
 
 def collator(task: KosmosMultimodalTask, length: int | None = None) -> Collator:

@@ -1,8 +1,8 @@
 """transformers' `Kosmos2ForConditionalGeneration` with the weights of a model of ours, trained as its users would.
 
 One document a row, padded to the longest of its batch; the batches of an update, one of each stream, accumulate
-gradients as `transformers.Trainer` does; the model computes its own loss from logits of all positions; AdamW fused, CLIP
-frozen but for its last layer; on a GPU autocast to bf16.
+gradients as `transformers.Trainer` does; the model computes its own loss from logits of all positions; AdamW is fused,
+CLIP frozen but for its last layer; on a GPU autocast to bf16.
 """
 
 import torch
@@ -49,26 +49,30 @@ def kosmos2_batch(samples: list[Sample], collator: Collator, encoder) -> dict[st
 class Kosmos2Update:
     """An update as `transformers.Trainer` makes it: the loss of all batches divided by their number of targets."""
 
-    def __init__(self, model: Kosmos2ForConditionalGeneration, batches: list[dict[str, torch.Tensor]]):
+    def __init__(self, model: Kosmos2ForConditionalGeneration):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).train()
-        self.batches = batches
-        self.targets = sum(int(batch["labels"].ne(IGNORED).sum()) for batch in batches)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.trained = trained
-        self.optimizer = torch.optim.AdamW(trained, lr=2e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=2e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
+        )
 
-    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The batch's part of the update's loss, in nats a target."""
+    def __call__(self, batches: list[dict[str, torch.Tensor]]) -> None:
+        targets = sum(number_of_targets(batch) for batch in batches)
+        self.optimizer.zero_grad()
+        for batch in batches:
+            self.loss(batch, targets).backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+
+    def loss(self, batch: dict[str, torch.Tensor], targets: int) -> torch.Tensor:
+        """The sum over the batch's targets divided by the update's `targets`, in nats."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
         # The whole model wants images; text alone goes to its language model.
         model = self.model if "pixel_values" in inputs else self.model.text_model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return model(**inputs, num_items_in_batch=self.targets).loss
+            return model(**inputs, num_items_in_batch=targets).loss
 
-    def __call__(self) -> None:
-        self.optimizer.zero_grad()
-        for batch in self.batches:
-            self.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
+
+def number_of_targets(batch: dict[str, torch.Tensor]) -> int:
+    return int(batch["labels"].ne(IGNORED).sum())
