@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from tests.benchmarks.machine import available_memory
+
 
 def reset_peak() -> None:
     """Begin anew; memory that was freed goes back to the system first."""
@@ -28,6 +30,13 @@ def memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
     return _status("VmRSS")
+
+
+def free_memory() -> int:
+    """Bytes that may still be taken."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return int(available_memory() * 2**30)
 
 
 def _status(field: str) -> int:

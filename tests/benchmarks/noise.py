@@ -18,6 +18,7 @@ from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
 from tests import tiny
 
 PIECES = 63_997  # with the special tokens 64,007 entries
+CONTROL_PIECES = 3  # of SentencePiece's: <unk>, <s> and </s> have ids of their own in the dictionary
 CAPTION_TOKENS, CAPTION_DEVIATION = 20.2, 16.3
 SHORTEST_CAPTION, LONGEST_CAPTION = 3, 256  # words, CC12M's limits
 
@@ -30,7 +31,7 @@ def write_vocabulary(folder: Path, pieces: int = PIECES) -> Vocabulary:
             sentence_iterator=(f"word{i}" for i in range(pieces)),
             model_writer=model,
             model_type="word",
-            vocab_size=pieces + 3,  # <unk>, <s> and </s> have ids of their own in the dictionary
+            vocab_size=pieces + CONTROL_PIECES,
             minloglevel=2,
         )
     write_dictionary(folder)
@@ -44,11 +45,13 @@ class Noise:
         self.format = sample_format
         self.image_size = image_size
         self.rng = Random(seed)
+        first = sample_format.vocabulary.dictionary.nspecial
+        self.words = range(first, first + sample_format.vocabulary.processor.get_piece_size() - CONTROL_PIECES)
 
     def text(self, length: int) -> Sample:
         """A full row of text: `<s>` and `length` − 1 words; every position but the last has a target that counts."""
         vocabulary = self.format.vocabulary
-        words = self.rng.choices(range(vocabulary.unk + 1, vocabulary.image_begin), k=length - 1)
+        words = self.rng.choices(self.words, k=length - 1)
         tokens = np.array([vocabulary.bos, *words], np.int64)
         targets = np.append(tokens[1:], vocabulary.pad)
         return Sample("text", tokens, targets, np.zeros(length, bool))
@@ -82,7 +85,7 @@ class Noise:
         return min(max(round(length), SHORTEST_CAPTION), LONGEST_CAPTION)
 
     def _words(self, count: int) -> Text:
-        return Text(" ".join(f"word{self.rng.randrange(PIECES)}" for _ in range(count)))
+        return Text(" ".join(f"word{self.rng.randrange(len(self.words))}" for _ in range(count)))
 
     def _image(self) -> Image:
         data = tiny.png(self.rng, self.image_size)
