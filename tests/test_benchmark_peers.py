@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from kosmos_plugin.planning.costs import flops_items
 from tests import tiny
+from tests.benchmarks.arithmetic import LEAST, STOCK, TRANSFORMERS, Cost, update_cost
 from tests.benchmarks.noise import write_data
 from tests.benchmarks.peers.kosmos2 import number_of_targets
-from tests.benchmarks.training import Kosmos2, Ours, Stock, Work
+from tests.benchmarks.training import Kosmos2, Ours, Stock, Work, our_model, samples_by_stream
 
 GEOMETRY = (
     "--decoder-layers 2 --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 --decoder-attention-heads 2 "
@@ -96,3 +99,39 @@ def test_transformers_trains_what_ours_trains(noise):
     before = theirs.update.trained[0].detach().clone()
     theirs()
     assert not torch.equal(theirs.update.trained[0], before)
+
+
+# ---- What is counted of them ----
+
+
+def counted(job: Work, way) -> Cost:
+    with torch.device("meta"):
+        task, model = our_model(job)
+    return update_cost(model, samples_by_stream(job, task), task.vocabulary.pad, way)
+
+
+def test_flops_of_stock_are_those_that_torch_counts(noise):
+    """Without vision, whose fused attention on the CPU torch's counter does not know."""
+    job = work(noise, "kosmos_1_lm", 0.1, "text")
+    stock = Stock(job)
+    with FlopCounterMode(display=False) as counter:
+        stock()
+    assert counted(job, STOCK).flops == counter.get_total_flops()
+
+
+def test_least_flops_are_those_of_the_plan(noise):
+    """The plan counts half of T² pairs, and every token of a row as a target."""
+    job = work(noise, "kosmos_1_lm", 0.1, "text")
+    with torch.device("meta"):
+        model = our_model(job)[1]
+    rows, length = job.text
+    planned = sum(item.flops for item in flops_items(model, rows * length, 0, length))
+    assert counted(job, LEAST).flops == pytest.approx(planned, rel=0.02)
+
+
+def test_images_cost_their_backward_pass_where_clip_is_in_the_graph(noise):
+    job = work(noise, "kosmos_base", 0.1, "captions")
+    least, frozen, stock = (counted(job, way) for way in (LEAST, STOCK._replace(vision_graph=False), STOCK))
+    assert least.flops < frozen.flops < stock.flops
+    assert least.bytes < frozen.bytes == stock.bytes
+    assert counted(job, TRANSFORMERS).flops == frozen.flops

@@ -18,7 +18,7 @@ of the two sides' FLOPs / (FLOP/s) + bytes / (byte/s), with what this machine re
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -62,8 +62,7 @@ class Rates(NamedTuple):
         return cost.flops / self.flops + cost.bytes / self.bytes
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """How an update is made, as far as it matters to its cost."""
 
     padded: bool  # a sample a row, padded to the longest, full T×T attention and logits everywhere
@@ -75,9 +74,9 @@ class Way:
 
 LEAST = Way(padded=False, scores=0, logits=LOGITS_IN_CHUNKS, adam=ADAM_FUSED, vision_graph=False)
 STOCK = Way(True, TORCHSCALE_SCORES, LOGITS_AT_ONCE, ADAM_BY_OPERATION, vision_graph=True)
-STOCK_FROZEN_CLIP = Way(True, TORCHSCALE_SCORES, LOGITS_AT_ONCE, ADAM_BY_OPERATION, vision_graph=False)
+STOCK_FROZEN_CLIP = STOCK._replace(vision_graph=False)
 TRANSFORMERS = Way(True, TORCH_SCORES, LOGITS_AT_ONCE, ADAM_FUSED, vision_graph=False)
-TRANSFORMERS_ON_GPU = Way(True, 0, LOGITS_AT_ONCE, ADAM_FUSED, vision_graph=False)
+TRANSFORMERS_ON_GPU = TRANSFORMERS._replace(scores=0)
 
 
 def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Way) -> Cost:
@@ -125,7 +124,7 @@ def measured_rates(repeats: int = 5) -> Rates:
     )
 
 
-def _seconds(function, repeats: int) -> float:
+def _seconds(function: Callable[[], object], repeats: int) -> float:
     """The least of some runs after one."""
     times = []
     for _ in range(repeats + 1):

@@ -19,6 +19,7 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalTask
+from tests.benchmarks.memory import reset_peak
 from tests.benchmarks.noise import Noise
 from tests.benchmarks.peers.kosmos2 import Kosmos2Update, kosmos2_batch, kosmos2_model
 from tests.benchmarks.peers.stock import stock_batch
@@ -137,6 +138,20 @@ class FairseqUpdate:
         self.trainer.train_step(batches)
         if self.trainer.get_num_updates() == before:
             raise MemoryError("fairseq left the update out, for want of memory")
+
+
+def warm_up(way: Ours | Stock | Kosmos2, work: Work) -> None:
+    """The first update is slow: it makes the optimizer's moments, and compiles what is to be compiled.
+
+    On the CPU short rows of the same streams are enough for that. What memory is used is counted from here on.
+    """
+    if torch.cuda.is_available():
+        way()
+    short = {name: (1, 256) for name in KINDS if getattr(work, name)[0]}
+    way.load(dataclasses.replace(work, images=min(work.images, 1), **short))
+    way()
+    way.load(work)
+    reset_peak()
 
 
 # ---- Building ----

@@ -8,7 +8,7 @@ with the libraries in it. What bounds a ratio is counted in `arithmetic`.
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,21 +16,21 @@ import torch
 from tests.benchmarks import arithmetic
 from tests.benchmarks.arithmetic import Rates, Way, update_cost
 from tests.benchmarks.cores import Worker
-from tests.benchmarks.memory import peak_memory, reset_peak
+from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.noise import write_data
 from tests.benchmarks.result import Cell, Result
 from tests.benchmarks.side_by_side import COLUMNS, side_by_side
-from tests.benchmarks.training import Kosmos2, Ours, Stock, Work, our_model, samples_by_stream
+from tests.benchmarks.training import Kosmos2, Ours, Stock, Work, our_model, samples_by_stream, warm_up
 
 TURNS = 3
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Ours beside a peer on the same work. Units are what is counted in `speed`'s name a second."""
+    """Ours beside a peer on the same work."""
 
     name: str
-    unit: str  # targets or tokens
+    unit: str  # whose number a second is the speed: targets or tokens
     work: Work
     peer: Callable
     options: tuple[str, ...]  # more of the peer's
@@ -77,22 +77,6 @@ def measures(data: Path) -> list[Measure]:
     ]
 
 
-def small(work: Work) -> Work:
-    """The same streams in short rows, to warm up."""
-    short = {name: (1, 256) for name in ("text", "captions", "interleaved") if getattr(work, name)[0]}
-    return replace(work, images=1, **short)
-
-
-def warm_up(side, work: Work) -> None:
-    """The first update is slow: it makes the optimizer's moments, and compiles what is to be compiled."""
-    side.load(small(work))
-    side()
-    side.load(work)
-    if torch.cuda.is_available():
-        side()
-    reset_peak()
-
-
 def peak(side) -> int:
     return peak_memory()
 
@@ -136,7 +120,7 @@ def run(out: Path) -> Result:
             measured, note = row_of(measure, rates)
             rows += measured
             notes.append(note)
-            print(measured, note, flush=True)
+            print(measured, note, flush=True)  # XXX
     return Result(
         title="A training step beside the peers'",
         columns=COLUMNS,
