@@ -66,7 +66,7 @@ precision=(
   # every update, and one that is below 1/512 of its weight is lost: late in the decay that is nearly every one.
   --bf16
   --ddp-backend pytorch_ddp
-  # --checkpoint-activations # if memory runs out: a third more computation for a fraction of the activations
+  # --checkpoint-activations full # if memory runs out: a third more computation for a fraction of the activations
 )
 checkpoints=(
   --save-dir "$out"

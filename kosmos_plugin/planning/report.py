@@ -191,7 +191,7 @@ def _flops_note(plan: Plan) -> str:
     hours = f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 100 else f"{plan.gpu_hours:.3g}"
     update = f"{sum(item.flops for item in plan.flops) / scale:,.2f} {unit}"
     text = "  Text tokens are those that are no image slots. Padding and dropout are not counted"
-    if model.checkpoint_activations:
+    if str(model.checkpoint_activations) != "none":
         text += ", nor is the second forward pass of --checkpoint-activations"
     if model.cache_vision_features:
         text += ", nor what --cache-vision-features saves"
