@@ -5,7 +5,9 @@ operations for each parameter. Moments are float32, since the weights it sees ar
 --fp16 fairseq's float32 copy. The memory-efficient modes, which keep no such copy, refuse it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -17,7 +19,7 @@ from kosmos_plugin.errors import UserError
 
 @dataclass
 class FusedAdamWConfig(FairseqDataclass):
-    adam_betas: str = field(default="(0.9, 0.98)", metadata={"help": "decay of the two moments (the paper's)"})
+    adam_betas: Any = field(default="(0.9, 0.98)", metadata={"help": "decay of the two moments (the paper's)"})
     adam_eps: float = field(default=1e-6, metadata={"help": "ε (the paper's)"})
     weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay (the paper's)"})
     lr: list[float] = II("optimization.lr")
@@ -43,9 +45,10 @@ class FusedAdamW(FairseqOptimizer):
         }
 
 
-def _pair(text: str) -> tuple[float, float]:
+def _pair(betas: str | Sequence[float]) -> tuple[float, float]:
+    """Text of the command line, or a YAML's list."""
     try:
-        first, second = (float(number) for number in text.strip("()[] ").split(","))
-    except ValueError:
-        raise UserError(f"--adam-betas {text!r} is no pair of numbers such as '(0.9, 0.98)'.") from None
+        first, second = map(float, betas.strip("()[] ").split(",") if isinstance(betas, str) else betas)
+    except (ValueError, TypeError):
+        raise UserError(f"--adam-betas {betas!r} is no pair of numbers such as '(0.9, 0.98)'.") from None
     return first, second

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from omegaconf import OmegaConf
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fused_adamw import FusedAdamW, FusedAdamWConfig
@@ -67,8 +68,16 @@ def test_trains_as_adam_does(data, tmp_path, caplog, precision):
     assert ours == pytest.approx(theirs, abs=0.002)
 
 
-def test_betas_that_are_no_pair_are_one_error():
-    config = FusedAdamWConfig(adam_betas="0.9")
+@pytest.mark.parametrize("betas", ["(0.9, 0.98)", "0.9,0.98", [0.9, 0.98], OmegaConf.create([0.9, 0.98])])
+def test_betas_of_a_command_line_and_of_a_yaml(betas):
+    config = FusedAdamWConfig(adam_betas=betas)
+    config.lr = [0.01]
+    assert FusedAdamW(config, [torch.nn.Parameter(torch.zeros(1))]).optimizer_config["betas"] == (0.9, 0.98)
+
+
+@pytest.mark.parametrize("betas", ["0.9", "(a, b)", [0.9], [0.9, 0.98, 1], 0.9])
+def test_betas_that_are_no_pair_are_one_error(betas):
+    config = FusedAdamWConfig(adam_betas=betas)
     config.lr = [0.01]
     with pytest.raises(UserError, match="--adam-betas"):
         FusedAdamW(config, [torch.nn.Parameter(torch.zeros(1))])
