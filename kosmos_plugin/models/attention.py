@@ -35,8 +35,8 @@ class Group:
     mask: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class AttentionPlan:
+@dataclass
+class AttentionPlan:  # not frozen: torch.compile would look into it, and compile again for another number of groups
     """A batch of rows [B, T] as one flat sequence of M tokens, and how attention is computed over it.
 
     `results` (int64 [M]) is where each token's result stands among those of all groups, one after the other; None if
@@ -130,7 +130,7 @@ class FusedAttention(MultiheadAttention):
             k = rotate(k, rel_pos.key_cos, rel_pos.key_sin)
         dropout = self.dropout_module.p if self.training else 0.0
         if incremental_state is None:
-            attended = attend(q, k, v, attn_mask, dropout)
+            attended = attend(q, k, v, attn_mask, dropout).unsqueeze(0)
         else:
             if "prev_key" in incremental_state:
                 k = torch.cat((incremental_state["prev_key"], k), dim=2)
@@ -148,7 +148,7 @@ class FusedAttention(MultiheadAttention):
 
 @torch.compiler.disable
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, dropout: float) -> torch.Tensor:
-    """q, k, v [1, H, M, head_dim] of the flat sequence → [1, M, H·head_dim]."""
+    """q, k, v [1, H, M, head_dim] of the flat sequence → [M, H·head_dim]."""
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
     attended = []
     for group in plan.groups:
@@ -157,9 +157,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPla
             for x in (q, k, v)
         )
         attended.append(_attend(*rows, group.mask, dropout).transpose(1, 2).flatten(0, 1).flatten(1))
-    if plan.results is None:
-        return attended[0].unsqueeze(0)
-    return torch.cat(attended)[plan.results].unsqueeze(0)
+    result = torch.cat(attended)
+    return result if plan.results is None else result[plan.results]
 
 
 def _attend(q, k, v, mask: torch.Tensor | None, dropout: float) -> torch.Tensor:
