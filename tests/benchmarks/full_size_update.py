@@ -41,7 +41,7 @@ MEMORY_NEEDED = 20  # GiB
 OPTIONS = f"""
 --task kosmos_multimodal --arch kosmos_1 --criterion multimodal_cross_entropy
 --tokens-per-sample {ROW} --image-tokens {IMAGE_TOKENS} --image-size {IMAGE_SIZE}
---vision-weights none --checkpoint-activations --memory-efficient-bf16 --cpu
+--vision-weights none --checkpoint-activations full --memory-efficient-bf16 --cpu
 --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01
 --lr 2e-4 --lr-scheduler polynomial_decay --warmup-updates 375 --total-num-update 300000
 --max-update 1 --batch-size 1 --update-freq 3
