@@ -31,7 +31,7 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
     """The indices of `lengths` in rows of at most `capacity`, in as few rows as was found.
 
     Each row begins with the longest length left. Then lengths are looked at, longest first, until some of them fill it
-    to within a slack, and those that fill it best are taken (subset sums; after Gupta & Ho's "minimum bin slack", 1999).
+    to within a slack, and those that fill it best are taken (subset sums; after Gupta & Ho's minimum bin slack, 1999).
     Short lengths close gaps and are worth keeping for the last rows, where only long ones would be left: the slack
     says how dearly, and several are tried. The result is a pure function of the lengths.
     """
