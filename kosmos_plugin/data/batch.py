@@ -32,13 +32,20 @@ class Collator:
     """Decodes the images of some rows and lays the rows out as tensors of `tokens_per_row` positions."""
 
     def __init__(
-        self, vocabulary: Vocabulary, tokens_per_row: int, image_size: int, skips: SkipCounter, image_fit: str = "crop"
+        self,
+        vocabulary: Vocabulary,
+        tokens_per_row: int,
+        image_size: int,
+        skips: SkipCounter,
+        image_fit: str = "crop",
+        image_decoding: str = "draft",
     ):
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
         self.image_size = image_size
         self.skips = skips
         self.image_fit = image_fit
+        self.image_decoding = image_decoding
 
     def __call__(self, rows: list[PackedRow]) -> Batch:
         """The batch of `rows`. A sample with a broken image is left out: its place is padding.
@@ -82,7 +89,10 @@ class Collator:
         if sample.images:
             self.skips.count(len(sample.images))
         try:
-            return [decode_image(image.read(), self.image_size, self.image_fit) for image in sample.images]
+            return [
+                decode_image(image.read(), self.image_size, self.image_fit, self.image_decoding)
+                for image in sample.images
+            ]
         except BrokenImage as error:
             self.skips.skip(sample.id, error)
             return None
