@@ -97,7 +97,9 @@ def write_data(folder: Path) -> None:
 
 
 def write_yaml(folder: Path, sequences: dict[str, int]) -> Path:
-    paths = {"text": "text", "captions": f"captions-{{0..{SHARDS - 1}}}.tar", "interleaved": "pages.tar"}
+    # Each tar is named often, so that no epoch, with which the workers begin anew, ends in a measurement.
+    tars = {"captions": f"captions-{{0..{SHARDS - 1}}}.tar", "interleaved": "pages.tar"}
+    paths = {"text": ["text"], **{kind: [name] * 40 for kind, name in tars.items()}}
     streams = {
         kind: {"kind": kind, "sequences_per_update": sequences[kind], "corpora": [{"name": kind, "train": path}]}
         for kind, path in paths.items()
