@@ -11,6 +11,8 @@ BENCHMARKS = {
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
+    "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
+    "packing": "share of positions filled on the caption and interleaved streams",
 }
 
 
