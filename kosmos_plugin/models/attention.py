@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torchscale.component.multihead_attention import MultiheadAttention
 
+from kosmos_plugin.models.cached_attention import LayerCache
 from kosmos_plugin.models.positions import Rotation, rotate
 
 
@@ -23,7 +24,7 @@ class FusedAttention(MultiheadAttention):
     """TorchScale's module (its parameters, their names) around `scaled_dot_product_attention`.
 
     TorchScale's layer passes its arguments through: `attn_mask` is `document_mask`'s (None is plain causal), `rel_pos`
-    the xPos tables, `incremental_state` the layer's cache (a dict that holds rotated keys and values).
+    the xPos tables, `incremental_state` the layer's cache (`cached_attention`), which knows its own mask.
     """
 
     def forward(
@@ -31,7 +32,7 @@ class FusedAttention(MultiheadAttention):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        incremental_state: dict | None = None,
+        incremental_state: LayerCache | None = None,
         key_padding_mask: None = None,
         attn_mask: torch.Tensor | None = None,
         rel_pos: Rotation | None = None,
@@ -43,19 +44,13 @@ class FusedAttention(MultiheadAttention):
         if rel_pos is not None:
             q = rotate(q, rel_pos.query_cos, rel_pos.query_sin)
             k = rotate(k, rel_pos.key_cos, rel_pos.key_sin)
+        dropout = self.dropout_module.p if self.training else 0.0
         if incremental_state is not None:
-            if "prev_key" in incremental_state:
-                k = torch.cat((incremental_state["prev_key"], k), dim=2)
-                v = torch.cat((incremental_state["prev_value"], v), dim=2)
-            incremental_state["prev_key"], incremental_state["prev_value"] = k, v
-        attended = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=attn_mask,
-            dropout_p=self.dropout_module.p if self.training else 0.0,
-            is_causal=attn_mask is None,
-        )
+            attended = incremental_state.attend(q, k, v, dropout)
+        else:
+            attended = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=attn_mask is None
+            )
         attended = attended.transpose(1, 2).flatten(2)
         if self.inner_attn_ln is not None:
             attended = self.inner_attn_ln(attended)
