@@ -100,8 +100,15 @@ class LayerCache(NamedTuple):
     layer: int
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-        """q, k, v [R, H, T, D], rotated, of the T new places → attention over all that their rows have read."""
-        return self.cache.attend(self.layer, q, k, v, dropout)
+        """q, k, v of the new places, rotated → attention over all that their rows have read.
+
+        All are [R, H, T, D], or [1, H, N, D] of the N places without padding (`KeyValueCache.pack`).
+        """
+        if self.cache.places is None:
+            return self.cache.attend(self.layer, q, k, v, dropout)
+        q, k, v = (self.cache.unpack(x.transpose(1, 2)).transpose(1, 2) for x in (q, k, v))
+        attended = self.cache.attend(self.layer, q, k, v, dropout)
+        return self.cache.pack(attended.transpose(1, 2)).transpose(1, 2)
 
 
 class KeyValueCache:
@@ -111,6 +118,9 @@ class KeyValueCache:
         self.layers = layers
         self.levels = list(levels)
         self.folds: list[Fold] | None = None  # of each level but the last; None until they are needed
+        # Of the places that are being read: [R, T], which of the R·T are no padding (None: all), and what they see.
+        self.shape = (0, 0)
+        self.places: torch.Tensor | None = None
         self.mask: torch.Tensor | None = None
         self.is_causal = False
 
@@ -152,6 +162,8 @@ class KeyValueCache:
             self.levels.append(Level([0] * rows, torch.zeros(rows, dtype=torch.int64, device=device)))
         last = self.levels[-1]
         assert rows == last.rows, f"{rows} rows after {last.rows}"
+        self.shape = (rows, length)
+        self.places = None if valid is None else valid.flatten().nonzero().squeeze(1)
         counted = torch.arange(1, length + 1, device=device).expand(rows, -1) if valid is None else valid.cumsum(dim=1)
         positions = (last.positions.unsqueeze(1) + counted - 1).clamp(min=0)
         last.positions = last.positions + counted[:, -1]
@@ -167,6 +179,17 @@ class KeyValueCache:
             ]
         self._set_mask(length, ancestors)
         return positions
+
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        """[R, T, …] → [1, N, …], the N places that are no padding one after the other; as it is if there is none."""
+        return x if self.places is None else x.flatten(0, 1)[self.places].unsqueeze(0)
+
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
+        """[1, N, …] → [R, T, …], zero where there is padding; as it is if there is none."""
+        if self.places is None:
+            return x
+        rows, length = self.shape
+        return x.new_zeros(rows * length, *x.shape[2:]).index_copy(0, self.places, x[0]).unflatten(0, self.shape)
 
     def _ancestors(self) -> list[list[int]]:
         """For each level but the last, the row from which each row of the last comes."""
@@ -208,7 +231,7 @@ class KeyValueCache:
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0
     ) -> torch.Tensor:
-        """As LayerCache.attend, of the layer `layer`."""
+        """q, k, v [R, H, T, D] of the layer `layer` in the new places → [R, H, T, D]"""
         *above, last = self.levels
         last.write(layer, self.layers, k, v)
         keys, values = last.keys_and_values(layer)

@@ -87,13 +87,14 @@ class KosmosDecoder(Decoder):
     ) -> torch.Tensor:
         """Hidden states [B, T, E] of T more positions after what `cache` holds, which grows by them.
 
-        token_embeddings [B, T, E]; `valid` (bool [B, T]) is False where there is padding (None: nowhere).
+        token_embeddings [B, T, E]; `valid` (bool [B, T]) is False where there is padding (None: nowhere), which costs
+        no more than its place in the cache.
         """
         positions = cache.begin(*token_embeddings.shape[:2], token_embeddings.device, valid)
-        x, rotation = self._place(token_embeddings, positions)
+        x, rotation = self._place(cache.pack(token_embeddings), cache.pack(positions))
         for number, layer in enumerate(self.layers):
             x = layer(x, incremental_state=cache.of_layer(number), self_attn_rel_pos=rotation)[0]
-        return self.layer_norm(x)
+        return cache.unpack(self.layer_norm(x))
 
     def _place(self, token_embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, Rotation | None]:
         """The layers' input [B, T, E] for `positions` [B, T], and the xPos tables."""

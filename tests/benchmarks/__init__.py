@@ -11,6 +11,7 @@ BENCHMARKS = {
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
+    "generation": "captions, long contexts, candidates and a conversation, vs transformers and TorchScale",
 }
 
 

@@ -197,6 +197,7 @@ def run(out: Path) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         kosmos, theirs = transformers_generation.build_pair(Path(folder), PIECES, TEXT, VISION, IMAGE_TOKENS)
         rows = [captions(kosmos, theirs, images=1), captions(kosmos, theirs, images=4)]
+        words = len(kosmos.vocabulary)
         del theirs
         rows += [long_context(kosmos), few_shot(kosmos), conversation(kosmos)]
     return Result(
@@ -204,9 +205,10 @@ def run(out: Path) -> Result:
         columns=COLUMNS,
         rows=rows,
         notes=[
-            f"Decoder of {LAYERS} layers of {WIDTH}, {len(kosmos.vocabulary):,} words, ViT-B/32, random weights, float32; "
-            f"ratios of {TURNS} runs in turns. Captions and steps of both sides are equal, token for token.",
-            f'Captions: "<image> An image of", {NEW_TOKENS} new tokens, none ends early; images are encoded in the time.',
+            f"Decoder of {LAYERS} layers of {WIDTH}, {words:,} words, ViT-B/32, random weights, float32. "
+            "Captions and steps of both sides are equal, token for token.",
+            f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none ends early; the images are encoded '
+            "in the time.",
             f"Context: {STEPS} tokens after a prompt that was read before; TorchScale's `Decoder` with its incremental "
             "state, whose beams are reordered by index_select.",
             f"Candidates: {FROM_SCRATCH} of the {CANDIDATES} are scored from scratch, and the time is scaled.",

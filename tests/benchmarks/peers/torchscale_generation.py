@@ -12,7 +12,7 @@ from torchscale.architecture.decoder import Decoder
 
 
 class ReadPrompt(NamedTuple):
-    """A prompt [1, T] that was read: TorchScale's state of each layer, and log-probabilities [1, V] of the next token."""
+    """A prompt [1, T] that was read: each layer's state, and log-probabilities [1, V] of the next token."""
 
     tokens: torch.Tensor
     layers: dict[int, dict[str, torch.Tensor]]
