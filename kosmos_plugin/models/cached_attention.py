@@ -70,6 +70,7 @@ class Fold:
     """The last level's R rows gathered by their `ancestors` among the B rows of a level: R ⇄ B·C, C the most of one."""
 
     def __init__(self, ancestors: Sequence[int], rows: int, device: torch.device):
+        self.ancestors = torch.tensor(ancestors, device=device)
         self.rows = rows
         counts = [0] * rows
         siblings = []
@@ -138,8 +139,10 @@ class KeyValueCache:
     def select(self, rows: Sequence[int]) -> None:
         """Keep the rows `rows` of the last level, in that order; a row may be kept several times."""
         last = self.levels[-1]
-        if list(rows) != list(range(last.rows)):
-            self.levels[-1] = last.select(rows)
+        if list(rows) == list(range(last.rows)):
+            return
+        self.levels[-1] = last.select(rows)
+        if self.levels[-1].parents != last.parents:
             self.folds = None
             self._drop_unused()
 
@@ -172,12 +175,9 @@ class KeyValueCache:
             before = everywhere[:, : last.length] if last.seen is None else last.seen
             last.seen = torch.cat((before, everywhere[:, :length] if valid is None else valid), dim=1)
         last.length += length
-        ancestors = self._ancestors()
         if self.folds is None:
-            self.folds = [
-                Fold(of_level, level.rows, device) for of_level, level in zip(ancestors, self.levels[:-1], strict=True)
-            ]
-        self._set_mask(length, ancestors)
+            self.folds = self._folds()
+        self._set_mask(length)
         return positions
 
     def pack(self, x: torch.Tensor) -> torch.Tensor:
@@ -191,15 +191,15 @@ class KeyValueCache:
         rows, length = self.shape
         return x.new_zeros(rows * length, *x.shape[2:]).index_copy(0, self.places, x[0]).unflatten(0, self.shape)
 
-    def _ancestors(self) -> list[list[int]]:
-        """For each level but the last, the row from which each row of the last comes."""
-        found, rows = [], list(range(self.levels[-1].rows))
-        for level in reversed(self.levels[1:]):
-            rows = [level.parents[row] for row in rows]
-            found.insert(0, rows)
-        return found
+    def _folds(self) -> list[Fold]:
+        """For each level but the last, the last's rows gathered by the rows from which they come."""
+        folds, ancestors = [], list(range(self.levels[-1].rows))
+        for above, below in zip(self.levels[-2::-1], self.levels[:0:-1], strict=True):
+            ancestors = [below.parents[row] for row in ancestors]
+            folds.insert(0, Fold(ancestors, above.rows, above.positions.device))
+        return folds
 
-    def _set_mask(self, length: int, ancestors: list[list[int]]) -> None:
+    def _set_mask(self, length: int) -> None:
         """What the `length` new places see: bool [R, 1, T, S] over the places of all levels, None if all of it."""
         *above, last = self.levels
         nothing_hidden = all(level.seen is None for level in self.levels)
@@ -217,11 +217,11 @@ class KeyValueCache:
             seen_last = last.seen.unsqueeze(1) & causal
             seen_last[:, :, past:] |= itself  # padding sees itself, for a softmax over nothing is no number
         seen = []
-        for level, rows in zip(above, ancestors, strict=True):
+        for level, fold in zip(above, self.folds, strict=True):
             if level.seen is None:
                 of_level = torch.ones(1, level.length, dtype=torch.bool, device=device).expand(last.rows, -1)
             else:
-                of_level = level.seen[torch.tensor(rows, device=device)]
+                of_level = level.seen[fold.ancestors]
             seen.append(of_level.unsqueeze(1).expand(-1, length, -1))
         self.mask = torch.cat((*seen, seen_last), dim=2).unsqueeze(1)
 
