@@ -2,6 +2,9 @@
 
 kosmos = KosmosModel.from_pretrained("checkpoints", "checkpoint_best.pt")
 kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+talk = kosmos.conversation()
+talk.ask("<image> Question: what is this? Answer:", ["cat.png"], stop=(".",))
+talk.ask("Question: which colour is it? Answer:", stop=(".",))
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.vocabulary import Vocabulary
 
 EndTest = Callable[[Sequence[int]], bool]  # whether generation ends after these tokens
-# MKL multiplies the output matrix by so few columns in half the time that it takes as many rows by its transpose.
+# Up to so many rows, MKL makes V × E · E × R in about half the time of R × E · E × V (at 64,007 × 768).
 FEW_ROWS = 6
 
 

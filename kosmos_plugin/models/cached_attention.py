@@ -209,13 +209,9 @@ class KeyValueCache:
             self.mask = None
             return
         device = last.positions.device
-        past = last.length - length
-        causal = torch.ones(length, last.length, dtype=torch.bool, device=device).tril(past)
-        seen_last = causal.expand(last.rows, -1, -1)
-        if last.seen is not None:
-            itself = torch.eye(length, dtype=torch.bool, device=device)
-            seen_last = last.seen.unsqueeze(1) & causal
-            seen_last[:, :, past:] |= itself  # padding sees itself, for a softmax over nothing is no number
+        causal = torch.ones(length, last.length, dtype=torch.bool, device=device).tril(last.length - length)
+        # Where there is padding, some places see nothing, and their results are no numbers: `pack` drops them.
+        seen_last = causal.expand(last.rows, -1, -1) if last.seen is None else last.seen.unsqueeze(1) & causal
         seen = []
         for level, fold in zip(above, self.folds, strict=True):
             if level.seen is None:

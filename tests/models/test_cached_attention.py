@@ -85,6 +85,18 @@ def test_a_branch_leaves_its_origin_as_it_was(pair):
         torch.testing.assert_close(of_row, stock(torch.tensor([[*row, 20, 21]]))[0][0, -2:], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_layers_compute_nothing_for_padding(pair):
+    ours, _ = pair
+    shapes = []
+    hook = ours.layers[-1].register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape[:2])))
+    cache = KeyValueCache(ours.num_layers)
+    read(ours, cache, [[5] * 30, [6] * 3])
+    read(ours, cache.branch([1, 0, 1]), [[7], [8] * 9, [9] * 2])
+    hook.remove()
+    assert shapes == [(1, 33), (1, 12)]
+
+
 def stores(cache):
     return [level.store.data_ptr() for level in cache.levels]
 
