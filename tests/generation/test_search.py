@@ -127,6 +127,15 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
     assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
 
 
+def test_beams_stop_when_none_beats_the_finished_ones():
+    end = 9
+    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20, length_penalty=0.0))
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    values, tokens = [[-0.01, -5.0, -5.1, -5.2], [-0.02, -6.0, -6.1, -6.2]], [[end, 5, 6, 7], [end, 5, 6, 7]]
+    assert beams.advance(values, tokens, lambda path: path[-1] == end) == []
+    assert beams.best().tokens == (1, end)
+
+
 def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
     """Two steps with every first token kept: the best pair of all."""
     prompt, vocabulary = prompts[1], kosmos.vocabulary
