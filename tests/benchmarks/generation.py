@@ -62,10 +62,10 @@ def flops_of_image(kosmos: KosmosHubInterface) -> int:
     return sum(image_flops(model)[:2])
 
 
-def step_bytes(words: int, read: float, moved: float) -> float:
-    """Bytes of a float32 step: each weight once, `read` cached tokens (key and value) read, `moved` written as well."""
+def step_bytes(words: int, cached: float) -> float:
+    """Bytes of a float32 step: each weight read once, and keys and values of `cached` tokens read or written."""
     weights = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * FFN) + words * WIDTH
-    return 4 * (weights + LAYERS * 2 * WIDTH * (read + 2 * moved))
+    return 4 * (weights + LAYERS * 2 * WIDTH * cached)
 
 
 # ---- Captions, against transformers ----
@@ -119,10 +119,10 @@ def long_context(kosmos: KosmosHubInterface) -> list[Cell]:
 
     require_equal(ours(), peer())
     times = side_by_side(ours, peer, TURNS, warm_up=0)
-    words, own = len(vocabulary), STEPS / 2
-    whole = BEAM * (CONTEXT + own)
-    # TorchScale reads and writes all of it to reorder and again to append, half of it (keys) to rotate.
-    limit = step_bytes(words, 3.5 * whole, 1.25 * whole) / step_bytes(words, CONTEXT + 2 * BEAM * own, BEAM * own / 2)
+    words, own = len(vocabulary), BEAM * STEPS / 2
+    # TorchScale reads and writes all of it to reorder and again to append, half of it (keys) to rotate, and attends
+    # to it. Here a step reads the prompt once, and does so to its own few tokens: reorder, attend.
+    limit = step_bytes(words, 6 * (BEAM * CONTEXT + own)) / step_bytes(words, CONTEXT + 3 * own)
     name = f"beam-{BEAM} steps at {CONTEXT:,} tokens of context, vs TorchScale"
     return times.row(name, STEPS, "tokens/s", 2.0, limit)
 
