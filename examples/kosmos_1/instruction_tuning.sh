@@ -40,7 +40,7 @@ model=(
 optimisation=(
   --criterion multimodal_cross_entropy # §2.3
   --max-update 10000                   # Table 19: instruction tuning steps
-  --optimizer adam                     # Table 19: AdamW, which fairseq's adam is: its weight decay is decoupled
+  --optimizer fused_adamw              # Table 19: AdamW
   --adam-betas '(0.9, 0.98)'           # Table 19: Adam β
   --adam-eps 1e-6                      # Table 19: Adam ε
   --weight-decay 0.01                  # Table 19: weight decay

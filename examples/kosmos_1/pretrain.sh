@@ -39,7 +39,7 @@ model=(
 optimisation=(
   --criterion multimodal_cross_entropy # §2.3
   --max-update 300000                  # Table 18: training steps
-  --optimizer adam                     # Table 18: AdamW, which fairseq's adam is: its weight decay is decoupled
+  --optimizer fused_adamw              # Table 18: AdamW
   --adam-betas '(0.9, 0.98)'           # Table 18: Adam β
   --adam-eps 1e-6                      # Table 18: Adam ε
   --weight-decay 0.01                  # Table 18: weight decay
@@ -66,7 +66,7 @@ precision=(
   # every update, and one that is below 1/512 of its weight is lost: late in the decay that is nearly every one.
   --bf16
   --ddp-backend pytorch_ddp
-  # --checkpoint-activations # if memory runs out: a third more computation for a fraction of the activations
+  # --checkpoint-activations full # if memory runs out: a third more computation for a fraction of the activations
 )
 checkpoints=(
   --save-dir "$out"

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import meters, metrics
@@ -21,8 +20,8 @@ class MultimodalCrossEntropyConfig(FairseqDataclass):
 class MultimodalCrossEntropyCriterion(FairseqCriterion):
     """Sum of nll over the targets that are not `pad`; fairseq divides by their number over all ranks (sample size).
 
-    Hidden states are gathered at those positions before the vocabulary projection. Each stream's loss is logged over
-    that stream's own targets, in bits.
+    The model makes logits at those positions alone, some at a time. Each stream's loss is logged over that stream's own
+    targets, in bits.
     """
 
     def __init__(self, task):
@@ -32,20 +31,17 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
     def forward(self, model, sample: Batch, reduce: bool = True) -> tuple[torch.Tensor, int, dict]:
         """(summed loss, number of counted targets, logging output): fairseq's contract."""
         targets = sample["targets"]
-        counted = targets.ne(self.padding_idx)
-        logits, _ = model(
+        loss, nll = model(
             tokens=sample["tokens"],
             document_ids=sample["document_ids"],
             image_slots=sample["image_slots"],
             images=sample["images"],
-            logits_at=counted,
+            targets=targets,
         )
-        nll = F.cross_entropy(logits.float(), targets[counted], reduction="none")
-        loss = nll.sum()
-        stream_of_target = sample["streams"].unsqueeze(1).expand_as(targets)[counted]
-        stream_loss = torch.zeros(len(self.streams), device=nll.device).index_add_(0, stream_of_target, nll.detach())
+        stream_of_target = sample["streams"].unsqueeze(1).expand_as(targets)[targets.ne(self.padding_idx)]
+        stream_loss = torch.zeros(len(self.streams), device=nll.device).index_add_(0, stream_of_target, nll)
         stream_count = torch.bincount(stream_of_target, minlength=len(self.streams))
-        num_targets = targets[counted].numel()
+        num_targets = len(nll)
         logging_output = {
             "loss": loss.detach(),
             "ntokens": num_targets,

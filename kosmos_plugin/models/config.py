@@ -32,8 +32,29 @@ class KosmosConfig(FairseqDataclass):
         default="xavier",
         metadata={"help": "Magneto's initialisation: the paper's on Xavier, or TorchScale's on torch's default"},
     )
-    checkpoint_activations: bool = field(
-        default=False, metadata={"help": "recompute the decoder layers' activations in the backward pass"}
+    attention: ChoiceEnum(["documents", "masked"]) = field(
+        default="documents",
+        metadata={
+            "help": "how attention is computed, with the same result: documents (each as a row of its own) or masked "
+            "(packed rows with a T×T mask)"
+        },
+    )
+    checkpoint_activations: ChoiceEnum(["none", "selective", "full"]) = field(
+        default="none",
+        metadata={
+            "help": "what the backward pass computes again of a decoder layer: none, selective (all but products of "
+            "matrices and attention) or full (everything)"
+        },
+    )
+    bf16_autocast: bool = field(
+        default=False,
+        metadata={
+            "help": "compute in bfloat16 over float32 weights, whose gradients add up in float32; instead of --bf16, "
+            "where they add up in bfloat16 and checkpoints hold rounded weights"
+        },
+    )
+    compile: bool = field(
+        default=False, metadata={"help": "torch.compile the decoder's layers and the vision encoder's"}
     )
     decoder_weights: Optional[str] = field(
         default=None,
@@ -56,6 +77,9 @@ class KosmosConfig(FairseqDataclass):
     )
     trainable_vision_layers: int = field(
         default=1, metadata={"help": "how many of the vision encoder's last layers are trained (the paper: 1)"}
+    )
+    frozen_vision_dtype: ChoiceEnum(["model", "bfloat16"]) = field(
+        default="model", metadata={"help": "precision of the frozen layers: the model's own, or bfloat16"}
     )
     cache_vision_features: bool = field(
         default=False,

@@ -7,16 +7,16 @@ batch here; the layers are TorchScale's own.
 import math
 
 import torch
-from fairscale.nn import checkpoint_wrapper
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torchscale.architecture.config import DecoderConfig
 from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.attention import FusedAttention, document_mask
+from kosmos_plugin.models.attention import FusedAttention, plan_attention
 from kosmos_plugin.models.cached_attention import KeyValueCache
 from kosmos_plugin.models.config import KosmosConfig
-from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, document_positions, xpos_rotation
+from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
@@ -32,7 +32,6 @@ def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
         activation_dropout=config.activation_dropout,
         layernorm_eps=config.layernorm_eps,
         share_decoder_input_output_embed=not config.untied_embeddings,
-        checkpoint_activations=config.checkpoint_activations,
         vocab_size=vocabulary_size,
         no_scale_embedding=False,
         subln=True,
@@ -66,21 +65,32 @@ class KosmosDecoder(Decoder):
         nn.init.zeros_(embed_tokens.weight[padding_idx])
         embed_positions = None if config.positions == "xpos" else SinusoidalPositions(config.decoder_embed_dim)
         super().__init__(decoder_config(config, vocabulary_size), embed_tokens, embed_positions)
+        self.attention = str(config.attention)
+        self.checkpoint_activations = str(config.checkpoint_activations)
         self.head_dim = config.decoder_embed_dim // config.decoder_attention_heads
         if config.initialisation == "xavier":
             initialise_magneto(self)
 
     def build_decoder_layer(self, args, depth, is_moe_layer=False, is_encoder_decoder=False):
-        layer = KosmosDecoderLayer(args, depth, is_moe_layer, is_encoder_decoder)
-        return checkpoint_wrapper(layer) if args.checkpoint_activations else layer
+        return KosmosDecoderLayer(args, depth, is_moe_layer, is_encoder_decoder)
 
     def forward(self, token_embeddings: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
-        """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E]."""
-        x, rotation = self._place(token_embeddings, document_positions(document_ids))
-        mask = document_mask(document_ids)
+        """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E], zeros where there is padding."""
+        plan = plan_attention(document_ids, self.attention)
+        x = token_embeddings.flatten(0, 1)[plan.tokens].unsqueeze(0)
+        x, rotation = self._place(x, plan.positions.unsqueeze(0))
         for layer in self.layers:
-            x = layer(x, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
-        return self.layer_norm(x)
+            x = self._run(layer, x, self_attn_mask=plan, self_attn_rel_pos=rotation)[0]
+        hidden = self.layer_norm(x)[0]
+        rows = hidden.new_zeros(document_ids.numel(), hidden.size(-1)).index_copy(0, plan.tokens, hidden)
+        return rows.view(*document_ids.shape, -1)
+
+    def _run(self, layer: KosmosDecoderLayer, x: torch.Tensor, **arguments):
+        """The layer's result; what `--checkpoint-activations` says of its activations is computed again in backward."""
+        if self.checkpoint_activations == "none" or not torch.is_grad_enabled():
+            return layer(x, **arguments)
+        selective = {"context_fn": _keep_expensive} if self.checkpoint_activations == "selective" else {}
+        return checkpoint(layer, x, use_reentrant=False, **selective, **arguments)
 
     def extend(
         self, token_embeddings: torch.Tensor, cache: KeyValueCache, valid: torch.Tensor | None = None
@@ -103,6 +113,24 @@ class KosmosDecoder(Decoder):
         if not self.args.xpos_rel_pos:
             return x, None
         return x, xpos_rotation(positions, self.head_dim, self.args.xpos_scale_base)
+
+
+# The operations whose results `--checkpoint-activations selective` keeps.
+EXPENSIVE = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+
+
+def _keep_expensive():
+    def policy(context, operation, *args, **kwargs) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if operation in EXPENSIVE else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 def initialise_magneto(decoder: Decoder) -> None:

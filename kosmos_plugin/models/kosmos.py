@@ -5,6 +5,8 @@ from fairseq.models import BaseFairseqModel
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
+from kosmos_plugin.models.cross_entropy import summed_cross_entropy
+from kosmos_plugin.models.precision import in_bfloat16
 
 
 class KosmosModel(BaseFairseqModel):
@@ -15,10 +17,18 @@ class KosmosModel(BaseFairseqModel):
 
     def __init__(self, config: KosmosConfig, vision, resampler, decoder):
         super().__init__()
+        if config.compile and config.checkpoint_activations == "selective":
+            raise UserError(
+                "--compile chooses itself what is cheap to compute again: give --checkpoint-activations none or full."
+            )
         self.config = config
         self.vision = vision
         self.resampler = resampler
         self.decoder = decoder
+        if config.compile:
+            # Layer by layer: equal layers share what was compiled. Lengths and numbers of images vary freely.
+            for layer in (*decoder.layers, *(vision.encoder.layers() if vision is not None else ())):
+                layer.compile(dynamic=True)
 
     @classmethod
     def build_model(cls, config: KosmosConfig, task) -> "KosmosModel":
@@ -45,7 +55,8 @@ class KosmosModel(BaseFairseqModel):
         if encoder is None:
             return cls(config, None, None, decoder)
         resampler = build_resampler(config, decoder.args, encoder.num_features, encoder.width)
-        return cls(config, Vision(encoder, config.cache_vision_features), resampler, decoder)
+        vision = Vision(encoder, config.cache_vision_features, str(config.frozen_vision_dtype))
+        return cls(config, vision, resampler, decoder)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=None, **kwargs):
@@ -63,13 +74,20 @@ class KosmosModel(BaseFairseqModel):
         document_ids: torch.Tensor,
         image_slots: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
-        logits_at: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, None]:
-        """Logits [B, T, V], or [M, V] of the M positions where `logits_at` (bool [B, T]) is True, row by row."""
-        hidden = self.decoder(self.embed(tokens, image_slots, images), document_ids)
-        if logits_at is not None:
-            hidden = hidden[logits_at]
-        return self.decoder.output_layer(hidden), None
+        targets: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(logits [B, T, V], None), or the loss and nothing larger if `targets` [B, T] are given.
+
+        Then it is (the sum of nll over the M targets that are not `pad`, the nll of each [M], row by row, without a
+        gradient). The loss is computed in here, where wrappers that gather the weights for `forward` have them.
+        """
+        with in_bfloat16(self.config.bf16_autocast, tokens.device):
+            hidden = self.decoder(self.embed(tokens, image_slots, images), document_ids)
+            if targets is None:
+                return self.decoder.output_layer(hidden), None
+            places = targets.flatten().ne(self.decoder.embed_tokens.padding_idx).nonzero().flatten()
+            weight = self.decoder.output_projection.weight
+            return summed_cross_entropy(hidden.flatten(0, 1)[places], weight, targets.flatten()[places])
 
     def embed(
         self, tokens: torch.Tensor, image_slots: torch.Tensor | None, images: torch.Tensor | None
@@ -89,6 +107,9 @@ class KosmosModel(BaseFairseqModel):
         """images uint8 [N, 3, S, S] → [N, image_tokens, E]"""
         if self.vision is None:
             raise UserError("This model reads text alone (--vision-encoder none), and its data has an image.")
+        if self.config.compile and len(images) == 1:
+            # torch.compile compiles once more for dimensions of one, whatever it is told.
+            return self.embed_images(images.repeat(2, 1, 1, 1))[:1]
         return self.resampler(self.vision(images))
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Positions: where each token stands in its document, xPos and sinusoids, all computed in float32.
+"""Positions: xPos and sinusoids, all computed in float32.
 
 xPos (Sun et al. 2022): with θ_i = 10000^(−2i/d) and ζ_i = (2i/d + 0.4) / 1.4, a query at position n is rotated by n·θ
 and scaled by ζ^(n/512), a key at m rotated by m·θ and scaled by ζ^(−m/512), so that their product depends on n − m
@@ -25,14 +25,6 @@ class Rotation(NamedTuple):
     query_sin: torch.Tensor
     key_cos: torch.Tensor
     key_sin: torch.Tensor
-
-
-def document_positions(document_ids: torch.Tensor) -> torch.Tensor:
-    """document_ids [B, T] → positions int64 [B, T], counted from 0 wherever the document changes."""
-    places = torch.arange(document_ids.size(1), device=document_ids.device).expand_as(document_ids)
-    begins = torch.ones_like(document_ids, dtype=torch.bool)
-    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return places - torch.where(begins, places, 0).cummax(dim=1).values
 
 
 def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512) -> Rotation:

@@ -13,6 +13,7 @@ from torch import nn
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.images import normalise
+from kosmos_plugin.models.precision import in_bfloat16
 
 # name → module and function; imported only when that encoder is asked for.
 VISION_ENCODERS = {
@@ -41,6 +42,10 @@ class VisionEncoder(nn.Module):
         """The submodules of the last layers, which are trained."""
         raise NotImplementedError
 
+    def layers(self) -> list[nn.Module]:
+        """All layers, each to be compiled on its own (`--compile`)."""
+        raise NotImplementedError
+
 
 def build_vision_encoder(
     name: str, model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool = True
@@ -57,13 +62,16 @@ def build_vision_encoder(
 class Vision(nn.Module):
     """Normalises images, runs the encoder's halves, and keeps the frozen one frozen and in evaluation mode.
 
+    With `frozen_dtype` "bfloat16" the frozen half is computed in bfloat16, whatever the model's dtype.
+
     With `cache`, the frozen half's result is kept in memory for each image, found by a hash of its pixels. Images are
     then run one by one, so that a result never depends on which others were new (and resuming stays bit-equal).
     """
 
-    def __init__(self, encoder: VisionEncoder, cache: bool):
+    def __init__(self, encoder: VisionEncoder, cache: bool, frozen_dtype: str = "model"):
         super().__init__()
         self.encoder = encoder
+        self.frozen_in_bfloat16 = frozen_dtype == "bfloat16"
         self.cache: dict[bytes, torch.Tensor] | None = {} if cache else None
         encoder.requires_grad_(False)
         for module in encoder.trained_modules():
@@ -87,7 +95,9 @@ class Vision(nn.Module):
     def _frozen(self, images: torch.Tensor) -> torch.Tensor:
         # No buffers: the model's dtype must not round what images are normalised by.
         mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (self.encoder.mean, self.encoder.std))
-        return self.encoder.frozen(normalise(images, mean, std, next(self.encoder.parameters()).dtype))
+        dtype = next(self.encoder.parameters()).dtype
+        with in_bfloat16(self.frozen_in_bfloat16, images.device):
+            return self.encoder.frozen(normalise(images, mean, std, dtype)).to(dtype)
 
     def _cached(self, images: torch.Tensor) -> torch.Tensor:
         keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu()]

@@ -42,6 +42,9 @@ class ClipVision(VisionEncoder):
             x = block(x)
         return x if transformer.batch_first else x.transpose(0, 1)
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.visual.transformer.resblocks)
+
     def trained_modules(self) -> list[nn.Module]:
         ln_post = [self.visual.ln_post] if self.train_ln_post else []
         return [*self.visual.transformer.resblocks[self.first_trained :], *ln_post]

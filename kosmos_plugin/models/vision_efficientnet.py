@@ -49,6 +49,9 @@ class EfficientNetLite(VisionEncoder):
         x = x.flatten(2).transpose(1, 2)  # [N, 1280, h, w] → [N, h·w, 1280]
         return F.normalize(x, dim=-1) * self.width**0.5
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.net._blocks)
+
     def trained_modules(self) -> list[nn.Module]:
         head = [self.net._conv_head, self.net._bn1] if self.train_head else []
         return [*self.net._blocks[self.first_trained :], *head]

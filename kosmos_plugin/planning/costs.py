@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 ADAM_MOMENTS = 2
+# The optimizers that are AdamW: fairseq's and ours.
+ADAM = ("adam", "fused_adamw")
 # Backends of fairseq that keep a second copy of every gradient, in buckets for the all-reduce.
 BUCKET_BACKENDS = ("pytorch_ddp", "c10d")
 
@@ -46,8 +48,8 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
     if copies:
         items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
         items.append(MemoryItem("copy of the gradients, 32 bits", 4, trainable))
-    if config.optimizer._name == "adam":
-        moment, shards = (2 if config.optimizer.fp16_adam_stats else 4), 1
+    if config.optimizer._name in ADAM:
+        moment, shards = (2 if config.optimizer.get("fp16_adam_stats") else 4), 1
         if distributed.zero_sharding == "os":
             shards = ranks
         what = f"Adam's moments, {ADAM_MOMENTS} of {8 * moment} bits" + (f" on {shards} GPUs" if shards > 1 else "")

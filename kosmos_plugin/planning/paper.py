@@ -65,7 +65,7 @@ def _training(table: str, updates: int, peak: float, source: str, sequences: dic
         "lr_scheduler.end_learning_rate": PaperValue(table, "last learning rate", 0.0, source),
         "lr_scheduler.total_num_update": PaperValue(table, "updates of the schedule", updates, source),
         "lr_scheduler.warmup_updates": PaperValue(table, "warm-up updates", 375, source),
-        "optimizer._name": PaperValue(table, "optimizer (fairseq's adam is AdamW)", "adam", source),
+        "optimizer._name": PaperValue(table, "optimizer", "AdamW", source),
         "optimizer.adam_betas": PaperValue(table, "Adam β", (0.9, 0.98), source),
         "optimizer.adam_eps": PaperValue(table, "Adam ε", 1e-6, "reported"),
         "optimizer.weight_decay": PaperValue(table, "weight decay", 0.01, source),

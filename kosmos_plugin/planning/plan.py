@@ -20,7 +20,7 @@ from kosmos_plugin.data.packing import pack
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.planning.command import TrainingCommand
-from kosmos_plugin.planning.costs import FlopsItem, MemoryItem, flops_items, memory_items
+from kosmos_plugin.planning.costs import ADAM, FlopsItem, MemoryItem, flops_items, memory_items
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
 
 # A stream of interleaved documents that has this name is one of instructions, which have no images.
@@ -169,6 +169,8 @@ class Plan:
         config, figures = self.command.config, {}
         for section in ("task", "model", "optimization", "optimizer", "lr_scheduler"):
             figures |= {f"{section}.{name}": _plain(value) for name, value in config[section].items()}
+        if config.optimizer._name in ADAM:
+            figures["optimizer._name"] = "AdamW"
         figures["vocabulary_size"] = self.vocabulary_size
         figures["layer_parameters"] = self.layer_parameters
         figures["decoder_parameters"] = self.decoder_parameters

@@ -3,6 +3,7 @@
 import textwrap
 
 from kosmos_plugin.inspection import Table, table_as_text
+from kosmos_plugin.planning.costs import ADAM
 from kosmos_plugin.planning.paper import RUNS, Difference, differences
 from kosmos_plugin.planning.plan import Plan
 
@@ -45,6 +46,8 @@ def _precision(plan: Plan) -> str:
     name = next((name for name in ("bf16", "fp16", "amp") if getattr(common, name)), None)
     if name in ("bf16", "fp16") and (common.memory_efficient_bf16 or common.memory_efficient_fp16):
         name = f"memory-efficient-{name}"
+    if plan.command.config.model.bf16_autocast:
+        name = f"{name} --bf16-autocast" if name else "bf16-autocast"
     return f"--{name}" if name else "float32"
 
 
@@ -140,7 +143,7 @@ def _optimisation(plan: Plan) -> str:
     config = plan.command.config
     optimizer, schedule, rates = config.optimizer, config.lr_scheduler, config.optimization.lr
     text = f"  {optimizer._name}"
-    if optimizer._name == "adam":
+    if optimizer._name in ADAM:
         text += f", β {plan.figures()['optimizer.adam_betas']}, ε {optimizer.adam_eps:g}"
     if "weight_decay" in optimizer:
         text += f", weight decay {optimizer.weight_decay:g}"
@@ -165,7 +168,7 @@ def _memory_table(plan: Plan) -> Table:
 
 def _memory_note(plan: Plan) -> str:
     config, notes = plan.command.config, ["Activations are not counted"]
-    if config.optimizer._name != "adam":
+    if config.optimizer._name not in ADAM:
         notes.append(f"nor is the state of --optimizer {config.optimizer._name}")
     if config.distributed_training.ddp_backend == "fully_sharded":
         notes.append("nor that --ddp-backend fully_sharded gives each rank a share of all this")
@@ -191,7 +194,7 @@ def _flops_note(plan: Plan) -> str:
     hours = f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 100 else f"{plan.gpu_hours:.3g}"
     update = f"{sum(item.flops for item in plan.flops) / scale:,.2f} {unit}"
     text = "  Text tokens are those that are no image slots. Padding and dropout are not counted"
-    if model.checkpoint_activations:
+    if str(model.checkpoint_activations) != "none":
         text += ", nor is the second forward pass of --checkpoint-activations"
     if model.cache_vision_features:
         text += ", nor what --cache-vision-features saves"

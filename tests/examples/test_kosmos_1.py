@@ -110,7 +110,7 @@ def test_the_plan_of_pretraining(capsys):
         "all 6,528 1,206,528 6,400 640",
         "each of 128 micro-batches has at most 5 rows",
         "300,000 updates: 362.0 billion tokens and 1,920,000,000 images.",  # the paper: about 360 billion
-        "adam, β (0.9, 0.98), ε 1e-06, weight decay 0.01, no clipping of gradients",
+        "fused_adamw, β (0.9, 0.98), ε 1e-06, weight decay 0.01, no clipping of gradients",
         "learning rate 0.0002, polynomial_decay after 375 updates of warm-up, power 1, to 0 at 300,000",
         "copy of the weights, 32 bits 1,371,794,432 4 5.11",
         "The paper's pretraining: all of its 44 values are these.",

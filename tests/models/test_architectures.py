@@ -203,7 +203,7 @@ CHOICES = {
     "resampler": ["attentive", "perceiver", "linear"],
     "untied_embeddings": [False, True],
     "initialisation": ["xavier", "torchscale"],
-    "checkpoint_activations": [False, True],
+    "checkpoint_activations": ["none", "full"],
 }
 
 

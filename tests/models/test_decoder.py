@@ -7,7 +7,7 @@ from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.models.cached_attention import KeyValueCache
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
-from kosmos_plugin.models.positions import document_positions, xpos_rotation
+from kosmos_plugin.models.positions import xpos_rotation
 from tests import tiny
 
 VOCABULARY = 50
@@ -61,12 +61,6 @@ def test_cached_steps_equal_torchscale(pair, chunks):
     torch.testing.assert_close(logits, stock(tokens)[0], atol=1e-5, rtol=0)
 
 
-def test_positions_count_within_documents():
-    ids = torch.tensor([[1, 1, 1, 2, 2, 3, 0, 0], [4, 4, 4, 4, 4, 4, 4, 4]])
-    expected = [[0, 1, 2, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7]]
-    assert document_positions(ids).tolist() == expected
-
-
 def test_scores_depend_on_distance_alone():
     """xPos: a fixed query and key at a fixed distance score the same wherever they stand."""
     query, key = torch.randn(2, 1, 1, 1, 64, generator=torch.Generator().manual_seed(0))
@@ -115,7 +109,11 @@ def branched(decoder, embeddings):
 
 PATHS = pytest.mark.parametrize(
     ("path", "checkpoint_activations"),
-    [(causal, False), (causal, True), (documents, False), (documents, True), (cached, False), (branched, False)],
+    [
+        *((path, kept) for path in (causal, documents) for kept in ("none", "selective", "full")),
+        (cached, "none"),
+        (branched, "none"),
+    ],
 )
 
 
@@ -162,7 +160,7 @@ def attention_weights(data, path, checkpoint_activations, training):
     attention.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
     torch.manual_seed(1)
     path(decoder, torch.eye(LENGTH, width, requires_grad=True).expand(16, -1, -1))
-    return torch.cat(seen, dim=1)[..., :LENGTH] / height
+    return torch.cat(seen, dim=1).view(16, LENGTH, width)[..., :LENGTH] / height
 
 
 @PATHS
@@ -211,7 +209,7 @@ def test_the_rate_of_dropout_on_embeddings_and_sublayers(data, path, checkpoint_
 def test_recomputed_activations_drop_the_same(data, path):
     """Checkpointing changes no gradient, dropout included."""
     found = []
-    for checkpoint_activations in (False, True):
+    for checkpoint_activations in ("none", "selective", "full"):
         torch.manual_seed(0)
         config = tiny.model_config(
             data, dropout=RATE, attention_dropout=RATE, checkpoint_activations=checkpoint_activations
@@ -219,7 +217,8 @@ def test_recomputed_activations_drop_the_same(data, path):
         decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1).train()
         path(decoder, torch.randn(2, LENGTH, config.decoder_embed_dim, requires_grad=True)).square().sum().backward()
         found.append({name: p.grad for name, p in decoder.named_parameters() if p.grad is not None})
-    plain, recomputed = found
-    assert plain.keys() == recomputed.keys() and len(plain) > 30
-    for name in plain:
-        torch.testing.assert_close(plain[name], recomputed[name], atol=1e-5, rtol=1e-4, msg=name)
+    plain = found[0]
+    for recomputed in found[1:]:
+        assert plain.keys() == recomputed.keys() and len(plain) > 30
+        for name in plain:
+            torch.testing.assert_close(plain[name], recomputed[name], atol=1e-5, rtol=1e-4, msg=name)

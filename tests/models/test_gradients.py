@@ -9,7 +9,7 @@ BLOCKS = 2  # of the tiny CLIP
 
 pytestmark = [
     pytest.mark.parametrize("trainable_vision_layers", [0, 1, 2]),
-    pytest.mark.parametrize("checkpoint_activations", [False, True]),
+    pytest.mark.parametrize("checkpoint_activations", ["none", "selective", "full"]),
     pytest.mark.parametrize("resampler", ["attentive", "perceiver"]),
 ]
 

@@ -38,7 +38,7 @@ def linear_layers(model):
 
 
 @pytest.mark.parametrize("layers", [2, 12, 24])
-@pytest.mark.parametrize("checkpoint_activations", [False, True])
+@pytest.mark.parametrize("checkpoint_activations", ["none", "full"])
 def test_the_papers(data, layers, checkpoint_activations):
     gamma = math.sqrt(math.log(2 * layers))
     if layers == 24:

@@ -326,3 +326,20 @@ def test_what_does_not_exist_is_named(arguments, message):
 def test_too_many_trainable_layers(clip_json):
     with pytest.raises(UserError, match="0 to 2"):
         build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 3)
+
+
+def test_frozen_layers_in_bfloat16(clip_json):
+    """As near to float32 as bfloat16 is; the trained layers stay in float32 and get their gradients."""
+    found = {}
+    for dtype in ("model", "bfloat16"):
+        torch.manual_seed(0)
+        vision = Vision(
+            build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 1), cache=False, frozen_dtype=dtype
+        )
+        batch = torch.randint(0, 256, (3, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE), dtype=torch.uint8)
+        features = vision(batch)
+        features.square().mul(torch.arange(features.size(-1))).sum().backward()
+        found[dtype] = [features.detach(), *(p.grad for p in vision.parameters() if p.requires_grad)]
+    for exact, rounded in zip(*found.values(), strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < (exact - rounded).norm() / exact.norm() < 0.05

@@ -1,0 +1,54 @@
+"""`--optimizer fused_adamw`: torch's fused AdamW, one kernel for all parameters, on GPUs and CPUs.
+
+fairseq's `adam` is the same arithmetic (its weight decay is AdamW's), but without NVIDIA's apex it runs several
+operations for each parameter. Moments are float32, since the weights it sees are: the model's, or with --bf16 and
+--fp16 fairseq's float32 copy. The memory-efficient modes, which keep no such copy, refuse it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from omegaconf import II
+
+from kosmos_plugin.errors import UserError
+
+
+@dataclass
+class FusedAdamWConfig(FairseqDataclass):
+    adam_betas: Any = field(default="(0.9, 0.98)", metadata={"help": "decay of the two moments (the paper's)"})
+    adam_eps: float = field(default=1e-6, metadata={"help": "ε (the paper's)"})
+    weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay (the paper's)"})
+    lr: list[float] = II("optimization.lr")
+
+
+@register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
+class FusedAdamW(FairseqOptimizer):
+    supports_memory_efficient_fp16 = False
+    supports_flat_params = True
+
+    def __init__(self, cfg: FusedAdamWConfig, params):
+        super().__init__(cfg)
+        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict:
+        """What the command line sets; it replaces a checkpoint's values when a training goes on."""
+        return {
+            "lr": self.cfg.lr[0],
+            "betas": _pair(self.cfg.adam_betas),
+            "eps": self.cfg.adam_eps,
+            "weight_decay": self.cfg.weight_decay,
+        }
+
+
+def _pair(betas: str | Sequence[float]) -> tuple[float, float]:
+    """Text of the command line, or a YAML's list."""
+    try:
+        first, second = map(float, betas.strip("()[] ").split(",") if isinstance(betas, str) else betas)
+    except (ValueError, TypeError):
+        raise UserError(f"--adam-betas {betas!r} is no pair of numbers such as '(0.9, 0.98)'.") from None
+    return first, second

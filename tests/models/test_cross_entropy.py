@@ -1,0 +1,88 @@
+"""Chunked cross-entropy against torch's own on all logits at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kosmos_plugin.models import cross_entropy
+from kosmos_plugin.models.cross_entropy import summed_cross_entropy
+
+
+def plain(hidden, weight, targets):
+    nll = F.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
+    return nll.sum(), nll
+
+
+def run(function, hidden, weight, targets, scale=1.0):
+    """Loss, nll of each target, gradients of hidden states and weight."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    loss, nll = function(hidden, weight, targets)
+    (scale * loss).backward()
+    return loss.detach(), nll.detach(), hidden.grad, weight.grad
+
+
+def inputs(count, vocabulary, width=16, dtype=torch.float32, spread=1.0):
+    generator = torch.Generator().manual_seed(count + vocabulary)
+    hidden, weight = (torch.randn(n, width, generator=generator).mul(spread).to(dtype) for n in (count, vocabulary))
+    return hidden, weight, torch.randint(vocabulary, (count,), generator=generator)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(0, 40),
+    vocabulary=st.integers(1, 70),
+    rows_at_once=st.integers(1, 50),
+    scale=st.sampled_from([1.0, 0.25, 1024.0]),
+    spread=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_equals_the_plain_computation(count, vocabulary, rows_at_once, scale, spread):
+    tensors = inputs(count, vocabulary, spread=spread)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "CHUNK_BYTES", rows_at_once * 4 * vocabulary)
+        ours = run(summed_cross_entropy, *tensors, scale)
+    for one, other in zip(ours, run(plain, *tensors, scale), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * scale * spread**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_as_near_to_float32_as_the_plain_computation(autocast, monkeypatch):
+    vocabulary = 997
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 40 * 4 * vocabulary)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    tensors = inputs(300, vocabulary, width=64, dtype=dtype, spread=0.5)
+    exact = run(plain, *(x.float() for x in tensors[:2]), tensors[2])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours, theirs = run(summed_cross_entropy, *tensors), run(plain, *tensors)
+    for name, one, other, right in zip(("loss", "nll", "hidden", "weight"), ours, theirs, exact, strict=True):
+        assert one.dtype == (torch.float32 if autocast or name in ("loss", "nll") else torch.bfloat16)
+        error, bound = ((x.float() - right).norm() / right.norm() for x in (one, other))
+        assert error <= 1.5 * bound + 1e-6 < 0.02, name
+
+
+def test_all_logits_never_exist_at_once():
+    """The largest tensor is a chunk of them, or as large as the weight."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    hidden, weight, targets = inputs(200, 4000, width=8)
+    with pytest.MonkeyPatch.context() as patch, Watch():
+        patch.setattr(cross_entropy, "CHUNK_BYTES", 10 * 4 * 4000)
+        run(summed_cross_entropy, hidden, weight, targets)
+    assert largest <= 10 * 4000
+
+
+def test_without_gradients_none_are_made():
+    hidden, weight, targets = inputs(10, 20)
+    with torch.no_grad():
+        loss, nll = summed_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), targets)
+    assert not loss.requires_grad
+    torch.testing.assert_close(nll, plain(hidden, weight, targets)[1].detach())
