@@ -72,6 +72,15 @@ def test_equal_words_about_other_images_are_not_shared(kosmos):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("ends", [["", "", ""], ["", " a cat", ""]])
+def test_a_prompt_that_is_the_beginning_of_the_others(kosmos, ends):
+    """Each has its last token to itself, from which the next is predicted."""
+    text = f"{DEMONSTRATIONS} {DEMONSTRATIONS}"
+    state = assert_read_as_alone(kosmos, [kosmos.prompt(text + end) for end in ends])
+    assert state.cache.levels[0].length == len(kosmos.prompt(text)) - 1
+
+
+@torch.no_grad()
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(

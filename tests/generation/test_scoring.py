@@ -41,7 +41,14 @@ def test_candidates_of_several_prompts_score_as_from_scratch(kosmos, monkeypatch
     candidates = [
         [[rng.randint(4, 60) for _ in range(rng.randint(1, 6))] for _ in range(count)] for count in (5, 0, 1, 9)
     ]
+    read = []
+    hook = kosmos.model.decoder.layers[0].register_forward_hook(
+        lambda module, args, output: read.append(args[0].size(1))
+    )
     scores = score_batch(kosmos.model, kosmos.vocabulary, prompts, candidates)
+    hook.remove()
+    assert max(read[1:]) <= max(tokens_at_once, 5), "after the prompts, chunks, or one candidate that is longer"
+    assert sum(read[1:]) == sum(len(candidate) - 1 for of_prompt in candidates for candidate in of_prompt)
     assert [len(of_prompt) for of_prompt in scores] == [5, 0, 1, 9]
     for prompt, of_prompt, found in zip(prompts, candidates, scores, strict=True):
         expected = [from_scratch(kosmos, prompt, candidate) for candidate in of_prompt]

@@ -127,6 +127,18 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
     assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
 
 
+def test_an_end_counts_among_the_best_alone():
+    """As in fairseq's and transformers' search: what ends must be one of the `beam` best continuations."""
+    end = 9
+    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    # Best first: (1, end), (1, 3), (2, end), (2, 4)
+    values, tokens = [[-0.1, -0.2, -7.0, -8.0], [-0.1, -0.2, -7.0, -8.0]], [[end, 3, 5, 6], [end, 4, 5, 6]]
+    assert beams.advance(values, tokens, lambda path: path[-1] == end) == [0, 1]
+    assert [hypothesis.tokens for hypothesis in beams.finished] == [(1, end)]
+    assert [path.tokens for path in beams.running] == [(1, 3), (2, 4)]
+
+
 def test_beams_stop_when_none_beats_the_finished_ones():
     end = 9
     beams = _Beams(SearchOptions(beam=2, max_new_tokens=20, length_penalty=0.0))
