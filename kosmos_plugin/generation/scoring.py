@@ -45,8 +45,8 @@ def score_batch(
         log_probs = first.new_zeros(tokens.shape)
         log_probs[:, 0] = first[parents, tokens[:, 0]]
         if tokens.size(1) > 1:
-            hidden = state.branch(parents).extend(tokens[:, :-1], valid[:, :-1])
-            following = valid[:, 1:]
+            following = valid[:, 1:]  # a token is read if another is to be predicted from it
+            hidden = state.branch(parents).extend(tokens[:, :-1], following)
             log_probs[:, 1:][following] = _log_probabilities(model, hidden[following], tokens[:, 1:][following])
         scores += log_probs.sum(dim=1).tolist()
     found = iter(scores)
