@@ -10,8 +10,11 @@ import warnings
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 
 FITS = ("crop", "stretch")
+# How exactly, the fastest last; see `decode_image`.
+DECODINGS = ("exact", "draft", "fast")
 # Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than a picture of the web.
 MAX_PIXELS = 24_000_000
 # Of a longer strip only the middle is enlarged: of one pixel by a million it would else make fifty billion.
@@ -22,12 +25,20 @@ class BrokenImage(ValueError):
     """The bytes are not an image that can be used; the message says why."""
 
 
-def decode_image(data: bytes, size: int, fit: str = "crop", max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+def decode_image(
+    data: bytes, size: int, fit: str = "crop", decoding: str = "draft", max_pixels: int = MAX_PIXELS
+) -> torch.Tensor:
     """Decode `data` (any format Pillow reads) to a uint8 tensor [3, size, size], made square by `fit` (FITS).
+
+    `decoding`: "exact" gives the pixels of open_clip's preprocessing. "draft" lets the JPEG decoder scale down by a
+    power of two while it decodes, to twice the target at least: JPEGs of that size in half the time, pixels off by 0.3
+    of 255 on average. "fast" is "draft" with torch's resize instead of Pillow's: nearly any image in half the time,
+    pixels off by 2 more at most, and of photographs by 0.01 on average.
 
     Transparent pixels become white. Raises BrokenImage for anything that cannot be decoded, and for an image that
     declares more than `max_pixels` pixels, before any of them is decoded.
     """
+    resize = _resize_by_torch if decoding == "fast" else _resize_by_pillow
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
@@ -35,15 +46,13 @@ def decode_image(data: bytes, size: int, fit: str = "crop", max_pixels: int = MA
             width, height = image.size
             if width * height > max_pixels:
                 raise BrokenImage(f"{width}x{height} is more than {max_pixels:,} pixels")
-            # JPEG only: the decoder scales down by a power of two while it decodes, to twice the target at least.
-            drafted = image.draft("RGB", (2 * size, 2 * size))
+            drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
             extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
-            image = (_stretch if fit == "stretch" else _resize_and_crop)(_to_rgb(image), extent, size)
+            return (_stretch if fit == "stretch" else _resize_and_crop)(resize, _to_rgb(image), extent, size)
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
         raise BrokenImage(f"{type(error).__name__}: {error}") from error
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -53,23 +62,40 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resize_and_crop(image: Image.Image, extent: tuple[float, float], size: int) -> Image.Image:
+def _resize_and_crop(resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
     """torchvision's Resize and CenterCrop, pixel for pixel, of the first `extent` (width, height) of the pixels."""
     shorter = min(extent)
     kept = [min(side, _LONGEST_SIDE * shorter) for side in extent]
     left, top = ((side - keep) / 2 for side, keep in zip(extent, kept, strict=True))
     width, height = (int(size * keep // shorter) for keep in kept)
-    box = (left, top, left + kept[0], top + kept[1])
-    image = image.resize((width, height), Image.Resampling.BICUBIC, box)
+    pixels = resize(image, (width, height), (left, top, left + kept[0], top + kept[1]))
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    return pixels[:, top : top + size, left : left + size].contiguous()
 
 
-def _stretch(image: Image.Image, extent: tuple[float, float], size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BICUBIC, (0, 0, *extent))
+def _stretch(resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
+    return resize(image, (size, size), (0, 0, *extent)).contiguous()
+
+
+def _resize_by_pillow(image: Image.Image, size: tuple[int, int], box: tuple[float, ...]) -> torch.Tensor:
+    """The pixels of `box` (left, top, right, bottom) at `size` (width, height): a view [3, height, width]."""
+    return _view(image.resize(size, Image.Resampling.BICUBIC, box))
+
+
+def _resize_by_torch(image: Image.Image, size: tuple[int, int], box: tuple[float, ...]) -> torch.Tensor:
+    """As `_resize_by_pillow`, which it leaves a box of fractions of pixels to: drafts of odd sizes have them."""
+    if any(side != int(side) for side in box):
+        return _resize_by_pillow(image, size, box)
+    left, top, right, bottom = map(int, box)
+    pixels = _view(image)[None, :, top:bottom, left:right]
+    return functional.interpolate(pixels, size[::-1], mode="bicubic", antialias=True)[0]
+
+
+def _view(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

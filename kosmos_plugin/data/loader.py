@@ -1,10 +1,18 @@
 """Batches for fairseq's trainer: the micro-batch of (update, rank, turn), made in worker processes.
 
     update u ─ Mixture ─→ rows ─ deal ─→ ranks × update-freq micro-batches ─ Collator ─→ Batch
+    └──────────── one process plans ───────────┘   └────── `num_workers` processes decode ───┘
+
+What an update's rows are depends on the lengths of all its documents, so a rank plans whole updates. One process does
+that, once for each and ahead of time; the others decode the images of the rank's own rows.
 
 fairseq sees an epoch iterator (`EpochBatchIterating`). Its whole state is how many updates were consumed: a training
 resumed with another number of ranks, workers or another --update-freq goes on with the same documents.
 """
+
+import itertools
+import pickle
+from collections.abc import Iterator
 
 import torch
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
@@ -15,7 +23,7 @@ from kosmos_plugin.data.packing import PackedRow, deal
 from kosmos_plugin.errors import UserError
 
 
-class MicroBatches(torch.utils.data.Dataset):
+class MicroBatches:
     """The micro-batches of one rank: item `u · update_freq + turn` is the one of update u and that turn."""
 
     def __init__(self, mixture: Mixture, collate: Collator, rank: int, ranks: int, update_freq: int):
@@ -24,20 +32,31 @@ class MicroBatches(torch.utils.data.Dataset):
         self.rank = rank
         self.ranks = ranks
         self.update_freq = update_freq
-        # Consecutive items of a worker are often of the same update, whose rows need be found only once.
-        self._dealt: tuple[int | None, list[list[PackedRow]]] = (None, [])
+        self._planned: tuple[int | None, list[list[PackedRow]]] = (None, [])  # the last update asked for
+
+    def plan(self, update: int) -> list[list[PackedRow]]:
+        """The rows of each turn of an update, before any image is read."""
+        dealt = deal(self.mixture.rows(update), self.ranks * self.update_freq)
+        return dealt[self.rank :: self.ranks]
 
     def rows(self, item: int) -> list[PackedRow]:
         """The rows of a micro-batch, before any image is read."""
         update, turn = divmod(item, self.update_freq)
-        if self._dealt[0] != update:
-            # Other workers find the rows of the same update for its other turns: its broken records count once.
-            rows = self.mixture.rows(update, count_skips=turn == 0)
-            self._dealt = (update, deal(rows, self.ranks * self.update_freq))
-        return self._dealt[1][turn * self.ranks + self.rank]
+        if self._planned[0] != update:
+            self._planned = (update, self.plan(update))
+        return self._planned[1][turn]
 
     def __getitem__(self, item: int) -> Batch:
         return self.collate(self.rows(item))
+
+    def of_updates(self, updates: range, num_workers: int) -> Iterator[Batch]:
+        """All items of `updates`, made in `num_workers` processes and one that plans; 0: in this one."""
+        if num_workers == 0:
+            items = range(updates.start * self.update_freq, updates.stop * self.update_freq)
+            yield from (self[item] for item in items)
+        else:
+            plans = itertools.chain.from_iterable(_begun_when_asked(_loader(_Plans(self), updates, 1)))
+            yield from _loader(_Decoder(self.collate), plans, num_workers, pin_memory=torch.cuda.is_available())
 
     def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
         """UserError if the first update cannot be dealt so that every micro-batch has work and none is too large."""
@@ -99,17 +118,12 @@ class EpochIterator(EpochBatchIterating):
     def next_epoch_itr(self, shuffle=True, fix_batches_to_gpus=False, set_dataset_epoch=True) -> CountingIterator:
         """The rest of the current epoch, or the next one. The order is the data's own: the arguments change nothing."""
         self.epoch = self.next_epoch_idx
-        start = self._resume_at * self.micro_batches.update_freq
-        self._resume_at = 0
-        first = (self.epoch - 1) * len(self) if self.endless else 0
-        loader = torch.utils.data.DataLoader(
-            self.micro_batches,
-            batch_size=None,
-            sampler=range(first + start, first + len(self)),
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+        start, self._resume_at = self._resume_at, 0
+        first = (self.epoch - 1) * self.updates if self.endless else 0
+        batches = self.micro_batches.of_updates(range(first + start, first + self.updates), self.num_workers)
+        self._iterator = CountingIterator(
+            _plain_errors(batches), start=start * self.micro_batches.update_freq, total=len(self)
         )
-        self._iterator = CountingIterator(_plain_errors(loader), start=start, total=len(self))
         return self._iterator
 
     def end_of_epoch(self) -> bool:
@@ -139,11 +153,48 @@ class EpochIterator(EpochBatchIterating):
         self._iterator = None
 
 
-def _plain_errors(loader):
+class _Plans(torch.utils.data.Dataset):
+    """Item u: the rows of each turn of update u. They are pickled, so that the main process passes on mere bytes."""
+
+    def __init__(self, micro_batches: MicroBatches):
+        self.micro_batches = micro_batches
+
+    def __getitem__(self, update: int) -> list[bytes]:
+        return [pickle.dumps(rows) for rows in self.micro_batches.plan(update)]
+
+
+class _Decoder(torch.utils.data.Dataset):
+    """Item `rows`, as `_Plans` gives them: their batch."""
+
+    def __init__(self, collate: Collator):
+        self.collate = collate
+
+    def __getitem__(self, rows: bytes) -> Batch:
+        return self.collate(pickle.loads(rows))
+
+
+def _loader(dataset, items, num_workers: int, pin_memory: bool = False) -> torch.utils.data.DataLoader:
+    """Items of `dataset` in order. The generator: else a loader draws from torch's global one, which is the model's."""
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=items,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+
+
+def _begun_when_asked(loader):
+    """So that the planner's process is begun by the decoding loader, after its own."""
+    yield from loader
+
+
+def _plain_errors(batches):
     """A worker's UserError arrives with the worker's traceback in its message: keep the message alone."""
     message = None
     try:
-        yield from loader
+        yield from batches
     except UserError as error:
         message = str(error).rpartition("UserError: ")[2].strip()
         error.__traceback__ = None  # its frames would keep the worker processes, and shutting down would wait for them

@@ -1,6 +1,6 @@
 """Samples → rows of whole samples → micro-batches of nearly equal work."""
 
-import bisect
+import itertools
 from dataclasses import dataclass
 
 from kosmos_plugin.data.samples import Sample
@@ -23,25 +23,61 @@ class PackedRow:
         return sum(len(sample.images) for sample in self.samples)
 
 
-def pack(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: the indices of `lengths` in rows of at most `capacity`.
+# The slacks that are tried, as shares of a row. Captions, all short, need none.
+_SLACKS = (0.0, 1 / 128, 1 / 64, 1 / 32)
 
-    Each length, longest first, goes to the fullest row that still has room; ties by index, so the result is a pure
-    function of the lengths.
+
+def pack(lengths: list[int], capacity: int) -> list[list[int]]:
+    """The indices of `lengths` in rows of at most `capacity`, in as few rows as was found.
+
+    Each row begins with the longest length left. Then lengths are looked at, longest first, until some of them fill it
+    to within a slack, and those that fill it best are taken (subset sums; after Gupta & Ho's minimum bin slack, 1999).
+    Short lengths close gaps and are worth keeping for the last rows, where only long ones would be left: the slack
+    says how dearly, and several are tried. The result is a pure function of the lengths.
     """
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (space left, row), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        assert lengths[i] <= capacity
-        place = bisect.bisect_left(room, (lengths[i], -1))
-        if place < len(room):
-            space, row = room.pop(place)
-        else:
-            space, row = capacity, len(rows)
-            rows.append([])
-        rows[row].append(i)
-        bisect.insort(room, (space - lengths[i], row))
-    return [sorted(row) for row in rows]
+    assert all(0 < length <= capacity for length in lengths)
+    best: list[list[int]] = []
+    for slack in _SLACKS:
+        rows = _fill_rows(lengths, capacity, round(slack * capacity))
+        best = min(best or rows, rows, key=len)
+        if len(best) * capacity < sum(lengths) + capacity:  # no packing has fewer
+            break
+    return best
+
+
+def _fill_rows(lengths: list[int], capacity: int, slack: int) -> list[list[int]]:
+    left: dict[int, list[int]] = {}  # length → the indices that have it, of which the last is taken first
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -i)):
+        left.setdefault(lengths[i], []).append(i)
+    rows = []
+    while left:
+        first = next(iter(left))
+        chosen = [first, *_fill({**left, first: left[first][1:]}, capacity - first, slack)]
+        rows.append(sorted(left[length].pop() for length in chosen))
+        left = {length: indices for length, indices in left.items() if indices}
+    return rows
+
+
+def _fill(left: dict[int, list[int]], room: int, slack: int) -> list[int]:
+    """Lengths that together fill `room` to within `slack` or, if none do, as far as any can.
+
+    Bit s of `sums[k]` says whether some of the first k lengths tried sum up to s.
+    """
+    tried: list[int] = []
+    sums, within = [1], (1 << room + 1) - 1
+    candidates = ([length] * min(len(indices), room // length) for length, indices in left.items())
+    for length in itertools.chain.from_iterable(candidates):
+        if sums[-1] >> max(room - slack, 0):
+            break
+        sums.append((sums[-1] | sums[-1] << length) & within)
+        tried.append(length)
+    total = sums[-1].bit_length() - 1
+    chosen = []
+    for k in reversed(range(len(tried))):
+        if not sums[k] >> total & 1:  # only with this one
+            chosen.append(tried[k])
+            total -= tried[k]
+    return chosen
 
 
 def deal(rows: list[PackedRow], parts: int) -> list[list[PackedRow]]:

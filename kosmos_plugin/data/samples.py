@@ -9,6 +9,7 @@ E…E are `image_tokens` image slots, whose places the image embeddings take. A 
 for), after `</s>`, and where the next token belongs to text that does not count.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,25 +69,25 @@ class SampleFormat:
     def _format(self, document: Document, end: bool) -> tuple[Sample, int]:
         """The sample, and how many tokens of text are targets."""
         vocabulary, counted_text = self.vocabulary, 0
-        tokens, slots, counted, images = [vocabulary.bos], [False], [False], []
+        runs = [([vocabulary.bos], False, False)]  # (tokens, are they image slots, do they count as targets)
+        images = []
         count = True
         for segment in document.segments:
             if isinstance(segment, Text):
                 ids, count = self._encode(segment.text), segment.counted
                 counted_text += len(ids) * count
-                tokens += ids
-                slots += [False] * len(ids)
-                counted += [count] * len(ids)
+                runs.append((ids, False, count))
             else:
-                tokens += [vocabulary.image_begin, *[vocabulary.image_slot] * self.image_tokens, vocabulary.image_end]
-                slots += [False, *[True] * self.image_tokens, False]
-                counted += [True, *[False] * self.image_tokens, False]
+                runs.append(([vocabulary.image_begin], False, True))
+                runs.append(([vocabulary.image_slot] * self.image_tokens, True, False))
+                runs.append(([vocabulary.image_end], False, False))
                 images.append(segment)
         if end:
-            tokens.append(vocabulary.eos)
-            slots.append(False)
-            counted.append(count)
-        tokens, slots, counted = np.array(tokens, np.int64), np.array(slots), np.array(counted)
+            runs.append(([vocabulary.eos], False, count))
+        lengths = [len(tokens) for tokens, _, _ in runs]
+        tokens = np.fromiter(itertools.chain.from_iterable(tokens for tokens, _, _ in runs), np.int64, sum(lengths))
+        slots = np.repeat([are_slots for _, are_slots, _ in runs], lengths)
+        counted = np.repeat([counts for _, _, counts in runs], lengths)
         targets = np.full_like(tokens, vocabulary.pad)
         targets[:-1] = np.where(counted[1:], tokens[1:], vocabulary.pad)
         return Sample(document.id, tokens, targets, slots, tuple(images)), counted_text

@@ -11,14 +11,18 @@ The JSON of an interleaved record is {"segments": [{"text": "…"}, {"image": 0}
 `SHARD.tar.index.npz` holds, for the records of SHARD.tar, where each member's bytes are. It is written on first use.
 """
 
+import contextlib
 import functools
 import io
 import json
+import math
 import os
+import struct
 import tarfile
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,36 +32,104 @@ from kosmos_plugin.errors import UserError
 
 INDEX_SUFFIX = ".index.npz"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-_OPEN_INDEXES = 256
+
+
+@dataclass(frozen=True)
+class Record:
+    """The members of one record: name → (offset, size) in the tar, in bytes."""
+
+    tar: str
+    key: str
+    members: dict[str, tuple[int, int]]
+
+    @property
+    def id(self) -> str:
+        return f"{os.path.basename(self.tar)}/{self.key}"
+
+    def read(self, member: str) -> bytes:
+        return read_bytes(self.tar, *self.members[member])
 
 
 class ShardIndex:
-    """The members of a tar: for record i, names `members(i)` → (offset, size) in the file."""
+    """The records of a tar. Of a corpus of many shards each batch meets most, so a record is read from the file, when
+    it is asked for, and nothing is held but where the arrays lie in it:
 
-    def __init__(self, tar: str, keys, starts, extensions, offsets, sizes):
+    keys        str [R]        the records' keys
+    starts      int64 [R + 1]  record i has the members starts[i] … starts[i + 1]
+    extensions  str [M]        such as "txt" or "0.jpg"
+    offsets     int64 [M]      bytes
+    sizes       int64 [M]      bytes
+    """
+
+    def __init__(self, tar: str, path: str):
         self.tar = tar
-        self.keys = keys  # [R] the records' keys
-        self.starts = starts  # [R + 1] record i has the members starts[i] … starts[i + 1]
-        self.extensions = extensions  # [M] such as "txt" or "0.jpg"
-        self.offsets = offsets  # [M] bytes
-        self.sizes = sizes  # [M] bytes
+        self.path = path
+        with open(path, "rb") as file:
+            self.arrays = {name: _stored_array(file, info) for name, info in _stored_files(file).items()}
+            (tar_size,) = self._read(file.fileno(), "tar_size", 0, 1)
+        if int(tar_size) != os.path.getsize(tar):
+            raise ValueError("the index of a tar of another size")
+        self._records = self.arrays["keys"].count
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._records
 
-    def members(self, record: int) -> dict[str, tuple[int, int]]:
-        span = range(int(self.starts[record]), int(self.starts[record + 1]))
-        return {str(self.extensions[i]): (int(self.offsets[i]), int(self.sizes[i])) for i in span}
+    def record(self, number: int) -> Record:
+        assert 0 <= number < len(self)
+        with _opened(self.path) as file:
+            (key,) = self._read(file, "keys", number, number + 1)
+            begin, end = self._read(file, "starts", number, number + 2)
+            extensions, offsets, sizes = (
+                self._read(file, name, begin, end) for name in ("extensions", "offsets", "sizes")
+            )
+        return Record(self.tar, key, dict(zip(extensions, zip(offsets, sizes, strict=True), strict=True)))
 
-    def read(self, span: tuple[int, int]) -> bytes:
-        return read_bytes(self.tar, *span)
+    def _read(self, file: int, name: str, begin: int, end: int) -> list:
+        array = self.arrays[name]
+        size = array.dtype.itemsize
+        data = os.pread(file, (end - begin) * size, array.offset + begin * size)
+        return np.frombuffer(data, array.dtype).tolist()
+
+
+@dataclass(frozen=True)
+class _StoredArray:
+    offset: int  # bytes
+    dtype: np.dtype
+    count: int
+
+
+def _stored_files(file) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of an .npz, by name."""
+    with zipfile.ZipFile(file) as archive:
+        return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+
+def _stored_array(file, info: zipfile.ZipInfo) -> _StoredArray:
+    """Where the entries of an array of an uncompressed .npz lie: behind the zip's header of it and NumPy's own."""
+    file.seek(info.header_offset + 26)
+    lengths = struct.unpack("<HH", file.read(4))
+    file.seek(sum(lengths), os.SEEK_CUR)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0) or info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("not as build_index writes it")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return _StoredArray(file.tell(), dtype, math.prod(shape))
 
 
 def read_bytes(path: str, offset: int, size: int) -> bytes:
     """`size` bytes of the file at `offset`."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    with _opened(path) as file:
+        return os.pread(file, size, offset)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A file descriptor: Python's own file objects take longer to make than a small piece takes to read."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def build_index(tar: str | Path) -> Path:
@@ -112,7 +184,7 @@ def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
         raise UserError(f"{tar} is cut short or broken at byte {end:,}; fetch it again.")
 
 
-@functools.lru_cache(maxsize=_OPEN_INDEXES)
+@functools.cache
 def open_index(tar: str) -> ShardIndex:
     """The index of `tar`, built first if it is missing, or older than the tar, or that of a file of another size."""
     if not os.path.isfile(tar):
@@ -122,50 +194,40 @@ def open_index(tar: str) -> ShardIndex:
     if not os.path.isfile(index) or os.path.getmtime(index) < os.path.getmtime(tar):
         build_index(tar)
     try:
-        return _read_index(tar, index)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):  # of another size, or no index at all
+        return ShardIndex(tar, index)
+    except (ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile):  # of another size, or no index at all
         build_index(tar)
-        return _read_index(tar, index)
+        return ShardIndex(tar, index)
 
 
-def _read_index(tar: str, index: str) -> ShardIndex:
-    with np.load(index) as arrays:
-        if int(arrays["tar_size"]) != os.path.getsize(tar):
-            raise ValueError("the index of a tar of another size")
-        names = ("keys", "starts", "extensions", "offsets", "sizes")
-        return ShardIndex(tar, *(arrays[name] for name in names))
-
-
-def caption_document(index: ShardIndex, record: int) -> Document:
+def caption_document(record: Record) -> Document:
     """An image–caption pair: `<image>` first, then the caption (Table 21)."""
-    members = index.members(record)
-    image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+    image = next((record.members[extension] for extension in IMAGE_EXTENSIONS if extension in record.members), None)
     if image is None:
         raise BrokenRecord("no image")
-    if "txt" in members:
-        caption = _utf8(index.read(members["txt"]))
-    elif "json" in members:
-        caption = _json_object(index.read(members["json"])).get("caption") or ""
+    if "txt" in record.members:
+        caption = _utf8(record.read("txt"))
+    elif "json" in record.members:
+        caption = _json_object(record.read("json")).get("caption") or ""
         if not isinstance(caption, str):
             raise BrokenRecord(f"its caption is no text but {caption!r:.40}")
     else:
         raise BrokenRecord("no caption")
     if not caption.strip():
         raise BrokenRecord("the caption is empty")
-    return Document(_id(index, record), (_image(index, image), Text(caption.strip())))
+    return Document(record.id, (_image(record, image), Text(caption.strip())))
 
 
-def interleaved_document(index: ShardIndex, record: int) -> Document:
+def interleaved_document(record: Record) -> Document:
     """A document of text and images in the order of its JSON's segments."""
-    members = index.members(record)
-    if "json" not in members:
+    if "json" not in record.members:
         raise BrokenRecord("no json")
     images = {
         extension.partition(".")[0]: span
-        for extension, span in members.items()
+        for extension, span in record.members.items()
         if extension.rpartition(".")[2] in IMAGE_EXTENSIONS
     }
-    segments = _json_object(index.read(members["json"])).get("segments")
+    segments = _json_object(record.read("json")).get("segments")
     if not isinstance(segments, list):
         raise BrokenRecord('its json has no list of "segments"')
     parsed = []
@@ -177,18 +239,14 @@ def interleaved_document(index: ShardIndex, record: int) -> Document:
                 raise BrokenRecord(f"the text of a segment is no text but {segment['text']!r:.40}")
             parsed.append(Text(segment["text"], bool(segment.get("counted", True))))
         elif str(segment["image"]) in images:
-            parsed.append(_image(index, images[str(segment["image"])]))
+            parsed.append(_image(record, images[str(segment["image"])]))
         else:
             raise BrokenRecord(f"image {segment['image']} is missing")
-    return Document(_id(index, record), tuple(parsed))
+    return Document(record.id, tuple(parsed))
 
 
-def _id(index: ShardIndex, record: int) -> str:
-    return f"{os.path.basename(index.tar)}/{index.keys[record]}"
-
-
-def _image(index: ShardIndex, span: tuple[int, int]) -> Image:
-    return Image(functools.partial(read_bytes, index.tar, *span))
+def _image(record: Record, span: tuple[int, int]) -> Image:
+    return Image(functools.partial(read_bytes, record.tar, *span))
 
 
 def _utf8(data: bytes) -> str:
@@ -222,9 +280,8 @@ class ShardedDocuments:
     def __getitem__(self, i: int) -> Document:
         """Raises BrokenRecord (with the record's name) for a record that is no usable document."""
         shard = int(np.searchsorted(self.ends, i, side="right"))
-        index = open_index(self.tars[shard])
-        record = int(i - (self.ends[shard - 1] if shard else 0))
+        record = open_index(self.tars[shard]).record(int(i - (self.ends[shard - 1] if shard else 0)))
         try:
-            return self.read_record(index, record)
+            return self.read_record(record)
         except BrokenRecord as error:
-            raise BrokenRecord(f"{_id(index, record)}: {error}") from None
+            raise BrokenRecord(f"{record.id}: {error}") from None

@@ -2,6 +2,9 @@
 
 kosmos = KosmosModel.from_pretrained("checkpoints", "checkpoint_best.pt")
 kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+talk = kosmos.conversation()
+talk.ask("<image> Question: what is this? Answer:", ["cat.png"], stop=(".",))
+talk.ask("Question: which colour is it? Answer:", stop=(".",))
 """
 
 from collections.abc import Sequence
@@ -14,8 +17,9 @@ from torch import nn
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.conversation import Conversation
 from kosmos_plugin.generation.prompt import parse_prompt
-from kosmos_plugin.generation.scoring import score_candidates
+from kosmos_plugin.generation.scoring import score_batch
 from kosmos_plugin.generation.search import Hypothesis, SearchOptions, generate, text_of
 
 
@@ -46,11 +50,11 @@ class KosmosHubInterface(nn.Module):
 
     def search(self, prompts: Sequence[Sample], options: SearchOptions) -> list[Hypothesis]:
         """The best hypothesis of each prompt, all in one batch."""
-        longest = max(len(prompt) for prompt in prompts) + options.max_new_tokens
-        if longest > self.model.max_positions():
+        longest = max(len(prompt) for prompt in prompts)
+        if longest + options.max_new_tokens > self.model.max_positions():
             raise UserError(
-                f"A prompt of {longest - options.max_new_tokens:,} tokens and {options.max_new_tokens:,} new ones are "
-                f"more than the {self.model.max_positions():,} the model was trained on; ask for fewer new tokens."
+                f"A prompt of {longest:,} tokens and {options.max_new_tokens:,} new ones are more than the "
+                f"{self.model.max_positions():,} the model was trained on; ask for fewer new tokens."
             )
         return generate(self.model, self.vocabulary, prompts, options)
 
@@ -58,8 +62,25 @@ class KosmosHubInterface(nn.Module):
         self, text: str, images: Sequence[str | Path | bytes] = (), candidates: Sequence[str] = ()
     ) -> list[float]:
         """The log-probability of each candidate text after the prompt."""
-        tokens = [self.vocabulary.encode(candidate) for candidate in candidates]
-        return score_candidates(self.model, self.vocabulary, self.prompt(text, images), tokens)
+        return self.score_batch([self.prompt(text, images)], [candidates])[0]
+
+    def score_batch(self, prompts: Sequence[Sample], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The log-probability of each prompt's own candidate texts after it, all prompts in one batch."""
+        tokens = [[self.vocabulary.encode(candidate) for candidate in of_prompt] for of_prompt in candidates]
+        for prompt, of_prompt in zip(prompts, tokens, strict=True):
+            lengths = [len(candidate) for candidate in of_prompt]
+            if 0 in lengths:
+                raise UserError(f"{prompt.id}: candidate {lengths.index(0) + 1} is empty; a candidate needs text.")
+            if len(prompt) + max(lengths, default=0) > self.model.max_positions():
+                raise UserError(
+                    f"{prompt.id} has {len(prompt):,} tokens and its longest candidate {max(lengths):,}; the model was "
+                    f"trained on {self.model.max_positions():,}."
+                )
+        return score_batch(self.model, self.vocabulary, prompts, tokens)
+
+    def conversation(self) -> Conversation:
+        """Questions and answers whose text and images stay in the cache."""
+        return Conversation(self.model, self.vocabulary, self.task.sample_format)
 
 
 def load(path: str | Path, data: str | None = None, vocabulary: str | None = None) -> KosmosHubInterface:

@@ -1,31 +1,71 @@
-"""How likely each of several candidates is as the continuation of a prompt, which is read once for all of them."""
+"""How likely each of several candidates is as the continuation of its prompt, which is read once for all of them."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.generation.cache import log_probabilities, read_prompts
+from kosmos_plugin.generation.reading import read_prompts
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.vocabulary import Vocabulary
 
+# Most candidates' tokens (with padding) read at a time, and most positions whose logits are in memory at a time.
+TOKENS_AT_ONCE = 1024
+LOGITS_AT_ONCE = 256
 
-@torch.inference_mode()
+
 def score_candidates(
     model: KosmosModel, vocabulary: Vocabulary, prompt: Sample, candidates: Sequence[Sequence[int]]
 ) -> list[float]:
     """Sum of log-probabilities of each candidate's tokens (at least one each) after the prompt."""
+    return score_batch(model, vocabulary, [prompt], [candidates])[0]
+
+
+@torch.inference_mode()
+def score_batch(
+    model: KosmosModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sample],
+    candidates: Sequence[Sequence[Sequence[int]]],
+) -> list[list[float]]:
+    """`score_candidates` of several prompts, each with `candidates` of its own."""
     assert not model.training
-    state, first = read_prompts(model, [prompt], vocabulary.pad)
-    tokens = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(candidate) for candidate in candidates], batch_first=True, padding_value=vocabulary.pad
-    ).to(first.device)
-    valid = tokens.ne(vocabulary.pad)
-    scores = first[0, tokens[:, 0]]
-    if tokens.size(1) > 1:
-        state.select(torch.zeros(len(tokens), dtype=torch.int64, device=first.device))
-        hidden = state.extend(tokens[:, :-1], valid[:, :-1])
-        following = tokens[:, 1:].unsqueeze(-1)
-        log_probs = log_probabilities(model, hidden).gather(-1, following).squeeze(-1)
-        scores = scores + (log_probs * valid[:, 1:]).sum(dim=1)
-    return scores.tolist()
+    state, last = read_prompts(model, prompts, vocabulary.pad)
+    first = model.decoder.output_layer(last).float().log_softmax(dim=-1)  # of the first tokens, [B, V]
+    rows = [(row, candidate) for row, of_prompt in enumerate(candidates) for candidate in of_prompt]
+    scores: list[float] = []
+    for chunk in _chunks(rows):
+        parents = [row for row, _ in chunk]
+        tokens = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(candidate) for _, candidate in chunk], batch_first=True, padding_value=vocabulary.pad
+        ).to(last.device)
+        valid = tokens.ne(vocabulary.pad)
+        log_probs = first.new_zeros(tokens.shape)
+        log_probs[:, 0] = first[parents, tokens[:, 0]]
+        if tokens.size(1) > 1:
+            following = valid[:, 1:]  # a token is read if another is to be predicted from it
+            hidden = state.branch(parents).extend(tokens[:, :-1], following)
+            log_probs[:, 1:][following] = _log_probabilities(model, hidden[following], tokens[:, 1:][following])
+        scores += log_probs.sum(dim=1).tolist()
+    found = iter(scores)
+    return [list(itertools.islice(found, len(of_prompt))) for of_prompt in candidates]
+
+
+def _chunks(rows: list[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
+    """(prompt, candidate) in order, as many at a time as make TOKENS_AT_ONCE tokens, padded to the longest."""
+    chunks, longest = [], 0
+    for row in rows:
+        longest = max(longest, len(row[1]))
+        if not chunks or longest * (len(chunks[-1]) + 1) > TOKENS_AT_ONCE:
+            chunks.append([])
+            longest = len(row[1])
+        chunks[-1].append(row)
+    return chunks
+
+
+def _log_probabilities(model: KosmosModel, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """hidden [N, E] → float32 log-probabilities [N] of `tokens` [N] there."""
+    pairs = zip(hidden.split(LOGITS_AT_ONCE), tokens.split(LOGITS_AT_ONCE), strict=True)
+    return torch.cat([-F.cross_entropy(model.decoder.output_layer(h).float(), t, reduction="none") for h, t in pairs])

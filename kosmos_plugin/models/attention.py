@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torchscale.component.multihead_attention import MultiheadAttention
 
+from kosmos_plugin.models.cached_attention import LayerCache
 from kosmos_plugin.models.dropout_attention import causal_attention_with_dropout
 from kosmos_plugin.models.positions import Rotation, rotate
 
@@ -107,8 +108,8 @@ def _by_mask(ids: torch.Tensor, tokens: torch.Tensor) -> tuple[list[Group], torc
 class FusedAttention(MultiheadAttention):
     """TorchScale's module (its parameters, their names) around fused attention.
 
-    TorchScale's layer passes its arguments through: `attn_mask` is the AttentionPlan, or, with a cache, a mask;
-    `rel_pos` the xPos tables, `incremental_state` the layer's cache (a dict that holds rotated keys and values).
+    TorchScale's layer passes its arguments through: `attn_mask` is the AttentionPlan, `rel_pos` the xPos tables,
+    `incremental_state` the layer's cache (`cached_attention`), which is there in place of the plan.
     """
 
     def forward(
@@ -116,9 +117,9 @@ class FusedAttention(MultiheadAttention):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        incremental_state: dict | None = None,
+        incremental_state: LayerCache | None = None,
         key_padding_mask: None = None,
-        attn_mask: AttentionPlan | torch.Tensor | None = None,
+        attn_mask: AttentionPlan | None = None,
         rel_pos: Rotation | None = None,
         is_first_step: bool = False,
     ) -> tuple[torch.Tensor, None]:
@@ -132,11 +133,7 @@ class FusedAttention(MultiheadAttention):
         if incremental_state is None:
             attended = attend(q, k, v, attn_mask, dropout).unsqueeze(0)
         else:
-            if "prev_key" in incremental_state:
-                k = torch.cat((incremental_state["prev_key"], k), dim=2)
-                v = torch.cat((incremental_state["prev_value"], v), dim=2)
-            incremental_state["prev_key"], incremental_state["prev_value"] = k, v
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout).transpose(1, 2).flatten(2)
+            attended = incremental_state.attend(q, k, v, dropout).transpose(1, 2).flatten(2)
         if self.inner_attn_ln is not None:
             attended = self.inner_attn_ln(attended)
         return self.out_proj(attended), None

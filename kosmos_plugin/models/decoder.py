@@ -14,6 +14,7 @@ from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.attention import FusedAttention, plan_attention
+from kosmos_plugin.models.cached_attention import KeyValueCache
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 
@@ -92,21 +93,18 @@ class KosmosDecoder(Decoder):
         return checkpoint(layer, x, use_reentrant=False, **selective, **arguments)
 
     def extend(
-        self,
-        token_embeddings: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor,
-        cache: dict[int, dict[str, torch.Tensor]],
+        self, token_embeddings: torch.Tensor, cache: KeyValueCache, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states [B, T, E] of T more positions after what `cache` holds (S − T positions), which grows by them.
+        """Hidden states [B, T, E] of T more positions after what `cache` holds, which grows by them.
 
-        token_embeddings [B, T, E]; positions [B, T]; mask bool [B, 1, T, S], True where a key is seen.
+        token_embeddings [B, T, E]; `valid` (bool [B, T]) is False where there is padding (None: nowhere), which costs
+        no more than its place in the cache.
         """
-        x, rotation = self._place(token_embeddings, positions)
+        positions = cache.begin(*token_embeddings.shape[:2], token_embeddings.device, valid)
+        x, rotation = self._place(cache.pack(token_embeddings), cache.pack(positions))
         for number, layer in enumerate(self.layers):
-            layer_cache = cache.setdefault(number, {})
-            x = layer(x, incremental_state=layer_cache, self_attn_mask=mask, self_attn_rel_pos=rotation)[0]
-        return self.layer_norm(x)
+            x = layer(x, incremental_state=cache.of_layer(number), self_attn_rel_pos=rotation)[0]
+        return cache.unpack(self.layer_norm(x))
 
     def _place(self, token_embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, Rotation | None]:
         """The layers' input [B, T, E] for `positions` [B, T], and the xPos tables."""

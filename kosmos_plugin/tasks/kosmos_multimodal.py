@@ -17,7 +17,7 @@ from kosmos_plugin.data.samples import SampleFormat
 from kosmos_plugin.data.scoring import ScoringBatches
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, print_user_errors_plainly
-from kosmos_plugin.images import FITS
+from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.vocabulary import Vocabulary
 
 
@@ -32,6 +32,13 @@ class KosmosMultimodalConfig(FairseqDataclass):
     image_fit: ChoiceEnum(FITS) = field(
         default="crop",
         metadata={"help": "how an image is made square: crop (CLIP's preprocessing) or stretch (as in KOSMOS-2)"},
+    )
+    image_decoding: ChoiceEnum(DECODINGS) = field(
+        default="draft",
+        metadata={
+            "help": "exact (open_clip's pixels), draft (large JPEGs are scaled down while they are decoded: nearly the "
+            "same) or fast (also resized by torch: half the time, pixels off by 2 of 255 at most)"
+        },
     )
     tokens_per_sample: int = field(default=2048, metadata={"help": "length of a row, and the longest sequence"})
     max_skipped_rate: float = field(
@@ -117,7 +124,12 @@ class KosmosMultimodalTask(FairseqTask):
             raise UserError(f"--update-freq must be one number with this task, not {list(update_freq)}.")
         training = dataset is self.datasets.get("train")
         collate = Collator(
-            self.vocabulary, self.cfg.tokens_per_sample, self.cfg.image_size, self.skips, str(self.cfg.image_fit)
+            self.vocabulary,
+            self.cfg.tokens_per_sample,
+            self.cfg.image_size,
+            self.skips,
+            str(self.cfg.image_fit),
+            str(self.cfg.image_decoding),
         )
         micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
         if training:

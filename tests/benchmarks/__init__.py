@@ -17,6 +17,9 @@ BENCHMARKS = {
 # Not run unless named: many minutes each.
 LONG = {
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
+    "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
+    "packing": "share of positions filled on the caption and interleaved streams",
+    "generation": "captions, long contexts, candidates and a conversation, vs transformers and TorchScale",
 }
 
 

@@ -1,8 +1,10 @@
 """Rows → tensors: keys, shapes and types, document borders, and samples whose image is broken."""
 
+import io
 import random
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from kosmos_plugin.data.documents import Document, Image, Text
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import SampleFormat
 from kosmos_plugin.data.skips import SkipCounter
-from kosmos_plugin.images import decode_image
+from kosmos_plugin.images import DECODINGS, FITS, decode_image
 from tests import tiny
 
 WIDTH, SIZE, SLOTS = 40, 32, 3
@@ -109,6 +111,19 @@ def test_document_ids_of_a_row_that_begins_within_a_document(collate, make, voca
     first, second, rest = set(ids[: len(tail)]), set(ids[len(tail) : len(tail) + len(whole)]), set(ids[-5:])
     assert len(first) == len(second) == 1 and rest == {0} and 0 not in first | second
     assert (first == second) is cross
+
+
+@pytest.mark.parametrize("decoding", DECODINGS)
+@pytest.mark.parametrize("fit", FITS)
+def test_options_of_decoding(make, vocabulary, skips, fit, decoding):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(buffer, "JPEG")
+    rows = [PackedRow(1, False, (make("a", Image(buffer.getvalue), Text("a dog")),))]
+    batch = Collator(vocabulary, WIDTH, SIZE, skips, fit, decoding)(rows)
+    assert torch.equal(batch["images"][0], decode_image(buffer.getvalue(), SIZE, fit, decoding))
+    others = [decode_image(buffer.getvalue(), SIZE, f, d) for f in FITS for d in DECODINGS if (f, d) != (fit, decoding)]
+    assert not any(torch.equal(batch["images"][0], other) for other in others)
 
 
 @pytest.mark.parametrize("data", [b"garbage", b"", "cut"])

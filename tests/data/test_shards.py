@@ -96,10 +96,8 @@ def test_odd_names_equal_webdataset(tmp_path):
         build_index(tmp_path / "odd.tar")
         open_index.cache_clear()
         index = open_index(str(tmp_path / "odd.tar"))
-        ours = [
-            (str(index.keys[i]), {name: index.read(span) for name, span in index.members(i).items()})
-            for i in range(len(index))
-        ]
+        records = [index.record(i) for i in range(len(index))]
+        ours = [(record.key, {name: record.read(name) for name in record.members}) for record in records]
         theirs = [
             (sample["__key__"], {name: data for name, data in sample.items() if not name.startswith("__")})
             for sample in by_webdataset(tmp_path / "odd.tar")
@@ -250,6 +248,12 @@ def test_broken_index_is_written_anew(tmp_path, damage):
     assert len(np.load(tmp_path / f"0.tar{INDEX_SUFFIX}")["keys"]) == 5
 
 
+def bytes_read() -> int:
+    """Of this process, so far."""
+    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counters["rchar"])
+
+
 def test_images_are_read_only_when_asked_for(tmp_path):
     """Neither indexing nor a document needs their bytes: here they lie in a hole of the file."""
     big = 40_000_000
@@ -265,10 +269,6 @@ def test_images_are_read_only_when_asked_for(tmp_path):
             archive.addfile(info, io.BytesIO(b"dog %d" % i))
     assert (tmp_path / "0.tar").stat().st_size > 4 * big
 
-    def bytes_read():
-        counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-        return int(counters["rchar"])
-
     if not Path("/proc/self/io").exists():
         pytest.skip("counts bytes through /proc")
     before = bytes_read()
@@ -277,6 +277,19 @@ def test_images_are_read_only_when_asked_for(tmp_path):
     assert bytes_read() - before < 1_000_000
     (image,) = (segment for segment in read[3].segments if isinstance(segment, Image))
     assert image.read() == bytes(big)
+
+
+def test_a_record_of_a_large_shard_is_read_alone(tmp_path):
+    """A batch meets thousands of shards: neither opening an index nor a record of it may read all of it."""
+    caption_tar(tmp_path / "0.tar", 3000, size=1)
+    documents = captions(tmp_path / "0.tar")
+    assert (tmp_path / f"0.tar{INDEX_SUFFIX}").stat().st_size > 200_000
+    if not Path("/proc/self/io").exists():
+        pytest.skip("counts bytes through /proc")
+    open_index.cache_clear()
+    before = bytes_read()
+    assert content(documents[2345])[1] == "dog 2345"
+    assert bytes_read() - before < 50_000
 
 
 def build_often(tar) -> int:
@@ -331,7 +344,8 @@ def test_tar_cut_anywhere(tmp_path, form):
         refused(path)
         path.unlink()
     (tmp_path / "enough.tar").write_bytes(whole[: end + 1024])
-    assert [str(key) for key in open_index(str(tmp_path / "enough.tar")).keys] == ["a", "é" * 600, "b", "c"]
+    index = open_index(str(tmp_path / "enough.tar"))
+    assert [index.record(i).key for i in range(len(index))] == ["a", "é" * 600, "b", "c"]
 
 
 def test_header_broken_in_the_middle(tmp_path):

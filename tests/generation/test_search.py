@@ -8,7 +8,7 @@ import torch
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.hub import KosmosHubInterface
 from kosmos_plugin.generation.scoring import score_candidates
-from kosmos_plugin.generation.search import SearchOptions, generate, text_of
+from kosmos_plugin.generation.search import SearchOptions, _Beams, generate, text_of
 from tests import tiny
 
 
@@ -76,6 +76,76 @@ def test_a_beam_never_scores_below_greedy(kosmos, prompts, beam, length_penalty)
         search(kosmos, prompts, **options), search(kosmos, prompts, beam=beam, **options), strict=True
     ):
         assert wide.score >= greedy.score - 1e-4
+
+
+def plain_beam_search(kosmos, prompt, beam: int, length: int) -> float:
+    """The best log-probability that beam search finds in `length` steps, none of which ends a text."""
+    beams = [((), 0.0)]
+    for _ in range(length):
+        continued = []
+        for tokens, total in beams:
+            best = logits_from_scratch(kosmos, prompt, tokens).topk(beam)
+            assert not {kosmos.vocabulary.eos, kosmos.vocabulary.image_begin} & set(best.indices.tolist())
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            continued += [((*tokens, token), total + value) for token, value in pairs]
+        beams = sorted(continued, key=lambda path: -path[1])[:beam]
+    return beams[0][1]
+
+
+@pytest.mark.parametrize("beam", [2, 3])
+def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
+    task = tiny.task(data)
+    model = tiny.model(task, seed=10, vision_encoder="none")
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    kosmos = KosmosHubInterface(None, task, model)
+    prompt = kosmos.prompt("a")
+    greedy = search(kosmos, [prompt], max_new_tokens=12)[0]
+    assert plain_beam_search(kosmos, prompt, beam, 12) < greedy.log_probability - 1e-3
+    assert search(kosmos, [prompt], beam=beam, max_new_tokens=12)[0].tokens == greedy.tokens
+
+
+@pytest.mark.parametrize(
+    ("length_penalty", "max_new_tokens", "parents"),
+    [
+        (0.0, 20, [1, 1]),  # −3.1 only falls, and −0.51 is there
+        (1.0, 4, [1, 1]),  # at best −3.1 / 4, and −0.51 / 2 is there
+        (1.0, 20, [1, 1, 0]),  # −3.1 / 20 would be more
+    ],
+)
+def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalty, max_new_tokens, parents):
+    end = 9
+    beams = _Beams(SearchOptions(2, max_new_tokens, length_penalty))
+
+    def advance(values, tokens):
+        return beams.advance(values, tokens, lambda path: path[-1] == end)
+
+    assert advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]]) == [0, 0]
+    # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that run on.
+    found = advance([[-3.0, -9.0, -9.1, -9.2], [-0.01, -1.0, -1.1, -9.0]], [[3, 4, 5, 6], [end, 5, 6, 7]])
+    assert found == parents
+    assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
+
+
+def test_an_end_counts_among_the_best_alone():
+    """As in fairseq's and transformers' search: what ends must be one of the `beam` best continuations."""
+    end = 9
+    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    # Best first: (1, end), (1, 3), (2, end), (2, 4)
+    values, tokens = [[-0.1, -0.2, -7.0, -8.0], [-0.1, -0.2, -7.0, -8.0]], [[end, 3, 5, 6], [end, 4, 5, 6]]
+    assert beams.advance(values, tokens, lambda path: path[-1] == end) == [0, 1]
+    assert [hypothesis.tokens for hypothesis in beams.finished] == [(1, end)]
+    assert [path.tokens for path in beams.running] == [(1, 3), (2, 4)]
+
+
+def test_beams_stop_when_none_beats_the_finished_ones():
+    end = 9
+    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20, length_penalty=0.0))
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    values, tokens = [[-0.01, -5.0, -5.1, -5.2], [-0.02, -6.0, -6.1, -6.2]], [[end, 5, 6, 7], [end, 5, 6, 7]]
+    assert beams.advance(values, tokens, lambda path: path[-1] == end) == []
+    assert beams.best().tokens == (1, end)
 
 
 def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):

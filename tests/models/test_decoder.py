@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
+from kosmos_plugin.models.cached_attention import KeyValueCache
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.models.positions import xpos_rotation
 from tests import tiny
@@ -54,13 +55,8 @@ def test_packed_documents_equal_torchscale_on_each_alone(pair):
 def test_cached_steps_equal_torchscale(pair, chunks):
     ours, stock = pair
     tokens = torch.randint(4, VOCABULARY, (2, 12))
-    cache, hidden, done = {}, [], 0
-    for size in chunks:
-        part = tokens[:, done : done + size]
-        positions = torch.arange(done, done + size).expand_as(part)
-        mask = torch.ones(size, done + size, dtype=torch.bool).tril(done).expand(2, 1, -1, -1)
-        hidden.append(ours.extend(ours.embed_tokens(part), positions, mask, cache))
-        done += size
+    cache = KeyValueCache(ours.num_layers)
+    hidden = [ours.extend(ours.embed_tokens(part), cache) for part in tokens.split(chunks, dim=1)]
     logits = ours.output_layer(torch.cat(hidden, dim=1))
     torch.testing.assert_close(logits, stock(tokens)[0], atol=1e-5, rtol=0)
 
@@ -97,12 +93,18 @@ def documents(decoder, embeddings):
 
 def cached(decoder, embeddings):
     """A prompt and steps of one token."""
-    rows, hidden, cache = len(embeddings), [], {}
-    for begin, end in [(0, LENGTH - 3), *((i, i + 1) for i in range(LENGTH - 3, LENGTH))]:
-        positions = torch.arange(begin, end).expand(rows, -1)
-        mask = torch.ones(end - begin, end, dtype=torch.bool).tril(begin).expand(rows, 1, -1, -1)
-        hidden.append(decoder.extend(embeddings[:, begin:end], positions, mask, cache))
-    return torch.cat(hidden, dim=1)
+    cache = KeyValueCache(decoder.num_layers)
+    parts = embeddings.split([LENGTH - 3, 1, 1, 1], dim=1)
+    return torch.cat([decoder.extend(part, cache) for part in parts], dim=1)
+
+
+def branched(decoder, embeddings):
+    """As `cached`, with the steps in a level of their own."""
+    prompt, *steps = embeddings.split([LENGTH - 3, 1, 1, 1], dim=1)
+    cache = KeyValueCache(decoder.num_layers)
+    hidden = [decoder.extend(prompt, cache)]
+    branch = cache.branch(range(len(embeddings)))
+    return torch.cat([*hidden, *(decoder.extend(step, branch) for step in steps)], dim=1)
 
 
 PATHS = pytest.mark.parametrize(
@@ -110,6 +112,7 @@ PATHS = pytest.mark.parametrize(
     [
         *((path, kept) for path in (causal, documents) for kept in ("none", "selective", "full")),
         (cached, "none"),
+        (branched, "none"),
     ],
 )
 

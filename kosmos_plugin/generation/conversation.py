@@ -1,0 +1,65 @@
+"""Turns of a talk about text and images; what was read stays in the cache, so a turn costs its own tokens alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kosmos_plugin.data.documents import Image, Text
+from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.cache import DecodingState
+from kosmos_plugin.generation.prompt import parse_prompt
+from kosmos_plugin.generation.reading import ImageEmbeddings, content, read
+from kosmos_plugin.generation.search import SearchOptions, search, text_of
+from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.vocabulary import Vocabulary
+
+
+class Conversation:
+    """Questions and answers, each answer the continuation of all that was said before.
+
+    To the model it is one document: the segments of each turn, then its answer's text. An answer is what `generate`
+    says after that document. `KosmosHubInterface.conversation()` begins one.
+    """
+
+    def __init__(self, model: KosmosModel, vocabulary: Vocabulary, sample_format: SampleFormat):
+        self.model = model
+        self.vocabulary = vocabulary
+        self.sample_format = sample_format
+        self.segments: list[Text | Image] = []  # all that was said
+        self._unread: list[Text] = []  # of it what the state has not read: the last answer
+        self._length = 0  # tokens that the state has read
+        self._state = DecodingState(model)
+        self._images = ImageEmbeddings(model)
+
+    @torch.inference_mode()
+    def ask(self, text: str, images: Sequence[str | Path | bytes] = (), **options) -> str:
+        """The answer to one more turn; `<image>` in the text stands for each of `images` in turn.
+
+        `options` are those of SearchOptions. A turn that is refused (UserError) leaves the conversation as it was.
+        """
+        assert not self.model.training
+        options = SearchOptions(**options)
+        turn = parse_prompt(text, images, "the turn")
+        if not turn.segments:
+            raise UserError("A turn needs text or an image.")
+        unread = self.sample_format.prompt(replace(turn, segments=(*self._unread, *turn.segments)))
+        begin = 1 if self.segments else 0  # `<s>` stands at the beginning alone
+        length = self._length + len(unread) - begin
+        if length + options.max_new_tokens > self.model.max_positions():
+            raise UserError(
+                f"The conversation's {length:,} tokens and {options.max_new_tokens:,} new ones are more than the "
+                f"{self.model.max_positions():,} the model was trained on; begin another, or ask for fewer new tokens."
+            )
+        [numbers] = self._images.add([unread])
+        last = read(self._state, [content(unread, numbers)[begin:]], self.vocabulary.pad, self._images)
+        self.segments += turn.segments
+        self._length, self._unread = length, []
+        [hypothesis] = search(self._state, last, self.vocabulary, options)
+        answer = text_of(self.vocabulary, hypothesis, options.stop)
+        if answer:
+            self.segments.append(Text(answer))
+            self._unread = [Text(answer)]
+        return answer

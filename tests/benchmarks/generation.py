@@ -1,0 +1,218 @@
+"""Generation at the size of `kosmos_base`: captions, a long context, few-shot candidates, a conversation.
+
+A decoder of 12 layers of 768 with about 65 thousand words, ViT-B/32, 64 image tokens, random weights, float32. Where
+there is a peer, both sides have the same weights, read the same tokens, and must generate the same.
+
+Limits by arithmetic are ratios of FLOPs, or of bytes for steps at a long context, which memory bounds (`step_bytes`):
+2 · 12 · (4E² + 2EF) a token read, 4 · 12 · E for each key it sees, 2VE where logits are made, and an image's by torch's
+counter.
+"""
+
+import random
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchscale.architecture.decoder import Decoder
+
+from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.generation.conversation import Conversation
+from kosmos_plugin.generation.hub import KosmosHubInterface
+from kosmos_plugin.generation.reading import read_prompts
+from kosmos_plugin.generation.scoring import score_candidates
+from kosmos_plugin.generation.search import SearchOptions, search
+from kosmos_plugin.models.config import KosmosBaseConfig
+from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
+from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.planning.costs import image_flops
+from tests import tiny
+from tests.benchmarks.peers import torchscale_generation, transformers_generation
+from tests.benchmarks.result import Cell, Result
+from tests.benchmarks.side_by_side import COLUMNS, SideBySide, side_by_side
+
+LAYERS, WIDTH, FFN, HEADS = 12, 768, 3072, 12
+PIECES, POSITIONS, IMAGE_TOKENS = 63_997, 2048, 64
+TEXT = {
+    "layers": LAYERS, "embed_dim": WIDTH, "ffn_dim": FFN, "attention_heads": HEADS, "max_position_embeddings": POSITIONS
+}  # fmt: skip
+VISION = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 32,
+}  # fmt: skip
+BEAM, NEW_TOKENS = 5, 32
+CONTEXT, STEPS = 1024, 16
+SHOTS, CANDIDATES, CANDIDATE_TOKENS, FROM_SCRATCH = 8, 64, (1, 8), 2
+QUESTIONS, QUESTION_WORDS, ANSWER_TOKENS = 10, 12, 4
+TURNS = 3
+
+
+# ---- What it should cost ----
+
+
+def reading_flops(tokens: float, context: float, predictions: float, words: int) -> float:
+    """FLOPs of reading `tokens` tokens that see `context` keys on average, and of `predictions` logits."""
+    layer = 2 * (4 * WIDTH**2 + 2 * WIDTH * FFN) + 4 * WIDTH * context
+    return LAYERS * layer * tokens + 2 * words * WIDTH * predictions
+
+
+def flops_of_image(kosmos: KosmosHubInterface) -> int:
+    with torch.device("meta"):
+        model = KosmosModel.build_model(kosmos.model.config, kosmos.task)
+    return sum(image_flops(model)[:2])
+
+
+def step_bytes(words: int, cached: float) -> float:
+    """Bytes of a float32 step: each weight read once, and keys and values of `cached` tokens read or written."""
+    weights = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * FFN) + words * WIDTH
+    return 4 * (weights + LAYERS * 2 * WIDTH * cached)
+
+
+# ---- Captions, against transformers ----
+
+
+def captions(kosmos: KosmosHubInterface, theirs, images: int) -> list[Cell]:
+    rng = random.Random(1)
+    prompts = [kosmos.prompt("<image> An image of", [tiny.png(rng, 224)]) for _ in range(images)]
+    tensors = transformers_generation.inputs(kosmos, prompts)
+    options = SearchOptions(BEAM, NEW_TOKENS)
+
+    def ours() -> list[list[int]]:
+        return [list(found.tokens) for found in kosmos.search(prompts, options)]
+
+    def peer() -> list[list[int]]:
+        return transformers_generation.beam_search(theirs, tensors, kosmos, BEAM, NEW_TOKENS)
+
+    require_equal(ours(), peer())
+    times = side_by_side(ours, peer, TURNS, warm_up=0)
+    length, words = len(prompts[0]), len(kosmos.vocabulary)
+    steps = reading_flops(BEAM * (NEW_TOKENS - 1), length + NEW_TOKENS / 2, BEAM * (NEW_TOKENS - 1), words)
+    image = flops_of_image(kosmos)
+    once, each_beam = (image + reading_flops(rows * length, length / 2, rows, words) + steps for rows in (1, BEAM))
+    name = f"beam-{BEAM} captions, {images} image{'s' if images > 1 else ''} at a time, vs transformers"
+    return times.row(name, images * NEW_TOKENS, "tokens/s", 1.2, each_beam / once)
+
+
+# ---- A long context, against TorchScale ----
+
+
+@torch.inference_mode()
+def long_context(kosmos: KosmosHubInterface) -> list[Cell]:
+    vocabulary, device = kosmos.vocabulary, transformers_generation.device_of(kosmos)
+    config = KosmosBaseConfig(vision_encoder="none", tokens_per_sample=POSITIONS)
+    torch.manual_seed(1)
+    decoder = KosmosDecoder(config, len(vocabulary), vocabulary.pad).to(device).eval()
+    model = KosmosModel(config, None, None, decoder)
+    stock = Decoder(decoder_config(config, len(vocabulary)), nn.Embedding(*decoder.embed_tokens.weight.shape))
+    stock.load_state_dict(decoder.state_dict())
+    stock = stock.to(device).eval()
+    tokens = torch.randint(4, len(vocabulary), (CONTEXT,))
+    slots = torch.zeros(CONTEXT, dtype=torch.bool).numpy()
+    state, last = read_prompts(model, [Sample("noise", tokens.numpy(), tokens.numpy(), slots)], vocabulary.pad)
+    read = torchscale_generation.read_prompt(stock, tokens[None].to(device))
+
+    def ours() -> list[int]:
+        return list(search(state, last, vocabulary, SearchOptions(BEAM, STEPS))[0].tokens)
+
+    def peer() -> list[int]:
+        return torchscale_generation.beam_search(stock, read, BEAM, STEPS)
+
+    require_equal(ours(), peer())
+    times = side_by_side(ours, peer, TURNS, warm_up=0)
+    words, own = len(vocabulary), BEAM * STEPS / 2
+    # TorchScale reads and writes all of it to reorder and again to append, half of it (keys) to rotate, and attends
+    # to it. Here a step reads the prompt once, and does so to its own few tokens: reorder, attend.
+    limit = step_bytes(words, 6 * (BEAM * CONTEXT + own)) / step_bytes(words, CONTEXT + 3 * own)
+    name = f"beam-{BEAM} steps at {CONTEXT:,} tokens of context, vs TorchScale"
+    return times.row(name, STEPS, "tokens/s", 2.0, limit)
+
+
+# ---- Few-shot candidates ----
+
+
+def few_shot(kosmos: KosmosHubInterface) -> list[Cell]:
+    rng = random.Random(2)
+    shots = [
+        f"<image> Question: {tiny.sentence(rng, (8, 8))} Answer: {tiny.sentence(rng, (2, 2))}" for _ in range(SHOTS)
+    ]
+    text = " ".join([*shots, f"<image> Question: {tiny.sentence(rng, (8, 8))} Answer:"])
+    prompt = kosmos.prompt(text, [tiny.png(rng, 224) for _ in range(SHOTS + 1)])
+    words = len(kosmos.vocabulary)
+    candidates = [[rng.randrange(4, words) for _ in range(rng.randint(*CANDIDATE_TOKENS))] for _ in range(CANDIDATES)]
+
+    def score(some: list[list[int]]) -> list[float]:
+        return score_candidates(kosmos.model, kosmos.vocabulary, prompt, some)
+
+    def from_scratch() -> list[float]:
+        return [score([candidate])[0] for candidate in candidates[:FROM_SCRATCH]]
+
+    assert torch.allclose(torch.tensor(score(candidates)[:FROM_SCRATCH]), torch.tensor(from_scratch()), atol=1e-2)
+    times = side_by_side(lambda: score(candidates), from_scratch, TURNS, warm_up=0)
+    times = SideBySide(times.ours, tuple(seconds * CANDIDATES / FROM_SCRATCH for seconds in times.peer))
+    length, tokens = len(prompt), sum(map(len, candidates))
+    prompt_flops = (SHOTS + 1) * flops_of_image(kosmos) + reading_flops(length, length / 2, 1, words)
+    following = tokens - CANDIDATES
+    candidate_flops = reading_flops(following, length, following, words)
+    limit = (CANDIDATES * prompt_flops + candidate_flops) / (prompt_flops + candidate_flops)
+    name = f"{SHOTS}-shot prompt of {length:,} tokens, {CANDIDATES} candidates, vs each from scratch"
+    return times.row(name, CANDIDATES, "candidates/s", 10.0, limit)
+
+
+# ---- A conversation ----
+
+
+def conversation(kosmos: KosmosHubInterface) -> list[Cell]:
+    rng = random.Random(3)
+    image = tiny.png(rng, 224)
+
+    def question() -> str:
+        return f"Question: {tiny.sentence(rng, (QUESTION_WORDS, QUESTION_WORDS))} Answer:"
+
+    def talk(questions: int) -> Conversation:
+        found = kosmos.conversation()
+        found.ask(f"<image> {question()}", [image], max_new_tokens=ANSWER_TOKENS)
+        for _ in range(questions - 1):
+            found.ask(question(), max_new_tokens=ANSWER_TOKENS)
+        return found
+
+    turns = 2 * TURNS + 1
+    tenth, second = ([talk(before) for _ in range(turns)] for before in (QUESTIONS - 1, 1))
+    times = side_by_side(
+        lambda: tenth.pop().ask(question(), max_new_tokens=1),
+        lambda: second.pop().ask(question(), max_new_tokens=1),
+        turns - 1,
+    )
+    turn, words = QUESTION_WORDS + 4 + ANSWER_TOKENS, len(kosmos.vocabulary)
+    costs = [reading_flops(turn, IMAGE_TOKENS + before * turn, 1, words) for before in (1, QUESTIONS - 1)]
+    name = "first token of the tenth question about an image; peer: of the second"
+    return times.row(name, 1, "first tokens/s", 1 / 1.2, costs[0] / costs[1])
+
+
+def require_equal(ours: list, peer: list) -> None:
+    if ours != peer:
+        raise RuntimeError(f"Both sides must generate the same; ours: {ours}, the peer's: {peer}")
+
+
+def run(out: Path) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        kosmos, theirs = transformers_generation.build_pair(Path(folder), PIECES, TEXT, VISION, IMAGE_TOKENS)
+        rows = [captions(kosmos, theirs, images=1), captions(kosmos, theirs, images=4)]
+        words = len(kosmos.vocabulary)
+        del theirs
+        rows += [long_context(kosmos), few_shot(kosmos), conversation(kosmos)]
+    return Result(
+        title="Generation",
+        columns=COLUMNS,
+        rows=rows,
+        notes=[
+            f"Decoder of {LAYERS} layers of {WIDTH}, {words:,} words, ViT-B/32, random weights, float32. "
+            "Captions and steps of both sides are equal, token for token.",
+            f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none ends early; the images are encoded '
+            "in the time.",
+            f"Context: {STEPS} tokens after a prompt that was read before; TorchScale's `Decoder` with its incremental "
+            "state, whose beams are reordered by index_select.",
+            f"Candidates: {FROM_SCRATCH} of the {CANDIDATES} are scored from scratch, and the time is scaled.",
+            f"Conversation: each turn has {QUESTION_WORDS} words and an answer of {ANSWER_TOKENS} tokens; the tenth "
+            "may take 1.2 times the second's time.",
+        ],
+    )
