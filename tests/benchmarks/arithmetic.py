@@ -9,12 +9,13 @@ A multiplication and an addition are two FLOPs. With T tokens a row, H heads, E 
 
 Bytes are those of the tensors that are large and that only one side has, each time one is read or written:
 
-    scores            PASSES · 4 · layers · H · pairs         none if attention is fused
-    logits            PASSES · 4 · V · positions with logits
+    scores            PASSES · size · layers · H · pairs         none if attention is fused
+    logits            PASSES · size · V · positions with logits
     Adam              PASSES · 4 · trained parameters
 
-What every way does alike at a position (norms, activations, dropout of hidden states) is left out. A limit is the ratio
-of the two sides' FLOPs / (FLOP/s) + bytes / (byte/s), with what this machine reaches in a multiplication and a copy.
+A number's size is 4 bytes on the CPU, 2 on a GPU. What every way does alike at a position (norms, activations, dropout
+of hidden states) is left out. A limit is the ratio of the two sides' FLOPs / (FLOP/s) + bytes / (byte/s), with what
+this machine reaches in a multiplication and a copy.
 """
 
 import time
@@ -98,7 +99,7 @@ def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) 
     """The decoder's part on a micro-batch, from the token embeddings to the gradient."""
     args, words = decoder.args, decoder.output_projection.weight.size(0)
     weights = sum(module.weight.numel() for module in decoder.layers.modules() if isinstance(module, nn.Linear))
-    lengths = [len(sample) for sample in samples]
+    lengths, size = [len(sample) for sample in samples], 2 if torch.cuda.is_available() else FLOAT
     if way.padded:
         positions = logits = len(samples) * max(lengths)
         pairs = len(samples) * max(lengths) ** 2
@@ -108,8 +109,8 @@ def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) 
     flops = 6 * weights * positions
     flops += 12 * args.decoder_layers * args.decoder_embed_dim * pairs
     flops += 6 * words * args.decoder_embed_dim * logits
-    scores = way.scores * FLOAT * args.decoder_layers * args.decoder_attention_heads * pairs
-    return Cost(flops, scores + way.logits * FLOAT * words * logits)
+    scores = way.scores * size * args.decoder_layers * args.decoder_attention_heads * pairs
+    return Cost(flops, scores + way.logits * size * words * logits)
 
 
 def measured_rates(repeats: int = 5) -> Rates:

@@ -31,8 +31,8 @@ SEEDS = (1, 2)
 TRAINED = 256
 LENGTHS = (256, 512, 1024)
 BLOCK = 128
-UPDATES, WARM_UP, LEARNING_RATE, ROWS = 600, 50, 3e-3, 4
-PIECES, HELD_OUT = 1000, 0.15
+UPDATES, WARM_UP, LEARNING_RATE, ROWS = 160, 20, 3e-3, 4
+PIECES, HELD_OUT = 1000, 0.1
 
 
 def train(positions: str, text: Text, seed: int) -> KosmosDecoder:

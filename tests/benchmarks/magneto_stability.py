@@ -10,7 +10,7 @@ or dropout. Four models of the same random draws:
 
 At every update it measures: the largest root mean square of the residual stream over the layers; the norm of the
 gradient, and the largest norm of one layer's; the loss; and how far the update moved the model: the root mean square
-change of the logits of fixed rows, which is what Magneto's theory bounds whatever the depth. Ten updates are made at
+change of the logits of fixed rows, which is what Magneto's theory bounds whatever the depth. Eight updates are made at
 24 and 48 layers, at a usual and at an aggressive constant learning rate, and one small one at 6 to 96 layers.
 """
 
@@ -35,7 +35,7 @@ import matplotlib.pyplot as plt
 
 LAYERS = (24, 48)
 LEARNING_RATES = {"usual": 1e-3, "aggressive": 1e-2}
-UPDATES = 10
+UPDATES = 8
 DEPTHS = (6, 12, 24, 48, 96)
 SMALL_LEARNING_RATE = 1e-4
 SEEDS = (1, 2)
