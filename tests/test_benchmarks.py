@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.benchmarks import BENCHMARKS
+from tests.benchmarks import BENCHMARKS, LONG
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.result import Result, Spread
 
@@ -14,7 +14,7 @@ def test_lists_every_benchmark(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "--list"])
     main()
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == list(BENCHMARKS)
+    assert listed == [*BENCHMARKS, *LONG]
     for name in listed:
         assert callable(importlib.import_module(f"tests.benchmarks.{name}").run)
 
@@ -25,8 +25,17 @@ def test_an_unknown_name_is_one_error(monkeypatch, capsys, tmp_path):
         main()
     assert status.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "warp_drive" in last and all(name in last for name in BENCHMARKS)
+    assert "warp_drive" in last and all(name in last for name in BENCHMARKS | LONG)
     assert not (tmp_path / "out").exists()
+
+
+def test_long_benchmarks_run_only_if_named(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr("tests.benchmarks.__main__.run_all", lambda names, out: ran.append(names))
+    for names, expected in (([], list(BENCHMARKS)), ([next(iter(LONG))], [next(iter(LONG))])):
+        monkeypatch.setattr("sys.argv", ["benchmarks", *names, "--out", str(tmp_path)])
+        main()
+        assert ran.pop() == expected
 
 
 def test_a_result_as_markdown_and_as_json():

@@ -8,8 +8,14 @@ from pathlib import Path
 
 # Name of the file → what it measures, for --list.
 BENCHMARKS = {
+    "training_speed": "a training step beside stock's and transformers'",
+    "growth": "time and memory of an update against lengths, images, rows and words",
+    "full_size_gpu": "kosmos_1 on one GPU: tokens a second, MFU",
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
+}
+# Not run unless named: many minutes each.
+LONG = {
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
     "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
     "packing": "share of positions filled on the caption and interleaved streams",

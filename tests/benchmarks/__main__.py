@@ -1,7 +1,7 @@
 """Runs benchmarks, prints a table as each ends, and writes them all to results.md and results.json.
 
-    python -m tests.benchmarks              all
-    python -m tests.benchmarks NAME …       some
+    python -m tests.benchmarks              all but the long ones
+    python -m tests.benchmarks NAME …       those
     python -m tests.benchmarks --list       what there is
 
 Each runs in a process of its own, so that none finds the memory or the threads of another.
@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.benchmarks import BENCHMARKS, measure
+from tests.benchmarks import BENCHMARKS, LONG, measure
 from tests.benchmarks.cores import fresh_processes
 from tests.benchmarks.machine import machine, versions
 
@@ -29,7 +29,7 @@ def run_all(names: list[str], out: Path) -> list[str]:
     print(texts[0])
     results, failed = {}, []
     for name in names:
-        print(f"{name}: {BENCHMARKS[name]} …\n", flush=True)
+        print(f"{name}: {(BENCHMARKS | LONG)[name]} …\n", flush=True)
         begin = time.monotonic()
         with fresh_processes(1) as process:
             try:
@@ -57,16 +57,17 @@ def _line(facts: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measures and writes tables.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all but the long ones)")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder for tables and plots ({OUT.name}/)")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(f"{name:<22} {about}" for name, about in BENCHMARKS.items()))
+        print("\n".join(f"{name:<22} {about} (long: if named)" for name, about in LONG.items()))
         return
-    unknown = [name for name in arguments.names if name not in BENCHMARKS]
+    unknown = [name for name in arguments.names if name not in BENCHMARKS | LONG]
     if unknown:
-        parser.error(f"no benchmark is called {' or '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"no benchmark is called {' or '.join(unknown)}; there are {', '.join(BENCHMARKS | LONG)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that are started
     failed = run_all(arguments.names or list(BENCHMARKS), arguments.out)

@@ -25,3 +25,48 @@ def run_each(function: Callable, jobs: list[tuple]) -> list:
     with fresh_processes(len(os.sched_getaffinity(0)), threads=1) as processes:
         futures = [processes.submit(function, *job) for job in jobs]
         return [future.result() for future in futures]
+
+
+class Worker:
+    """A process of its own that builds an object and keeps it: what is measured finds no memory of another's.
+
+    Calling the worker calls the object, and waits for it.
+    """
+
+    def __init__(self, build: Callable, *arguments):
+        """`build(*arguments)` begins; whatever is asked of the worker waits for it."""
+        self._process = fresh_processes(1)
+        self._built = self._process.submit(_build, build, arguments)
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._process.shutdown()
+
+    def __call__(self):
+        return self.ask(_call)
+
+    def ask(self, function: Callable, *arguments):
+        """`function(object, *arguments)` there."""
+        self._built.result()
+        return self._process.submit(_ask, function, arguments).result()
+
+
+_kept: object = None  # in the worker's process
+
+
+def _build(build: Callable, arguments: tuple) -> None:
+    global _kept
+    _kept = build(*arguments)
+
+
+def _ask(function: Callable, arguments: tuple):
+    return function(_kept, *arguments)
+
+
+def _call(kept: Callable):
+    result = kept()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result

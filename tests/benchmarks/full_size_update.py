@@ -21,18 +21,17 @@ import time
 from pathlib import Path
 from random import Random
 
-import sentencepiece
 import torch
 import torch.nn.functional as F
 
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.planning.costs import flops_items
-from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
 from tests import tiny
+from tests.benchmarks.machine import available_memory
+from tests.benchmarks.noise import PIECES, write_vocabulary
 from tests.benchmarks.result import Result
 
-PIECES = 63_997  # with the special tokens 64,007 entries
 ROW = 2048
 IMAGE_TOKENS, IMAGE_SIZE = 64, 224
 CAPTIONS, CAPTION_WORDS = 22, (8, 30)
@@ -42,7 +41,7 @@ MEMORY_NEEDED = 20  # GiB
 OPTIONS = f"""
 --task kosmos_multimodal --arch kosmos_1 --criterion multimodal_cross_entropy
 --tokens-per-sample {ROW} --image-tokens {IMAGE_TOKENS} --image-size {IMAGE_SIZE}
---vision-weights none --checkpoint-activations --memory-efficient-bf16 --cpu
+--vision-weights none --checkpoint-activations full --memory-efficient-bf16 --cpu
 --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01
 --lr 2e-4 --lr-scheduler polynomial_decay --warmup-updates 375 --total-num-update 300000
 --max-update 1 --batch-size 1 --update-freq 3
@@ -69,17 +68,8 @@ def write_data(folder: Path) -> Path:
     def text(count: int) -> str:
         return " ".join(rng.choices(words, k=count))
 
-    (folder / "vocabulary").mkdir(parents=True)
-    with open(folder / "vocabulary" / "sentencepiece.model", "wb") as model:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(words),
-            model_writer=model,
-            model_type="word",
-            vocab_size=PIECES + 3,  # <unk>, <s> and </s> have ids of their own in the dictionary
-            minloglevel=2,
-        )
-    write_dictionary(folder / "vocabulary")
-    vocabulary = Vocabulary.load(folder / "vocabulary")
+    folder.mkdir()
+    vocabulary = write_vocabulary(folder / "vocabulary")
     tiny.write_text(folder / "text", [vocabulary.encode(text(ROW - 2))], vocabulary.eos)
     captions = []
     for i in range(CAPTIONS):
@@ -133,11 +123,6 @@ def train(data: Path) -> tuple[dict[str, str], resource.struct_rusage]:
     if done.returncode or not line:
         raise RuntimeError(f"fairseq-train ended with {done.returncode}: {done.stdout[-2000:]}")
     return json.loads(line[1]), resource.getrusage(resource.RUSAGE_CHILDREN)
-
-
-def available_memory() -> float:
-    """GiB, by the kernel's own estimate."""
-    return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) / 2**20
 
 
 def run(out: Path) -> Result:

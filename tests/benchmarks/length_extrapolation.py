@@ -96,7 +96,7 @@ def plot(curves: dict[str, tuple[torch.Tensor, ...]], path: Path) -> None:
     )
     for positions, seeds in curves.items():
         values = torch.stack(seeds)
-        axes.plot(places, values.median(dim=0).values, marker="o", color=POSITIONS[positions], label=positions)
+        axes.plot(places, values.quantile(0.5, dim=0), marker="o", color=POSITIONS[positions], label=positions)
         axes.fill_between(places, values.amin(0), values.amax(0), color=POSITIONS[positions], alpha=0.2, linewidth=0)
     axes.set(xlabel="place of the target in the window (tokens)", ylabel="loss of the same targets (nats)")
     axes.set_xlim(0, max(LENGTHS))

@@ -35,6 +35,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def available_memory() -> float:
+    """GiB, by the kernel's own estimate."""
+    return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) / 2**20
+
+
 def _processor() -> str:
     names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return names[0] if names else platform.machine()

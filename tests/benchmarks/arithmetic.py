@@ -1,0 +1,136 @@
+"""What an update costs at least, and what it costs the peers' way: FLOPs and bytes moved, counted from the shapes.
+
+A multiplication and an addition are two FLOPs. With T tokens a row, H heads, E the width, V words:
+
+    linear layers     6 · weights · positions                 2 forward, 4 backward
+    attention         12 · layers · E · pairs                 a pair is a query and a key that it is multiplied with
+    output matrix     6 · V · E · positions with logits
+    an image          forward, and backward where there is a graph, by torch's own counter
+
+Bytes are those of the tensors that are large and that only one side has, each time one is read or written:
+
+    scores            PASSES · 4 · layers · H · pairs         none if attention is fused
+    logits            PASSES · 4 · V · positions with logits
+    Adam              PASSES · 4 · trained parameters
+
+What every way does alike at a position (norms, activations, dropout of hidden states) is left out. A limit is the ratio
+of the two sides' FLOPs / (FLOP/s) + bytes / (byte/s), with what this machine reaches in a multiplication and a copy.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.planning.costs import image_flops
+
+FLOAT = 4  # bytes
+# How often the attention scores are read or written. TorchScale, forward: product 1, nan_to_num 2, mask 2, padding 2,
+# softmax 2, dropout 6 (random 1, scale 2, product 3), product 1; backward: product 2, dropout 3, softmax 3, padding 2,
+# nan_to_num 8 (isfinite 6, product 2), product 2.
+TORCHSCALE_SCORES = 36
+# torch's `scaled_dot_product_attention` with a mask and dropout on the CPU, forward: product 1, mask 2, safe softmax 6,
+# dropout 6, product 1; backward: product 2, dropout 3, softmax 3, product 2. Fused on a GPU.
+TORCH_SCORES = 26
+# Logits, all at once: product 1, log-softmax 2; backward: zeros 1, log-softmax 3, products 2. In chunks, the gradient
+# in their place: product 1, logsumexp 1, gradient 2, products 2.
+LOGITS_AT_ONCE, LOGITS_IN_CHUNKS = 9, 6
+# fairseq's Adam, an operation after the other: moments 5 + 5, denominator 4, decay 2, step 4. Fused: gradient 1, and
+# weight and moments read and written.
+ADAM_BY_OPERATION, ADAM_FUSED = 20, 7
+
+
+class Cost(NamedTuple):
+    flops: float
+    bytes: float
+
+    def plus(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.bytes + other.bytes)
+
+
+class Rates(NamedTuple):
+    """What the machine reaches, in a second."""
+
+    flops: float
+    bytes: float
+
+    def seconds(self, cost: Cost) -> float:
+        return cost.flops / self.flops + cost.bytes / self.bytes
+
+
+class Way(NamedTuple):
+    """How an update is made, as far as it matters to its cost."""
+
+    padded: bool  # a sample a row, padded to the longest, full T×T attention and logits everywhere
+    scores: int  # passes over the scores
+    logits: int  # passes over the logits
+    adam: int
+    vision_graph: bool  # the backward pass goes through the frozen layers of vision
+
+
+LEAST = Way(padded=False, scores=0, logits=LOGITS_IN_CHUNKS, adam=ADAM_FUSED, vision_graph=False)
+STOCK = Way(True, TORCHSCALE_SCORES, LOGITS_AT_ONCE, ADAM_BY_OPERATION, vision_graph=True)
+STOCK_FROZEN_CLIP = STOCK._replace(vision_graph=False)
+TRANSFORMERS = Way(True, TORCH_SCORES, LOGITS_AT_ONCE, ADAM_FUSED, vision_graph=False)
+TRANSFORMERS_ON_GPU = TRANSFORMERS._replace(scores=0)
+
+
+def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Way) -> Cost:
+    """Of an update on `batches`, a list of samples each; `model` is ours, on the meta device."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    cost = Cost(0, way.adam * FLOAT * trained)
+    for samples in batches:
+        cost = cost.plus(decoder_cost(model.decoder, samples, pad, way))
+    images = sum(len(sample.images) for samples in batches for sample in samples)
+    if images:
+        vision, resampler, backward = image_flops(model)
+        if way.vision_graph:
+            backward = 2 * (vision + resampler)
+        cost = cost.plus(Cost(images * (vision + resampler + backward), 0))
+    return cost
+
+
+def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) -> Cost:
+    """The decoder's part on a micro-batch, from the token embeddings to the gradient."""
+    args, words = decoder.args, decoder.output_projection.weight.size(0)
+    weights = sum(module.weight.numel() for module in decoder.layers.modules() if isinstance(module, nn.Linear))
+    lengths = [len(sample) for sample in samples]
+    if way.padded:
+        positions = logits = len(samples) * max(lengths)
+        pairs = len(samples) * max(lengths) ** 2
+    else:
+        positions, pairs = sum(lengths), sum(length * (length + 1) / 2 for length in lengths)
+        logits = sum(int((sample.targets != pad).sum()) for sample in samples)
+    flops = 6 * weights * positions
+    flops += 12 * args.decoder_layers * args.decoder_embed_dim * pairs
+    flops += 6 * words * args.decoder_embed_dim * logits
+    scores = way.scores * FLOAT * args.decoder_layers * args.decoder_attention_heads * pairs
+    return Cost(flops, scores + way.logits * FLOAT * words * logits)
+
+
+def measured_rates(repeats: int = 5) -> Rates:
+    """A feed-forward layer's multiplication over a row (float32 on the CPU, bf16 on a GPU), and a scaled copy."""
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    x, weight = torch.randn(2048, 2048, device=device, dtype=dtype), torch.randn(8192, 2048, device=device, dtype=dtype)
+    large, copy = (torch.ones(2**26, device=device) for _ in range(2))
+    product = _seconds(lambda: F.linear(x, weight), repeats)
+    return Rates(
+        flops=2 * len(x) * weight.numel() / product,
+        bytes=2 * FLOAT * large.numel() / _seconds(lambda: torch.mul(large, 2, out=copy), repeats),
+    )
+
+
+def _seconds(function: Callable[[], object], repeats: int) -> float:
+    """The least of some runs after one."""
+    times = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return min(times[1:])

@@ -1,0 +1,87 @@
+"""The paper's full model on one GPU: `--arch kosmos_1` in bf16 on the three streams at the paper's ratio, and its MFU.
+
+24 layers of 2,048, ViT-L/14 with its last block trained (random weights cost what pretrained ones do), 64,007 words; an
+update is five rows of text, five of captions and two of interleaved documents with five images, each of 2,048 tokens.
+
+    MFU = useful FLOPs of an update / (its seconds · the GPU's peak in bf16)
+
+Useful FLOPs are those of `kosmos-inspect --plan` (kosmos_plugin/planning/costs.py): 6 a weight and token, causal
+attention by half, the output matrix at text tokens, an image forward through vision and resampler and backward through
+what is trained of them. What is computed again (`--checkpoint-activations`) does not count.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from kosmos_plugin.planning.costs import flops_items
+from tests.benchmarks.arithmetic import measured_rates
+from tests.benchmarks.memory import peak_memory, reset_peak
+from tests.benchmarks.noise import write_data
+from tests.benchmarks.result import Cell, Result, Spread
+from tests.benchmarks.side_by_side import seconds_of
+from tests.benchmarks.training import Ours, Work, our_model, samples_by_stream
+
+TITLE = "kosmos_1 at full size on one GPU: training"
+ROW = 2048
+MICRO_BATCH = 4  # rows
+WARM_UP, TURNS = 3, 5
+AT_LEAST = 0.5
+# Dense bf16 of the manufacturer's data sheets, TFLOP/s, by a part of the device's name.
+PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312}
+
+
+def peak_flops(device: str) -> tuple[float, str]:
+    """The GPU's peak FLOP/s in bf16, and where the number comes from."""
+    for name, tflops in PEAKS.items():
+        if name in device:
+            return tflops * 1e12, "its data sheet's, dense"
+    return measured_rates().flops, "measured in one large multiplication"
+
+
+def run(out: Path) -> Result:
+    if not torch.cuda.is_available():
+        row: list[Cell] = ["MFU, vision included", "not measured on a GPU", AT_LEAST]
+        return Result(TITLE, ["measure", "value", "at least"], [row], ["This machine has no CUDA device."])
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_data(Path(folder) / "data")
+        streams = {"text": (5, ROW), "captions": (5, ROW), "interleaved": (2, ROW)}
+        work = Work(data, "kosmos_1", **streams, images=5, micro_batch=MICRO_BATCH)
+        update = Ours(work)
+        for _ in range(WARM_UP):
+            update()
+        reset_peak()
+        seconds = Spread(tuple(seconds_of(update) for _ in range(TURNS)))
+        with torch.device("meta"):
+            task, model = our_model(work)
+        samples = [sample for stream in samples_by_stream(work, task) for sample in stream]
+    tokens, images = sum(map(len, samples)), sum(len(sample.images) for sample in samples)
+    items = flops_items(model, tokens, images, ROW)
+    flops = sum(item.flops for item in items)
+    device = torch.cuda.get_device_name()
+    peak, source = peak_flops(device)
+    utilisation = Spread(tuple(flops / each / peak for each in seconds.values))
+    vision = sum(item.flops for item in items if item.part not in ("decoder layers", "attention", "output matrix"))
+    return Result(
+        title=TITLE,
+        columns=["measure", "value", "at least"],
+        rows=[
+            ["GPU", device, ""],
+            ["its peak in bf16, TFLOP/s", peak / 1e12, ""],
+            ["tokens in the update, images' embeddings included", tokens, ""],
+            ["images", images, ""],
+            ["seconds of the update", seconds, ""],
+            ["tokens per second", Spread(tuple(tokens / each for each in seconds.values)), ""],
+            ["useful TFLOP in the update", flops / 1e12, ""],
+            ["of these in vision and resampler", f"{vision / flops:.0%}", ""],
+            ["peak memory, GiB", peak_memory() / 2**30, ""],
+            ["MFU, vision included", utilisation, AT_LEAST],
+        ],
+        notes=[
+            f"MFU = useful FLOPs / (seconds · peak); the peak is {source}. Useful FLOPs: "
+            + "; ".join(f"{item.part} {item.formula}" for item in items)
+            + ".",
+            f"Micro-batches of at most {MICRO_BATCH} rows, accumulated; {TURNS} updates (median, lowest to highest).",
+        ],
+    )

@@ -1,0 +1,43 @@
+"""The highest use of memory by this process between two moments: resident on the CPU, allocated on a GPU."""
+
+import ctypes
+import re
+from pathlib import Path
+
+import torch
+
+from tests.benchmarks.machine import available_memory
+
+
+def reset_peak() -> None:
+    """Begin anew; memory that was freed goes back to the system first."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Bytes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return _status("VmHWM")
+
+
+def memory() -> int:
+    """Bytes in use now."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return _status("VmRSS")
+
+
+def free_memory() -> int:
+    """Bytes that may still be taken."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return int(available_memory() * 2**30)
+
+
+def _status(field: str) -> int:
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -1,0 +1,109 @@
+"""*Stock*: a KOSMOS under fairseq made of TorchScale's `Decoder` as it is, the way of KOSMOS-2's public code.
+
+One padded caption a row; a T×T mask and the xPos tables in every layer; logits of all positions, whose log-softmax in
+float32 goes to fairseq's own `cross_entropy`; CLIP run whole in the model's precision within the graph. It takes the
+architecture's options from `KosmosConfig`, and its weights have our names.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import BaseFairseqModel, register_model
+from torch import nn
+from torchscale.architecture.decoder import Decoder
+
+from kosmos_plugin.data.batch import Collator
+from kosmos_plugin.data.packing import PackedRow
+from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.images import normalise
+from kosmos_plugin.models.config import KosmosConfig
+from kosmos_plugin.models.decoder import decoder_config
+from kosmos_plugin.models.resampler import build_resampler
+from kosmos_plugin.models.vision import build_vision_encoder
+
+
+@dataclass
+class StockConfig(KosmosConfig):
+    freeze_clip: bool = field(default=False, metadata={"help": "cut the layers that are not trained off the graph"})
+
+
+class StockClip(nn.Module):
+    """open_clip's vision tower: every token after `ln_post`, L2-normalised; its last layers are the trained ones.
+
+    Unless `freeze_clip`, the others are in the graph too: their gradients are computed, and no optimizer has them.
+    """
+
+    def __init__(self, config: StockConfig):
+        super().__init__()
+        self.encoder = build_vision_encoder(
+            "clip", config.vision_model, None, config.image_size, config.trainable_vision_layers
+        )
+        self.keeps_graph = not config.freeze_clip
+        self.requires_grad_(False)
+        for module in self.encoder.trained_modules():
+            module.requires_grad_(True)
+        self.frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images uint8 [N, 3, S, S] → features [N, L, width]"""
+        # Not before: the optimizer takes what requires a gradient when the first step begins.
+        for parameter in self.frozen:
+            parameter.requires_grad_(self.keeps_graph)
+            parameter.grad = None
+        visual, mean, std = self.encoder.visual, torch.tensor(self.encoder.mean), torch.tensor(self.encoder.std)
+        x = normalise(images, mean.to(images.device), std.to(images.device), visual.conv1.weight.dtype)
+        return F.normalize(visual.ln_post(visual.transformer(visual._embeds(x))), dim=-1)
+
+
+@register_model("stock", dataclass=StockConfig)
+class StockModel(BaseFairseqModel):
+    def __init__(self, config: StockConfig, vision: StockClip | None, resampler: nn.Module | None, decoder: Decoder):
+        super().__init__()
+        self.vision = vision
+        self.resampler = resampler
+        self.decoder = decoder
+        self.padding_idx = decoder.embed_tokens.padding_idx
+
+    @classmethod
+    def build_model(cls, config: StockConfig, task) -> "StockModel":
+        dictionary = task.source_dictionary
+        embed_tokens = nn.Embedding(len(dictionary), config.decoder_embed_dim, dictionary.pad())
+        decoder = Decoder(decoder_config(config, len(dictionary)), embed_tokens)
+        if config.vision_encoder == "none":
+            return cls(config, None, None, decoder)
+        vision = StockClip(config)
+        resampler = build_resampler(config, decoder.args, vision.encoder.num_features, vision.encoder.width)
+        return cls(config, vision, resampler, decoder)
+
+    def forward(
+        self, tokens: torch.Tensor, image_slots: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, dict]:
+        """tokens [B, T], image_slots bool [B, T], images uint8 [N, 3, S, S] → logits [B, T, V]"""
+        embeddings = self.decoder.embed_tokens(tokens)
+        if len(images):
+            image_embeddings = self.resampler(self.vision(images))
+            embeddings[image_slots] = image_embeddings.flatten(0, 1).to(embeddings.dtype)
+        return self.decoder(tokens, tokens.eq(self.padding_idx), token_embeddings=embeddings)
+
+    def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> torch.Tensor:
+        logits = net_output[0].float()
+        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+
+
+def stock_batch(samples: list[Sample], collator: Collator) -> dict:
+    """One sample a row, padded to the longest, as fairseq's `cross_entropy` takes a batch.
+
+    Images are decoded by our `collator`: reading data is measured elsewhere.
+    """
+    padded = Collator(
+        collator.vocabulary, max(map(len, samples)), collator.image_size, collator.skips, collator.image_fit
+    )
+    batch = padded([PackedRow(0, False, (sample,)) for sample in samples])
+    targets = batch["targets"]
+    return {
+        "net_input": {name: batch[name] for name in ("tokens", "image_slots", "images")},
+        "target": targets,
+        "ntokens": int(targets.ne(collator.vocabulary.pad).sum()),
+        "nsentences": len(samples),
+    }

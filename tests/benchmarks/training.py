@@ -1,0 +1,195 @@
+"""One update of a model on noise, as it is timed: ours and *stock* by fairseq's `Trainer`, and transformers'.
+
+All three have the same weights, samples and optimizer settings; ours and *stock* are command lines of `fairseq-train`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig
+
+from kosmos_plugin.data.batch import Collator
+from kosmos_plugin.data.packing import PackedRow
+from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalTask
+from tests.benchmarks.memory import reset_peak
+from tests.benchmarks.noise import Noise
+from tests.benchmarks.peers.kosmos2 import Kosmos2Update, kosmos2_batch, kosmos2_model
+from tests.benchmarks.peers.stock import stock_batch
+
+KINDS = ("text", "captions", "interleaved")  # the streams of noise.write_data, by their numbers
+SEED = 3
+
+COMMON = f"""
+--task kosmos_multimodal --vision-weights none --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01 --lr 2e-4
+--clip-norm 1.0 --seed {SEED} --no-save --log-format none
+"""
+STOCK_OPTIONS = "--criterion cross_entropy --optimizer adam"
+
+
+def our_options() -> str:
+    """What ours adds to COMMON on this device: here stands what is measured as ours."""
+    options = "--criterion multimodal_cross_entropy --optimizer fused_adamw --frozen-vision-dtype bfloat16"
+    return f"{options} --compile" if torch.cuda.is_available() else options
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model, and what an update trains it on: rows of each stream as (rows, tokens a row)."""
+
+    data: Path  # of noise.write_data
+    arch: str
+    options: str = ""  # of the model and the task, beyond the architecture's
+    text: tuple[int, int] = (0, 0)
+    captions: tuple[int, int] = (0, 0)
+    interleaved: tuple[int, int] = (0, 0)
+    images: int = 2  # of an interleaved document, which fills a row
+    micro_batch: int = 64  # most rows of ours in one
+
+    @property
+    def length(self) -> int:
+        """Of the longest rows."""
+        return max(length for _, length in (self.text, self.captions, self.interleaved))
+
+    def samples(self, task: KosmosMultimodalTask) -> dict[str, list[list[Sample]]]:
+        """The samples of each row, by stream; the same whenever they are drawn."""
+        noise = Noise(task.sample_format, task.cfg.image_size, SEED)
+        drawn = {
+            "text": [[noise.text(self.text[1])] for _ in range(self.text[0])],
+            "captions": [noise.captions(self.captions[1]) for _ in range(self.captions[0])],
+            "interleaved": [[noise.page(self.images, self.interleaved[1])] for _ in range(self.interleaved[0])],
+        }
+        return {kind: rows for kind, rows in drawn.items() if rows}
+
+
+# ---- The three ways: each is called to make an update, and `load`s the samples of one ----
+
+
+class Ours:
+    """Packed rows; those of equal length are dealt to micro-batches."""
+
+    def __init__(self, work: Work):
+        arguments = f"--arch {work.arch} {our_options()}"
+        self.update = FairseqUpdate(configuration(work, arguments))
+        self.load(work)
+
+    def load(self, work: Work) -> None:
+        by_length: dict[int, list[PackedRow]] = {}
+        for kind, rows in work.samples(self.update.task).items():
+            packed = [PackedRow(KINDS.index(kind), kind == "text", tuple(samples)) for samples in rows]
+            by_length.setdefault(getattr(work, kind)[1], []).extend(packed)
+        self.batches = []
+        for length, rows in by_length.items():
+            parts = -(-len(rows) // work.micro_batch)
+            self.batches += [collator(self.update.task, length)(rows[part::parts]) for part in range(parts)]
+
+    def __call__(self) -> None:
+        self.update(self.batches)
+
+
+class Stock:
+    """The public relative's way, `more` options given. A stream's samples are a micro-batch."""
+
+    def __init__(self, work: Work, *more: str):
+        arguments = f"--arch stock {preset_options(work.arch)} {STOCK_OPTIONS} {' '.join(more)}"
+        self.update = FairseqUpdate(configuration(work, arguments))
+        self.update.model.load_state_dict(our_model(work)[1].state_dict())
+        self.load(work)
+
+    def load(self, work: Work) -> None:
+        task = self.update.task
+        self.batches = [stock_batch(samples, collator(task)) for samples in samples_by_stream(work, task)]
+
+    def __call__(self) -> None:
+        self.update(self.batches)
+
+
+class Kosmos2:
+    """transformers' way, of the architecture kosmos_2. A stream's samples are a micro-batch."""
+
+    def __init__(self, work: Work):
+        self.task, model = our_model(work)
+        self.encoder = model.vision.encoder
+        self.update = Kosmos2Update(kosmos2_model(model, self.task.vocabulary))
+        self.load(work)
+
+    def load(self, work: Work) -> None:
+        streams = samples_by_stream(work, self.task)
+        self.batches = [kosmos2_batch(samples, collator(self.task), self.encoder) for samples in streams]
+
+    def __call__(self) -> None:
+        self.update(self.batches)
+
+
+class FairseqUpdate:
+    """A model and fairseq's trainer of it."""
+
+    def __init__(self, config: DictConfig):
+        self.task, self.model = task_and_model(config)
+        self.trainer = Trainer(config, self.task, self.model, self.task.build_criterion(config.criterion))
+
+    def __call__(self, batches: list[dict]) -> None:
+        before = self.trainer.get_num_updates()
+        self.trainer.train_step(batches)
+        if self.trainer.get_num_updates() == before:
+            raise MemoryError("fairseq left the update out, for want of memory")
+
+
+def warm_up(way: Ours | Stock | Kosmos2, work: Work) -> None:
+    """The first update is slow: it makes the optimizer's moments, and compiles what is to be compiled.
+
+    On the CPU short rows of the same streams are enough for that. What memory is used is counted from here on.
+    """
+    if torch.cuda.is_available():
+        way()
+    short = {name: (1, 256) for name in KINDS if getattr(work, name)[0]}
+    way.load(dataclasses.replace(work, images=min(work.images, 1), **short))
+    way()
+    way.load(work)
+    reset_peak()
+
+
+# ---- Building ----
+
+
+def configuration(work: Work, arguments: str) -> DictConfig:
+    """As `fairseq-train DATA …` parses it; on a GPU in bf16."""
+    precision = "--bf16" if torch.cuda.is_available() else "--cpu"
+    line = f"{COMMON} {arguments} --tokens-per-sample {work.length} {work.options} {precision}"
+    namespace = options.parse_args_and_arch(options.get_training_parser(), [str(work.data), *line.split()])
+    return convert_namespace_to_omegaconf(namespace)
+
+
+def preset_options(arch: str) -> str:
+    """What the architecture says otherwise than kosmos_1, as options."""
+    preset, default = ARCHITECTURES[arch](), KosmosConfig()
+    values = {option.name: getattr(preset, option.name) for option in dataclasses.fields(preset)}
+    changed = {name: value for name, value in values.items() if value != getattr(default, name)}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+
+
+def task_and_model(config: DictConfig) -> tuple[KosmosMultimodalTask, torch.nn.Module]:
+    task = tasks.setup_task(config.task)
+    torch.manual_seed(config.common.seed)
+    return task, task.build_model(config.model)
+
+
+def our_model(work: Work) -> tuple[KosmosMultimodalTask, KosmosModel]:
+    """Ours without a trainer: where the weights of all come from."""
+    return task_and_model(configuration(work, f"--arch {work.arch} {STOCK_OPTIONS}"))
+
+
+def collator(task: KosmosMultimodalTask, length: int | None = None) -> Collator:
+    cfg = task.cfg
+    return Collator(task.vocabulary, length or cfg.tokens_per_sample, cfg.image_size, task.skips, str(cfg.image_fit))
+
+
+def samples_by_stream(work: Work, task: KosmosMultimodalTask) -> list[list[Sample]]:
+    return [[sample for row in rows for sample in row] for rows in work.samples(task).values()]
