@@ -91,6 +91,7 @@ def load(path: str | Path, data: str | None = None, vocabulary: str | None = Non
     """
     path = Path(path)
     state = read_kosmos(path, data, vocabulary)
+    state["cfg"].model.compile = False  # what is read grows with every step
     try:
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     except UserError as error:

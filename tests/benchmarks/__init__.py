@@ -9,6 +9,9 @@ from pathlib import Path
 # Name of the file → what it measures, for --list.
 BENCHMARKS = {
     "training_speed": "a training step beside stock's and transformers'",
+    "generation": "captions, long contexts, candidates and a conversation, beside transformers and TorchScale",
+    "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
+    "packing": "share of positions filled on the caption and interleaved streams",
     "growth": "time and memory of an update against lengths, images, rows and words",
     "full_size_gpu": "kosmos_1 on one GPU: tokens a second, MFU",
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
@@ -17,9 +20,6 @@ BENCHMARKS = {
 # Not run unless named: many minutes each.
 LONG = {
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
-    "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
-    "packing": "share of positions filled on the caption and interleaved streams",
-    "generation": "captions, long contexts, candidates and a conversation, vs transformers and TorchScale",
 }
 
 

@@ -210,7 +210,7 @@ def run(out: Path) -> Result:
             f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none ends early; the images are encoded '
             "in the time.",
             f"Context: {STEPS} tokens after a prompt that was read before; TorchScale's `Decoder` with its incremental "
-            "state, whose beams are reordered by index_select.",
+            "state, whose beams are reordered by index_select. Its xPos moves more bytes than the limit counts.",
             f"Candidates: {FROM_SCRATCH} of the {CANDIDATES} are scored from scratch, and the time is scaled.",
             f"Conversation: each turn has {QUESTION_WORDS} words and an answer of {ANSWER_TOKENS} tokens; the tenth "
             "may take 1.2 times the second's time.",

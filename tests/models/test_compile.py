@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.criterions.multimodal_cross_entropy import MultimodalCrossEntropyCriterion
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.hub import load
 from tests import tiny
 
 
@@ -50,3 +53,16 @@ def test_the_compiler_and_selective_recomputing_exclude_each_other(batches):
     task, _ = batches
     with pytest.raises(UserError, match="none or full"):
         tiny.model(task, compile=True, checkpoint_activations="selective")
+
+
+def test_a_model_that_was_trained_compiled_generates_without_the_compiler(batches, data, tmp_path):
+    task, _ = batches
+    config = tiny.model_config(data, compile=True)
+    weights = tiny.model(task).state_dict()
+    write_fairseq(
+        new_checkpoint("kosmos_tiny", config, weights, str(data.parent / "vocabulary")), tmp_path / "model.pt"
+    )
+    kosmos = load(tmp_path / "model.pt")
+    counters.clear()
+    assert isinstance(kosmos.generate("the cat", max_new_tokens=3), str)
+    assert not counters["stats"]
