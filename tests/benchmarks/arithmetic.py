@@ -9,13 +9,15 @@ A multiplication and an addition are two FLOPs. With T tokens a row, H heads, E 
 
 Bytes are those of the tensors that are large and that only one side has, each time one is read or written:
 
-    scores            PASSES · size · layers · H · pairs         none if attention is fused
-    logits            PASSES · size · V · positions with logits
-    Adam              PASSES · 4 · trained parameters
+    scores            passes · size · layers · H · pairs      none if attention is fused
+    logits            passes · size · V · positions with logits
+    Adam              passes · 4 · trained parameters
 
-A number's size is 4 bytes on the CPU, 2 on a GPU. What every way does alike at a position (norms, activations, dropout
-of hidden states) is left out. A limit is the ratio of the two sides' FLOPs / (FLOP/s) + bytes / (byte/s), with what
-this machine reaches in a multiplication and a copy.
+and where there are scores, dropout draws a random number for each, `layers · H · pairs`. A number's size is 4 bytes on
+the CPU, 2 on a GPU. What every way does alike at a position (norms, activations, dropout of hidden states) is left out.
+
+A way's seconds are each of these divided by what the machine reaches: in a multiplication, in a copy, in a copy into
+new memory (which the CPU's allocator gets from the system, page by page), in drawing. A limit is the ratio of two ways'.
 """
 
 import time
@@ -30,60 +32,74 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.planning.costs import image_flops
 
 FLOAT = 4  # bytes
-# How often the attention scores are read or written. TorchScale, forward: product 1, nan_to_num 2, mask 2, padding 2,
-# softmax 2, dropout 6 (random 1, scale 2, product 3), product 1; backward: product 2, dropout 3, softmax 3, padding 2,
-# nan_to_num 8 (isfinite 6, product 2), product 2.
-TORCHSCALE_SCORES = 36
+
+
+class Passes(NamedTuple):
+    """How often a tensor is read or written: where it is, and by an operation that writes to new memory."""
+
+    in_place: float
+    new: float
+
+
+# Of the attention scores. TorchScale, forward: product 1, nan_to_num 2, mask 2 in place, padding 2, softmax 2, dropout 6
+# (random 1, scale 2 in place, product 3), product 1 read; backward: product 2, dropout 3, softmax 3, padding 2,
+# nan_to_num 8 (isfinite 6, product 2), product 2 read.
+TORCHSCALE_SCORES = Passes(8, 28)
 # torch's `scaled_dot_product_attention` with a mask and dropout on the CPU, forward: product 1, mask 2, safe softmax 6,
-# dropout 6, product 1; backward: product 2, dropout 3, softmax 3, product 2. Fused on a GPU.
-TORCH_SCORES = 26
-# Logits, all at once: product 1, log-softmax 2; backward: zeros 1, log-softmax 3, products 2. In chunks, the gradient
-# in their place: product 1, logsumexp 1, gradient 2, products 2.
-LOGITS_AT_ONCE, LOGITS_IN_CHUNKS = 9, 6
+# dropout 6, product 1 read; backward: product 2, dropout 3, softmax 3, product 2 read. Fused on a GPU.
+TORCH_SCORES = Passes(6, 20)
+# Logits, all at once: product 1, log-softmax 2; backward: zeros 1, log-softmax 3, products 2 read. In chunks, which use
+# the same memory again: product 1, logsumexp 1, gradient in their place 2, products 2.
+LOGITS_AT_ONCE, LOGITS_IN_CHUNKS = Passes(2, 7), Passes(6, 0)
+NONE = Passes(0, 0)
 # fairseq's Adam, an operation after the other: moments 5 + 5, denominator 4, decay 2, step 4. Fused: gradient 1, and
 # weight and moments read and written.
 ADAM_BY_OPERATION, ADAM_FUSED = 20, 7
 
 
 class Cost(NamedTuple):
-    flops: float
-    bytes: float
+    flops: float = 0.0
+    bytes: float = 0.0
+    new_bytes: float = 0.0
+    random: float = 0.0
 
     def plus(self, other: "Cost") -> "Cost":
-        return Cost(self.flops + other.flops, self.bytes + other.bytes)
+        return Cost(*map(sum, zip(self, other, strict=True)))
 
 
 class Rates(NamedTuple):
-    """What the machine reaches, in a second."""
+    """How much of each cost the machine reaches in a second."""
 
     flops: float
     bytes: float
+    new_bytes: float
+    random: float
 
     def seconds(self, cost: Cost) -> float:
-        return cost.flops / self.flops + cost.bytes / self.bytes
+        return sum(amount / rate for amount, rate in zip(cost, self, strict=True))
 
 
 class Way(NamedTuple):
     """How an update is made, as far as it matters to its cost."""
 
     padded: bool  # a sample a row, padded to the longest, full T×T attention and logits everywhere
-    scores: int  # passes over the scores
-    logits: int  # passes over the logits
+    scores: Passes
+    logits: Passes
     adam: int
     vision_graph: bool  # the backward pass goes through the frozen layers of vision
 
 
-LEAST = Way(padded=False, scores=0, logits=LOGITS_IN_CHUNKS, adam=ADAM_FUSED, vision_graph=False)
+LEAST = Way(padded=False, scores=NONE, logits=LOGITS_IN_CHUNKS, adam=ADAM_FUSED, vision_graph=False)
 STOCK = Way(True, TORCHSCALE_SCORES, LOGITS_AT_ONCE, ADAM_BY_OPERATION, vision_graph=True)
 STOCK_FROZEN_CLIP = STOCK._replace(vision_graph=False)
 TRANSFORMERS = Way(True, TORCH_SCORES, LOGITS_AT_ONCE, ADAM_FUSED, vision_graph=False)
-TRANSFORMERS_ON_GPU = TRANSFORMERS._replace(scores=0)
+TRANSFORMERS_ON_GPU = TRANSFORMERS._replace(scores=NONE)
 
 
 def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Way) -> Cost:
     """Of an update on `batches`, a list of samples each; `model` is ours, on the meta device."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    cost = Cost(0, way.adam * FLOAT * trained)
+    cost = Cost(bytes=way.adam * FLOAT * trained)
     for samples in batches:
         cost = cost.plus(decoder_cost(model.decoder, samples, pad, way))
     images = sum(len(sample.images) for samples in batches for sample in samples)
@@ -91,7 +107,7 @@ def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Wa
         vision, resampler, backward = image_flops(model)
         if way.vision_graph:
             backward = 2 * (vision + resampler)
-        cost = cost.plus(Cost(images * (vision + resampler + backward), 0))
+        cost = cost.plus(Cost(flops=images * (vision + resampler + backward)))
     return cost
 
 
@@ -109,8 +125,12 @@ def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) 
     flops = 6 * weights * positions
     flops += 12 * args.decoder_layers * args.decoder_embed_dim * pairs
     flops += 6 * words * args.decoder_embed_dim * logits
-    scores = way.scores * size * args.decoder_layers * args.decoder_attention_heads * pairs
-    return Cost(flops, scores + way.logits * size * words * logits)
+    scores = args.decoder_layers * args.decoder_attention_heads * pairs
+    moved = (
+        size * (over_scores * scores + over_logits * words * logits)
+        for over_scores, over_logits in zip(way.scores, way.logits, strict=True)
+    )
+    return Cost(flops, *moved, random=0 if way.scores == NONE else scores)
 
 
 def measured_rates(repeats: int = 5) -> Rates:
@@ -118,10 +138,13 @@ def measured_rates(repeats: int = 5) -> Rates:
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     x, weight = torch.randn(2048, 2048, device=device, dtype=dtype), torch.randn(8192, 2048, device=device, dtype=dtype)
     large, copy = (torch.ones(2**26, device=device) for _ in range(2))
+    moved = 2 * FLOAT * large.numel()
     product = _seconds(lambda: F.linear(x, weight), repeats)
     return Rates(
         flops=2 * len(x) * weight.numel() / product,
-        bytes=2 * FLOAT * large.numel() / _seconds(lambda: torch.mul(large, 2, out=copy), repeats),
+        bytes=moved / _seconds(lambda: torch.mul(large, 2, out=copy), repeats),
+        new_bytes=moved / _seconds(lambda: torch.mul(large, 2), repeats),
+        random=copy.numel() / _seconds(lambda: copy.bernoulli_(0.9), repeats),
     )
 
 
