@@ -17,7 +17,7 @@ and where there are scores, dropout draws a random number for each, `layers · H
 the CPU, 2 on a GPU. What every way does alike at a position (norms, activations, dropout of hidden states) is left out.
 
 A way's seconds are each of these divided by what the machine reaches: in a multiplication, in a copy, in a copy into
-new memory (which the CPU's allocator gets from the system, page by page), in drawing. A limit is the ratio of two ways'.
+new memory (which the CPU's allocator gets from the system, page by page), in drawing. A limit is two ways' ratio.
 """
 
 import time
@@ -41,12 +41,12 @@ class Passes(NamedTuple):
     new: float
 
 
-# Of the attention scores. TorchScale, forward: product 1, nan_to_num 2, mask 2 in place, padding 2, softmax 2, dropout 6
-# (random 1, scale 2 in place, product 3), product 1 read; backward: product 2, dropout 3, softmax 3, padding 2,
-# nan_to_num 8 (isfinite 6, product 2), product 2 read.
+# Of the attention scores. TorchScale, forward: product 1, nan_to_num 2, mask 2 in place, padding 2, softmax 2, dropout
+# 6 (random 1, scale 2 in place, product 3), product 1 read; backward: product 1 and 1 read, dropout 3, softmax 3,
+# padding 2, nan_to_num 8 (isfinite 6, product 2), product 2 read.
 TORCHSCALE_SCORES = Passes(8, 28)
 # torch's `scaled_dot_product_attention` with a mask and dropout on the CPU, forward: product 1, mask 2, safe softmax 6,
-# dropout 6, product 1 read; backward: product 2, dropout 3, softmax 3, product 2 read. Fused on a GPU.
+# dropout 6, product 1 read; backward: product 1 and 1 read, dropout 3, softmax 3, product 2 read. Fused on a GPU.
 TORCH_SCORES = Passes(6, 20)
 # Logits, all at once: product 1, log-softmax 2; backward: zeros 1, log-softmax 3, products 2 read. In chunks, which use
 # the same memory again: product 1, logsumexp 1, gradient in their place 2, products 2.

@@ -101,8 +101,8 @@ def row_of(measure: Measure, rates: Rates) -> tuple[list[list[Cell]], str]:
     images = sum(len(sample.images) for samples in batches for sample in samples)
     note = (
         f"{measure.name}: {tokens:,} tokens, {targets:,} targets, {images} images; at least {counts(least)}, the "
-        f"peer's way {counts(theirs)}; by FLOPs alone {theirs.flops / least.flops:.2f}; peak memory {memory[0]:.1f} and "
-        f"{memory[1]:.1f} GiB."
+        f"peer's way {counts(theirs)}; by FLOPs alone {theirs.flops / least.flops:.2f}; peak memory {memory[0]:.1f} "
+        f"and {memory[1]:.1f} GiB."
     )
     if images and measure.way.vision_graph:
         without = update_cost(model, batches, pad, measure.way._replace(vision_graph=False))
