@@ -150,12 +150,14 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPla
     attended = []
     for group in plan.groups:
         rows = (
-            (x[group.places] if plan.results is not None else x.unflatten(0, group.places.shape)).transpose(1, 2)
+            (x if plan.results is None else x.index_select(0, group.places.flatten()))
+            .unflatten(0, group.places.shape)
+            .transpose(1, 2)
             for x in (q, k, v)
         )
         attended.append(_attend(*rows, group.mask, dropout).transpose(1, 2).flatten(0, 1).flatten(1))
     result = torch.cat(attended)
-    return result if plan.results is None else result[plan.results]
+    return result if plan.results is None else result.index_select(0, plan.results)
 
 
 def _attend(q, k, v, mask: torch.Tensor | None, dropout: float) -> torch.Tensor:

@@ -53,5 +53,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_sum, _):
+        # In place: the weight's is as large as the weight. A second backward pass would be refused, not wrong.
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_sum, grad_weight * grad_sum, None, None, None
+        return grad_hidden.mul_(grad_sum), grad_weight.mul_(grad_sum), None, None, None

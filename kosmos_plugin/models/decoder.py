@@ -77,7 +77,7 @@ class KosmosDecoder(Decoder):
     def forward(self, token_embeddings: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
         """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E], zeros where there is padding."""
         plan = plan_attention(document_ids, self.attention)
-        x = token_embeddings.flatten(0, 1)[plan.tokens].unsqueeze(0)
+        x = token_embeddings.flatten(0, 1).index_select(0, plan.tokens).unsqueeze(0)
         x, rotation = self._place(x, plan.positions.unsqueeze(0))
         for layer in self.layers:
             x = self._run(layer, x, self_attn_mask=plan, self_attn_rel_pos=rotation)[0]

@@ -87,7 +87,7 @@ class KosmosModel(BaseFairseqModel):
                 return self.decoder.output_layer(hidden), None
             places = targets.flatten().ne(self.decoder.embed_tokens.padding_idx).nonzero().flatten()
             weight = self.decoder.output_projection.weight
-            return summed_cross_entropy(hidden.flatten(0, 1)[places], weight, targets.flatten()[places])
+            return summed_cross_entropy(hidden.flatten(0, 1).index_select(0, places), weight, targets.flatten()[places])
 
     def embed(
         self, tokens: torch.Tensor, image_slots: torch.Tensor | None, images: torch.Tensor | None

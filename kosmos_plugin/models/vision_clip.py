@@ -6,6 +6,7 @@ import zipfile
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from kosmos_plugin.errors import UserError
@@ -20,6 +21,9 @@ class ClipVision(VisionEncoder):
 
     def __init__(self, visual: nn.Module, mean, std, trainable_layers: int):
         super().__init__()
+        for block in visual.transformer.resblocks:
+            if type(block) is ResidualAttentionBlock:
+                block.__class__ = FusedBlock  # keeps its weights and their names
         visual.proj = None  # the projection to the contrastive space is not used
         self.visual = visual
         self.mean, self.std = tuple(mean), tuple(std)
@@ -36,11 +40,9 @@ class ClipVision(VisionEncoder):
 
     def _blocks(self, x: torch.Tensor, which: slice) -> torch.Tensor:
         """x [N, L, width] through some of the residual blocks."""
-        transformer = self.visual.transformer
-        x = x if transformer.batch_first else x.transpose(0, 1)
-        for block in transformer.resblocks[which]:
+        for block in self.visual.transformer.resblocks[which]:
             x = block(x)
-        return x if transformer.batch_first else x.transpose(0, 1)
+        return x
 
     def layers(self) -> list[nn.Module]:
         return list(self.visual.transformer.resblocks)
@@ -48,6 +50,23 @@ class ClipVision(VisionEncoder):
     def trained_modules(self) -> list[nn.Module]:
         ln_post = [self.visual.ln_post] if self.train_ln_post else []
         return [*self.visual.transformer.resblocks[self.first_trained :], *ln_post]
+
+
+class FusedBlock(ResidualAttentionBlock):
+    """open_clip's block, its attention without `nn.MultiheadAttention`.
+
+    That turns [N, L, W] to [L, N, W]; of such a view, without a graph and outside its float32 fast path, torch's linear
+    layers copy their weight N times.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, L, W] → [N, L, W]"""
+        attention = self.attn
+        qkv = F.linear(self.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [N, H, L, head_dim]
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.ls_1(attention.out_proj(attended))
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
