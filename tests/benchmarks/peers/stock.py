@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel, register_model
+from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
@@ -39,6 +40,8 @@ class StockClip(nn.Module):
         self.encoder = build_vision_encoder(
             "clip", config.vision_model, None, config.image_size, config.trainable_vision_layers
         )
+        for block in self.encoder.visual.transformer.resblocks:
+            block.__class__ = ResidualAttentionBlock  # open_clip's own, as it comes
         self.keeps_graph = not config.freeze_clip
         self.requires_grad_(False)
         for module in self.encoder.trained_modules():
