@@ -83,7 +83,7 @@ def test_stock_keeps_the_graph_of_clip(noise):
     for options, computed in (((), True), (("--freeze-clip",), False)):
         stock = Stock(job, *options)
         stock()
-        frozen = stock.update.model.vision.encoder.visual.conv1.weight
+        frozen = stock.update.model.vision.encoder["visual"].conv1.weight
         assert (frozen.grad is not None) == computed
 
 

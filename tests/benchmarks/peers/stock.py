@@ -6,11 +6,12 @@ architecture's options from `KosmosConfig`, and its weights have our names.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel, register_model
-from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
@@ -21,7 +22,6 @@ from kosmos_plugin.images import normalise
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.decoder import decoder_config
 from kosmos_plugin.models.resampler import build_resampler
-from kosmos_plugin.models.vision import build_vision_encoder
 
 
 @dataclass
@@ -37,16 +37,20 @@ class StockClip(nn.Module):
 
     def __init__(self, config: StockConfig):
         super().__init__()
-        self.encoder = build_vision_encoder(
-            "clip", config.vision_model, None, config.image_size, config.trainable_vision_layers
-        )
-        for block in self.encoder.visual.transformer.resblocks:
-            block.__class__ = ResidualAttentionBlock  # open_clip's own, as it comes
-        self.keeps_graph = not config.freeze_clip
+        name = config.vision_model
+        if name.endswith(".json"):
+            open_clip.add_model_config(name)
+            name = Path(name).stem
+        visual = open_clip.create_model(name, force_image_size=config.image_size, pretrained_hf=False).visual
+        visual.proj = None
+        self.encoder = nn.ModuleDict({"visual": visual})
+        self.num_features, self.width = visual.positional_embedding.shape
         self.requires_grad_(False)
-        for module in self.encoder.trained_modules():
+        blocks = visual.transformer.resblocks
+        for module in (*blocks[len(blocks) - config.trainable_vision_layers :], visual.ln_post):
             module.requires_grad_(True)
         self.frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
+        self.keeps_graph = not config.freeze_clip
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 [N, 3, S, S] → features [N, L, width]"""
@@ -54,8 +58,12 @@ class StockClip(nn.Module):
         for parameter in self.frozen:
             parameter.requires_grad_(self.keeps_graph)
             parameter.grad = None
-        visual, mean, std = self.encoder.visual, torch.tensor(self.encoder.mean), torch.tensor(self.encoder.std)
-        x = normalise(images, mean.to(images.device), std.to(images.device), visual.conv1.weight.dtype)
+        visual = self.encoder["visual"]
+        mean, std = (
+            torch.tensor(values, device=images.device)
+            for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        )
+        x = normalise(images, mean, std, visual.conv1.weight.dtype)
         return F.normalize(visual.ln_post(visual.transformer(visual._embeds(x))), dim=-1)
 
 
@@ -76,7 +84,7 @@ class StockModel(BaseFairseqModel):
         if config.vision_encoder == "none":
             return cls(config, None, None, decoder)
         vision = StockClip(config)
-        resampler = build_resampler(config, decoder.args, vision.encoder.num_features, vision.encoder.width)
+        resampler = build_resampler(config, decoder.args, vision.num_features, vision.width)
         return cls(config, vision, resampler, decoder)
 
     def forward(
