@@ -14,11 +14,11 @@ BENCHMARKS = {
     "packing": "share of positions filled on the caption and interleaved streams",
     "growth": "time and memory of an update against lengths, images, rows and words",
     "full_size_gpu": "kosmos_1 on one GPU: tokens a second, MFU",
+}
+# Not run unless named: the model's behaviour, which no change of speed should move, and what takes many minutes.
+LONG = {
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
-}
-# Not run unless named: many minutes each.
-LONG = {
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",
 }
 
