@@ -1,8 +1,8 @@
 """A training step beside the peers': captions and text beside *stock*, the three streams beside transformers.
 
 `kosmos_base` with ViT-B/32 (beside transformers on a CPU, half its layers), 64,007 words, dropout as in the paper; an
-update on a row of each stream, on more of them on a GPU. The sides take turns, each a process of its own. Memory is the
-highest of a side's process during its updates, with the libraries in it. What bounds a ratio is counted in `arithmetic`.
+update on a row of each stream, on more of them on a GPU. The sides take turns, each a process of its own. Memory is
+the highest of a side's process during its updates, with the libraries in it. `arithmetic` counts what bounds a ratio.
 """
 
 import tempfile
