@@ -26,7 +26,11 @@ class KosmosModel(BaseFairseqModel):
         self.resampler = resampler
         self.decoder = decoder
         if config.compile:
-            # Layer by layer: equal layers share what was compiled. Lengths and numbers of images vary freely.
+            # Layer by layer: equal layers share what was compiled. Lengths and numbers of images vary freely, also from
+            # what they happen to equal in the first batch.
+            from torch.fx.experimental import _config
+
+            _config.use_duck_shape = False
             for layer in (*decoder.layers, *(vision.encoder.layers() if vision is not None else ())):
                 layer.compile(dynamic=True)
 
