@@ -96,8 +96,8 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
         "print(time.process_time() - start)\n"
         "assert not {'torchscale', 'open_clip', 'timm'} & set(sys.modules)\n"
     )
-    seconds = [float(run(program, "--user-dir", "kosmos_plugin", path=installed)[0]) for _ in range(2)]
-    assert min(seconds) <= 0.050
+    # One undisturbed run in five is enough: other processes only add to it.
+    assert any(float(run(program, "--user-dir", "kosmos_plugin", path=installed)[0]) <= 0.050 for _ in range(5))
 
 
 @pytest.mark.parametrize(
