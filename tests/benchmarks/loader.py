@@ -43,7 +43,7 @@ from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalTask
 from tests import tiny
 from tests.benchmarks.cores import fresh_processes
 from tests.benchmarks.result import Result
-from tests.benchmarks.side_by_side import COLUMNS, SideBySide
+from tests.benchmarks.side_by_side import COLUMNS, in_turns
 
 WORKERS, TURNS = 2, 5
 SIZE, SLOTS, ROW = 224, 64, 2048
@@ -232,14 +232,14 @@ def run(out: Path) -> Result:
 
         rows, speeds = [], {}
         for decoding in ("draft", "fast"):
-            measured = in_turns(partial(ours(mixed, decoding).seconds, len(images)), partial(bare, decoding))
+            measured = in_turns(partial(ours(mixed, decoding).seconds, len(images)), partial(bare, decoding), TURNS)
             what = f"loader, `--image-decoding {decoding}`, vs the same decoding in a bare loop"
             rows.append(measured.row(what, len(images), "images/s", 0.9, 1.0))
             speeds[decoding] = len(images) / statistics.median(measured.ours) / WORKERS
         peer = by_webdataset(folder, SEQUENCES["captions"] // UPDATE_FREQ)
         for decoding in ("exact", "fast"):
             loader = ours(captions, decoding)
-            measured = in_turns(*(partial(side.seconds, SEQUENCES["captions"]) for side in (loader, peer)))
+            measured = in_turns(*(partial(side.seconds, SEQUENCES["captions"]) for side in (loader, peer)), TURNS)
             what = f"captions alone, `--image-decoding {decoding}`, vs webdataset with PIL"
             rows.append(measured.row(what, SEQUENCES["captions"], "images/s", None, None))
         whole = write_yaml(folder, PAPERS)
@@ -261,15 +261,6 @@ def run(out: Path) -> Result:
         + f" for each GPU; hosts with eight have {CORES_PER_GPU}. So it never waits.",
     ]
     return Result("Loader: images a second, resuming, cores for each GPU", COLUMNS, rows, notes)
-
-
-def in_turns(ours: Callable[[], float], peer: Callable[[], float], turns: int = TURNS) -> SideBySide:
-    """Both give seconds, without what came before they began; they alternate, and so does who is first."""
-    seconds: dict[Callable, list[float]] = {ours: [], peer: []}
-    for turn in range(turns):
-        for side in (ours, peer) if turn % 2 else (peer, ours):
-            seconds[side].append(side())
-    return SideBySide(tuple(seconds[ours]), tuple(seconds[peer]))
 
 
 def seconds_to_first_batch(data: Path, update: int) -> float:

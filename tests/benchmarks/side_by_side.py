@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -38,11 +39,16 @@ def side_by_side(ours: Callable[[], object], peer: Callable[[], object], turns: 
     for _ in range(warm_up):
         ours()
         peer()
-    times: dict[Callable, list[float]] = {ours: [], peer: []}
+    return in_turns(partial(seconds_of, ours), partial(seconds_of, peer), turns)
+
+
+def in_turns(ours: Callable[[], float], peer: Callable[[], float], turns: int) -> SideBySide:
+    """The same of functions that give their own seconds, for what must be left out of them."""
+    seconds: dict[Callable, list[float]] = {ours: [], peer: []}
     for turn in range(turns):
-        for function in (ours, peer) if turn % 2 == 0 else (peer, ours):
-            times[function].append(seconds_of(function))
-    return SideBySide(tuple(times[ours]), tuple(times[peer]))
+        for side in (ours, peer) if turn % 2 == 0 else (peer, ours):
+            seconds[side].append(side())
+    return SideBySide(tuple(seconds[ours]), tuple(seconds[peer]))
 
 
 def seconds_of(function: Callable[[], object]) -> float:
