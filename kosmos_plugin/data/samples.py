@@ -19,6 +19,10 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 
 
+class PromptTooLong(UserError):
+    """A prompt has more tokens than the model reads."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sequence: `tokens`, `targets` int64 [L]; `image_slots` bool [L]; its images in the order of their slots."""
@@ -60,7 +64,7 @@ class SampleFormat:
         except BrokenRecord as error:
             raise UserError(f"The prompt {document.id}: {error}") from None
         if len(sample) > self.max_tokens:
-            raise UserError(
+            raise PromptTooLong(
                 f"The prompt {document.id} has {len(sample):,} tokens ({len(sample.images)} images of "
                 f"{self.image_tokens + 2}); the model takes {self.max_tokens:,}."
             )

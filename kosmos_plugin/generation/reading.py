@@ -1,7 +1,8 @@
-"""Prompts → a DecodingState: what all of them begin with is read once, and each distinct image is encoded once."""
+"""Prompts → a DecodingState: what neighbours begin with is read once, and each distinct image is encoded once."""
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,15 +48,19 @@ class ImageEmbeddings:
 
 
 def read_prompts(model: KosmosModel, prompts: Sequence[Sample], pad: int) -> tuple[DecodingState, torch.Tensor]:
-    """Read a batch of prompts → (state, hidden states [B, E] from which each one's next token is predicted)."""
+    """Read a batch of prompts → (state, hidden states [B, E] from which each one's next token is predicted).
+
+    Neighbours with a common beginning (candidates' contexts, the demonstrations of several questions) share it.
+    """
     images = ImageEmbeddings(model)
     contents = [content(prompt, numbers) for prompt, numbers in zip(prompts, images.add(prompts), strict=True)]
     state = DecodingState(model)
-    begin = _common_beginning(contents)
-    if begin >= SHORTEST_COMMON_BEGINNING:
-        read(state, [contents[0][:begin]], pad, images)
-        state = state.branch([0] * len(prompts))
-        contents = [rest[begin:] for rest in contents]
+    groups = _groups(contents)
+    if any(group.saved for group in groups):
+        read(state, [contents[group.first][: group.beginning] for group in groups], pad, images)
+        state = state.branch([number for number, group in enumerate(groups) for _ in range(group.size)])
+        beginnings = [group.beginning for group in groups for _ in range(group.size)]
+        contents = [rest[beginning:] for rest, beginning in zip(contents, beginnings, strict=True)]
     return state, read(state, contents, pad, images)
 
 
@@ -86,13 +91,41 @@ def read(state: DecodingState, contents: Sequence[np.ndarray], pad: int, images:
     return state.extend(tokens, valid, torch.from_numpy(slots).to(device), embeddings)[:, -1]
 
 
-def _common_beginning(contents: Sequence[np.ndarray]) -> int:
-    """How many places all of several contents begin with alike; at least one place of each is left over."""
-    if len(contents) == 1:
-        return 0
-    longest = min(len(row) for row in contents) - 1
-    first = contents[0][:longest]
-    alike = np.logical_and.reduce([row[:longest] == first for row in contents[1:]])
+@dataclass
+class _Group:
+    """Neighbouring contents: the first one's number, how many there are, and how many places all of them share."""
+
+    first: int
+    size: int
+    beginning: int
+
+    @property
+    def saved(self) -> int:
+        """Places that need not be read again."""
+        return (self.size - 1) * self.beginning
+
+
+def _groups(contents: Sequence[np.ndarray]) -> list[_Group]:
+    """Contents in groups that are worth to be read from their common beginnings.
+
+    A content joins the group before it if more is saved with it than without. At least one place of each is left over.
+    """
+    groups: list[_Group] = []
+    for number, row in enumerate(contents):
+        if groups:
+            group = groups[-1]
+            joined = _Group(group.first, group.size + 1, _common_beginning(contents[group.first], row, group.beginning))
+            if joined.beginning >= SHORTEST_COMMON_BEGINNING and joined.saved >= group.saved:
+                groups[-1] = joined
+                continue
+        groups.append(_Group(number, 1, len(row) - 1))
+    return groups
+
+
+def _common_beginning(first: np.ndarray, second: np.ndarray, most: int) -> int:
+    """How many places two contents begin with alike, at most `most`; at least one place of each is left over."""
+    longest = min(most, len(first) - 1, len(second) - 1)
+    alike = first[:longest] == second[:longest]
     return longest if alike.all() else int(alike.argmin())
 
 

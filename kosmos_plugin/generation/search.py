@@ -7,6 +7,7 @@ import torch
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.generation.cache import DecodingState
+from kosmos_plugin.generation.constraint import TokenTrie
 from kosmos_plugin.generation.reading import read_prompts
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.vocabulary import Vocabulary
@@ -36,22 +37,33 @@ class SearchOptions:
 
 @torch.inference_mode()
 def generate(
-    model: KosmosModel, vocabulary: Vocabulary, prompts: Sequence[Sample], options: SearchOptions
+    model: KosmosModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sample],
+    options: SearchOptions,
+    allowed: TokenTrie | None = None,
 ) -> list[Hypothesis]:
-    """The best continuation of each prompt. The model must be in evaluation mode."""
+    """The best continuation of each prompt. The model must be in evaluation mode.
+
+    With `allowed` it is one of the trie's sequences; they compare by the model's own probabilities, over all words.
+    """
     assert not model.training
     state, last = read_prompts(model, prompts, vocabulary.pad)
-    return search(state, last, vocabulary, options)
+    return search(state, last, vocabulary, options, allowed)
 
 
 def search(
-    state: DecodingState, last: torch.Tensor, vocabulary: Vocabulary, options: SearchOptions
+    state: DecodingState,
+    last: torch.Tensor,
+    vocabulary: Vocabulary,
+    options: SearchOptions,
+    allowed: TokenTrie | None = None,
 ) -> list[Hypothesis]:
     """The best continuation of each row of `state`, which stays as it is; `last` [B, E] are its last hidden states."""
     ended = _end_test(vocabulary, options.stop)
     state = state.branch(range(len(last)))
     function = _greedy if options.beam == 1 else _beam
-    return function(state, last, vocabulary, options, ended)
+    return function(state, last, vocabulary, options, ended, allowed)
 
 
 def text_of(vocabulary: Vocabulary, hypothesis: Hypothesis, stop: Sequence[str] = ()) -> str:
@@ -96,11 +108,21 @@ def _logits(model: KosmosModel, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _likeliest(
-    state: DecodingState, hidden: torch.Tensor, vocabulary: Vocabulary, count: int
+    state: DecodingState,
+    hidden: torch.Tensor,
+    vocabulary: Vocabulary,
+    count: int,
+    allowed: TokenTrie | None,
+    paths: Sequence[_Path],
 ) -> tuple[list[list[float]], list[list[int]]]:
-    """The `count` likeliest next tokens of each row of hidden [R, E], best first: log-probabilities and tokens."""
+    """The `count` likeliest tokens after each of R paths, best first: log-probabilities and tokens.
+
+    hidden [R, E] are the paths' last states; of tokens that `allowed` does not let follow the log-probability is −∞.
+    """
     log_probs = _logits(state.model, hidden).float().log_softmax(dim=-1)
     log_probs[:, vocabulary.pad] = -torch.inf
+    if allowed is not None:
+        log_probs = allowed.mask(log_probs, (path.tokens for path in paths))
     values, tokens = log_probs.topk(min(count, log_probs.size(-1)))
     return values.tolist(), tokens.tolist()
 
@@ -111,11 +133,13 @@ def _step(state: DecodingState, rows: Sequence[int], tokens: Sequence[int], devi
     return state.extend(torch.tensor(tokens, device=device).unsqueeze(1))[:, -1]
 
 
-def _greedy(state: DecodingState, hidden, vocabulary, options: SearchOptions, ended: EndTest) -> list[Hypothesis]:
+def _greedy(
+    state: DecodingState, hidden, vocabulary, options: SearchOptions, ended: EndTest, allowed: TokenTrie | None
+) -> list[Hypothesis]:
     paths = [_Path() for _ in hidden]
     running = list(range(len(paths)))  # the path of each row
     for step in range(options.max_new_tokens):
-        values, tokens = _likeliest(state, hidden, vocabulary, count=1)
+        values, tokens = _likeliest(state, hidden, vocabulary, 1, allowed, [paths[path] for path in running])
         for path, value, token in zip(running, values, tokens, strict=True):
             paths[path] = paths[path].continued(token[0], value[0])
         rows = [row for row, path in enumerate(running) if not ended(paths[path].tokens)]
@@ -202,10 +226,13 @@ class _Beams:
         return max([*self.finished, *running, *greedy], key=lambda hypothesis: hypothesis.score)
 
 
-def _beam(state: DecodingState, hidden, vocabulary, options: SearchOptions, ended: EndTest) -> list[Hypothesis]:
+def _beam(
+    state: DecodingState, hidden, vocabulary, options: SearchOptions, ended: EndTest, allowed: TokenTrie | None
+) -> list[Hypothesis]:
     searches = [_Beams(options) for _ in hidden]
     for step in range(options.max_new_tokens):
-        values, tokens = _likeliest(state, hidden, vocabulary, count=2 * options.beam)
+        paths = [path for beams in searches for path in beams.rows()]
+        values, tokens = _likeliest(state, hidden, vocabulary, 2 * options.beam, allowed, paths)
         parents, begin = [], 0
         for beams in searches:
             end = begin + len(beams.rows())

@@ -1,0 +1,110 @@
+"""The model as benchmarks see it: texts for Generate, log-probabilities for Choose, many requests in one batch."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from kosmos_plugin.data.documents import Document, Text
+from kosmos_plugin.data.samples import PromptTooLong, Sample
+from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Prompt, Request, prompts_of
+from kosmos_plugin.generation.constraint import TokenTrie
+from kosmos_plugin.generation.hub import KosmosHubInterface
+from kosmos_plugin.generation.scoring import score_batch
+from kosmos_plugin.generation.search import SearchOptions, generate, text_of
+
+
+class Respondent(Protocol):
+    """Who answers requests: a model, or in tests somebody who knows the answers."""
+
+    def problem(self, request: Request) -> str:
+        """Why the request cannot be answered (it is longer than the model reads), or nothing."""
+        ...
+
+    def generate(self, requests: Sequence[Generate]) -> list[str]: ...
+
+    def score(self, requests: Sequence[Choose]) -> list[list[float]]:
+        """The log-probability of each request's choices."""
+        ...
+
+
+class KosmosRespondent:
+    """A trained model. Requests of any kind and length go in one batch; each gets what it would get alone."""
+
+    def __init__(self, kosmos: KosmosHubInterface):
+        self.model = kosmos.model
+        self.vocabulary = kosmos.vocabulary
+        self.sample_format = kosmos.task.sample_format
+        self._tries: dict[tuple[str, ...], TokenTrie] = {}
+
+    def problem(self, request: Request) -> str:
+        try:
+            if isinstance(request, Generate):
+                new = [self._new_tokens(request)]
+                lengths = [len(self._sample(request.prompt))]
+            else:
+                new = [len(self._continuation(choice)) for choice in request.choices]
+                lengths = [len(self._sample(prompt)) for prompt in prompts_of(request)]
+        except PromptTooLong as error:
+            return str(error)
+        if max(lengths) + max(new) > self.model.max_positions():
+            return f"{max(lengths):,} tokens and {max(new):,} new ones do not fit in {self.model.max_positions():,}"
+        return ""
+
+    def generate(self, requests: Sequence[Generate]) -> list[str]:
+        texts: dict[int, str] = {}
+        for options in dict.fromkeys((request.beam, request.max_new_tokens, request.among) for request in requests):
+            beam, max_new_tokens, among = options
+            chosen = [i for i, r in enumerate(requests) if (r.beam, r.max_new_tokens, r.among) == options]
+            if among is not None:
+                max_new_tokens = self._new_tokens(requests[chosen[0]])
+            prompts = [self._sample(requests[i].prompt) for i in chosen]
+            found = generate(
+                self.model,
+                self.vocabulary,
+                prompts,
+                SearchOptions(beam, max_new_tokens),
+                None if among is None else self._trie(among),
+            )
+            texts |= {i: text_of(self.vocabulary, hypothesis) for i, hypothesis in zip(chosen, found, strict=True)}
+        return [texts[i] for i in range(len(requests))]
+
+    def score(self, requests: Sequence[Choose]) -> list[list[float]]:
+        prompts: list[Sample] = []
+        candidates: list[list[list[int]]] = []  # of each prompt
+        for request in requests:
+            for prompt, choices in _by_prompt(request).items():
+                prompts.append(self._sample(prompt))
+                candidates.append([self._continuation(choice) for choice in choices])
+        scores = iter(score_batch(self.model, self.vocabulary, prompts, candidates))
+        scores_of_requests = []
+        for request in requests:
+            found = {prompt: iter(next(scores)) for prompt in _by_prompt(request)}
+            scores_of_requests.append([next(found[choice.prompt]) for choice in request.choices])
+        return scores_of_requests
+
+    def _sample(self, prompt: Prompt) -> Sample:
+        return self.sample_format.prompt(Document("of an item", prompt))
+
+    def _trie(self, texts: tuple[str, ...]) -> TokenTrie:
+        if texts not in self._tries:
+            self._tries[texts] = TokenTrie([*self.vocabulary.encode(text), self.vocabulary.eos] for text in texts)
+        return self._tries[texts]
+
+    def _new_tokens(self, request: Generate) -> int:
+        return request.max_new_tokens if request.among is None else self._trie(request.among).longest
+
+    def _continuation(self, choice: Choice) -> list[int]:
+        """Its tokens where it stands, after the prompt's last text."""
+        before = choice.prompt[-1].text if choice.prompt and isinstance(choice.prompt[-1], Text) else ""
+        tokens = self.vocabulary.encode(before)
+        together = self.vocabulary.encode(before + choice.continuation)
+        if together[: len(tokens)] == tokens and len(together) > len(tokens):
+            return together[len(tokens) :]
+        return self.vocabulary.encode(choice.continuation)
+
+
+def _by_prompt(request: Choose) -> dict[Prompt, list[Choice]]:
+    """A request's choices by their prompts; each prompt is read once."""
+    found: dict[Prompt, list[Choice]] = {}
+    for choice in request.choices:
+        found.setdefault(choice.prompt, []).append(choice)
+    return found
