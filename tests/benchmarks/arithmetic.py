@@ -136,16 +136,25 @@ def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) 
 def measured_rates(repeats: int = 5) -> Rates:
     """A feed-forward layer's multiplication over a row (float32 on the CPU, bf16 on a GPU), and a scaled copy."""
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    x, weight = torch.randn(2048, 2048, device=device, dtype=dtype), torch.randn(8192, 2048, device=device, dtype=dtype)
     large, copy = (torch.ones(2**26, device=device) for _ in range(2))
     moved = 2 * FLOAT * large.numel()
-    product = _seconds(lambda: F.linear(x, weight), repeats)
     return Rates(
-        flops=2 * len(x) * weight.numel() / product,
+        flops=matmul_rate(dtype, device, repeats),
         bytes=moved / _seconds(lambda: torch.mul(large, 2, out=copy), repeats),
         new_bytes=moved / _seconds(lambda: torch.mul(large, 2), repeats),
         random=copy.numel() / _seconds(lambda: copy.bernoulli_(0.9), repeats),
     )
+
+
+def matmul_rate(dtype: torch.dtype, device: str = "cpu", repeats: int = 5) -> float:
+    """FLOP/s of kosmos_1's first feed-forward matrix with a row of 2,048."""
+    x, weight = (torch.randn(rows, 2048, device=device, dtype=dtype) for rows in (2048, 8192))
+    return 2 * len(x) * weight.numel() / _seconds(lambda: F.linear(x, weight), repeats)
+
+
+def bfloat16_is_faster() -> bool:
+    """Whether this machine multiplies faster in bfloat16: a GPU does, a CPU if it has instructions for it."""
+    return torch.cuda.is_available() or matmul_rate(torch.bfloat16, repeats=1) > matmul_rate(torch.float32, repeats=1)
 
 
 def _seconds(function: Callable[[], object], repeats: int) -> float:

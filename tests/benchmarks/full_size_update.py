@@ -22,12 +22,12 @@ from pathlib import Path
 from random import Random
 
 import torch
-import torch.nn.functional as F
 
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.planning.costs import flops_items
 from tests import tiny
+from tests.benchmarks.arithmetic import matmul_rate
 from tests.benchmarks.machine import available_memory
 from tests.benchmarks.noise import PIECES, write_vocabulary
 from tests.benchmarks.result import Result
@@ -100,18 +100,6 @@ def first_update(data: Path) -> tuple[int, int, KosmosModel]:
     return sum(row.num_tokens for row in rows), sum(row.num_images for row in rows), model
 
 
-def matmul_flops_per_second(repeats: int = 5) -> float:
-    """What this machine reaches in a bf16 multiplication as large as a row's through the first feed-forward matrix."""
-    config = KosmosConfig()
-    x = torch.randn(ROW, config.decoder_embed_dim, dtype=torch.bfloat16)
-    weight = torch.randn(config.decoder_ffn_embed_dim, config.decoder_embed_dim, dtype=torch.bfloat16)
-    F.linear(x, weight)
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        F.linear(x, weight)
-    return repeats * 2 * len(x) * weight.numel() / (time.perf_counter() - begin)
-
-
 # ---- The training ----
 
 
@@ -128,7 +116,7 @@ def train(data: Path) -> tuple[dict[str, str], resource.struct_rusage]:
 def run(out: Path) -> Result:
     if available_memory() < MEMORY_NEEDED:
         raise RuntimeError(f"{MEMORY_NEEDED} GiB of free memory are needed; {available_memory():.1f} are free.")
-    peak = matmul_flops_per_second()
+    peak = matmul_rate(torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder) / "data")
         positions, images, model = first_update(data)

@@ -20,7 +20,17 @@ from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.noise import write_data
 from tests.benchmarks.result import Cell, Result
 from tests.benchmarks.side_by_side import COLUMNS, side_by_side
-from tests.benchmarks.training import Kosmos2, Ours, Stock, Work, our_model, preset_options, samples_by_stream, warm_up
+from tests.benchmarks.training import (
+    Kosmos2,
+    Ours,
+    Stock,
+    Work,
+    our_model,
+    our_options,
+    preset_options,
+    samples_by_stream,
+    warm_up,
+)
 
 TURNS = 3
 
@@ -135,6 +145,7 @@ def run(out: Path) -> Result:
             f"Ratios: median of {TURNS} turns (lowest to highest). The limit is by what this machine reaches: "
             f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s in place and {rates.new_bytes / 1e9:.1f} "
             f"into new memory, {rates.random / 1e6:,.0f} million random numbers a second.",
+            f"Ours trains with `{our_options()}` (bfloat16 where this machine multiplies faster in it).",
             *notes,
         ],
     )
