@@ -4,6 +4,7 @@
 
     text          the standard library's help pages            → OUT/text/{train,valid}.{bin,idx}
     captions      OpenMoji pictures and their English names    → OUT/captions/{train,valid}-NNN.tar
+    shapes        easy-VQA's training pictures, described      → OUT/shapes/{train,valid}-NNN.tar
     interleaved   easy-VQA's training questions and pictures   → OUT/interleaved/{train,valid}-NNN.tar
     test          easy-VQA's official test split and the held-out OpenMoji pictures   → OUT/test/
     vocabulary    SentencePiece, trained on the three training splits                 → OUT/vocabulary/
@@ -33,16 +34,18 @@ from corpora import (
     family,
     interleaved_documents,
     progress,
+    shape_of,
     split,
     topics,
 )
 
-SHARDS = {"captions": 2, "interleaved": 4}
-SEQUENCES_PER_UPDATE = {"text": 1, "captions": 16, "interleaved": 24}
+SHARDS = {"captions": 2, "shapes": 1, "interleaved": 4}
+SEQUENCES_PER_UPDATE = {"text": 1, "captions": 24, "interleaved": 24}
 HELD_OUT_TEXT = 0.05
+CAPTION_PROMPT = "An image of"  # the paper's
 HERE = Path(__file__).parent
 STAMP = "prepared.json"
-FOLDERS = ("text", "captions", "interleaved", "test", "vocabulary")
+FOLDERS = ("text", "captions", "shapes", "interleaved", "test", "vocabulary")
 # Import name → distribution, all in the quickstart extra.
 PACKAGES = {
     "easy_vqa": "easy-vqa",
@@ -66,12 +69,17 @@ streams:
         train: text/train
         valid: text/valid
   captions:
-    kind: captions                  # one picture, then its name
+    kind: captions                  # one picture, then its name or what it shows
     sequences_per_update: {captions}
     corpora:
       - name: openmoji
         train: "{captions_train}"
         valid: captions/valid-000.tar
+        weight: 2
+      - name: easy_vqa
+        train: "{shapes_train}"
+        valid: shapes/valid-000.tar
+        weight: 1
   interleaved:
     kind: interleaved               # pictures and questions in one document
     sequences_per_update: {interleaved}
@@ -109,6 +117,11 @@ def question_text(question: str, answer: str) -> str:
     return f"{question_prompt(question)} {answer}."
 
 
+def description(shape: str) -> str:
+    """The caption of a picture that shows a `blue circle`; it begins as the paper's prompt for captions does."""
+    return f"{CAPTION_PROMPT} a {shape}"
+
+
 def answer_of(generated: str) -> str:
     """The answer in what a model generated after `question_prompt`."""
     return generated.partition(".")[0].strip()
@@ -134,16 +147,25 @@ def caption_record(picture: Emoji) -> dict[str, bytes]:
     return {"png": picture.png, "txt": picture.name.encode(), "json": to_json(about)}
 
 
+def shape_record(picture: tuple[int, str]) -> dict[str, bytes]:
+    """An image of easy-VQA's training split and what it shows."""
+    image, shape = picture
+    return {"png": _training_image(image), "txt": description(shape).encode()}
+
+
 def interleaved_record(document: list[tuple]) -> dict[str, bytes]:
     """A JSON of segments beside the numbered images they name; the answers count in the loss, the questions do not."""
-    folder = easy_vqa_folder("train") / "images"
     segments = []
     for number, (_, asked) in enumerate(document):
         segments.append({"image": number})
         for question, answer in asked:
             segments += [{"text": question_prompt(question), "counted": False}, {"text": f"{answer}."}]
-    images = {f"{number}.png": (folder / f"{image}.png").read_bytes() for number, (image, _) in enumerate(document)}
+    images = {f"{number}.png": _training_image(image) for number, (image, _) in enumerate(document)}
     return {"json": to_json({"segments": segments}), **images}
+
+
+def _training_image(image: int) -> bytes:
+    return (easy_vqa_folder("train") / "images" / f"{image}.png").read_bytes()
 
 
 # ---- Files ----
@@ -171,10 +193,18 @@ def write_test_split(folder: Path, questions: dict[int, list[tuple[str, str]]], 
         shutil.copyfile(easy_vqa_folder("test") / "images" / f"{image}.png", folder / "easy_vqa" / f"{image}.png")
         lines += [{"image": f"easy_vqa/{image}.png", "question": q, "answer": a} for q, a in asked]
     write_json_lines(folder / "easy_vqa.jsonl", lines)
+    shapes = [{"image": f"easy_vqa/{image}.png", "shape": shape} for image, shape in described(questions)]
+    write_json_lines(folder / "shapes.jsonl", shapes)
     for picture in pictures:
         (folder / "openmoji" / f"{picture.code_point}.png").write_bytes(picture.png)
     named = [{"image": f"openmoji/{picture.code_point}.png", "name": picture.name} for picture in pictures]
     write_json_lines(folder / "openmoji.jsonl", named)
+
+
+def described(questions: dict[int, list[tuple[str, str]]]) -> list[tuple[int, str]]:
+    """The images whose questions tell what they show, each with that."""
+    shapes = ((image, shape_of(asked)) for image, asked in questions.items())
+    return [(image, shape) for image, shape in shapes if shape is not None]
 
 
 def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
@@ -217,6 +247,7 @@ def data_yaml() -> str:
     return DATA_YAML.format(
         **SEQUENCES_PER_UPDATE,
         captions_train=shard_names("captions"),
+        shapes_train=shard_names("shapes"),
         interleaved_train=shard_names("interleaved"),
     )
 
@@ -239,6 +270,7 @@ def read_splits(options: Options) -> dict[str, dict[str, list]]:
             options.held_out_emoji,
             group=lambda e: family(e.code_point),
         ),
+        "shapes": {name: described({image: questions[image] for image in chosen}) for name, chosen in images.items()},
         "interleaved": {
             name: interleaved_documents(
                 {image: questions[image] for image in chosen},
@@ -256,6 +288,7 @@ def training_texts(streams: dict[str, dict[str, list]]) -> Iterator[str]:
     for _, page in streams["text"]["train"]:
         yield from page.splitlines()
     yield from (picture.name for picture in streams["captions"]["train"])
+    yield from (description(shape) for _, shape in streams["shapes"]["train"])
     for document in streams["interleaved"]["train"]:
         for _, asked in document:
             yield from (question_text(*pair) for pair in asked)
@@ -272,7 +305,8 @@ def write_data(out: Path, options: Options) -> dict[str, object]:
     vocabulary = Vocabulary.load(out / "vocabulary")
     for name in ("train", "valid"):
         write_text(out / "text" / name, [page for _, page in streams["text"][name]], vocabulary)
-        for stream, record in (("captions", caption_record), ("interleaved", interleaved_record)):
+        records = {"captions": caption_record, "shapes": shape_record, "interleaved": interleaved_record}
+        for stream, record in records.items():
             shards = SHARDS[stream] if name == "train" else 1
             write_shards(out / stream / name, streams[stream][name], shards, record)
     test_questions = easy_vqa_questions("test", options.limit)

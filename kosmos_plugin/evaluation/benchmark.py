@@ -102,6 +102,9 @@ class Benchmark(ABC):
         """(file name, JSON value) in the format of the benchmark's test server, if it has one."""
         return None
 
+    def check_tools(self) -> None:  # noqa: B027 - most need none
+        """UserError for a package or program that the metric needs and that is not there, before hours of answering."""
+
     def check_files(self, few_shot: bool) -> None:
         """UserError that names the release's files that are not there and where they belong."""
         missing = [name for name in self.files(few_shot) if not (self.folder / name).exists()]

@@ -10,6 +10,7 @@ from kosmos_plugin.generation.constraint import TokenTrie
 from kosmos_plugin.generation.hub import KosmosHubInterface
 from kosmos_plugin.generation.scoring import score_batch
 from kosmos_plugin.generation.search import SearchOptions, generate, text_of
+from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Respondent(Protocol):
@@ -93,13 +94,17 @@ class KosmosRespondent:
         return request.max_new_tokens if request.among is None else self._trie(request.among).longest
 
     def _continuation(self, choice: Choice) -> list[int]:
-        """Its tokens where it stands, after the prompt's last text."""
-        before = choice.prompt[-1].text if choice.prompt and isinstance(choice.prompt[-1], Text) else ""
-        tokens = self.vocabulary.encode(before)
-        together = self.vocabulary.encode(before + choice.continuation)
-        if together[: len(tokens)] == tokens and len(together) > len(tokens):
-            return together[len(tokens) :]
-        return self.vocabulary.encode(choice.continuation)
+        return continuation_tokens(self.vocabulary, choice.prompt, choice.continuation)
+
+
+def continuation_tokens(vocabulary: Vocabulary, prompt: Prompt, continuation: str) -> list[int]:
+    """The tokens of `continuation` where it stands, after the last text of `prompt`."""
+    before = prompt[-1].text if prompt and isinstance(prompt[-1], Text) else ""
+    tokens = vocabulary.encode(before)
+    together = vocabulary.encode(before + continuation)
+    if together[: len(tokens)] == tokens and len(together) > len(tokens):
+        return together[len(tokens) :]
+    return vocabulary.encode(continuation)
 
 
 def _by_prompt(request: Choose) -> dict[Prompt, list[Choice]]:

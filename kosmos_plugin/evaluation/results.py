@@ -15,9 +15,9 @@ RESULTS_FILE = "results.json"
 class Result:
     """A benchmark measured with `shots` demonstrations.
 
-    `metrics`: name → value in percent, the headline first; `interval`: of the headline, 95%. `problems`: how many of the
-    `items` could not be asked, since they do not fit in the model; they count as wrong. `folder`: where its predictions
-    and its page are, relative to results.json. A split without answers has no metrics, but a submission file.
+    `metrics`: name → value in percent, the headline first; `interval`: of the headline, 95%. `problems`: how many of
+    the `items` could not be asked, since they do not fit in the model; they count as wrong. `folder`: where its
+    predictions and its page are, relative to results.json. A split without answers has no metrics, but a submission.
     """
 
     benchmark: str

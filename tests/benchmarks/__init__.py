@@ -10,6 +10,7 @@ from pathlib import Path
 BENCHMARKS = {
     "training_speed": "a training step beside stock's and transformers'",
     "generation": "captions, long contexts, candidates and a conversation, beside transformers and TorchScale",
+    "evaluation": "items a second of each type of benchmark, in batches beside one by one",
     "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
     "packing": "share of positions filled on the caption and interleaved streams",
     "growth": "time and memory of an update against lengths, images, rows and words",

@@ -8,7 +8,9 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
@@ -115,8 +117,42 @@ def test_data_yaml_names_what_is_there(data):
                 for path in braceexpand(corpus[split]):
                     assert (data / path).is_file() if path.endswith(".tar") else (data / f"{path}.idx").is_file()
     tars = {str(path.relative_to(data)) for path in data.rglob("train-*.tar")}
-    named = [config["streams"][stream]["corpora"][0]["train"] for stream in ("captions", "interleaved")]
+    named = [c["train"] for stream in ("captions", "interleaved") for c in config["streams"][stream]["corpora"]]
     assert {path for name in named for path in braceexpand(name)} == tars
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        ([("what color is the shape?", "blue"), ("is there a circle?", "yes")], "blue circle"),
+        ([("what color is the triangle?", "teal")], "teal triangle"),
+        ([("what is the red shape?", "rectangle"), ("is there not a red shape?", "no")], "red rectangle"),
+        ([("is no gray shape present?", "no"), ("is there not a circle?", "no")], "gray circle"),
+        ([("is no gray shape present?", "yes"), ("is there a circle?", "yes")], None),
+        ([("is there not a circle?", "yes"), ("what color is the shape?", "blue")], None),
+        ([("is there a circle?", "no"), ("is a blue shape present?", "yes")], None),
+        ([], None),
+    ],
+)
+def test_what_a_picture_shows_is_what_its_questions_tell(asked, shape):
+    assert corpora.shape_of(asked) == shape
+
+
+def test_descriptions_are_of_training_pictures_whose_questions_tell_them(data):
+    """The first 60 pictures, looked at: pixels of the colour that the caption names."""
+    colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "teal": (0, 1, 1)}
+    seen = 0
+    for record in records(data / "shapes" / "*.tar"):
+        colour, shape = record["txt"].decode().removeprefix("An image of a ").split()
+        assert colour in corpora.COLOURS and shape in corpora.SHAPES
+        if colour in colours:
+            pixels = np.asarray(Image.open(io.BytesIO(record["png"])).convert("RGB")).reshape(-1, 3)
+            saturated = pixels[np.ptp(pixels.astype(int), axis=1) > 80]
+            strong = np.median(saturated, axis=0) > 0.6 * np.median(saturated, axis=0).max()
+            assert tuple(strong.astype(int)) == colours[colour], (colour, np.median(saturated, axis=0))
+            seen += 1
+    assert seen > 10
+    assert {line["shape"].split()[1] for line in json_lines(data / "test" / "shapes.jsonl")} == set(corpora.SHAPES)
 
 
 def test_text_is_one_topic_an_item_and_no_paragraph_is_held_out_and_trained_on(data):

@@ -4,16 +4,17 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kosmos_plugin.generation import reading
 from kosmos_plugin.generation.hub import KosmosHubInterface
 from kosmos_plugin.generation.reading import SHORTEST_COMMON_BEGINNING, read_prompts
 from tests import tiny
 
 RNG = random.Random(1)
 IMAGES = [tiny.png(RNG) for _ in range(3)]
-DEMONSTRATIONS = " ".join(tiny.sentence(RNG, (12, 12)) for _ in range(2))
+DEMONSTRATIONS, OTHER_DEMONSTRATIONS = (" ".join(tiny.sentence(RNG, (12, 12)) for _ in range(2)) for _ in range(2))
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +82,42 @@ def test_a_prompt_that_is_the_beginning_of_the_others(kosmos, ends):
 
 
 @torch.no_grad()
-@settings(max_examples=25, deadline=None)
+def test_neighbours_share_what_each_group_of_them_begins_with(kosmos, monkeypatch):
+    """Contexts of two items' candidates, and an item of one context between them."""
+    monkeypatch.setattr(reading, "SHORTEST_COMMON_BEGINNING", 8)
+    texts = [f"{DEMONSTRATIONS} cat", f"{DEMONSTRATIONS} dog", "river"]
+    texts += [f"{OTHER_DEMONSTRATIONS} {end} car" for end in ("a", "the", "")]
+    state = assert_read_as_alone(kosmos, [kosmos.prompt(text) for text in texts])
+    shared, own = state.cache.levels[:2]
+    assert shared.rows == 3 and own.parents == [0, 0, 1, 2, 2, 2]
+    assert own.length < 8, "the demonstrations of neither group are read again"
+
+
+@torch.no_grad()
+def test_a_short_beginning_does_not_break_up_a_group_with_a_long_one(kosmos, monkeypatch):
+    """All six begin with the same words; the three of an item have far more in common."""
+    monkeypatch.setattr(reading, "SHORTEST_COMMON_BEGINNING", 3)
+    middles = [DEMONSTRATIONS, OTHER_DEMONSTRATIONS]
+    texts = [f"the red house {middle} {end}" for middle in middles for end in ("a", "of", "by")]
+    state = assert_read_as_alone(kosmos, [kosmos.prompt(text) for text in texts])
+    assert state.cache.levels[1].parents == [0, 0, 0, 1, 1, 1]
+
+
+WORDS = st.lists(st.sampled_from(["<image>", "a cat", "the river", "slowly"]), max_size=5)
+
+
+@torch.no_grad()
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
-        st.tuples(st.booleans(), st.lists(st.sampled_from(["<image>", "a cat", "the river", "slowly"]), max_size=5)),
-        min_size=1,
-        max_size=4,
-    ),
+    st.lists(st.tuples(st.integers(0, 3), WORDS), min_size=1, max_size=6),
+    st.sampled_from([3, 8, SHORTEST_COMMON_BEGINNING]),
     st.randoms(use_true_random=False),
 )
-def test_any_batch_is_read_as_its_prompts_alone(kosmos, drawn, rng):
+def test_any_batch_is_read_as_its_prompts_alone(kosmos, monkeypatch, drawn, shortest, rng):
+    monkeypatch.setattr(reading, "SHORTEST_COMMON_BEGINNING", shortest)
+    beginnings = ["", DEMONSTRATIONS, f"{DEMONSTRATIONS[:60]} house", OTHER_DEMONSTRATIONS]
     prompts = []
-    for with_demonstrations, words in drawn:
-        text = " ".join(([DEMONSTRATIONS] if with_demonstrations else []) + words)
+    for number, words in drawn:
+        text = " ".join([beginnings[number], *words])
         prompts.append(kosmos.prompt(text, [rng.choice(IMAGES) for _ in range(text.count("<image>"))]))
     assert_read_as_alone(kosmos, prompts)

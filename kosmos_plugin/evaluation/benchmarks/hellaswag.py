@@ -1,0 +1,32 @@
+"""HellaSwag (§4.8): which of four endings completes the description of an activity.
+
+Release (Zellers et al., 2019): `hellaswag_{train,val}.jsonl`, with 39,905 and 10,042 records that have, among others,
+activity_label, ctx_a, ctx_b (the beginning of the last sentence, or empty), endings and label (0 … 3). The text is
+prepared as the harness's `hellaswag` does: ctx_b capitalised (and the rest of it in lower case), WikiHow's marks such as
+"[step]" taken out. Accuracy is by likelihood for length (`acc_norm`), the usual figure. The test set has no answers.
+"""
+
+import re
+
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
+
+
+class HellaSwag(LanguageTask):
+    name = "hellaswag"
+    title = "HellaSwag"
+    release = "hellaswag"
+    source = "hellaswag_train.jsonl and hellaswag_val.jsonl of https://github.com/rowanz/hellaswag (data)"
+    splits = ("val",)
+    training_split = "train"
+    file = "hellaswag_{split}.jsonl"
+    fields = {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": [str] * 4, "label": (0, 1, 2, 3)}  # noqa: RUF012
+    by_length = True
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        context = _prepared(f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}")
+        return continuations(context, {str(label): _prepared(text) for label, text in enumerate(record["endings"])})
+
+
+def _prepared(text: str) -> str:
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")

@@ -1,0 +1,57 @@
+"""MemoryColor and ColorTerms (§4.9.2): the colour of an object, asked in words alone.
+
+Releases:
+- MemoryColor (Norlund et al., 2021): `memory_colors.jsonl`, 109 objects with descriptor ("a", "the inside of a", or
+  empty), item and label. https://github.com/lovhag/measure-visual-commonsense-knowledge (memory_colors/data).
+- ColorTerms (Bruni et al., 2012): `color-concrete-objects.csv`, 52 objects with the columns object and color, as VaLM's
+  repository has it, by authors of the paper: https://github.com/Victorwz/VaLM (data/object_color). The copy of
+  MemoryColor beside it differs in one label: there a pumpkin is red.
+
+The prompt is that of Table 15; an object is named with its descriptor if it has one ("the sky"), and else bare. The
+paper's 11 colours are the basic colour terms of Berlin and Kay (1969), the labels of both; both spell "grey".
+"""
+
+from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations
+from kosmos_plugin.evaluation.files import read_table
+
+COLORS = ("black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "white", "yellow")
+
+
+class MemoryColor(RankedText):
+    name = "memory_color"
+    title = "MemoryColor"
+    section = "4.9.2"
+    release = "memory_color"
+    source = (
+        "memory_colors.jsonl of https://github.com/lovhag/measure-visual-commonsense-knowledge (memory_colors/data)"
+    )
+    splits = ("test",)
+    file = "memory_colors.jsonl"
+    fields = {"descriptor": str, "item": str, "label": COLORS}  # noqa: RUF012
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        return _colors_of(f"{record['descriptor']} {record['item']}".strip())
+
+
+class ColorTerms(RankedText):
+    name = "color_terms"
+    title = "ColorTerms"
+    section = "4.9.2"
+    release = "color_terms"
+    source = "color-concrete-objects.csv of https://github.com/Victorwz/VaLM (data/object_color)"
+    splits = ("test",)
+    file = "color-concrete-objects.csv"
+    fields = {"object": str, "color": COLORS}  # noqa: RUF012
+
+    def records(self, split: str) -> list[dict]:
+        return read_table(self.folder / self.file, tuple(self.fields))
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        return _colors_of(record["object"])
+
+    def answer(self, record: dict) -> str:
+        return record["color"]
+
+
+def _colors_of(thing: str) -> tuple[Option, ...]:
+    return continuations(f"The color of {thing} is?", {color: color for color in COLORS})

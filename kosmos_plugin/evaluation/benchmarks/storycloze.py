@@ -1,0 +1,37 @@
+"""StoryCloze (§4.8): which of two endings belongs to a story of four sentences.
+
+Release (Mostafazadeh et al., 2016; sent to who fills in the form of the ROCStories page): CSV files with the columns
+InputStoryid, InputSentence1 … InputSentence4, RandomFifthSentenceQuiz1, RandomFifthSentenceQuiz2 and AnswerRightEnding
+(1 or 2); 1,871 stories each in validation and test. The training stories have no wrong endings, so demonstrations are
+drawn from the validation set, as GPT-3's were. The prompt is the harness's `storycloze_2016`; accuracy by likelihood.
+"""
+
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
+from kosmos_plugin.evaluation.files import read_table
+
+SENTENCES = tuple(f"InputSentence{number}" for number in (1, 2, 3, 4))
+ENDINGS = {number: f"RandomFifthSentenceQuiz{number}" for number in ("1", "2")}
+
+
+class StoryCloze(LanguageTask):
+    name = "storycloze"
+    title = "StoryCloze"
+    release = "storycloze"
+    source = (
+        "the Story Cloze Test of spring 2016, sent to who fills in the form at https://cs.rochester.edu/nlp/rocstories: "
+        "its CSV files of validation and test, with their names as they are"
+    )
+    splits = ("test", "val")
+    training_split = "val"
+    file = "cloze_test_{split}__spring2016 - cloze_test_ALL_{split}.csv"
+    fields = dict.fromkeys((*SENTENCES, *ENDINGS.values()), str) | {"AnswerRightEnding": ("1", "2")}
+
+    def records(self, split: str) -> list[dict]:
+        return read_table(self.folder / self.file.format(split=split), tuple(self.fields))
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        context = " ".join(record[sentence] for sentence in SENTENCES)
+        return continuations(context, {label: record[ending] for label, ending in ENDINGS.items()})
+
+    def answer(self, record: dict) -> str:
+        return record["AnswerRightEnding"]

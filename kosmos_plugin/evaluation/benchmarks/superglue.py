@@ -1,0 +1,65 @@
+"""BoolQ, CB and COPA of SuperGLUE (§4.8).
+
+Release (Wang et al., 2019; `combined.zip`): the folders BoolQ, CB and COPA, each with train.jsonl and val.jsonl; the test
+sets have no answers. The prompts are the harness's `boolq`, `cb` and `copa`, and as there, accuracy is by likelihood.
+"""
+
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
+
+
+class _SuperGlue(LanguageTask):
+    release = "superglue"
+    source = "the folders BoolQ, CB and COPA of https://dl.fbaipublicfiles.com/glue/superglue/data/v2/combined.zip"
+    splits = ("val",)
+    training_split = "train"
+
+
+class BoolQ(_SuperGlue):
+    """Whether a passage answers a question with yes; 9,427 and 3,270 records. Questions have no question mark."""
+
+    name = "boolq"
+    title = "BoolQ"
+    file = "BoolQ/{split}.jsonl"
+    fields = {"passage": str, "question": str, "label": (False, True)}  # noqa: RUF012
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        context = f"{record['passage']}\nQuestion: {record['question']}?\nAnswer:"
+        return continuations(context, {"no": "no", "yes": "yes"})
+
+    def answer(self, record: dict) -> str:
+        return "yes" if record["label"] else "no"
+
+
+class CB(_SuperGlue):
+    """CommitmentBank: whether a hypothesis follows from a text, contradicts it, or neither; 250 and 56 records."""
+
+    name = "cb"
+    title = "CB"
+    file = "CB/{split}.jsonl"
+    words = {"entailment": "True", "contradiction": "False", "neutral": "Neither"}  # noqa: RUF012
+    fields = {"premise": str, "hypothesis": str, "label": tuple(words)}  # noqa: RUF012
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        question = f"Question: {record['hypothesis']}. True, False, or Neither?"
+        return continuations(f"{record['premise']}\n{question}\nAnswer:", self.words)
+
+
+class COPA(_SuperGlue):
+    """Which of two sentences is the cause or the effect of a premise; 400 and 100 records.
+
+    The harness has two spaces before the continuations, an oversight that SentencePiece undoes; here there is one.
+    """
+
+    name = "copa"
+    title = "COPA"
+    file = "COPA/{split}.jsonl"
+    connectors = {"cause": "because", "effect": "therefore"}  # noqa: RUF012
+    fields = {"premise": str, "choice1": str, "choice2": str, "question": tuple(connectors), "label": (0, 1)}  # noqa: RUF012
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        premise = record["premise"].strip()[:-1]  # without its full stop
+        choices = {label: record[f"choice{number}"] for label, number in (("0", 1), ("1", 2))}
+        return continuations(
+            f"{premise} {self.connectors[record['question']]}",
+            {label: choice[:1].lower() + choice[1:] for label, choice in choices.items()},
+        )

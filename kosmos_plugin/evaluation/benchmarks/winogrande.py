@@ -1,0 +1,31 @@
+"""Winogrande (§4.8): which of two names or nouns belongs in a sentence's blank.
+
+Release (Sakaguchi et al., 2020; `winogrande_1.1.zip`): `train_xl.jsonl` and `dev.jsonl` with 40,398 and 1,267 records
+that have sentence (its blank is "_"), option1, option2 and answer ("1" or "2"). The test set has no answers.
+
+Partial evaluation, as in `winograd` and in the harness's `winogrande`: the options are put in the blank's place, and the
+likelihood of what follows the blank is compared.
+"""
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
+
+
+class Winogrande(LanguageTask):
+    name = "winogrande"
+    title = "Winogrande"
+    release = "winogrande"
+    source = "train_xl.jsonl and dev.jsonl of https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip"
+    splits = ("dev",)
+    training_split = "train_xl"
+    file = "{split}.jsonl"
+    fields = {"sentence": str, "option1": str, "option2": str, "answer": ("1", "2")}  # noqa: RUF012
+
+    def options(self, record: dict) -> tuple[Option, ...]:
+        before, blank, after = record["sentence"].partition("_")
+        if not blank:
+            raise UserError(f"its sentence {record['sentence']!r} has no blank _.")
+        return tuple(Option(before + record[f"option{label}"], after.strip(), label) for label in ("1", "2"))
+
+    def answer(self, record: dict) -> str:
+        return record["answer"]

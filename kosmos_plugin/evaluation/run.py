@@ -1,0 +1,117 @@
+"""A benchmark from its release to a Result: items are asked in batches, dealt to ranks, and measured.
+
+items → batches of consecutive items → this rank's → requests → answers → part-RANK.jsonl
+  → when all ranks are done, on the first: scores → predictions.jsonl, page.html, a submission, Result
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.ask import ask
+from kosmos_plugin.evaluation.benchmark import Benchmark, Item
+from kosmos_plugin.evaluation.files import write_text
+from kosmos_plugin.evaluation.metrics.accuracy import bootstrap_interval
+from kosmos_plugin.evaluation.page import write_page
+from kosmos_plugin.evaluation.predictions import Predictions
+from kosmos_plugin.evaluation.ranks import Ranks
+from kosmos_plugin.evaluation.requests import Request
+from kosmos_plugin.evaluation.respondent import Respondent
+from kosmos_plugin.evaluation.results import Result
+
+
+@dataclass(frozen=True)
+class Run:
+    """A benchmark with `shots` demonstrations, to be answered by the model of the file `checkpoint`.
+
+    `digest` tells the file from others. `limit`: only so many of the first items, for a quick look.
+    """
+
+    benchmark: Benchmark
+    shots: int
+    checkpoint: str
+    digest: str
+    seed: int = 1
+    limit: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its answers are."""
+        return f"{self.benchmark.name}/{self.benchmark.split}-{self.shots}-shot"
+
+    def settings(self) -> dict:
+        """All that its answers depend on: neither the size of batches nor the number of ranks."""
+        return {"checkpoint's digest": self.digest, "shots": self.shots, "seed": self.seed, "limit": self.limit}
+
+    def items(self) -> list[Item]:
+        items = self.benchmark.items()[: self.limit]
+        if not items:
+            raise UserError(
+                f"{self.benchmark.name}: there are no items of {self.benchmark.split} in {self.benchmark.folder}."
+            )
+        assert len({item.id for item in items}) == len(items), "items have ids of their own"
+        return items
+
+    def requests(self) -> Callable[[Item], Request]:
+        """What the model is asked about an item."""
+        pool = self.benchmark.training_items() if self.shots else []
+
+        def request(item: Item) -> Request:
+            demonstrations = self.benchmark.demonstrations(item, pool, self.shots, self.seed)
+            return self.benchmark.request(item, demonstrations)
+
+        return request
+
+
+def evaluate(run: Run, respondent: Respondent, out: Path, batch_size: int, ranks: Ranks) -> Result | None:
+    """Answer what is still to be answered and measure it; the result on the first rank, None on the others."""
+    predictions = Predictions(out / run.folder, run.settings())
+    if ranks.is_first:
+        predictions.begin()
+    ranks.wait()
+    items, request = run.items(), run.requests()
+    answered = predictions.read()
+    ranks.wait()  # nobody writes while others read
+    batches = [items[begin : begin + batch_size] for begin in range(0, len(items), batch_size)]
+    name = f"{run.benchmark.name}, {run.shots} shots"
+    for batch in tqdm(batches[ranks.rank :: ranks.count], desc=name, disable=not ranks.is_first):
+        left = [item for item in batch if item.id not in answered]
+        if left:
+            predictions.append(ranks.rank, left, ask(respondent, [request(item) for item in left]))
+    ranks.wait()
+    return _measure(run, predictions, items, request, out) if ranks.is_first else None
+
+
+def _measure(
+    run: Run, predictions: Predictions, items: list[Item], request: Callable[[Item], Request], out: Path
+) -> Result:
+    """Score all answers, and write them, their page and their submission."""
+    benchmark, answered = run.benchmark, predictions.read()
+    answers = [answered[item.id] for item in items]
+    scores = None if any(item.reference is None for item in items) else benchmark.score(items, answers)
+    of_items = [None] * len(items) if scores is None or scores.of_items is None else scores.of_items
+    predictions.finish(items, answers, of_items)
+    submission = benchmark.submission(items, answers)
+    if submission is not None:
+        write_text(predictions.folder / submission[0], json.dumps(submission[1], ensure_ascii=False))
+    result = Result(
+        benchmark=benchmark.name,
+        title=benchmark.title,
+        section=benchmark.section,
+        split=benchmark.split,
+        shots=run.shots,
+        items=len(items),
+        problems=sum(bool(answer.problem) for answer in answers),
+        metrics={} if scores is None else scores.metrics,
+        interval=None if scores is None else scores.interval or bootstrap_interval(scores.of_items),
+        folder=run.folder,
+        checkpoint=run.checkpoint,
+        seed=run.seed,
+        submission="" if submission is None else submission[0],
+    )
+    write_page(predictions.folder / "page.html", result, items, answers, scores, request)
+    return result

@@ -1,0 +1,138 @@
+"""Items a second of each type of benchmark: in batches with what they share read once, beside one by one.
+
+The model is `generation`'s: a decoder of 12 layers of 768, ViT-B/32, 64 image tokens, random weights, float32. Requests
+are as long as those of the benchmarks they are named after. One by one: each request in a call of its own, each choice
+from scratch. Both ways must answer the same.
+"""
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from kosmos_plugin.data.documents import Image, Text
+from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Request, question
+from kosmos_plugin.evaluation.respondent import KosmosRespondent
+from tests import tiny
+from tests.benchmarks.generation import IMAGE_TOKENS, PIECES, TEXT, TURNS, VISION, require_equal
+from tests.benchmarks.peers import transformers_generation
+from tests.benchmarks.result import Cell, Result
+from tests.benchmarks.side_by_side import COLUMNS, side_by_side
+
+ITEMS = 8
+NAMES, NAME_WORDS = 1000, (1, 3)
+NEW_TOKENS = 8
+
+
+def picture(rng: random.Random) -> Image:
+    encoded = tiny.png(rng, 224)
+    return Image(lambda: encoded)
+
+
+def words(rng: random.Random, count: int) -> str:
+    return tiny.sentence(rng, (count, count))
+
+
+def caption(rng: random.Random) -> Request:
+    """COCO, zero-shot."""
+    return Generate(question("An image of", picture(rng)), beam=5, max_new_tokens=NEW_TOKENS)
+
+
+def visual_question(rng: random.Random) -> Request:
+    """VQAv2, two shots."""
+    shots = [(picture(rng), Text(f"Question: {words(rng, 8)} Answer: {words(rng, 1)}")) for _ in range(2)]
+    asked = (picture(rng), Text(f"Question: {words(rng, 8)} Answer:"))
+    return Generate(tuple(part for shot in (*shots, asked) for part in shot), max_new_tokens=NEW_TOKENS)
+
+
+def endings(rng: random.Random) -> Request:
+    """HellaSwag, one shot: four endings of a context."""
+    prompt = (Text(f"{words(rng, 70)}. {words(rng, 40)}"),)
+    return Choose(tuple(Choice(prompt, f" {words(rng, 25)}", str(number)) for number in range(4)))
+
+
+def pronoun(rng: random.Random) -> Request:
+    """Winogrande, four shots: two contexts that end differently, one continuation."""
+    context, continuation = words(rng, 110), f" {words(rng, 8)}"
+    return Choose(tuple(Choice((Text(f"{context} {words(rng, 1)}"),), continuation, label) for label in "12"))
+
+
+def matrix(rng: random.Random) -> Request:
+    """Raven: eight images, six candidates for the ninth."""
+    shown = (Text("Here are eight images:"), *(picture(rng) for _ in range(8)), Text("The following image is:"))
+    ask = Text("Is it correct?")
+    return Choose(tuple(Choice((*shown, picture(rng), ask), " Yes", label) for label in "ABCDEF"))
+
+
+def category(names: tuple[str, ...] | None) -> Callable[[random.Random], Request]:
+    """ImageNet, constrained to `names` or not."""
+    return lambda rng: Generate(question("The photo of the", picture(rng)), 2, NEW_TOKENS, names)
+
+
+def in_a_batch(respondent: KosmosRespondent, requests: Sequence[Request]) -> list:
+    """Each request's text, or its choices' log-probabilities."""
+    return (respondent.generate if isinstance(requests[0], Generate) else respondent.score)(requests)
+
+
+def one_by_one(respondent: KosmosRespondent, requests: Sequence[Request]) -> list:
+    if isinstance(requests[0], Generate):
+        return [respondent.generate([request])[0] for request in requests]
+    return [[respondent.score([Choose((choice,))])[0][0] for choice in request.choices] for request in requests]
+
+
+def row(respondent: KosmosRespondent, name: str, make: Callable[[random.Random], Request], items: int) -> list[Cell]:
+    rng = random.Random(name)
+    requests = [make(rng) for _ in range(items)]
+
+    def ours() -> list:
+        return in_a_batch(respondent, requests)
+
+    def peer() -> list:
+        return one_by_one(respondent, requests)
+
+    answers, expected = ours(), peer()
+    if isinstance(requests[0], Generate):
+        require_equal(answers, expected)
+    else:
+        torch.testing.assert_close(torch.tensor(answers), torch.tensor(expected), atol=1e-2, rtol=0)
+    return side_by_side(ours, peer, TURNS, warm_up=0).row(name, items, "items/s", None, None)
+
+
+def constrained_beside_free(respondent: KosmosRespondent, names: tuple[str, ...]) -> list[Cell]:
+    """Both make as many steps: the longest name's."""
+    rng = random.Random(1)
+    constrained = [category(names)(rng) for _ in range(ITEMS)]
+    respondent.generate(constrained[:1])  # which makes the trie
+    longest = max(len(respondent.vocabulary.encode(name)) for name in names) + 1
+    free = [Generate(request.prompt, 2, longest) for request in constrained]
+    times = side_by_side(lambda: respondent.generate(constrained), lambda: respondent.generate(free), TURNS)
+    return times.row(f"beam 2 constrained to {NAMES:,} names, beside free", ITEMS, "items/s", None, 1.0)
+
+
+def run(out: Path) -> Result:
+    rng = random.Random(0)
+    names = {tiny.sentence(rng, NAME_WORDS) for _ in range(2 * NAMES)}
+    names = tuple(sorted(names)[:NAMES])
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        kosmos, _ = transformers_generation.build_pair(Path(folder), PIECES, TEXT, VISION, IMAGE_TOKENS)
+        respondent = KosmosRespondent(kosmos)
+        rows = [
+            row(respondent, "captions, beam 5", caption, ITEMS),
+            row(respondent, "visual questions, two shots, greedy", visual_question, ITEMS),
+            row(respondent, "endings, four choices", endings, ITEMS),
+            row(respondent, "pronouns, two contexts", pronoun, ITEMS),
+            row(respondent, "Raven, six candidate images", matrix, 1),
+            row(respondent, f"categories, beam 2, {NAMES:,} names", category(names), ITEMS),
+            constrained_beside_free(respondent, names),
+        ]
+    return Result(
+        title="Evaluation: items a second, in batches beside one by one",
+        columns=COLUMNS,
+        rows=rows,
+        notes=[
+            f"{ITEMS} items a batch, of Raven one; answers of both ways are equal. Images are encoded in the time, in "
+            f"ours once for all choices. {NEW_TOKENS} new tokens for a caption or an answer.",
+        ],
+    )
