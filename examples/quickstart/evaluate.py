@@ -4,8 +4,9 @@
 
 easy-VQA  the official test questions, answered greedily; right is what equals the answer to the letter.
 OpenMoji  held-out emoji: the rank of the true name among 100 by likelihood, where guessing gives 50.5.
-Writes RESULTS_DIR/results.json. A shuffled picture is that of another question or emoji: what is still right with it
-comes from the words alone.
+shapes    easy-VQA's test pictures captioned (CIDEr) and named out of 24 names, as the paper does it: see shapes.py.
+Writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer about shapes. A shuffled picture is that of
+another question, emoji or shape: what is still right with it comes from the words alone.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import re
 import statistics
 from pathlib import Path
 
+import shapes
 import torch
 from prepare import answer_of, question_prompt
 from tqdm import tqdm
@@ -146,6 +148,19 @@ def evaluate_openmoji(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, l
     }, examples
 
 
+def evaluate_shapes(kosmos: KosmosHubInterface, checkpoint: Path, data: Path, out: Path) -> dict:
+    """Benchmark → its title, metric and number of items, and for each way the headline with its interval."""
+    return {
+        name: {
+            "title": results["own"].title,
+            "metric": results["own"].headline,
+            "n": results["own"].items,
+            **{way: [result.metrics[result.headline], *result.interval] for way, result in results.items()},
+        }
+        for name, results in shapes.measure(kosmos, checkpoint, data, out).items()
+    }
+
+
 def training_facts(kosmos: KosmosHubInterface, log: Path) -> dict:
     """What the training was, from its log and the model."""
     text = log.read_text("utf-8")
@@ -178,12 +193,14 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="where train.log and the checkpoints are; results.json goes there")
     args = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)  # importing fairseq set it to DEBUG
-    kosmos = load(args.results / "checkpoints" / "checkpoint_last.pt", data=str(args.data / "data.yaml"))
+    checkpoint = args.results / "checkpoints" / "checkpoint_last.pt"
+    kosmos = load(checkpoint, data=str(args.data / "data.yaml"))
     easy_vqa, questions = evaluate_easy_vqa(kosmos, args.data / "test")
     openmoji, pictures = evaluate_openmoji(kosmos, args.data / "test")
     results = {
         "easy_vqa": easy_vqa,
         "openmoji": openmoji,
+        "shapes": evaluate_shapes(kosmos, checkpoint, args.data, args.results / "evaluation"),
         "examples": questions + pictures,
         "train": training_facts(kosmos, args.results / "train.log"),
         "machine": machine(),

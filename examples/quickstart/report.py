@@ -90,7 +90,7 @@ def percent(value: float, bounds: Sequence[float] | None = None) -> str:
     return f"{100 * value:.1f}%" + (f" ({100 * bounds[0]:.1f}-{100 * bounds[1]:.1f})" if bounds else "")
 
 
-def rank(value: float, bounds: Sequence[float] | None = None) -> str:
+def decimal(value: float, bounds: Sequence[float] | None = None) -> str:
     return f"{value:.1f}" + (f" ({bounds[0]:.1f}-{bounds[1]:.1f})" if bounds else "")
 
 
@@ -119,12 +119,21 @@ def figures(results: dict) -> list[tuple[str, str, str, str]]:
         ),
         (
             f"OpenMoji, {emoji['n']:,} names: mean rank of {candidates}",
-            rank(emoji["mean_rank"], emoji["mean_rank_interval"]),
-            rank(emoji["shuffled_mean_rank"], emoji["shuffled_mean_rank_interval"]),
-            f"by chance {rank((candidates + 1) / 2)}",
+            decimal(emoji["mean_rank"], emoji["mean_rank_interval"]),
+            decimal(emoji["shuffled_mean_rank"], emoji["shuffled_mean_rank_interval"]),
+            f"by chance {decimal((candidates + 1) / 2)}",
         ),
         ("  name ranked first", percent(emoji["top1"]), "", f"by chance {percent(1 / candidates)}"),
         ("  name among the first ten", percent(emoji["top10"]), "", f"by chance {percent(10 / candidates)}"),
+        *(
+            (
+                f"{of['title']}, {of['n']:,}: {of['metric']}",
+                decimal(of["own"][0], of["own"][1:]),
+                decimal(of["shuffled"][0], of["shuffled"][1:]),
+                f"untrained {decimal(of['untrained'][0], of['untrained'][1:])}",
+            )
+            for of in results["shapes"].values()
+        ),
     ]
 
 
@@ -283,9 +292,9 @@ def page(losses: dict, results: dict, folder: Path) -> str:
             f"of easy-VQA's test answers exactly right; with shuffled pictures {percent(vqa['shuffled'])}",
         ),
         tile(
-            rank(emoji["mean_rank"]),
+            decimal(emoji["mean_rank"]),
             f"mean rank of an unseen emoji's name among {emoji['candidates']}; with shuffled pictures "
-            f"{rank(emoji['shuffled_mean_rank'])}",
+            f"{decimal(emoji['shuffled_mean_rank'])}",
         ),
         tile(duration(train["seconds"]), f"of training: {train['updates']:,} updates on {machine['cores']} cores"),
     ]

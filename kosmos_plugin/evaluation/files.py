@@ -21,7 +21,7 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path) -> list[dict]:
     """The objects of a .jsonl file; empty lines are passed over."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() also splits at characters within texts
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     found = []
@@ -34,11 +34,11 @@ def read_json_lines(path: Path) -> list[dict]:
     return found
 
 
-def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a CSV (or TSV) file with a header that has `columns`, among others."""
+def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header that has `columns`, among others."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
+            reader = csv.DictReader(file)
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
@@ -46,6 +46,14 @@ def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     if missing:
         raise UserError(f"{path} has no column {' and '.join(missing)}; it has {', '.join(reader.fieldnames or [])}.")
     return rows
+
+
+def field(record: Any, name: str, kind: type, where: str) -> Any:
+    """The value of a record's field, which must be a `kind`. `where` is the file and the record, for the error."""
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        raise UserError(f'{where}: "{name}" must be of type {kind.__name__}; it is {value!r}.')
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

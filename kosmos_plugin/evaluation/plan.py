@@ -44,7 +44,7 @@ def plan_runs(
         raise UserError("\n".join(problems) + hint)
     for benchmark in benchmarks:
         benchmark.check_tools()
-    digest = _digest(checkpoint)
+    digest = file_digest(checkpoint)
     return [Run(benchmark, count, str(checkpoint), digest, seed, limit) for benchmark, count in runs]
 
 
@@ -67,7 +67,7 @@ def _shots(benchmark: Benchmark, shots: str | None) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Tells a checkpoint from a later one of the same name."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

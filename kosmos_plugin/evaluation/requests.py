@@ -38,7 +38,7 @@ class Choose:
     """A prediction is the label of the choice whose continuation is the likeliest.
 
     Likelihoods are the summed log-probabilities, or if `by_length` those divided by the continuation's length in
-    characters without the space before it (as EleutherAI's harness has it in `acc_norm`).
+    characters, the one space before it left out (as EleutherAI's harness has it in `acc_norm`).
     """
 
     choices: tuple[Choice, ...]
@@ -46,7 +46,7 @@ class Choose:
 
     def best(self, log_probabilities: Sequence[float], by_length: bool) -> str:
         """The label of the likeliest choice; the first of equal ones."""
-        lengths = [len(choice.continuation.strip()) if by_length else 1 for choice in self.choices]
+        lengths = [len(choice.continuation.removeprefix(" ")) if by_length else 1 for choice in self.choices]
         scores = [value / length for value, length in zip(log_probabilities, lengths, strict=True)]
         return self.choices[scores.index(max(scores))].label
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,8 @@ def test_predictions_are_read_as_they_were_written(releases, respondent, tmp_pat
     evaluate(run, respondent, tmp_path, 4, Ranks())
     kept = Predictions(tmp_path / run.folder, run.settings())
     before = kept.read()
+    first = run.items()[0].id
+    before[first] = replace(before[first], prediction='two "lines"\n of \u2028 text \x85 é')
     kept.begin()
     kept.finish(run.items(), [before[item.id] for item in run.items()], [0.5] * len(run.items()))
     assert kept.read() == before

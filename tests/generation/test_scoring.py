@@ -8,7 +8,9 @@ import torch
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation import scoring
 from kosmos_plugin.generation.hub import KosmosHubInterface
-from kosmos_plugin.generation.scoring import score_batch
+from kosmos_plugin.generation.reading import read_prompts
+from kosmos_plugin.generation.scoring import likelihoods, score_batch
+from kosmos_plugin.generation.search import SearchOptions
 from tests import tiny
 
 
@@ -53,6 +55,34 @@ def test_candidates_of_several_prompts_score_as_from_scratch(kosmos, monkeypatch
     for prompt, of_prompt, found in zip(prompts, candidates, scores, strict=True):
         expected = [from_scratch(kosmos, prompt, candidate) for candidate in of_prompt]
         assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("logits_at_once", [256, 2])
+def test_greedy_candidates_are_those_that_greedy_search_finds(kosmos, monkeypatch, logits_at_once):
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", logits_at_once)
+    image = tiny.png(random.Random(4))
+    prompts = [kosmos.prompt(*prompt) for prompt in (("a", ()), ("<image> the red", [image]), ("the cat sees a", ()))]
+    candidates = []
+    for hypothesis in kosmos.search(prompts, SearchOptions(max_new_tokens=5)):
+        *beginning, last = found = list(hypothesis.tokens)
+        assert beginning
+        candidates.append([found, found[:1], [*beginning, last + 1], [found[0] + 1, *found[1:]], [last + 1]])
+    judged = likelihoods(kosmos.model, kosmos.vocabulary, prompts, candidates)
+    assert [[likelihood.greedy for likelihood in of_prompt] for of_prompt in judged] == [[1, 1, 0, 0, 0]] * 3
+    scores = score_batch(kosmos.model, kosmos.vocabulary, prompts, candidates)
+    assert [[likelihood.log_probability for likelihood in of_prompt] for of_prompt in judged] == scores
+
+
+def test_padding_is_never_the_likeliest(kosmos, monkeypatch):
+    vocabulary, weight = kosmos.vocabulary, kosmos.model.decoder.embed_tokens.weight.detach().clone()
+    prompt = kosmos.prompt("the cat")
+    _, [hidden] = read_prompts(kosmos.model, [prompt], vocabulary.pad)
+    weight[vocabulary.pad] = 100 * hidden / hidden.norm()
+    monkeypatch.setattr(kosmos.model.decoder.embed_tokens.weight, "data", weight)
+    [found] = kosmos.search([prompt], SearchOptions(max_new_tokens=2))
+    [[likelihood]] = likelihoods(kosmos.model, vocabulary, [prompt], [[found.tokens]])
+    assert found.log_probability < -20 and likelihood.greedy
+    assert likelihood.log_probability == pytest.approx(found.log_probability, abs=1e-3)
 
 
 def test_a_batch_of_texts_scores_as_each_prompt_alone(kosmos):

@@ -1,14 +1,17 @@
 """HellaSwag (§4.8): which of four endings completes the description of an activity.
 
 Release (Zellers et al., 2019): `hellaswag_{train,val}.jsonl`, with 39,905 and 10,042 records that have, among others,
-activity_label, ctx_a, ctx_b (the beginning of the last sentence, or empty), endings and label (0 … 3). The text is
-prepared as the harness's `hellaswag` does: ctx_b capitalised (and the rest of it in lower case), WikiHow's marks such as
-"[step]" taken out. Accuracy is by likelihood for length (`acc_norm`), the usual figure. The test set has no answers.
+activity_label, ctx_a, ctx_b (the beginning of the last sentence, or empty), endings and label (0 … 3). The test set
+has no answers.
+
+The text is prepared as the harness's `hellaswag` does it: ctx_b with a capital (and the rest of it in lower case), and
+WikiHow's marks such as "[step]" taken out. Accuracy is by likelihood for length (`acc_norm`), the usual figure.
 """
 
 import re
+from typing import ClassVar
 
-from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations, texts
 
 
 class HellaSwag(LanguageTask):
@@ -19,12 +22,19 @@ class HellaSwag(LanguageTask):
     splits = ("val",)
     training_split = "train"
     file = "hellaswag_{split}.jsonl"
-    fields = {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": [str] * 4, "label": (0, 1, 2, 3)}  # noqa: RUF012
+    fields: ClassVar = {
+        "activity_label": str,
+        "ctx_a": str,
+        "ctx_b": str,
+        "endings": list,
+        "label": int,
+    }
     by_length = True
 
     def options(self, record: dict) -> tuple[Option, ...]:
         context = _prepared(f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}")
-        return continuations(context, {str(label): _prepared(text) for label, text in enumerate(record["endings"])})
+        endings = texts(record, "endings", 4)
+        return continuations(context, {str(label): _prepared(ending) for label, ending in enumerate(endings)})
 
 
 def _prepared(text: str) -> str:

@@ -1,13 +1,13 @@
 """What the text-only benchmarks (§4.8, §4.9.2) share: continuations of a text, ranked by likelihood.
 
-The paper says of the prompts of §4.8 only that they have "task instructions" or "demonstration examples". They are those
-of EleutherAI's lm-evaluation-harness (0.4), so that a checkpoint gets the same accuracy here and there: a context, one
-space, a continuation. Demonstrations, each with its right continuation and an empty line after it, come first, and all
-is one text. A task's accuracy is by likelihood (the harness's `acc`) or by likelihood for length (`acc_norm`), as is
-usual for it; both are always reported.
+The paper says of the prompts of §4.8 only that they have "task instructions" or "demonstration examples". Here they are
+those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use in code of theirs that is public (YOCO
+in unilm), so that a checkpoint gets the same accuracy in both: a context, one space, a continuation. Demonstrations,
+each with its right continuation and an empty line after it, come first, and all is one text. A task's accuracy is by
+likelihood (the harness's `acc`) or by likelihood for length (`acc_norm`), as is usual for it; both are always reported.
 
-A SentencePiece model with the default normalisation (nmt_nfkc) makes one space of newlines and of repeated spaces, so to
-a KOSMOS with such a vocabulary "\\n" and "\\n\\n" are spaces. One that keeps white space reads them as they are.
+A SentencePiece model with the default normalisation (nmt_nfkc) makes one space of newlines and of repeated spaces, so
+to a KOSMOS with such a vocabulary "\\n" and "\\n\\n" are spaces. One that keeps white space reads them as they are.
 """
 
 from abc import abstractmethod
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import read_json_lines
+from kosmos_plugin.evaluation.files import field, read_json_lines
 from kosmos_plugin.evaluation.metrics.accuracy import choice_accuracy
 from kosmos_plugin.evaluation.requests import Choice, Choose, Request
 
@@ -54,9 +54,7 @@ class RankedText(Benchmark):
     """A subclass says in which file the records of a split are, what a record has, and what its options are."""
 
     file: ClassVar[str]  # with `{split}` for the split
-    # What is used of a record: the field's type, the values that it may have (a tuple), or a list with the types of its
-    # elements.
-    fields: ClassVar[dict[str, Any]]
+    fields: ClassVar[dict[str, type]]  # what is used of a record
     by_length: ClassVar[bool] = False
 
     @abstractmethod
@@ -71,24 +69,39 @@ class RankedText(Benchmark):
         """The records of a split, with `fields` among others."""
         return read_json_lines(self.folder / self.file.format(split=split))
 
+    def files_of(self, split: str) -> list[str]:
+        return [self.file.format(split=split)]
+
     def files(self, few_shot: bool) -> list[str]:
-        return [self.file.format(split=self.split)]
+        return self.files_of(self.split)
 
     def items(self) -> list[Question]:
-        return self.questions(self.split)
+        questions = self.questions(self.split)
+        for number, question in enumerate(questions, start=1):
+            if not all(option.continuation.strip() for option in question.options):
+                raise UserError(f"{self.where(self.split, number)}: one of the choices is empty.")
+        return questions
 
     def questions(self, split: str) -> list[Question]:
-        found = []
-        for number, record in enumerate(self.records(split), start=1):
-            try:
-                _check(record, self.fields)
-                options = self.options(record)
-                if not all(option.continuation.strip() for option in options):
-                    raise UserError("one of the choices is empty.")
-            except UserError as error:
-                raise UserError(f"{self.folder / self.file.format(split=split)}, record {number}: {error}") from None
-            found.append(Question(f"{split}/{number}", self.answer(record), options))
-        return found
+        """A question for each record."""
+        return [self._question(record, split, number) for number, record in enumerate(self.records(split), start=1)]
+
+    def where(self, split: str, number: int) -> str:
+        """Names a record, for errors."""
+        return f"{self.folder / self.file.format(split=split)}, record {number}"
+
+    def _question(self, record: Any, split: str, number: int) -> Question:
+        where = self.where(split, number)
+        for name, kind in self.fields.items():
+            field(record, name, kind, where)
+        try:
+            options = self.options(record)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        answer, labels = self.answer(record), [option.label for option in options]
+        if answer not in labels:
+            raise UserError(f"{where}: the answer is {answer!r}; it must be one of {', '.join(labels)}.")
+        return Question(f"{split}/{number}", answer, options)
 
     def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
         before = "".join(demonstration.solved + AFTER_DEMONSTRATION for demonstration in demonstrations)
@@ -113,8 +126,8 @@ class LanguageTask(RankedText):
     training_split: ClassVar[str]
 
     def files(self, few_shot: bool) -> list[str]:
-        splits = (self.split, self.training_split) if few_shot else (self.split,)
-        return list(dict.fromkeys(self.file.format(split=split) for split in splits))
+        training = self.files_of(self.training_split) if few_shot else []
+        return list(dict.fromkeys([*super().files(few_shot), *training]))
 
     def training_items(self) -> list[Question]:
         return self.questions(self.training_split)
@@ -125,28 +138,9 @@ def continuations(context: str, by_label: Mapping[str, str]) -> tuple[Option, ..
     return tuple(Option(context, continuation, label) for label, continuation in by_label.items())
 
 
-def _check(record: Any, fields: Mapping[str, Any]) -> None:
-    """UserError if a field is missing or has another type or value."""
-    if not isinstance(record, dict):
-        raise UserError(f"it is {record!r} instead of an object with {', '.join(fields)}.")
-    for name, expected in fields.items():
-        if name not in record:
-            raise UserError(f"it has no {name}; it has {', '.join(map(str, record))}.")
-        if not _is_as_expected(record[name], expected):
-            raise UserError(f"{name} is {record[name]!r} instead of {_described(expected)}.")
-
-
-def _is_as_expected(value: Any, expected: Any) -> bool:
-    if isinstance(expected, tuple):
-        return any(type(value) is type(possible) and value == possible for possible in expected)
-    if isinstance(expected, list):
-        return isinstance(value, list) and [type(element) for element in value] == expected
-    return type(value) is expected
-
-
-def _described(expected: Any) -> str:
-    if isinstance(expected, tuple):
-        return " or ".join(map(repr, expected))
-    if isinstance(expected, list):
-        return f"a list of {len(expected)} ({', '.join(kind.__name__ for kind in expected)})"
-    return f"a {expected.__name__}"
+def texts(record: Mapping[str, Any], name: str, count: int) -> list[str]:
+    """A record's field that is a list of so many texts."""
+    found = record[name]
+    if len(found) != count or not all(isinstance(text, str) for text in found):
+        raise UserError(f'"{name}" must be {count} texts; it is {found!r}.')
+    return found

@@ -4,9 +4,11 @@ Release (Bisk et al., 2020): `{train,valid}.jsonl` with goal, sol1 and sol2, 16,
 `{train,valid}-labels.lst` with a line for each record, 0 or 1. (In the archive physicaliqa-train-dev.zip of the AI2
 leaderboard the same validation set is called dev.) The test set has no answers.
 
-The prompt is the harness's `piqa`. Accuracy is by likelihood for length (`acc_norm`), since GPT-3 and LLaMA normalise by
+The prompt is the harness's `piqa`. Accuracy is by likelihood for length (`acc_norm`): GPT-3 and LLaMA normalise by
 length here.
 """
+
+from typing import ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
@@ -22,12 +24,11 @@ class Piqa(LanguageTask):
     splits = ("valid",)
     training_split = "train"
     file = "{split}.jsonl"
-    fields = {"goal": str, "sol1": str, "sol2": str, "label": ("0", "1")}  # noqa: RUF012
+    fields: ClassVar = {"goal": str, "sol1": str, "sol2": str, "label": str}
     by_length = True
 
-    def files(self, few_shot: bool) -> list[str]:
-        splits = (self.split, self.training_split) if few_shot else (self.split,)
-        return [name.format(split=split) for split in splits for name in (self.file, LABELS)]
+    def files_of(self, split: str) -> list[str]:
+        return [*super().files_of(split), LABELS.format(split=split)]
 
     def records(self, split: str) -> list[dict]:
         records = super().records(split)
@@ -38,7 +39,8 @@ class Piqa(LanguageTask):
             raise UserError(f"{path} cannot be read: {error}") from None
         if len(labels) != len(records):
             raise UserError(f"{path} has {len(labels):,} labels, and {split}.jsonl has {len(records):,} records.")
-        return [record | {"label": label} for record, label in zip(records, labels, strict=True)]
+        pairs = zip(records, labels, strict=True)
+        return [{**record, "label": label} if isinstance(record, dict) else record for record, label in pairs]
 
     def options(self, record: dict) -> tuple[Option, ...]:
         return continuations(f"Question: {record['goal']}\nAnswer:", {"0": record["sol1"], "1": record["sol2"]})

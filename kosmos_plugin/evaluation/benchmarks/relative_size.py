@@ -1,15 +1,17 @@
 """RelativeSize (§4.9.2): which of two objects is larger, asked in words alone.
 
-Release (Bagherinezhad et al., 2016): `sizePairsFull.txt`, 486 lines with two of 41 objects each, such as "sofa chair",
-the larger first. VaLM's repository has it, by authors of the paper: https://github.com/Victorwz/VaLM (data/object_size).
+Release (Bagherinezhad et al., 2016): `sizePairsFull.txt`, 486 lines with two of 41 objects each, the larger first, such
+as "sofa chair". VaLM's repository has it, by authors of the paper: https://github.com/Victorwz/VaLM (data/object_size).
 
-The prompt is that of Table 15, with the objects' bare names, as VaLM's code has them. Like that code, and so presumably
-the paper's figure, the split `pairs` asks about the release's pairs as they stand: the answer is always "Yes". What
-tells a model that knows from one that always agrees is `both_orders`, which asks about each pair in both orders.
+The prompt is that of Table 15, with the objects' bare names, as VaLM's code has them. As in that code, and so
+presumably in the paper, the split `pairs` asks about the release's pairs as they stand: the answer is always "Yes".
+What tells a model that knows from one that always agrees is `both_orders`, which asks about each pair in both orders.
 """
 
+from typing import ClassVar
+
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations
+from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations, texts
 
 
 class RelativeSize(RankedText):
@@ -20,7 +22,7 @@ class RelativeSize(RankedText):
     source = "sizePairsFull.txt of https://github.com/Victorwz/VaLM (data/object_size)"
     splits = ("pairs", "both_orders")
     file = "sizePairsFull.txt"
-    fields = {"objects": [str, str], "answer": ("Yes", "No")}  # noqa: RUF012
+    fields: ClassVar = {"objects": list, "answer": str}
 
     def records(self, split: str) -> list[dict]:
         path = self.folder / self.file
@@ -35,7 +37,7 @@ class RelativeSize(RankedText):
         return records
 
     def options(self, record: dict) -> tuple[Option, ...]:
-        first, second = record["objects"]
+        first, second = texts(record, "objects", 2)
         return continuations(f"Is {first} larger than {second}?", {"Yes": "Yes", "No": "No"})
 
     def answer(self, record: dict) -> str:

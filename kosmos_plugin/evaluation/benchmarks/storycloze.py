@@ -18,13 +18,13 @@ class StoryCloze(LanguageTask):
     title = "StoryCloze"
     release = "storycloze"
     source = (
-        "the Story Cloze Test of spring 2016, sent to who fills in the form at https://cs.rochester.edu/nlp/rocstories: "
-        "its CSV files of validation and test, with their names as they are"
+        "the Story Cloze Test of spring 2016, sent to those who fill in the form of "
+        "https://cs.rochester.edu/nlp/rocstories; its CSV files keep their names"
     )
     splits = ("test", "val")
     training_split = "val"
     file = "cloze_test_{split}__spring2016 - cloze_test_ALL_{split}.csv"
-    fields = dict.fromkeys((*SENTENCES, *ENDINGS.values()), str) | {"AnswerRightEnding": ("1", "2")}
+    fields = dict.fromkeys((*SENTENCES, *ENDINGS.values(), "AnswerRightEnding"), str)
 
     def records(self, split: str) -> list[dict]:
         return read_table(self.folder / self.file.format(split=split), tuple(self.fields))

@@ -1,9 +1,12 @@
 """BoolQ, CB and COPA of SuperGLUE (§4.8).
 
-Release (Wang et al., 2019; `combined.zip`): the folders BoolQ, CB and COPA, each with train.jsonl and val.jsonl; the test
-sets have no answers. The prompts are the harness's `boolq`, `cb` and `copa`, and as there, accuracy is by likelihood.
+Release (Wang et al., 2019; `combined.zip`): the folders BoolQ, CB and COPA, each with train.jsonl and val.jsonl; the
+test sets have no answers. The prompts are the harness's `boolq`, `cb` and `copa`; as there, accuracy is by likelihood.
 """
 
+from typing import ClassVar
+
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
 
 
@@ -20,7 +23,7 @@ class BoolQ(_SuperGlue):
     name = "boolq"
     title = "BoolQ"
     file = "BoolQ/{split}.jsonl"
-    fields = {"passage": str, "question": str, "label": (False, True)}  # noqa: RUF012
+    fields: ClassVar = {"passage": str, "question": str, "label": bool}
 
     def options(self, record: dict) -> tuple[Option, ...]:
         context = f"{record['passage']}\nQuestion: {record['question']}?\nAnswer:"
@@ -36,8 +39,8 @@ class CB(_SuperGlue):
     name = "cb"
     title = "CB"
     file = "CB/{split}.jsonl"
-    words = {"entailment": "True", "contradiction": "False", "neutral": "Neither"}  # noqa: RUF012
-    fields = {"premise": str, "hypothesis": str, "label": tuple(words)}  # noqa: RUF012
+    words: ClassVar = {"entailment": "True", "contradiction": "False", "neutral": "Neither"}
+    fields: ClassVar = {"premise": str, "hypothesis": str, "label": str}
 
     def options(self, record: dict) -> tuple[Option, ...]:
         question = f"Question: {record['hypothesis']}. True, False, or Neither?"
@@ -53,10 +56,18 @@ class COPA(_SuperGlue):
     name = "copa"
     title = "COPA"
     file = "COPA/{split}.jsonl"
-    connectors = {"cause": "because", "effect": "therefore"}  # noqa: RUF012
-    fields = {"premise": str, "choice1": str, "choice2": str, "question": tuple(connectors), "label": (0, 1)}  # noqa: RUF012
+    connectors: ClassVar = {"cause": "because", "effect": "therefore"}
+    fields: ClassVar = {
+        "premise": str,
+        "choice1": str,
+        "choice2": str,
+        "question": str,
+        "label": int,
+    }
 
     def options(self, record: dict) -> tuple[Option, ...]:
+        if record["question"] not in self.connectors:
+            raise UserError(f'"question" must be cause or effect; it is {record["question"]!r}.')
         premise = record["premise"].strip()[:-1]  # without its full stop
         choices = {label: record[f"choice{number}"] for label, number in (("0", 1), ("1", 2))}
         return continuations(

@@ -3,17 +3,20 @@
 Release: Davis' collection `WSCollection.xml`: schemas with text (txt1, pron, txt2), two answers and correctAnswer ("A"
 or "B", often with a dot). It has grown to 285; the first 273 are what Trinh and Le (2018) and GPT-3 measured.
 
-Partial evaluation, theirs: each answer is put in the pronoun's place, and the likelihood of what follows is compared; so
-the context differs between the options, and the continuation does not. The answers are made fit as the harness's
-`wsc273` does it: with "'s" after my, his, her, our and their, and with its first word in lower case if that is an
-article or pronoun and no full stop is before it. As there, words and punctuation are joined by spaces ("the bottle .").
+Partial evaluation, theirs: each answer is put in the pronoun's place, and the likelihood of what follows is compared;
+so the context differs between the options, and the continuation does not. The answers are made fit as the harness's
+`wsc273` does it: with "'s" for my, his, her, our and their, and with the first word in lower case if that is an article
+or pronoun and no full stop is before it. As there, punctuation after the pronoun is a word of its own ("the bottle .").
+(The harness has two spaces before the continuation, an oversight that SentencePiece undoes; here there is one.)
+
 There is no training set: demonstrations are other schemas, and a schema's twin may be among them.
 """
 
 import xml.etree.ElementTree as ElementTree
+from typing import ClassVar
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, texts
 
 SCHEMAS = 273
 POSSESSIVE = ("my", "his", "her", "our", "their")
@@ -28,7 +31,7 @@ class Winograd(LanguageTask):
     splits = ("test",)
     training_split = "test"
     file = "WSCollection.xml"
-    fields = {"txt1": str, "pron": str, "txt2": str, "answers": [str, str], "correctAnswer": ("A", "B")}  # noqa: RUF012
+    fields: ClassVar = {"txt1": str, "pron": str, "txt2": str, "answers": list, "correctAnswer": str}
 
     def records(self, split: str) -> list[dict]:
         path = self.folder / self.file
@@ -40,7 +43,7 @@ class Winograd(LanguageTask):
 
     def options(self, record: dict) -> tuple[Option, ...]:
         before, pronoun = record["txt1"], record["pron"]
-        contexts = (f"{before} {_fit(answer, pronoun, before)}" for answer in record["answers"])
+        contexts = (f"{before} {_fit(answer, pronoun, before)}" for answer in texts(record, "answers", 2))
         return tuple(Option(context, record["txt2"], label) for context, label in zip(contexts, "AB", strict=True))
 
     def answer(self, record: dict) -> str:

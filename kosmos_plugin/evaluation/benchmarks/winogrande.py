@@ -3,9 +3,11 @@
 Release (Sakaguchi et al., 2020; `winogrande_1.1.zip`): `train_xl.jsonl` and `dev.jsonl` with 40,398 and 1,267 records
 that have sentence (its blank is "_"), option1, option2 and answer ("1" or "2"). The test set has no answers.
 
-Partial evaluation, as in `winograd` and in the harness's `winogrande`: the options are put in the blank's place, and the
-likelihood of what follows the blank is compared.
+Partial evaluation, as in `winograd` and in the harness's `winogrande`: the options are put in the blank's place, and
+the likelihood of what follows the blank is compared.
 """
+
+from typing import ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
@@ -15,11 +17,13 @@ class Winogrande(LanguageTask):
     name = "winogrande"
     title = "Winogrande"
     release = "winogrande"
-    source = "train_xl.jsonl and dev.jsonl of https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip"
+    source = (
+        "train_xl.jsonl and dev.jsonl of https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip"
+    )
     splits = ("dev",)
     training_split = "train_xl"
     file = "{split}.jsonl"
-    fields = {"sentence": str, "option1": str, "option2": str, "answer": ("1", "2")}  # noqa: RUF012
+    fields: ClassVar = {"sentence": str, "option1": str, "option2": str, "answer": str}
 
     def options(self, record: dict) -> tuple[Option, ...]:
         before, blank, after = record["sentence"].partition("_")

@@ -6,7 +6,25 @@ from pathlib import Path
 
 # The release's folder within --data → module and function that write it.
 RELEASES = {
+    "coco": "captioning.write_coco",
+    "flickr30k": "captioning.write_flickr30k",
+    "vqav2": "vqa.write_vqav2",
+    "vizwiz": "vqa.write_vizwiz",
+    "raven_iq": "raven_iq.write_raven_iq",
     "rendered_sst2": "rendered_sst2.write_rendered_sst2",
+    "hateful_memes": "hateful_memes.write_hateful_memes",
+    "websrc": "websrc.write_websrc",
+    "imagenet": "imagenet.write_imagenet",
+    "animals": "animals.write_animals",
+    "storycloze": "language.write_storycloze",
+    "hellaswag": "language.write_hellaswag",
+    "winograd": "language.write_winograd",
+    "winogrande": "language.write_winogrande",
+    "piqa": "language.write_piqa",
+    "superglue": "language.write_superglue",
+    "relative_size": "commonsense.write_relative_size",
+    "memory_color": "commonsense.write_memory_color",
+    "color_terms": "commonsense.write_color_terms",
 }
 
 

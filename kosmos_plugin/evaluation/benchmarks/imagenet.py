@@ -1,0 +1,132 @@
+"""ImageNet (§4.6): what a photo shows, generated after "The photo of the", freely or among the 1,000 names.
+
+Release (image-net.org, ILSVRC2012), as it is downloaded or with its images in folders:
+
+    ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz       read as they are, nothing is unpacked
+    val/n01440764/ILSVRC2012_val_00000293.JPEG, …              a folder for each of the 1,000 WordNet ids
+
+The paper does not say which names it gives the categories. These are CLIP's, from open_clip, the i-th for the i-th of
+the sorted WordNet ids. "missile" and "sunglasses" are each the name of two ids, which nobody can tell apart by name: it
+is right for both. A prediction is right if it is the name to the letter, capitals included, but for spaces around it.
+"""
+
+import functools
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kosmos_plugin.data.documents import Image
+from kosmos_plugin.data.shards import read_bytes
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
+from kosmos_plugin.evaluation.files import image_file
+from kosmos_plugin.evaluation.metrics.accuracy import accuracy
+from kosmos_plugin.evaluation.requests import Generate, Request, question
+
+PROMPT = "The photo of the"
+IMAGES = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+META = "ILSVRC2012_devkit_t12/data/meta.mat"
+GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+
+
+@dataclass(frozen=True)
+class Photo(Item):
+    image: Image
+
+
+class ImageNet(Benchmark):
+    name = "imagenet"
+    title = "ImageNet"
+    section = "4.6"
+    release = "imagenet"
+    source = f"ILSVRC2012 of image-net.org: {IMAGES} and {DEVKIT}, or the folder val with a folder for each WordNet id"
+    splits = ("val",)
+
+    def files(self, few_shot: bool) -> list[str]:
+        return [IMAGES, DEVKIT] if (self.folder / IMAGES).exists() else ["val"]
+
+    def items(self) -> list[Photo]:
+        return self._from_archives() if (self.folder / IMAGES).exists() else self._from_folders()
+
+    def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:
+        return Generate(question(PROMPT, item.image), beam=2)
+
+    def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+        return accuracy(items, answers)
+
+    def _from_folders(self) -> list[Photo]:
+        folder = self.folder / "val"
+        names = _names((path.name for path in folder.iterdir() if path.is_dir()), folder)
+        return [
+            Photo(f"{wordnet_id}/{path.name}", name, image_file(path))
+            for wordnet_id, name in names.items()
+            for path in sorted((folder / wordnet_id).iterdir())
+        ]
+
+    def _from_archives(self) -> list[Photo]:
+        path = self.folder / IMAGES
+        wordnet_ids, labels = _read_devkit(self.folder / DEVKIT)
+        names = _names(wordnet_ids.values(), self.folder / DEVKIT)
+        try:
+            with tarfile.open(path) as archive:
+                members = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
+        except (OSError, tarfile.TarError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+        if len(members) != len(labels):
+            raise UserError(f"{path} has {len(members):,} images, and {DEVKIT} the labels of {len(labels):,}.")
+        photos = []
+        for member, label in zip(members, labels, strict=True):
+            wordnet_id = wordnet_ids[label]
+            read = functools.partial(read_bytes, str(path), member.offset_data, member.size)
+            photos.append(Photo(f"{wordnet_id}/{member.name}", names[wordnet_id], Image(read, f"{path}/{member.name}")))
+        return photos
+
+
+class ImageNetConstrained(ImageNet):
+    """Nothing but one of the names can be generated."""
+
+    name = "imagenet_constrained"
+    title = "ImageNet, constrained to the category names"
+
+    def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:
+        return Generate(question(PROMPT, item.image), beam=2, among=category_names())
+
+
+@functools.cache
+def category_names() -> tuple[str, ...]:
+    """The different names of the 1,000 categories."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    return tuple(dict.fromkeys(IMAGENET_CLASSNAMES))
+
+
+def _names(wordnet_ids: Iterable[str], where: Path) -> dict[str, str]:
+    """WordNet id → name."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    ids = sorted(wordnet_ids)
+    if len(ids) != len(IMAGENET_CLASSNAMES):
+        raise UserError(f"{where} has {len(ids):,} categories, not ImageNet's {len(IMAGENET_CLASSNAMES):,}.")
+    return dict(zip(ids, IMAGENET_CLASSNAMES, strict=True))
+
+
+def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
+    """(ILSVRC2012_ID → WordNet id of the 1,000 categories, the ILSVRC2012_ID of each validation image)."""
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        raise UserError(f'{path} needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+    try:
+        with tarfile.open(path) as archive:
+            synsets = loadmat(archive.extractfile(META), squeeze_me=True)["synsets"]
+            labels = [int(label) for label in archive.extractfile(GROUND_TRUTH).read().split()]
+        # The synsets above the categories in WordNet's tree have children.
+        wordnet_ids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if s["num_children"] == 0}
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as ImageNet's development kit: {error}") from None
+    unknown = sorted(set(labels) - set(wordnet_ids))
+    if unknown:
+        raise UserError(f"{path}: the label {unknown[0]} of {GROUND_TRUTH} is no category of {META}.")
+    return wordnet_ids, labels

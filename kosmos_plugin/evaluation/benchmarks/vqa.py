@@ -1,0 +1,188 @@
+"""Visual question answering (§4.1): VQAv2 and VizWiz.
+
+VQAv2 (visualqa.org/download), all in one folder; the images are COCO's:
+
+    v2_OpenEnded_mscoco_{train2014,val2014,test-dev2015,test2015}_questions.json
+        {"questions": [{"question_id", "image_id", "question"}, …]}
+    v2_mscoco_{train2014,val2014}_annotations.json
+        {"annotations": [{"question_id", "answer_type", "answers": [{"answer"}, …]}, …]}
+    {train2014,val2014,test2015}/COCO_{train2014,val2014,test2015}_000000000001.jpg
+
+The paper measures test-dev, a part of test2015. The server (EvalAI) has its answers, and takes a file with an answer to
+every question of test2015, so the ones that are not in test-dev get an empty one.
+
+VizWiz (vizwiz.org/tasks-and-datasets/vqa), a question for each image:
+
+    Annotations/{train,val,test}.json   [{"image", "question", "answer_type", "answers": [{"answer"}, …]}, …]
+    {train,val,test}/VizWiz_test_00000000.jpg
+
+The paper measures test-dev, a part of test that only the server (EvalAI) knows: it takes an answer to every question of
+test, and the phase that they are submitted to says what is measured. Not all versions of the files have `answer_type`.
+
+An answer is generated greedily until `</s>` (as in the paper), an image (as after a demonstration's answer) or it
+has 16 tokens (as in lmms-eval). Nothing is cut from it: "red Question: …" is wrong. A demonstration's answer is the one
+that most people gave, the first of several.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kosmos_plugin.data.documents import Image, Text
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
+from kosmos_plugin.evaluation.files import field, image_file, read_json
+from kosmos_plugin.evaluation.metrics.vqa_accuracy import normalise, vqa_accuracies
+from kosmos_plugin.evaluation.requests import Generate, Prompt, Request
+
+MAX_NEW_TOKENS = 16
+# VQAv2's splits → what its files call them
+SUBSETS = {"train": "train2014", "val": "val2014", "test-dev": "test-dev2015", "test": "test2015"}
+
+
+@dataclass(frozen=True)
+class Question(Item):
+    """The reference is {"answers": the people's answers, "answer_type": a word or None}."""
+
+    question: str
+    image: Image
+
+    @property
+    def prompt(self) -> Prompt:
+        return (self.image, Text(f"Question: {self.question} Answer:"))
+
+    @property
+    def demonstration(self) -> Prompt:
+        answers = self.reference["answers"]
+        return (self.image, Text(f"Question: {self.question} Answer: {max(answers, key=answers.count)}"))
+
+
+class VisualQuestionAnswering(Benchmark):
+    """What both have in common; a subclass reads a release."""
+
+    section = "4.1"
+    shots = (0, 2, 4, 8)
+    few_shot = True
+
+    def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
+        before = [segment for shown in demonstrations for segment in shown.demonstration]
+        return Generate((*before, *item.prompt), max_new_tokens=MAX_NEW_TOKENS)
+
+    def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+        return vqa_accuracies(items, answers)
+
+
+class VqaV2(VisualQuestionAnswering):
+    name = "vqav2"
+    title = "VQAv2"
+    release = "vqav2"
+    source = (
+        "the questions and annotations (v2_*.json) of visualqa.org/download, and the folders train2014, val2014 and "
+        "test2015 of COCO's images"
+    )
+    splits = ("test-dev", "test", "val")
+
+    def files(self, few_shot: bool) -> list[str]:
+        splits = [self.split, self._submitted_split, *(["train"] if few_shot else [])]
+        needed = [name for split in splits for name in (_questions(split), *_annotations(split), _images(split))]
+        return list(dict.fromkeys(needed))
+
+    def items(self) -> list[Question]:
+        return self._read(self.split)
+
+    def training_items(self) -> list[Question]:
+        return self._read("train")
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
+        answered = {item.id: normalise(answer.prediction) for item, answer in zip(items, answers, strict=True)}
+        path = self.folder / _questions(self._submitted_split)
+        numbers = [field(record, "question_id", int, where) for where, record in _records(path, "questions")]
+        results = [{"question_id": number, "answer": answered.get(str(number), "")} for number in numbers]
+        return f"vqa_OpenEnded_mscoco_{SUBSETS[self.split]}_kosmos_results.json", results
+
+    @property
+    def _submitted_split(self) -> str:
+        """All whose questions the server wants an answer to."""
+        return "test" if self.split == "test-dev" else self.split
+
+    def _read(self, split: str) -> list[Question]:
+        references = {
+            field(record, "question_id", int, where): _reference(record, where)
+            for name in _annotations(split)
+            for where, record in _records(self.folder / name, "annotations")
+        }
+        folder = _images(split)
+        found = []
+        for where, record in _records(self.folder / _questions(split), "questions"):
+            number = field(record, "question_id", int, where)
+            if _annotations(split) and number not in references:
+                raise UserError(f"{where}: question {number} is not in {_annotations(split)[0]}.")
+            name = f"COCO_{folder}_{field(record, 'image_id', int, where):012d}.jpg"
+            text = field(record, "question", str, where)
+            found.append(Question(str(number), references.get(number), text, image_file(self.folder / folder / name)))
+        return found
+
+
+def _questions(split: str) -> str:
+    return f"v2_OpenEnded_mscoco_{SUBSETS[split]}_questions.json"
+
+
+def _annotations(split: str) -> list[str]:
+    """The file of the split's answers, if they are public."""
+    return [] if split.startswith("test") else [f"v2_mscoco_{SUBSETS[split]}_annotations.json"]
+
+
+def _images(split: str) -> str:
+    return SUBSETS["test" if split == "test-dev" else split]
+
+
+class VizWiz(VisualQuestionAnswering):
+    name = "vizwiz"
+    title = "VizWiz"
+    release = "vizwiz"
+    source = (
+        "vizwiz.org/tasks-and-datasets/vqa: the folder Annotations with train.json, val.json and test.json, and the "
+        "folders train, val and test of the images"
+    )
+    splits = ("test", "val")
+
+    def files(self, few_shot: bool) -> list[str]:
+        splits = [self.split, "train"] if few_shot else [self.split]
+        return [name for split in splits for name in (f"Annotations/{split}.json", split)]
+
+    def items(self) -> list[Question]:
+        return self._read(self.split)
+
+    def training_items(self) -> list[Question]:
+        return self._read("train")
+
+    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
+        answered = {item.id: normalise(answer.prediction) for item, answer in zip(items, answers, strict=True)}
+        results = [{"image": item.id, "answer": answered.get(item.id, "")} for item in self.items()]
+        return f"vizwiz_vqa_{self.split}_kosmos_results.json", results
+
+    def _read(self, split: str) -> list[Question]:
+        found = []
+        for where, record in _records(self.folder / "Annotations" / f"{split}.json"):
+            name, text = field(record, "image", str, where), field(record, "question", str, where)
+            reference = None if split == "test" else _reference(record, where)
+            found.append(Question(name, reference, text, image_file(self.folder / split / name)))
+        return found
+
+
+def _records(path: Path, name: str | None = None) -> list[tuple[str, Any]]:
+    """(what messages call it, record) of each record of the file's list, or of its list `name`."""
+    records = read_json(path)
+    if name is not None:
+        records = field(records, name, list, str(path))
+    if not isinstance(records, list):
+        raise UserError(f"{path} must have a list of questions.")
+    return [(f"{path}, record {number}", record) for number, record in enumerate(records, start=1)]
+
+
+def _reference(record: Any, where: str) -> dict:
+    answers = [field(answer, "answer", str, where) for answer in field(record, "answers", list, where)]
+    if not answers:
+        raise UserError(f'{where}: there is no answer in "answers".')
+    return {"answers": answers, "answer_type": record.get("answer_type")}

@@ -1,0 +1,130 @@
+"""WebSRC (§4.4): questions about web pages, of which there is a screenshot and the HTML.
+
+Release (github.com/X-LANCE/WebSRC-Baseline, `WebSRC_v1.0_train+dev.zip`, its folder `release`):
+
+    dataset_split.csv                                     domain, website, split (train or dev) of each website
+    DOMAIN/NN/dataset.csv                                 question, id, element_id, answer_start, answer
+    DOMAIN/NN/processed_data/PAGE.{html,png,json,txt}     PAGE is characters 2 to 8 of a question's id
+
+The test set came without answers: the dev set is what can be measured. An answer is a piece of the page's text, or
+"yes" or "no". The columns' order differs from website to website.
+
+The text of a page is extracted as the official baseline does it: all pieces of text in their order, stripped, with a
+space between them. The prompt is the paper's to the letter; without the text it is the same but for the context. A page
+whose text does not fit in the model cannot be asked about, and counts as wrong.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from kosmos_plugin.data.documents import Image
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
+from kosmos_plugin.evaluation.files import image_file, read_table
+from kosmos_plugin.evaluation.metrics.spans import spans
+from kosmos_plugin.evaluation.requests import Generate, Request, question
+
+SPLIT_FILE = "dataset_split.csv"
+INSTRUCTION = (
+    "Given the context below from web page, extract the answer from the given text like this: "
+    "Qusestion: Who is the publisher of this book? Answer: Penguin Books Ltd."  # the misspelling is the paper's
+)
+
+
+@dataclass(frozen=True)
+class Question(Item):
+    question: str
+    page: Path  # its HTML
+    screenshot: Image
+
+
+class WebSrc(Benchmark):
+    """The screenshot, then a prompt with the page's text."""
+
+    name = "websrc"
+    title = "WebSRC"
+    section = "4.4"
+    release = "websrc"
+    source = (
+        "WebSRC_v1.0_train+dev.zip of huggingface.co/datasets/X-LANCE/WebSRC_v1.0: what is in its folder release "
+        "(dataset_split.csv, auto/01/dataset.csv, auto/01/processed_data, …)"
+    )
+    splits = ("dev",)
+
+    with_screenshot: ClassVar[bool] = True
+    with_text: ClassVar[bool] = True
+
+    def files(self, few_shot: bool) -> list[str]:
+        if not (self.folder / SPLIT_FILE).is_file():
+            return [SPLIT_FILE]
+        needed = ("dataset.csv", "processed_data")
+        return [SPLIT_FILE, *(f"{website}/{name}" for website in self._websites() for name in needed)]
+
+    def items(self) -> list[Question]:
+        items = []
+        for website in self._websites():
+            path = self.folder / website / "dataset.csv"
+            for row in read_table(path, ("question", "id", "answer")):
+                if row["question"] is None or row["id"] is None or row["answer"] is None:
+                    raise UserError(f"{path}: the row with the id {row['id']} has no question, no id or no answer.")
+                page = self.folder / website / "processed_data" / row["id"][2:9]
+                screenshot = image_file(page.with_suffix(".png"))
+                items.append(
+                    Question(row["id"], [row["answer"]], row["question"], page.with_suffix(".html"), screenshot)
+                )
+        return items
+
+    def request(self, item: Question, demonstrations: Sequence[Item]) -> Request:
+        context = f" Context: {page_text(item.page)}" if self.with_text else ""
+        images = (item.screenshot,) if self.with_screenshot else ()
+        return Generate(question(f"{INSTRUCTION}{context} Q: {item.question} A:", *images))
+
+    def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+        return spans(items, answers)
+
+    def _websites(self) -> list[str]:
+        """The folders of the split's websites."""
+        path = self.folder / SPLIT_FILE
+        found = []
+        for row in read_table(path, ("domain", "website", "split")):
+            if not (row["website"] or "").isdecimal():
+                raise UserError(f"{path}: website {row['website']!r} of {row['domain']} is no number.")
+            if row["split"] == self.split:
+                found.append(f"{row['domain']}/{int(row['website']):02d}")
+        return found
+
+
+class WebSrcText(WebSrc):
+    """The prompt with the page's text alone: what a language model is asked."""
+
+    name = "websrc_text"
+    title = "WebSRC, the extracted text alone"
+    with_screenshot = False
+
+
+class WebSrcImage(WebSrc):
+    """The screenshot, without the page's text in the prompt."""
+
+    name = "websrc_image"
+    title = "WebSRC, without the extracted text"
+    with_text = False
+
+
+@functools.cache
+def page_text(path: Path) -> str:
+    """The text of an HTML file, on one line."""
+    try:
+        from lxml import html
+        from lxml.etree import ParserError
+    except ModuleNotFoundError as error:
+        raise UserError(f'WebSRC needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+    try:
+        page = html.document_fromstring(path.read_bytes(), parser=html.HTMLParser(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The page {path} cannot be read: {error.strerror}.") from None
+    except ParserError as error:
+        raise UserError(f"{path} is no HTML: {error}.") from None
+    return " ".join(" ".join(page.xpath("//text()[not(parent::script or parent::style)]")).split())

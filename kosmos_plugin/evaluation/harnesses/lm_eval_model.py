@@ -1,0 +1,147 @@
+"""KOSMOS as a model of EleutherAI's lm-evaluation-harness (`lm_eval`).
+
+    lm_eval --model kosmos --model_args path=CHECKPOINT[,data=DATA.yaml,vocabulary=FOLDER] --tasks … --batch_size 16
+    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos …   the same, for lm_eval up to 0.4.13
+    torchrun --nproc_per_node 8 -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos …
+
+Contexts are documents: `<s>`, then the text, with an image for each `<image>` in tasks that have images. A text's own
+likelihood (`loglikelihood_rolling`) is that after `<s>`. Answers are generated until `</s>`, one of the task's `until`,
+or `max_gen_toks` tokens; the paper's vocabulary has no line breaks, so that an `until` of one is never met.
+`--batch_size` counts contexts, each with all of its continuations.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.harnesses.answers import (
+    Question,
+    load_model,
+    log_likelihoods,
+    make_prompt,
+    number_of_contexts,
+    search_options,
+    texts,
+)
+from kosmos_plugin.evaluation.ranks import Ranks
+from kosmos_plugin.evaluation.requests import Prompt
+from kosmos_plugin.generation.scoring import likelihoods
+
+
+@register_model("kosmos")
+class KosmosLM(LM):
+    """A checkpoint of fairseq-train or kosmos-convert. Under torchrun each rank answers for its share of a task."""
+
+    MULTIMODAL = True
+
+    def __init__(
+        self,
+        path: str,
+        data: str | None = None,
+        vocabulary: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+    ):
+        super().__init__()
+        ranks = Ranks.join()
+        self._rank, self._world_size = ranks.rank, ranks.count
+        # Several ranks have a GPU each.
+        self.kosmos = load_model(path, data, vocabulary, device if ranks.count == 1 else None)
+        self.batch_size = number_of_contexts(batch_size, max_batch_size)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        answers = {}
+        continuations = [request.args[1] for request in requests]
+        found = log_likelihoods(self.kosmos, _questions(requests), continuations, self.batch_size)
+        for number, likelihood in self._shown(found, requests, "Log-likelihoods"):
+            answers[number] = tuple(likelihood)
+            self.cache_hook.add_partial("loglikelihood", requests[number].args, answers[number])
+        return [answers[number] for number in range(len(requests))]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        totals = [0.0] * len(requests)
+        windows = [(number, *window) for number, request in enumerate(requests) for window in self._windows(request)]
+        batches = [windows[begin : begin + self.batch_size] for begin in range(0, len(windows), self.batch_size)]
+        for batch in tqdm(batches, desc="Log-likelihoods of windows", disable=self.rank > 0):
+            samples = [_sample(context) for _, context, _ in batch]
+            candidates = [[tokens] for _, _, tokens in batch]
+            found = likelihoods(self.kosmos.model, self.kosmos.vocabulary, samples, candidates)
+            for (number, _, _), [likelihood] in zip(batch, found, strict=True):
+                totals[number] += likelihood.log_probability
+        return totals
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        answers = {}
+        options = [search_options(request.args[1]) for request in requests]
+        found = texts(self.kosmos, _questions(requests), options, self.batch_size)
+        for number, text in self._shown(found, requests, "Answers"):
+            answers[number] = text
+            self.cache_hook.add_partial("generate_until", requests[number].args, text)
+        return [answers[number] for number in range(len(requests))]
+
+    # lm_eval deals the documents to the ranks and gathers what it makes of their answers.
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(gathered, tensor)
+        return torch.stack(gathered)
+
+    def gather_object(self, obj, dst: int = 0) -> list | None:
+        gathered = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(obj, gathered, dst)
+        return gathered
+
+    def barrier(self) -> None:
+        torch.distributed.barrier()
+
+    def _windows(self, request: Instance) -> Iterator[tuple[list[int], list[int]]]:
+        """(what is read, what is scored) of a text of any length, each token scored once."""
+        [text] = request.args
+        windows = get_rolling_token_windows(
+            self.kosmos.vocabulary.encode(text),
+            prefix_token=self.kosmos.vocabulary.bos,
+            max_seq_len=self.kosmos.model.max_positions(),
+            context_len=1,
+        )
+        return map(make_disjoint_window, windows)
+
+    def _shown(self, answers: Iterator[tuple], requests: Sequence[Instance], title: str) -> Iterator[tuple]:
+        return tqdm(answers, desc=title, total=len(requests), disable=self.rank > 0)
+
+
+def _questions(requests: Sequence[Instance]) -> list[Question]:
+    return [_question(*request.args) for request in requests]
+
+
+def _question(context: str, _, extra: dict | None = None) -> Question:
+    extra = extra or {}
+    if extra.get("audio"):
+        raise UserError("KOSMOS reads text and images; the task has audio.")
+    images = extra.get("visual") or []
+    images = images if isinstance(images, list) else [images]
+
+    def prompt() -> Prompt:
+        return make_prompt(context, images)
+
+    return Question(context, tuple(map(id, images)), prompt)
+
+
+def _sample(tokens: list[int]) -> Sample:
+    """Tokens as they are, to be read."""
+    tokens = np.array(tokens)
+    return Sample("a window of a text", tokens, targets=tokens, image_slots=np.zeros(len(tokens), dtype=bool))
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()

@@ -1,0 +1,42 @@
+"""The area under the receiver operating characteristic curve (ROC AUC), by scikit-learn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.metrics.accuracy import RESAMPLES
+
+
+def roc_auc(labels: Sequence[bool], scores: Sequence[float | None], seed: int = 1) -> tuple[float, tuple[float, float]]:
+    """How well `scores` tell items with a true label, which should have higher ones, from the others, in percent.
+
+    None is the score of an item that could not be asked: as wrong as it can be. With the 95% interval: percentiles of
+    the areas of resampled items, but for samples without both labels, which have no area.
+    """
+    check_scikit_learn()
+    from sklearn.metrics import roc_auc_score
+
+    if len(set(labels)) < 2:
+        raise UserError(f"ROC AUC needs items of both labels; all {len(labels):,} have the same: take more of them.")
+    known = [score for score in scores if score is not None]
+    lowest, highest = min(known, default=0.0) - 1, max(known, default=0.0) + 1
+    worst = [lowest if label else highest for label in labels]
+    filled = np.asarray([wrong if score is None else score for score, wrong in zip(scores, worst, strict=True)])
+    truth = np.asarray(labels)
+    # The area is the share of pairs that are ranked right; an item drawn twice has twice the pairs.
+    higher, lower = filled[truth][:, None], filled[~truth]
+    right = (higher > lower) + 0.5 * (higher == lower)
+    drawn = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
+    pairs = drawn[:, truth].sum(1) * drawn[:, ~truth].sum(1)
+    areas = (drawn[:, truth] @ right * drawn[:, ~truth]).sum(1)[pairs > 0] / pairs[pairs > 0]
+    low, high = 100 * np.percentile(areas, (2.5, 97.5))
+    return 100 * float(roc_auc_score(truth, filled)), (float(low), float(high))
+
+
+def check_scikit_learn() -> None:
+    """UserError if scikit-learn is not installed."""
+    try:
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f'ROC AUC needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None

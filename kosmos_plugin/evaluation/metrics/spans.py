@@ -1,0 +1,48 @@
+"""SQuAD's exact match (EM) and F1 of answers that are pieces of a text.
+
+Both compare words after lower-casing and without punctuation and articles, as the official script of SQuAD 2.0 does:
+of two answers without a word both are 1, of one answer without a word both are 0.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
+from kosmos_plugin.evaluation.metrics.accuracy import percent
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def spans(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+    """EM and F1; a reference is a list of right answers, of which the best match counts."""
+    exact = [
+        float(max(exact_match(answer.prediction, reference) for reference in item.reference))
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    overlap = [
+        max(f1(answer.prediction, reference) for reference in item.reference)
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    return Scores({"EM": percent(exact), "F1": percent(overlap)}, tuple(exact))
+
+
+def exact_match(prediction: str, reference: str) -> bool:
+    """Whether the words are the same, in the same order."""
+    return words(prediction) == words(reference)
+
+
+def f1(prediction: str, reference: str) -> float:
+    """The harmonic mean of precision (of the predicted words) and recall (of the right ones), 0 to 1."""
+    predicted, right = words(prediction), words(reference)
+    if not predicted or not right:
+        return float(predicted == right)
+    common = (Counter(predicted) & Counter(right)).total()
+    return 2 * common / (len(predicted) + len(right))
+
+
+def words(text: str) -> list[str]:
+    """The words of an answer that are compared."""
+    return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()

@@ -1,0 +1,124 @@
+"""The language tasks ask what EleutherAI's lm-evaluation-harness asks, letter by letter, and count what it counts."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kosmos_plugin.evaluation.benchmarks import benchmark_class
+from kosmos_plugin.evaluation.benchmarks.language import LanguageTask
+from kosmos_plugin.evaluation.requests import shown
+from tests.evaluation.releases import write_release
+from tests.evaluation.releases.language import write_json_lines
+
+lm_eval = pytest.importorskip("lm_eval", reason="pip install lm_eval")
+
+# The task's configuration, and the names of its splits for what is asked and for the demonstrations.
+TASKS = {
+    "storycloze": ("storycloze/storycloze_2016.yaml", "test", "validation"),
+    "hellaswag": ("hellaswag/hellaswag.yaml", "validation", "train"),
+    "winograd": ("wsc273/default.yaml", "test", "test"),
+    "winogrande": ("winogrande/default.yaml", "validation", "train"),
+    "piqa": ("piqa/piqa.yaml", "validation", "train"),
+    "boolq": ("super_glue/boolq/default.yaml", "validation", "train"),
+    "cb": ("super_glue/cb/default.yaml", "validation", "train"),
+    "copa": ("super_glue/copa/default.yaml", "validation", "train"),
+}
+TWO_SPACES = ("winograd", "copa")  # the harness's oversight, see the benchmarks' docstrings
+
+
+def on_the_hub(name: str, record: dict) -> dict:
+    """A record of the release in the form that it has on Hugging Face's hub, whence the harness takes it."""
+    match name:
+        case "storycloze":
+            sentences = {f"input_sentence_{number}": record[f"InputSentence{number}"] for number in (1, 2, 3, 4)}
+            endings = {f"sentence_quiz{number}": record[f"RandomFifthSentenceQuiz{number}"] for number in (1, 2)}
+            return sentences | endings | {"answer_right_ending": int(record["AnswerRightEnding"])}
+        case "hellaswag":
+            return record | {"label": str(record["label"])}
+        case "winograd":
+            return {
+                "text": f"{record['txt1']} {record['pron']} {record['txt2']}",
+                "pronoun": record["pron"],
+                "pronoun_loc": len(record["txt1"]) + 1,
+                "options": record["answers"],
+                "label": "AB".index(record["correctAnswer"]),
+            }
+        case "cb":
+            return record | {"label": ("entailment", "contradiction", "neutral").index(record["label"])}
+        case "piqa" | "boolq":
+            return record | {"label": int(record["label"])}
+    return record
+
+
+def harness_task(benchmark: LanguageTask, folder: Path):
+    """The harness's own task, reading files instead of the hub."""
+    configuration, *splits = TASKS[benchmark.name]
+    for split, ours in zip(splits, (benchmark.split, benchmark.training_split), strict=True):
+        records = [on_the_hub(benchmark.name, record) for record in benchmark.records(ours)]
+        write_json_lines(folder / f"{split}.jsonl", records)
+    config = {
+        "include": str(Path(lm_eval.__file__).parent / "tasks" / configuration),
+        "task": benchmark.name,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {
+            "data_files": {split: str(folder / f"{split}.jsonl") for split in splits},
+            "cache_dir": str(folder / "cache"),
+        },
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(config))
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=False).load(str(folder / "task.yaml"))["tasks"][benchmark.name]
+
+
+def documents(task, split: str) -> list[dict]:
+    return [*{"train": task.training_docs, "validation": task.validation_docs, "test": task.test_docs}[split]()]
+
+
+def asked_there(task, document: dict, demonstrations: list[dict]) -> list[tuple[str, str]]:
+    task.sampler.replace_df(demonstrations * 2)  # it draws one more than it needs
+    context = task.fewshot_context(document, len(demonstrations))
+    return [tuple(instance.args[:2]) for instance in task.construct_requests(document, context)]
+
+
+def asked_here(benchmark, item, demonstrations) -> list[tuple[str, str]]:
+    request = benchmark.request(item, demonstrations)
+    return [(shown(choice.prompt), choice.continuation) for choice in request.choices]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_prompts_are_the_harness_s(name, tmp_path):
+    kind = benchmark_class(name)
+    write_release(tmp_path, kind.release)
+    benchmark = kind(tmp_path / kind.release)
+    task = harness_task(benchmark, tmp_path)
+    asked, pool = (documents(task, split) for split in TASKS[name][1:])
+    items, training_items = benchmark.items(), benchmark.training_items()
+    assert len(asked) == len(items) == 6 and len(pool) == len(training_items)
+    for number, item in enumerate(items):
+        drawn = (number + 1) % len(pool)
+        for shots in (0, 1):
+            there = asked_there(task, asked[number], [pool[drawn]][:shots])
+            if name in TWO_SPACES:
+                there = [tuple(re.sub(" +", " ", text) for text in texts) for texts in there]
+            assert asked_here(benchmark, item, [training_items[drawn]][:shots]) == there
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_accuracies_are_the_harness_s(name, tmp_path):
+    rng = random.Random(1)
+    kind = benchmark_class(name)
+    write_release(tmp_path, kind.release, count=24)
+    benchmark = kind(tmp_path / kind.release)
+    task = harness_task(benchmark, tmp_path)
+    for document, item in zip(documents(task, TASKS[name][1]), benchmark.items(), strict=True):
+        likelihoods = [-10 * rng.random() for _ in item.options]
+        there = task.process_results(document, [(likelihood, False) for likelihood in likelihoods])
+        request = benchmark.request(item, [])
+        assert float(request.best(likelihoods, by_length=False) == item.reference) == there["acc"]
+        if benchmark.by_length:
+            assert float(request.best(likelihoods, by_length=True) == item.reference) == there["acc_norm"]

@@ -1,0 +1,24 @@
+"""A checkpoint that the harnesses' own commands can load, decided and varied as the fixture `kosmos`."""
+
+import shutil
+
+import pytest
+import torch
+
+from kosmos_plugin.generation.hub import load
+
+
+@pytest.fixture(scope="session")
+def decided_checkpoint(data, checkpoint, tmp_path_factory):
+    state = torch.load(checkpoint, weights_only=True)
+    state["model"]["decoder.embed_tokens.weight"] *= 3
+    path = tmp_path_factory.mktemp("decided") / "checkpoint.pt"
+    torch.save(state, path)
+    shutil.copytree(data.parent / "vocabulary", path.parent / "vocabulary")
+    return path
+
+
+@pytest.fixture(scope="session")
+def decided(decided_checkpoint):
+    """The model of that checkpoint, to compare with."""
+    return load(decided_checkpoint)

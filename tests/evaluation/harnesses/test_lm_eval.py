@@ -1,0 +1,193 @@
+"""The model in EleutherAI's harness: its requests, and whole runs from the command line."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.ask import ask
+from kosmos_plugin.evaluation.files import read_json_lines
+from kosmos_plugin.evaluation.requests import Choice, Choose, question
+from kosmos_plugin.evaluation.respondent import KosmosRespondent
+from tests import tiny
+from tests.evaluation.harnesses.common import full_pass, of_last_tokens, offline, picture, picture_file, sample_of
+
+pytest.importorskip("lm_eval")
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+
+from kosmos_plugin.evaluation.harnesses.lm_eval_model import KosmosLM
+
+
+@pytest.fixture(scope="module")
+def model(decided_checkpoint):
+    return KosmosLM(str(decided_checkpoint), batch_size="3")
+
+
+def instances(kind: str, *arguments: tuple) -> list[Instance]:
+    return [Instance(kind, {}, of_one, 0, ("a task", number, 1)) for number, of_one in enumerate(arguments)]
+
+
+def test_the_harness_knows_the_model():
+    assert get_model("kosmos") is KosmosLM
+
+
+def test_log_likelihoods_are_those_of_one_pass(model, decided):
+    asked = [
+        ("the red house", " cat"),
+        ("the red house", " old dog sees"),
+        ("", "a river"),
+        ("a cat near the river sees a bird and a dog\n", " today"),
+        ("the small", " cat"),
+    ]
+    answers = model.loglikelihood(instances("loglikelihood", *asked))
+    for (context, continuation), (log_probability, greedy) in zip(asked, answers, strict=True):
+        expected = full_pass(decided, context, continuation)
+        assert log_probability == pytest.approx(expected[0], abs=1e-4)
+        assert greedy is expected[1]
+
+
+def test_a_long_text_is_as_likely_as_its_windows(model, decided):
+    """As the harness's documentation draws them: each token once, the last window with all the context there is."""
+    size, vocabulary = 512, decided.vocabulary
+    texts = [" ".join(random.Random(seed).choices(tiny.WORDS, k=count)) for seed, count in ((1, 900), (2, 20), (3, 0))]
+    answers = model.loglikelihood_rolling(instances("loglikelihood_rolling", *((text,) for text in texts)))
+    for text, answer in zip(texts, answers, strict=True):
+        tokens = [vocabulary.bos, *vocabulary.encode(text)]
+        expected, scored = 0.0, 1
+        while scored < len(tokens):
+            end = min(scored + size, len(tokens))
+            window = sample_of(tokens[max(end - size - 1, 0) : end])
+            expected += of_last_tokens(decided, window, end - scored)[0]
+            scored = end
+        assert answer == pytest.approx(expected, abs=1e-2)
+    assert len(decided.vocabulary.encode(texts[0])) > size and answers[2] == 0
+
+
+def test_answers_are_what_the_model_generates(model, decided):
+    asked = [
+        ("the red house", {"until": ["a"], "max_gen_toks": 9, "do_sample": False}),
+        ("a cat near the river", {"until": ["\n\n"], "max_gen_toks": 5, "temperature": 0.0}),
+        ("the small", {"until": ["\n\n"], "max_gen_toks": 5, "num_beams": 3}),
+        ("", {"max_gen_toks": 3}),
+    ]
+    expected = [
+        decided.generate("the red house", max_new_tokens=9, stop=("a",)),
+        decided.generate("a cat near the river", max_new_tokens=5),
+        decided.generate("the small", max_new_tokens=5, beam=3),
+        decided.generate("", max_new_tokens=3),
+    ]
+    assert model.generate_until(instances("generate_until", *asked)) == expected
+
+
+def test_requests_with_images(model, decided):
+    images = [picture(1), picture(2)]
+    encoded = [picture_file(1), picture_file(2)]
+    options = {"until": ["."], "max_gen_toks": 6}
+    asked = [
+        ("<image> the red", options, {"visual": images[:1]}),
+        ("<image> the red", options, {"visual": images[1:]}),
+        ("<image> and <image> of", options, {"visual": images}),
+        ("the red", options, {"visual": images[0]}),
+    ]
+    expected = [
+        decided.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
+        decided.generate("<image> the red", encoded[1:], max_new_tokens=6, stop=(".",)),
+        decided.generate("<image> and <image> of", encoded, max_new_tokens=6, stop=(".",)),
+        decided.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
+    ]
+    assert model.generate_until(instances("generate_until", *asked)) == expected
+    continuations = [" cat", " old dog"]
+    scored = [("<image> the", continuation, {"visual": images[:1]}) for continuation in continuations]
+    answers = model.loglikelihood(instances("loglikelihood", *scored))
+    for continuation, (log_probability, _) in zip(continuations, answers, strict=True):
+        expected, _ = full_pass(decided, "<image> the", continuation, encoded[:1])
+        assert log_probability == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(UserError, match="the task has audio"):
+        model.generate_until(instances("generate_until", ("a", options, {"audio": [{"array": []}]})))
+
+
+def write_tasks(folder: Path, count: int = 40) -> list[dict]:
+    """Tasks that choose and that generate, over the same questions; returns the questions."""
+    rng = random.Random(11)
+    rows = []
+    for _ in range(count):
+        choices = rng.sample([tiny.sentence(rng, (1, 4)) for _ in range(6)], 3)
+        rows.append({"question": tiny.sentence(rng, (3, 9)), "choices": choices, "answer": rng.randrange(3)})
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "questions.jsonl")}},
+        "test_split": "test",
+        "doc_to_text": "Question: {{question}} Answer:",
+    }
+    choose = {
+        **common,
+        "task": "tiny_choose",
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    generate = {
+        **common,
+        "task": "tiny_generate",
+        "output_type": "generate_until",
+        "doc_to_target": "{{choices[answer]}}",
+        "generation_kwargs": {"until": ["."], "max_gen_toks": 6, "do_sample": False},
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    for task in (choose, generate):
+        (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
+    return rows
+
+
+def run_harness(folder: Path, checkpoint: Path, *program: str) -> tuple[dict, list[dict]]:
+    """What the harness's command measures on the tasks in `folder`, and its log of what was generated."""
+    out = folder / "out"
+    command = [
+        *(sys.executable, *program, "-m", "kosmos_plugin.evaluation.harnesses.lm_eval_model", "--model", "kosmos"),
+        *("--model_args", f"path={checkpoint}", "--tasks", "tiny_choose,tiny_generate", "--include_path", str(folder)),
+        *("--batch_size", "7", "--output_path", str(out), "--log_samples"),
+    ]
+    done = subprocess.run(command, env=offline(folder / "home"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-5000:]
+    [results] = out.glob("**/results_*.json")
+    [generated] = out.glob("**/samples_tiny_generate_*.jsonl")
+    return json.loads(results.read_text())["results"], read_json_lines(generated)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, decided_checkpoint):
+    folder = tmp_path_factory.mktemp("lm_eval")
+    rows = write_tasks(folder)
+    return rows, *run_harness(folder, decided_checkpoint)
+
+
+def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
+    rows, results, _ = run
+    requests = []
+    for row in rows:
+        prompt = question(f"Question: {row['question']} Answer:")
+        choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
+        requests.append(Choose(tuple(choices)))
+    answers = ask(KosmosRespondent(decided), requests)
+    for metric, field in (("acc", "likeliest"), ("acc_norm", "likeliest_by_length")):
+        right = [getattr(answer, field) == str(row["answer"]) for answer, row in zip(answers, rows, strict=True)]
+        assert 0 < sum(right) < len(rows)
+        assert results["tiny_choose"][f"{metric},none"] == pytest.approx(sum(right) / len(rows))
+    assert results["tiny_choose"]["acc,none"] != results["tiny_choose"]["acc_norm,none"]
+
+
+def test_a_run_logs_the_texts_that_the_model_generates(run, decided):
+    rows, _, samples = run
+    assert len(samples) == len(rows)
+    for sample in samples:
+        prompt = f"Question: {sample['doc']['question']} Answer:"
+        assert sample["resps"] == [[decided.generate(prompt, max_new_tokens=6, stop=(".",))]]

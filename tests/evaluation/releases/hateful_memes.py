@@ -1,0 +1,22 @@
+"""A miniature of Meta AI's hateful_memes.zip."""
+
+import json
+import random
+from pathlib import Path
+
+from tests import tiny
+
+
+def write_hateful_memes(folder: Path, count: int = 6, seed: int = 0) -> None:
+    """`count` memes in each split, every other one hateful."""
+    rng = random.Random(seed)
+    (folder / "img").mkdir(parents=True)
+    number = 1234
+    for split in ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen"):
+        records = []
+        for label in range(count):
+            number += 1
+            record = {"id": number, "img": f"img/{number:05d}.png", "label": label % 2, "text": tiny.sentence(rng)}
+            (folder / record["img"]).write_bytes(tiny.png(rng))
+            records.append(json.dumps(record) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(records))
