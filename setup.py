@@ -74,7 +74,7 @@ setup(
         "huggingface": ["transformers>=5", "protobuf"],
         # kosmos-evaluate; CIDEr also needs Java
         "evaluation": ["pycocoevalcap==1.2", "scikit-learn", "scipy", "lxml", "jinja2", "matplotlib", "tqdm"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86", "torchmetrics", "beautifulsoup4"],
         "quickstart": [
             "kosmos-plugin[evaluation]",
             "easy-vqa==1.0",

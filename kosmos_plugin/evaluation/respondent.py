@@ -34,7 +34,7 @@ class KosmosRespondent:
         self.model = kosmos.model
         self.vocabulary = kosmos.vocabulary
         self.sample_format = kosmos.task.sample_format
-        self._tries: dict[tuple[str, ...], TokenTrie] = {}
+        self._names_of: dict[tuple[str, ...], _Names] = {}
 
     def problem(self, request: Request) -> str:
         try:
@@ -51,22 +51,18 @@ class KosmosRespondent:
         return ""
 
     def generate(self, requests: Sequence[Generate]) -> list[str]:
+        alike: dict[tuple, list[int]] = {}  # requests by their options
+        for number, request in enumerate(requests):
+            options = SearchOptions(request.beam, self._new_tokens(request))
+            alike.setdefault((options, request.among), []).append(number)
         texts: dict[int, str] = {}
-        for options in dict.fromkeys((request.beam, request.max_new_tokens, request.among) for request in requests):
-            beam, max_new_tokens, among = options
-            chosen = [i for i, r in enumerate(requests) if (r.beam, r.max_new_tokens, r.among) == options]
-            if among is not None:
-                max_new_tokens = self._new_tokens(requests[chosen[0]])
-            prompts = [self._sample(requests[i].prompt) for i in chosen]
-            found = generate(
-                self.model,
-                self.vocabulary,
-                prompts,
-                SearchOptions(beam, max_new_tokens),
-                None if among is None else self._trie(among),
-            )
-            texts |= {i: text_of(self.vocabulary, hypothesis) for i, hypothesis in zip(chosen, found, strict=True)}
-        return [texts[i] for i in range(len(requests))]
+        for (options, among), numbers in alike.items():
+            prompts = [self._sample(requests[number].prompt) for number in numbers]
+            names = None if among is None else self._names(among)
+            found = generate(self.model, self.vocabulary, prompts, options, names.trie if names else None)
+            for number, hypothesis in zip(numbers, found, strict=True):
+                texts[number] = names.texts[hypothesis.tokens] if names else text_of(self.vocabulary, hypothesis)
+        return [texts[number] for number in range(len(requests))]
 
     def score(self, requests: Sequence[Choose]) -> list[list[float]]:
         prompts: list[Sample] = []
@@ -85,16 +81,24 @@ class KosmosRespondent:
     def _sample(self, prompt: Prompt) -> Sample:
         return self.sample_format.prompt(Document("of an item", prompt))
 
-    def _trie(self, texts: tuple[str, ...]) -> TokenTrie:
-        if texts not in self._tries:
-            self._tries[texts] = TokenTrie([*self.vocabulary.encode(text), self.vocabulary.eos] for text in texts)
-        return self._tries[texts]
+    def _names(self, texts: tuple[str, ...]) -> "_Names":
+        if texts not in self._names_of:
+            self._names_of[texts] = _Names(self.vocabulary, texts)
+        return self._names_of[texts]
 
     def _new_tokens(self, request: Generate) -> int:
-        return request.max_new_tokens if request.among is None else self._trie(request.among).longest
+        return request.max_new_tokens if request.among is None else self._names(request.among).trie.longest
 
     def _continuation(self, choice: Choice) -> list[int]:
         return continuation_tokens(self.vocabulary, choice.prompt, choice.continuation)
+
+
+class _Names:
+    """Texts one of which is to be generated, by their tokens: the vocabulary may not give a text back as it was."""
+
+    def __init__(self, vocabulary: Vocabulary, texts: Sequence[str]):
+        self.texts = {(*vocabulary.encode(text), vocabulary.eos): text for text in texts}
+        self.trie = TokenTrie(self.texts)
 
 
 def continuation_tokens(vocabulary: Vocabulary, prompt: Prompt, continuation: str) -> list[int]:

@@ -5,6 +5,7 @@ items → batches of consecutive items → this rank's → requests → answers 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ class Run:
             raise UserError(
                 f"{self.benchmark.name}: there are no items of {self.benchmark.split} in {self.benchmark.folder}."
             )
-        assert len({item.id for item in items}) == len(items), "items have ids of their own"
+        twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+        if twice:
+            raise UserError(f"{self.benchmark.name}: {self.benchmark.folder} has {twice[0]!r} more than once.")
         return items
 
     def requests(self) -> Callable[[Item], Request]:

@@ -85,3 +85,10 @@ def test_the_longest_prompt_that_fits_is_answered(kosmos, respondent):
     assert respondent.problem(request) == ""
     assert isinstance(respondent.generate([request])[0], str)
     assert respondent.problem(Generate(question(words), max_new_tokens=513 - length))
+
+
+def test_a_constrained_text_is_given_back_as_it_was_asked_for(respondent):
+    """Letters that the vocabulary does not have, and spaces that it joins, are lost in tokens."""
+    names = ("the  Ünïcorn", "old   dog")
+    found = respondent.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
+    assert set(found) <= set(names)

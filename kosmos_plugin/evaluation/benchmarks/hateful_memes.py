@@ -9,6 +9,7 @@ splits of early releases have no labels.
 The model sees the picture alone, not `text`. ROC AUC ranks memes by log P(yes) − log P(no).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from kosmos_plugin.evaluation.files import field, image_file, read_json_lines
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.metrics.roc_auc import check_scikit_learn, roc_auc
 from kosmos_plugin.evaluation.requests import Choice, Choose, Request, question
+
+logger = logging.getLogger(__name__)
 
 QUESTION = "Question: does this picture contain real hate speech? Answer:"
 HATEFUL, HARMLESS = "yes", "no"
@@ -50,6 +53,9 @@ class HatefulMemes(Benchmark):
         return Choose(tuple(Choice(prompt, f" {label}", label) for label in (HATEFUL, HARMLESS)))
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+        if len({item.reference for item in items}) == 1:  # some first items, for a quick look
+            logger.warning("ROC AUC is left out: all %d memes have the label %r.", len(items), items[0].reference)
+            return accuracy(items, answers)
         area, interval = roc_auc([item.reference == HATEFUL for item in items], [_hatefulness(a) for a in answers])
         return Scores({"ROC AUC": area, **accuracy(items, answers).metrics}, None, interval)
 

@@ -1,6 +1,7 @@
 """KOSMOS as a model of lmms-eval.
 
     lmms-eval --model kosmos --model_args path=CHECKPOINT[,data=DATA.yaml,vocabulary=FOLDER] --tasks … --batch_size 16
+    torchrun --nproc_per_node 8 -m lmms_eval --model kosmos …
 
 A context is a document: `<s>`, the images, the text; or the images where the text has its `<image>`, if it has as many.
 Answers are generated until `</s>`, one of the task's `until`, or `max_new_tokens`. `--batch_size` counts contexts, each
@@ -14,7 +15,7 @@ continuation here: then both are what lm_eval and kosmos-evaluate have under the
 from collections.abc import Sequence
 
 from accelerate import Accelerator
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.api.registry import register_model
 from tqdm import tqdm
@@ -52,11 +53,13 @@ class KosmosLmms(lmms):
         self.kosmos = load_model(path, data, vocabulary, device if self.world_size == 1 else None)
         self.batch_size = number_of_contexts(batch_size, max_batch_size)
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Pairs of a loss and whether greedy search would find the continuation; 0.7 makes a string of a bare pair."""
         continuations = [self._continuation(request) for request in requests]
         found = log_likelihoods(self.kosmos, self._questions(requests), continuations, self.batch_size)
         answers = dict(tqdm(found, desc="Log-likelihoods", total=len(requests), disable=self.rank > 0))
-        return [(-answers[number].log_probability, answers[number].greedy) for number in range(len(requests))]
+        likelihoods = [answers[number] for number in range(len(requests))]
+        return [GenerationResult((-likelihood.log_probability, likelihood.greedy)) for likelihood in likelihoods]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         options = [search_options(request.args[1]) for request in requests]

@@ -29,11 +29,11 @@ Captions = dict[int, list[str]]  # number of an image → its captions, tokenise
 
 def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     """The metrics in percent, CIDEr first; a reference is the list of an image's captions."""
+    tokenised = tokenise([*(item.reference for item in items), *([answer.prediction] for answer in answers)])
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    tokenised = tokenise([*(item.reference for item in items), *([answer.prediction] for answer in answers)])
     references = dict(enumerate(tokenised[: len(items)]))
     predictions = dict(enumerate(tokenised[len(items) :]))
     _, of_images = Cider().compute_score(references, predictions)

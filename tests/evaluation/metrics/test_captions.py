@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def test_whatever_ends_a_line_in_java_is_a_space():
     ends = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
     texts = [["", f"A  cat{end}runs.{end}"] for end in ends]
     assert tokenise([*texts, ["the end"], [""]]) == [*([["", "a cat runs"]] * len(ends)), ["the end"], [""]]
+
+
+def test_a_missing_package_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.tokenizer.ptbtokenizer", None)
+    for measure in (check_caption_tools, lambda: measured([["a cat"]], ["a cat"])):
+        with pytest.raises(
+            UserError, match=r'measured with pycocoevalcap.*: pip install "kosmos-plugin\[evaluation\]"'
+        ):
+            measure()
 
 
 def test_missing_java_is_said(monkeypatch, tmp_path):

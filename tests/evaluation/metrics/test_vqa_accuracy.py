@@ -50,7 +50,9 @@ from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
         ("red-white", "red white"),
         ("red - white", "red white"),
         ("on-line, off-line", "on line off line"),
-        ("on-line -off", "online off"),  # beside one space, no hyphen leaves any
+        ("on-line -off", "online off"),  # with a space beside one hyphen, no hyphen leaves any
+        ("on-line\t-off", "online off"),
+        ("on-line-\noff", "online off"),
         ("red,white", "red white"),
         ("red, white", "red white"),
         ("100,978", "100978"),
