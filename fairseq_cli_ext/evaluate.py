@@ -67,6 +67,7 @@ def _compare(first: Path, second: Path) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from kosmos_plugin.errors import UserError
     from kosmos_plugin.evaluation.plan import plan_runs
+    from kosmos_plugin.evaluation.plot import check_tools
     from kosmos_plugin.evaluation.ranks import Ranks
     from kosmos_plugin.evaluation.report import as_text, write_report
     from kosmos_plugin.evaluation.respondent import KosmosRespondent
@@ -78,6 +79,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         if getattr(args, option) is None:
             raise UserError(f"Give --{option}, or --list, or --compare; --help says more.")
     require_positive(args, ("batch_size",) if args.limit is None else ("batch_size", "limit"))
+    check_tools()
     runs = plan_runs(args.path, args.benchmark, args.data, args.shots, args.split, args.seed, args.limit)
     ranks = Ranks.join()
     respondent = KosmosRespondent(load(args.path, vocabulary=args.vocabulary))
@@ -86,8 +88,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         if result is not None:
             others = [other for other in read_results(args.out) if other.key != result.key]
             write_results(args.out, [*others, result])
-            write_report(args.out)
     if ranks.is_first:
+        write_report(args.out)
         print(as_text(read_results(args.out)))
         print(f"\nThe report is {args.out / 'report.html'}", file=sys.stderr)
     ranks.leave()

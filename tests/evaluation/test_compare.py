@@ -69,7 +69,11 @@ def test_a_difference_and_its_interval(folders):
     [pair] = compare(before, after).pairs
     mean = percent(better) - percent(scores)
     expected = scipy.stats.bootstrap(
-        (scores, better), lambda one, other, axis: np.mean(other - one, axis=axis), paired=True, method="percentile"
+        (scores, better),
+        lambda one, other, axis: np.mean(other - one, axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=2000,
     ).confidence_interval
     assert pair.interval == pytest.approx([100 * bound for bound in expected], abs=0.1)
     assert pair.interval[1] - pair.interval[0] < 2, "each value alone: 4.4"

@@ -19,8 +19,11 @@ from tests.evaluation.harnesses.common import full_pass, of_last_tokens, offline
 
 pytest.importorskip("lm_eval")
 
+import datasets
+from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
+from lm_eval.tasks import TaskManager
 
 from kosmos_plugin.evaluation.harnesses.lm_eval_model import KosmosLM
 
@@ -125,7 +128,7 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(folder / "questions.jsonl")}},
         "test_split": "test",
-        "doc_to_text": "Question: {{question}} Answer:",
+        "doc_to_text": "near {{question}}",
     }
     choose = {
         **common,
@@ -148,33 +151,34 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
     return rows
 
 
-def run_harness(folder: Path, checkpoint: Path, *program: str) -> tuple[dict, list[dict]]:
-    """What the harness's command measures on the tasks in `folder`, and its log of what was generated."""
-    out = folder / "out"
-    command = [
-        *(sys.executable, *program, "-m", "kosmos_plugin.evaluation.harnesses.lm_eval_model", "--model", "kosmos"),
-        *("--model_args", f"path={checkpoint}", "--tasks", "tiny_choose,tiny_generate", "--include_path", str(folder)),
-        *("--batch_size", "7", "--output_path", str(out), "--log_samples"),
-    ]
-    done = subprocess.run(command, env=offline(folder / "home"), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-5000:]
-    [results] = out.glob("**/results_*.json")
-    [generated] = out.glob("**/samples_tiny_generate_*.jsonl")
-    return json.loads(results.read_text())["results"], read_json_lines(generated)
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """(their folder, their questions)"""
+    folder = tmp_path_factory.mktemp("lm_eval")
+    return folder, write_tasks(folder)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, decided_checkpoint):
-    folder = tmp_path_factory.mktemp("lm_eval")
-    rows = write_tasks(folder)
-    return rows, *run_harness(folder, decided_checkpoint)
+def run(tasks, decided_checkpoint, tmp_path_factory):
+    """(questions, what the harness measures, its log of what was generated)"""
+    folder, rows = tasks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        found = simple_evaluate(
+            model="kosmos",
+            model_args={"path": str(decided_checkpoint)},
+            tasks=["tiny_choose", "tiny_generate"],
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            batch_size=7,
+        )
+    return rows, found["results"], found["samples"]["tiny_generate"]
 
 
 def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
     rows, results, _ = run
     requests = []
     for row in rows:
-        prompt = question(f"Question: {row['question']} Answer:")
+        prompt = question(f"near {row['question']}")
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
     answers = ask(KosmosRespondent(decided), requests)
@@ -189,6 +193,31 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, decided):
     rows, _, samples = run
     assert len(samples) == len(rows)
     for sample in samples:
-        prompt = f"Question: {sample['doc']['question']} Answer:"
+        prompt = f"near {sample['doc']['question']}"
         assert sample["resps"] == [[decided.generate(prompt, max_new_tokens=6, stop=(".",))]]
     assert len({sample["resps"][0][0] for sample in samples}) > len(rows) / 2, "the model says different things"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["", "torch.distributed.run --standalone --nproc_per_node 2 -m"])
+def test_the_command_measures_the_same_with_any_number_of_ranks(run, tasks, decided_checkpoint, tmp_path, launcher):
+    command = [
+        *(sys.executable, "-m", *launcher.split(), "kosmos_plugin.evaluation.harnesses.lm_eval_model"),
+        *("--model", "kosmos", "--model_args", f"path={decided_checkpoint}", "--include_path", str(tasks[0])),
+        *("--tasks", "tiny_choose,tiny_generate", "--batch_size", "5", "--output_path", str(tmp_path / "out")),
+        "--log_samples",
+    ]
+    done = subprocess.run(command, env=offline(tmp_path / "home"), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-5000:]
+    _, expected, of_run = run
+    [results] = (tmp_path / "out").glob("**/results_*.json")
+    results = json.loads(results.read_text())["results"]
+    for task, metric in (
+        ("tiny_choose", "acc,none"),
+        ("tiny_choose", "acc_norm,none"),
+        ("tiny_generate", "exact_match,none"),
+    ):
+        assert results[task][metric] == pytest.approx(expected[task][metric])
+    [generated] = (tmp_path / "out").glob("**/samples_tiny_generate_*.jsonl")
+    texts = {sample["doc_id"]: sample["resps"] for sample in read_json_lines(generated)}
+    assert texts == {sample["doc_id"]: sample["resps"] for sample in of_run}

@@ -19,7 +19,10 @@ from tests.evaluation.harnesses.common import full_pass, offline, picture, pictu
 
 pytest.importorskip("lmms_eval")
 
+import datasets
 from lmms_eval.api.instance import Instance, unwrap_generation_output
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
 
 from kosmos_plugin.evaluation.harnesses import lmms_eval_manifest
 from kosmos_plugin.evaluation.harnesses.lmms_eval_model import KosmosLmms
@@ -123,7 +126,7 @@ dataset_path: json
 dataset_kwargs: {{data_files: {{test: {folder}/questions.jsonl}}}}
 test_split: test
 doc_to_visual: !function pictures.of_document
-doc_to_text: "Question: {{{{question}}}} Answer:"
+doc_to_text: "near {{{{question}}}}"
 metadata: [version: 1]
 """
 CHOOSE = """
@@ -171,27 +174,33 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, decided_checkpoint):
-    """(questions, what the harness's command measures, its log of what was generated)"""
+def tasks(tmp_path_factory):
+    """(their folder, their questions)"""
     folder = tmp_path_factory.mktemp("lmms_eval")
-    rows, out = write_tasks(folder), folder / "out"
-    command = [
-        *(sys.executable, "-m", "lmms_eval", "--model", "kosmos", "--model_args", f"path={decided_checkpoint}"),
-        *("--tasks", "tiny_picture_choose,tiny_picture_generate", "--include_path", str(folder)),
-        *("--batch_size", "7", "--output_path", str(out), "--log_samples"),
-    ]
-    done = subprocess.run(command, env=offline(folder / "home"), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-5000:]
-    [results] = out.glob("**/*_results.json")
-    [generated] = out.glob("**/*_samples_tiny_picture_generate.jsonl")
-    return rows, json.loads(results.read_text())["results"], read_json_lines(generated)
+    return folder, write_tasks(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tasks, decided_checkpoint, tmp_path_factory):
+    """(questions, what the harness measures, its log of what was generated)"""
+    folder, rows = tasks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        found = simple_evaluate(
+            model="kosmos",
+            model_args=f"path={decided_checkpoint}",
+            tasks=["tiny_picture_choose", "tiny_picture_generate"],
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False, model_name="kosmos"),
+            batch_size=7,
+        )
+    return rows, found["results"], found["samples"]["tiny_picture_generate"]
 
 
 def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
     rows, results, _ = run
     requests = []
     for row in rows:
-        prompt = question(f"Question: {row['question']} Answer:", Image(Path(row["picture"]).read_bytes))
+        prompt = question(f"near {row['question']}", Image(Path(row["picture"]).read_bytes))
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
     answers = ask(KosmosRespondent(decided), requests)
@@ -207,7 +216,27 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, decided):
     assert len(samples) == len(rows)
     for sample in samples:
         row = rows[sample["doc_id"]]
-        prompt = f"<image> Question: {row['question']} Answer:"
+        prompt = f"<image> near {row['question']}"
         expected = decided.generate(prompt, [row["picture"]], max_new_tokens=6, stop=(".",))
-        assert sample["filtered_resps"] == expected
-    assert len({sample["filtered_resps"] for sample in samples}) > len(rows) / 2, "the model says different things"
+        assert sample["filtered_resps"] == [expected]
+    assert len({sample["filtered_resps"][0] for sample in samples}) > len(rows) / 2, "the model says different things"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["", "torch.distributed.run --standalone --nproc_per_node 2 -m"])
+def test_the_command_measures_the_same_with_any_number_of_ranks(run, tasks, decided_checkpoint, tmp_path, launcher):
+    command = [
+        *(sys.executable, "-m", *launcher.split(), "lmms_eval", "--model", "kosmos", "--include_path", str(tasks[0])),
+        *("--model_args", f"path={decided_checkpoint}", "--tasks", "tiny_picture_choose,tiny_picture_generate"),
+        *("--batch_size", "5", "--output_path", str(tmp_path / "out"), "--log_samples"),
+    ]
+    done = subprocess.run(command, env=offline(tmp_path / "home"), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-5000:]
+    _, expected, of_run = run
+    [results] = (tmp_path / "out").glob("**/*_results.json")
+    results = json.loads(results.read_text())["results"]
+    for metric in ("acc,none", "acc_norm,none"):
+        assert results["tiny_picture_choose"][metric] == pytest.approx(expected["tiny_picture_choose"][metric])
+    [generated] = (tmp_path / "out").glob("**/*_samples_tiny_picture_generate.jsonl")
+    texts = {sample["doc_id"]: sample["filtered_resps"] for sample in read_json_lines(generated)}
+    assert texts == {sample["doc_id"]: sample["filtered_resps"][0] for sample in of_run}
