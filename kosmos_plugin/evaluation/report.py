@@ -85,6 +85,7 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
     notes += [f"reported by chance {figures.chance.value:.1f}"] if figures.chance else []
     notes += ["reported of the LLM"] if figures.llm and not figures.kosmos_1 else []
     notes += [f"{result.problems:,} did not fit"] if result.problems else []
+    notes += [f"the first {result.limit:,} items at most"] if result.limit else []
     metrics = metrics or [("", "no public answers", "", f"{result.items:,}")]
     lines = itertools.zip_longest(metrics, notes)
     return [

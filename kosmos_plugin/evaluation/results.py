@@ -17,7 +17,8 @@ class Result:
 
     `metrics`: name → value in percent, the headline first; `interval`: of the headline, 95%. `problems`: how many of
     the `items` could not be asked, since they do not fit in the model; they count as wrong. `folder`: where its
-    predictions and its page are, relative to results.json. A split without answers has no metrics, but a submission.
+    predictions and its page are, relative to results.json. `limit`: if given, the items are only so many of the first.
+    A split without answers has no metrics, but a submission.
     """
 
     benchmark: str
@@ -33,6 +34,7 @@ class Result:
     checkpoint: str
     seed: int
     submission: str = ""
+    limit: int | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -115,6 +115,7 @@ def _measure(
         checkpoint=run.checkpoint,
         seed=run.seed,
         submission="" if submission is None else submission[0],
+        limit=run.limit,
     )
     write_page(predictions.folder / "page.html", result, items, answers, scores, request)
     return result

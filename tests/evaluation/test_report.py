@@ -94,6 +94,11 @@ def test_notes_below_the_table():
     assert "another split" not in plain and "fit" not in plain and "submitted" not in plain
 
 
+def test_a_quick_look_is_not_taken_for_the_whole():
+    assert "the first 3 items at most" in as_text([result("copa", COPA, items=3, limit=3)])
+    assert "the first" not in as_text([result("copa", COPA)])
+
+
 def test_any_results_fit_in_100_columns():
     """All benchmarks, their longest split names and all shots, at values and counts as wide as they get."""
     metrics = {
