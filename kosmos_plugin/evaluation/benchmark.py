@@ -52,12 +52,13 @@ class Scores:
     """`metrics`: name → value in percent (CIDEr and SPICE × 100), the benchmark's headline first.
 
     `of_items`: the headline's values whose mean it is, one for each item; None where it is no mean (ROC AUC), and then
-    `interval` is given.
+    `interval` is given. `are_grades`: whether 0 of them is wrong and 1 is right (CIDEr has no such ends).
     """
 
     metrics: dict[str, float]
     of_items: tuple[float, ...] | None
     interval: tuple[float, float] | None = None
+    are_grades: bool = True
 
 
 class Benchmark(ABC):

@@ -80,13 +80,14 @@ class Card:
     answer: Answer
     steps: list[Step]
     score: float | None
+    is_graded: bool
     reference: str
 
     @property
     def verdict(self) -> str:
         if self.answer.problem:
             return "unasked"
-        return "" if self.score is None else {0: "wrong", 1: "right"}.get(self.score, "partial")
+        return {0: "wrong", 1: "right"}.get(self.score, "partial") if self.is_graded else ""
 
 
 def write_page(
@@ -102,8 +103,9 @@ def write_page(
     `scores`: None if there are no references. `requests`: what the model was asked about an item.
     """
     of_items = [None] * len(items) if scores is None or scores.of_items is None else scores.of_items
+    are_graded = scores is not None and scores.of_items is not None and scores.are_grades
     cards = [
-        _card(items[number], answers[number], of_items[number], requests(items[number]), result.shots)
+        _card(items[number], answers[number], of_items[number], are_graded, requests(items[number]), result.shots)
         for number in evenly_drawn(len(items), MOST_ITEMS)
     ]
     verdicts = [card.verdict for card in cards]
@@ -127,12 +129,12 @@ def evenly_drawn(count: int, most: int) -> list[int]:
     return [k * count // most for k in range(most)] if count > most else list(range(count))
 
 
-def _card(item: Item, answer: Answer, score: float | None, request: Request, shots: int) -> Card:
+def _card(item: Item, answer: Answer, score: float | None, is_graded: bool, request: Request, shots: int) -> Card:
     steps = [request]
     if isinstance(request, Generate) and request.then is not None and answer.rationale:
         steps.append(request.then(answer.rationale))
     shown = [_step(step, answer, shots, is_last=number == len(steps)) for number, step in enumerate(steps, start=1)]
-    return Card(item, answer, shown, score, _as_text(item.reference))
+    return Card(item, answer, shown, score, is_graded, _as_text(item.reference))
 
 
 def _step(request: Request, answer: Answer, shots: int, is_last: bool) -> Step:

@@ -86,7 +86,8 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
     notes += ["reported of the LLM"] if figures.llm and not figures.kosmos_1 else []
     notes += [f"{result.problems:,} did not fit"] if result.problems else []
     notes += [f"the first {result.limit:,} items at most"] if result.limit else []
-    metrics = metrics or [("", "no public answers", "", f"{result.items:,}")]
+    # Test servers measure accuracy.
+    metrics = metrics or [("", "no public answers", _reported_cell(result, "accuracy"), f"{result.items:,}")]
     lines = itertools.zip_longest(metrics, notes)
     return [
         (*(first if not number else ("", "")), *(metric or ("", "", "", "")), note or "")

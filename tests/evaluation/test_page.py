@@ -109,6 +109,23 @@ def squeezed(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+def test_a_score_that_is_no_grade_is_shown_as_it_is(tmp_path):
+    items = [Item(str(k), ["a cat"]) for k in range(2)]
+    answers = [Answer(text, ("An image of",)) for text in ("a cat", "a dog")]
+    scores = Scores({"CIDEr": 150.0}, (3.0, 0.0), are_grades=False)
+    page = write(
+        tmp_path,
+        result(2, metrics=scores.metrics),
+        items,
+        answers,
+        scores,
+        lambda item: Generate((Text("An image of"),)),
+    )
+    assert page.verdicts == ["", ""]
+    cards = [squeezed(card) for card in page.cards]
+    assert "answer a cat · CIDEr 300.0 reference" in cards[0] and "answer a dog · CIDEr 0.0 reference" in cards[1]
+
+
 def test_generated_answers(tmp_path):
     items = [Item(str(k), ["a cat", "a cat", "cats"]) for k in range(5)]
     problem = "3,000 tokens and 32 new ones do not fit in 2,048"

@@ -67,7 +67,7 @@ def test_the_table_in_the_papers_order():
         "§4.4  WebSRC, the extracted text alone",
         "§4.8  COPA",
     ]
-    assert lines_below(text, "§4.1  VQAv2", 1) == ["test-dev 8 no public answers 107,394"]
+    assert lines_below(text, "§4.1  VQAv2", 1) == ["test-dev 8 no public answers 51.4 Table 5 107,394"]
     assert lines_below(text, "§4.2  Raven IQ test", 1) == [
         "test 0 accuracy 24.0 (22.0–26.0) 26.0 Table 6 50 reported by chance 17.0"
     ]

@@ -44,7 +44,7 @@ def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     bleu, _ = Bleu(4).compute_score(references, predictions, verbose=0)
     rouge, _ = Rouge().compute_score(references, predictions)
     metrics |= {"BLEU-4": 100 * float(bleu[3]), "ROUGE-L": 100 * float(rouge)}
-    return Scores(metrics, tuple(map(float, of_images)))
+    return Scores(metrics, tuple(map(float, of_images)), are_grades=False)
 
 
 def check_caption_tools() -> None:

@@ -59,7 +59,7 @@ def test_log_likelihoods_are_those_of_one_pass(model, decided):
 def test_a_long_text_is_as_likely_as_its_windows(model, decided):
     """As the harness's documentation draws them: each token once, the last window with all the context there is."""
     size, vocabulary = 512, decided.vocabulary
-    texts = [" ".join(random.Random(seed).choices(tiny.WORDS, k=count)) for seed, count in ((1, 900), (2, 20), (3, 0))]
+    texts = [" ".join(random.Random(seed).choices(tiny.WORDS, k=count)) for seed, count in ((1, 1300), (2, 20), (3, 0))]
     answers = model.loglikelihood_rolling(instances("loglikelihood_rolling", *((text,) for text in texts)))
     for text, answer in zip(texts, answers, strict=True):
         tokens = [vocabulary.bos, *vocabulary.encode(text)]
@@ -70,7 +70,7 @@ def test_a_long_text_is_as_likely_as_its_windows(model, decided):
             expected += of_last_tokens(decided, window, end - scored)[0]
             scored = end
         assert answer == pytest.approx(expected, abs=1e-2)
-    assert len(decided.vocabulary.encode(texts[0])) > size and answers[2] == 0
+    assert len(vocabulary.encode(texts[0])) > 2 * size and answers[2] == 0
 
 
 def test_answers_are_what_the_model_generates(model, decided):
