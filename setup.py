@@ -74,6 +74,8 @@ setup(
         "huggingface": ["transformers>=5", "protobuf"],
         # kosmos-evaluate; CIDEr also needs Java
         "evaluation": ["pycocoevalcap==1.2", "scikit-learn", "scipy", "lxml", "jinja2", "matplotlib", "tqdm"],
+        # EleutherAI's harness; of lmms_eval, whose requirements contradict fairseq's, see docs/evaluation.md
+        "lm_eval": ["lm_eval>=0.4.13"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86", "torchmetrics", "beautifulsoup4"],
         "quickstart": [
             "kosmos-plugin[evaluation]",
@@ -91,7 +93,8 @@ setup(
             "kosmos-evaluate=fairseq_cli_ext.evaluate:cli_main",
             "kosmos-generate=fairseq_cli_ext.generate:cli_main",
             "kosmos-inspect=fairseq_cli_ext.inspect:cli_main",
-        ]
+        ],
+        "lmms_eval.models": ["kosmos=kosmos_plugin.evaluation.harnesses:lmms_eval_manifest"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -1,10 +1,10 @@
 """Adapters to evaluation harnesses, so that people run a model on the benchmarks that they already have.
 
-    lm_eval --model kosmos --model_args path=CHECKPOINT --tasks hellaswag --batch_size 16
+    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos --model_args path=CHECKPOINT --tasks …
     lmms-eval --model kosmos --model_args path=CHECKPOINT --tasks vqav2_val --batch_size 16
 
-Both harnesses find the adapters by entry points (`lm_eval.models`, `lmms_eval.models`). lm_eval up to 0.4.13 has none:
-there `python -m kosmos_plugin.evaluation.harnesses.lm_eval_model` stands for `lm_eval`.
+lmms_eval finds its adapter by an entry point; lm_eval (0.4.13) has none for models, so that its command is started by
+the module that registers ours, with the same options.
 """
 
 

@@ -1,8 +1,10 @@
 """KOSMOS as a model of EleutherAI's lm-evaluation-harness (`lm_eval`).
 
-    lm_eval --model kosmos --model_args path=CHECKPOINT[,data=DATA.yaml,vocabulary=FOLDER] --tasks … --batch_size 16
-    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos …   the same, for lm_eval up to 0.4.13
+    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos \\
+      --model_args path=CHECKPOINT[,data=DATA.yaml,vocabulary=FOLDER] --tasks … --batch_size 16
     torchrun --nproc_per_node 8 -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos …
+
+Every other option is `lm_eval`'s own.
 
 Contexts are documents: `<s>`, then the text, with an image for each `<image>` in tasks that have images. A text's own
 likelihood (`loglikelihood_rolling`) is that after `<s>`. Answers are generated until `</s>`, one of the task's `until`,
