@@ -95,7 +95,7 @@ class VqaV2(VisualQuestionAnswering):
         return self._read("train")
 
     def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
-        answered = {item.id: normalise(answer.prediction) for item, answer in zip(items, answers, strict=True)}
+        answered = _submitted(items, answers)
         path = self.folder / _questions(self._submitted_split)
         numbers = [field(record, "question_id", int, where) for where, record in _records(path, "questions")]
         results = [{"question_id": number, "answer": answered.get(str(number), "")} for number in numbers]
@@ -122,6 +122,11 @@ class VqaV2(VisualQuestionAnswering):
             text = field(record, "question", str, where)
             found.append(Question(str(number), references.get(number), text, image_file(self.folder / folder / name)))
         return found
+
+
+def _submitted(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, str]:
+    """Item → the answer that the server gets."""
+    return {item.id: normalise(answer.prediction) for item, answer in zip(items, answers, strict=True)}
 
 
 def _questions(split: str) -> str:
@@ -158,7 +163,7 @@ class VizWiz(VisualQuestionAnswering):
         return self._read("train")
 
     def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
-        answered = {item.id: normalise(answer.prediction) for item, answer in zip(items, answers, strict=True)}
+        answered = _submitted(items, answers)
         results = [{"image": item.id, "answer": answered.get(item.id, "")} for item in self.items()]
         return f"vizwiz_vqa_{self.split}_kosmos_results.json", results
 
