@@ -74,8 +74,9 @@ setup(
         "huggingface": ["transformers>=5", "protobuf"],
         # kosmos-evaluate; CIDEr also needs Java
         "evaluation": ["pycocoevalcap==1.2", "scikit-learn", "scipy", "lxml", "jinja2", "matplotlib", "tqdm"],
-        # EleutherAI's harness; of lmms_eval, whose requirements contradict fairseq's, see docs/evaluation.md
+        # adapters to others' harnesses; later releases of lmms_eval contradict the tested set (protobuf)
         "lm_eval": ["lm_eval>=0.4.13"],
+        "lmms_eval": ["lmms_eval==0.7"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86", "torchmetrics", "beautifulsoup4"],
         "quickstart": [
             "kosmos-plugin[evaluation]",
@@ -94,6 +95,7 @@ setup(
             "kosmos-generate=fairseq_cli_ext.generate:cli_main",
             "kosmos-inspect=fairseq_cli_ext.inspect:cli_main",
         ],
+        "lm_eval.models": ["kosmos=kosmos_plugin.evaluation.harnesses.lm_eval_model:KosmosLM"],
         "lmms_eval.models": ["kosmos=kosmos_plugin.evaluation.harnesses:lmms_eval_manifest"],
     },
     classifiers=[

@@ -3,8 +3,8 @@
     python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos --model_args path=CHECKPOINT --tasks …
     lmms-eval --model kosmos --model_args path=CHECKPOINT --tasks vqav2_val --batch_size 16
 
-lmms_eval finds its adapter by an entry point; lm_eval (0.4.13) has none for models, so that its command is started by
-the module that registers ours, with the same options.
+lmms_eval finds its adapter by an entry point, and so will lm_eval after 0.4.13 (`lm_eval --model kosmos`). Until then
+its command is started by the module that registers ours, with the same options.
 """
 
 

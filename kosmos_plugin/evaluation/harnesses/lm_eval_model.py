@@ -8,7 +8,7 @@ Every other option is `lm_eval`'s own.
 
 Contexts are documents: `<s>`, then the text, with an image for each `<image>` in tasks that have images. A text's own
 likelihood (`loglikelihood_rolling`) is that after `<s>`. Answers are generated until `</s>`, one of the task's `until`,
-or `max_gen_toks` tokens; the paper's vocabulary has no line breaks, so that an `until` of one is never met.
+or `max_gen_toks` tokens; SentencePiece makes spaces of line breaks, so that an `until` of one is never met.
 `--batch_size` counts contexts, each with all of its continuations.
 """
 
@@ -16,10 +16,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from kosmos_plugin.data.samples import Sample
@@ -36,6 +32,14 @@ from kosmos_plugin.evaluation.harnesses.answers import (
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Prompt
 from kosmos_plugin.generation.scoring import likelihoods
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as error:
+    raise UserError(f'{error}: pip install "kosmos-plugin[lm_eval]" brings the harness.') from None
 
 
 @register_model("kosmos")
