@@ -75,8 +75,8 @@ setup(
         # kosmos-evaluate; CIDEr also needs Java
         "evaluation": ["pycocoevalcap==1.2", "scikit-learn", "scipy", "lxml", "jinja2", "matplotlib", "tqdm"],
         # adapters to others' harnesses; later releases of lmms_eval contradict the tested set (protobuf)
-        "lm_eval": ["lm_eval>=0.4.13"],
-        "lmms_eval": ["lmms_eval==0.7"],
+        "lm-eval": ["lm_eval>=0.4.13"],
+        "lmms-eval": ["lmms_eval==0.7"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "webdataset>=0.2.86", "torchmetrics", "beautifulsoup4"],
         "quickstart": [
             "kosmos-plugin[evaluation]",
