@@ -16,8 +16,9 @@ BENCHMARKS = {
     "growth": "time and memory of an update against lengths, images, rows and words",
     "full_size_gpu": "kosmos_1 on one GPU: tokens a second, MFU",
 }
-# Not run unless named: the model's behaviour, which no change of speed should move, and what takes many minutes.
+# Not run unless named: variants, the model's behaviour, which no change of speed should move, and what takes long.
 LONG = {
+    "training_speed_frozen_clip": "captions beside stock whose CLIP is off the graph",
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",
     "full_size_update": "one update of the full kosmos_1 on the CPU: seconds, memory, FLOP/s",

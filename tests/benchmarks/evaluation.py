@@ -21,7 +21,7 @@ from tests.benchmarks.peers import transformers_generation
 from tests.benchmarks.result import Cell, Result
 from tests.benchmarks.side_by_side import COLUMNS, side_by_side
 
-ITEMS = 8
+ITEMS = 4
 NAMES, NAME_WORDS = 1000, (1, 3)
 NEW_TOKENS = 8
 
@@ -49,8 +49,8 @@ def visual_question(rng: random.Random) -> Request:
 
 def endings(rng: random.Random) -> Request:
     """HellaSwag, one shot: four endings of a context."""
-    prompt = (Text(f"{words(rng, 70)}. {words(rng, 40)}"),)
-    return Choose(tuple(Choice(prompt, f" {words(rng, 25)}", str(number)) for number in range(4)))
+    prompt = (Text(f"{words(rng, 60)}. {words(rng, 30)}"),)
+    return Choose(tuple(Choice(prompt, f" {words(rng, 20)}", str(number)) for number in range(4)))
 
 
 def pronoun(rng: random.Random) -> Request:
@@ -60,8 +60,8 @@ def pronoun(rng: random.Random) -> Request:
 
 
 def matrix(rng: random.Random) -> Request:
-    """Raven: eight images, six candidates for the ninth."""
-    shown = (Text("Here are eight images:"), *(picture(rng) for _ in range(8)), Text("The following image is:"))
+    """Raven: four images, six candidates for the fifth."""
+    shown = (Text("Here are four images:"), *(picture(rng) for _ in range(4)), Text("The following image is:"))
     ask = Text("Is it correct?")
     return Choose(tuple(Choice((*shown, picture(rng), ask), " Yes", label) for label in "ABCDEF"))
 

@@ -61,24 +61,11 @@ def measures(data: Path) -> list[Measure]:
     mixed = Work(data, "kosmos_2", f"{geometry} {vision}{half}", **streams)
     transformers = arithmetic.TRANSFORMERS_ON_GPU if gpu else arithmetic.TRANSFORMERS
     fast, faster = (2.0, 2.5) if gpu else (1.5, 1.5)
-    stock, frozen = arithmetic.STOCK, arithmetic.STOCK_FROZEN_CLIP
     return [
-        Measure("captions, beside stock", "targets", captions, Stock, stock, faster),
-        Measure(
-            "captions, beside stock with CLIP's frozen layers cut off the graph",
-            "targets",
-            captions,
-            frozen_stock,
-            frozen,
-            None,
-        ),
-        Measure("text, beside stock", "tokens", text, Stock, stock, faster, memory_at_least=2.0),
+        Measure("captions, beside stock", "targets", captions, Stock, arithmetic.STOCK, faster),
+        Measure("text, beside stock", "tokens", text, Stock, arithmetic.STOCK, faster, memory_at_least=2.0),
         Measure("three streams 5 : 5 : 2, beside transformers", "targets", mixed, Kosmos2, transformers, fast),
     ]
-
-
-def frozen_stock(work: Work) -> Stock:
-    return Stock(work, "--freeze-clip")
 
 
 def peak(side) -> int:
@@ -130,12 +117,17 @@ def row_of(measure: Measure, rates: Rates) -> tuple[list[list[Cell]], str]:
 
 
 def run(out: Path) -> Result:
+    return measured(measures)
+
+
+def measured(measures: Callable[[Path], list[Measure]]) -> Result:
+    """The table of the measures that a function makes of the path of noise."""
     rates = arithmetic.measured_rates()
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as folder:
         for measure in measures(write_data(Path(folder) / "data")):
-            measured, note = row_of(measure, rates)
-            rows += measured
+            more, note = row_of(measure, rates)
+            rows += more
             notes.append(note)
     return Result(
         title="A training step beside the peers'",
