@@ -1,11 +1,20 @@
 """A checkpoint that the harnesses' own commands can load, decided and varied as the fixture `kosmos`."""
 
+import logging
 import shutil
 
 import pytest
 import torch
 
 from kosmos_plugin.generation.hub import load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def level_of_logging():
+    """The adapters lower what fairseq leaves at DEBUG; tests of fairseq's own commands read what is logged."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
