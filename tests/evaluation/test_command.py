@@ -23,15 +23,17 @@ def evaluate(capsys, *arguments) -> tuple[int, str, str]:
     return status, said.out, said.err
 
 
-def test_all_benchmarks_run_from_one_command(checkpoint, releases, tmp_path, capsys):
-    """With the paper's shots. With 512 tokens some eight-shot prompts fit and some do not; that is said."""
+@pytest.mark.parametrize("options", [("--shots", 0), pytest.param((), marks=pytest.mark.slow)])
+def test_all_benchmarks_run_from_one_command(checkpoint, releases, tmp_path, capsys, options):
+    """Without demonstrations, and with the paper's numbers of them: what does not fit in 512 tokens is said."""
     out = tmp_path / "out"
     status, table, error = evaluate(
-        capsys, "--path", checkpoint, "--benchmark", "all", "--data", releases, "--out", out, "--limit", 3
+        capsys, "--path", checkpoint, "--benchmark", "all", "--data", releases, "--out", out, "--limit", 3, *options
     )
     assert status == 0, error
     results = {(result.benchmark, result.shots): result for result in read_results(out)}
-    assert set(results) == {(name, shots) for name in BENCHMARKS for shots in benchmark_class(name).shots}
+    shots_of = {name: (0,) if options else benchmark_class(name).shots for name in BENCHMARKS}
+    assert set(results) == {(name, shots) for name, shots_of_one in shots_of.items() for shots in shots_of_one}
     for result in results.values():
         assert result.title in table
         folder = out / result.folder

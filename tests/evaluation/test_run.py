@@ -160,6 +160,7 @@ def test_two_ranks_give_what_one_gives(checkpoint, releases, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(checkpoint, releases, tmp_path):
     """By SIGKILL, at some moment after its first answers; then by two ranks."""
     run = run_of(releases)
