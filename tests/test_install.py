@@ -88,16 +88,24 @@ def test_a_folder_that_happens_to_be_named_so_is_no_user_dir(installed, tmp_path
 def test_costs_fairseq_at_most_50_milliseconds(installed):
     program = (
         "import sys, time, gc\n"
+        "start = time.process_time()\n"
         "import fairseq\n"  # --user-dir holds the hook back
+        "of_fairseq = time.process_time() - start\n"
         "assert 'kosmos_plugin' not in sys.modules\n"
         "gc.disable()\n"  # whether a collection of all of torch's objects falls here is chance
         "start = time.process_time()\n"
         "import kosmos_plugin\n"
-        "print(time.process_time() - start)\n"
+        "print(time.process_time() - start, of_fairseq)\n"
         "assert not {'torchscale', 'open_clip', 'timm'} & set(sys.modules)\n"
     )
+
+    def is_cheap() -> bool:
+        """In proportion on machines, or at moments, that take more than three seconds for fairseq itself."""
+        ours, of_fairseq = map(float, run(program, "--user-dir", "kosmos_plugin", path=installed)[0].split())
+        return ours <= 0.050 * max(1, of_fairseq / 3)
+
     # One undisturbed run in five is enough: other processes only add to it.
-    assert any(float(run(program, "--user-dir", "kosmos_plugin", path=installed)[0]) <= 0.050 for _ in range(5))
+    assert any(is_cheap() for _ in range(5))
 
 
 @pytest.mark.parametrize(
