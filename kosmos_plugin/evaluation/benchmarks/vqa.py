@@ -24,6 +24,7 @@ has 16 tokens (as in lmms-eval). Nothing is cut from it: "red Question: …" is 
 that most people gave, the first of several.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,16 @@ class VisualQuestionAnswering(Benchmark):
     shots = (0, 2, 4, 8)
     few_shot = True
 
+    def items(self) -> list[Question]:
+        return self._read(self.split)
+
+    def training_items(self) -> list[Question]:
+        return self._read("train")
+
+    @abstractmethod
+    def _read(self, split: str) -> list[Question]:
+        """The questions of a split."""
+
     def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
         before = [segment for shown in demonstrations for segment in shown.demonstration]
         return Generate((*before, *item.prompt), max_new_tokens=MAX_NEW_TOKENS)
@@ -87,12 +98,6 @@ class VqaV2(VisualQuestionAnswering):
         splits = [self.split, self._submitted_split, *(["train"] if few_shot else [])]
         needed = [name for split in splits for name in (_questions(split), *_annotations(split), _images(split))]
         return list(dict.fromkeys(needed))
-
-    def items(self) -> list[Question]:
-        return self._read(self.split)
-
-    def training_items(self) -> list[Question]:
-        return self._read("train")
 
     def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
         answered = _submitted(items, answers)
@@ -155,12 +160,6 @@ class VizWiz(VisualQuestionAnswering):
     def files(self, few_shot: bool) -> list[str]:
         splits = [self.split, "train"] if few_shot else [self.split]
         return [name for split in splits for name in (f"Annotations/{split}.json", split)]
-
-    def items(self) -> list[Question]:
-        return self._read(self.split)
-
-    def training_items(self) -> list[Question]:
-        return self._read("train")
 
     def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
         answered = _submitted(items, answers)
