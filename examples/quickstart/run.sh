@@ -3,7 +3,7 @@
 #
 #     bash examples/quickstart/run.sh [OUT]
 #
-# It needs `pip install kosmos-plugin[fairseq,quickstart]` and about a quarter of an hour on two CPU cores. Run again,
+# It needs `pip install kosmos-plugin[fairseq,quickstart]` and about twenty minutes on two CPU cores. Run again,
 # it goes on where it was stopped.
 set -euo pipefail
 

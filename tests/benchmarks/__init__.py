@@ -13,11 +13,11 @@ BENCHMARKS = {
     "evaluation": "items a second of each type of benchmark, in batches beside one by one",
     "loader": "images a second beside bare decoding and webdataset, resuming, cores for each GPU",
     "packing": "share of positions filled on the caption and interleaved streams",
-    "growth": "time and memory of an update against lengths, images, rows and words",
     "full_size_gpu": "kosmos_1 on one GPU: tokens a second, MFU",
 }
 # Not run unless named: variants, the model's behaviour, which no change of speed should move, and what takes long.
 LONG = {
+    "growth": "time and memory of an update against lengths, images, rows and words",
     "training_speed_frozen_clip": "captions beside stock whose CLIP is off the graph",
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",

@@ -49,15 +49,15 @@ class Measure:
 
 
 def measures(data: Path) -> list[Measure]:
-    """On a CPU as little as shows the matter: a row of text, half a row of captions, of the streams a row and 2/5."""
+    """On a CPU as little as shows the matter: a row of text, half a row of captions, and as much of each stream."""
     gpu = torch.cuda.is_available()
     vision, geometry = "--vision-model ViT-B-32", preset_options("kosmos_base")
     captions = Work(data, "kosmos_base", vision, captions=(4, 2048) if gpu else (1, 1024))
     text = Work(data, "kosmos_base", "--vision-encoder none", text=(4 if gpu else 1, 2048))
     # The paper's ratio of the streams' tokens, 5 : 5 : 2.
-    text_and_captions, interleaved = ((5, 2048), (2, 2048)) if gpu else ((1, 2048), (1, 819))
+    text_and_captions, interleaved = ((5, 2048), (2, 2048)) if gpu else ((1, 1024), (1, 410))
     streams = {"text": text_and_captions, "captions": text_and_captions, "interleaved": interleaved}
-    half = "" if gpu else " --decoder-layers 6"  # a turn of all twelve takes a minute and a half
+    half = "" if gpu else " --decoder-layers 6"
     mixed = Work(data, "kosmos_2", f"{geometry} {vision}{half}", **streams)
     transformers = arithmetic.TRANSFORMERS_ON_GPU if gpu else arithmetic.TRANSFORMERS
     fast, faster = (2.0, 2.5) if gpu else (1.5, 1.5)
