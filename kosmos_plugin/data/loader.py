@@ -133,6 +133,11 @@ class EpochIterator(EpochBatchIterating):
     def iterations_in_epoch(self) -> int:
         return self._iterator.n if self._iterator is not None else self._resume_at * self.micro_batches.update_freq
 
+    @property
+    def updates_done(self) -> int:
+        """Updates consumed since the beginning of the training's data."""
+        return (self.epoch - 1) * self.updates + self.iterations_in_epoch // self.micro_batches.update_freq
+
     def state_dict(self) -> dict:
         """fairseq's keys; `updates_in_epoch` alone is what the position is restored from."""
         ended = self._iterator is not None and self.end_of_epoch()

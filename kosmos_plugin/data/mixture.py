@@ -83,6 +83,11 @@ class Stream:
         """Updates until as many sequences were drawn as the corpora have."""
         return -(-int(self.sizes.sum()) // self.config.sequences_per_update)
 
+    def epochs(self, updates: int) -> dict[str, float]:
+        """Corpus → how often the first `updates` updates have gone through it."""
+        draws = updates * self.config.sequences_per_update * self.interleaving.shares if self.corpora else []
+        return {name: float(n / size) for name, n, size in zip(self.names, draws, self.sizes, strict=True)}
+
     def draws(self, update: int) -> list[tuple[int, int]]:
         """The (corpus, number of its document) of the stream's sequences in `update`, in order."""
         begin = update * self.config.sequences_per_update

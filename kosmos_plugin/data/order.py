@@ -63,6 +63,7 @@ class Interleaving:
         counts[counts == 0] = 1  # the smallest of corpora has its turn, at the largest one's expense
         counts[np.argmax(counts)] -= int(counts.sum()) - BLOCK
         self.counts = counts
+        self.shares = counts / BLOCK
         self.seed = seed
 
     def __call__(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:

@@ -60,6 +60,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.sample_format = SampleFormat(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
         self.skips = SkipCounter(cfg.max_skipped_rate)
         self.needs_pretrained_weights = True
+        self.training_batches: EpochIterator | None = None
 
     @classmethod
     def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs) -> "KosmosMultimodalTask":
@@ -134,7 +135,10 @@ class KosmosMultimodalTask(FairseqTask):
         micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
         if training:
             micro_batches.check_fit(max_sentences, max_tokens)
-        return EpochIterator(micro_batches, len(dataset), num_workers, epoch, endless=training)
+        batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, endless=training)
+        if training:
+            self.training_batches = batches
+        return batches
 
     def eval_lm_dataloader(
         self, dataset: Mixture, num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs
@@ -148,3 +152,9 @@ class KosmosMultimodalTask(FairseqTask):
         super().reduce_metrics(logging_outputs, criterion)
         if self.skips.skipped:
             metrics.log_scalar("skipped", self.skips.skipped, weight=0, round=0, priority=1600)
+        if criterion.training and self.training_batches is not None:
+            updates = self.training_batches.updates_done
+            for stream in self.dataset("train").streams:
+                for corpus, epochs in stream.epochs(updates).items():
+                    name = f"epochs_{stream.config.name}_{corpus}"
+                    metrics.log_scalar(name, epochs, weight=0, round=3, priority=1700)

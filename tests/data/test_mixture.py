@@ -107,7 +107,10 @@ def test_weights_of_corpora(data, tmp_path, weights):
     for begin in range(0, 11_000, 500):
         window = sum(corpus == 0 for corpus, _ in draws[begin : begin + 1000])
         assert abs(window - 1000 * share) < 6 * np.sqrt(1000 * share * (1 - share))
+    epochs = stream.epochs(20)
     for corpus, size in ((0, 20), (1, 40)):
+        drawn = sum(c == corpus for c, _ in draws)
+        assert abs(epochs["ab"[corpus]] - drawn / size) < 0.01 * drawn / size
         own = [document for c, document in draws if c == corpus]
         for begin in range(0, len(own) - size, size):
             assert sorted(own[begin : begin + size]) == list(range(size))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq_cli import eval_lm, train, validate
 
@@ -55,6 +56,18 @@ def test_losses_of_all_streams_are_logged(trained):
         assert float(line[f"{prefix}loss"]) == pytest.approx(6.3, abs=1.0), "an untrained model guesses"
     assert float(inner[1]["targets_per_second"]) > 0
     assert float(inner[1]["images_per_second"]) > 0
+
+
+def test_epochs_of_each_corpus_are_logged(trained):
+    data, _, log = trained
+    inner = [json.loads(line[line.index("{") :]) for line in log.splitlines() if '"epoch": 1, "update"' in line]
+    config = yaml.safe_load(data.read_text())
+    for name, stream in config["streams"].items():
+        (corpus,) = stream["corpora"]
+        one, two = (float(line[f"epochs_{name}_{corpus['name']}"]) for line in inner)
+        assert two == pytest.approx(2 * one, abs=0.002)
+        assert 0 < one < 1
+    assert not [line for line in log.splitlines() if "valid_epochs" in line]
 
 
 def test_the_checkpoint_holds_plain_data_alone(trained):
