@@ -10,14 +10,10 @@ from collections.abc import Callable, Iterable
 
 def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
     """Run a command; what a user got wrong ends it with one line on standard error and exit status 2."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
-    logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
-    logging.disable(logging.INFO)  # fairseq talks while it is imported
     try:
-        import kosmos_plugin  # noqa: F401
+        import_quietly()
     except ImportError as error:  # without fairseq it says what to install
         sys.exit(f"error: {error}")
-    logging.disable(logging.NOTSET)
     from kosmos_plugin.errors import UserError
 
     try:
@@ -29,6 +25,17 @@ def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str
     except BrokenPipeError:  # `| head` has read enough; what is left must not be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def import_quietly() -> None:
+    """Import the plugin, and with it fairseq, without the messages that they have then."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
+    logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
+    logging.disable(logging.INFO)  # fairseq talks while it is imported
+    import kosmos_plugin  # noqa: F401
+
+    logging.getLogger().setLevel(logging.WARNING)  # fairseq lowers it
+    logging.disable(logging.NOTSET)
 
 
 def require_positive(args: argparse.Namespace, names: Iterable[str]) -> None:

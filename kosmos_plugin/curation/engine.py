@@ -1,0 +1,164 @@
+"""Runs the stages of a command on datatrove, so that a run that was stopped goes on where it was.
+
+    OUT/…                 what the command makes
+    OUT/report.json       what came in, what was dropped and why, what is there; written last
+    OUT/work/plan.json    what the run was asked for: run again, it must be the same
+    OUT/work/STAGE/       datatrove's own folder of a stage: a mark and the counts of each finished task, its messages
+    OUT/work/parts/…      what one stage leaves to the next; removed at the end
+
+A finished task is not done again; one that was stopped writes its files anew. A task depends on its number and the plan
+alone, so what a run makes is the same, byte for byte, however often it was stopped and however many workers it had.
+
+Stages are datatrove pipelines: on Slurm or Ray give `Stage.steps` and `Stage.tasks` to its other executors.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from tqdm import tqdm
+
+from kosmos_plugin.curation.inputs import InputFile
+from kosmos_plugin.curation.report import Report, read_counts
+from kosmos_plugin.errors import UserError
+
+PARTS = "parts"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A datatrove pipeline and the number of tasks it is cut into. Its name says what it does: "read pages"."""
+
+    name: str
+    steps: Sequence[PipelineStep]
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command's run: its name, what it was asked for, and its folder."""
+
+    command: str
+    options: object  # a dataclass
+    inputs: Sequence[InputFile]
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work"
+
+    @property
+    def parts(self) -> Path:
+        """Where a stage leaves what the next one reads."""
+        return self.work / PARTS
+
+    @property
+    def report_file(self) -> Path:
+        return self.out / "report.json"
+
+    def begin(self) -> None:
+        """Write the plan; UserError if the folder belongs to another one."""
+        plan = {
+            "command": self.command,
+            "options": dataclasses.asdict(self.options),
+            "inputs": [dataclasses.asdict(file) for file in self.inputs],
+        }
+        plan = json.loads(json.dumps(plan))
+        file = self.work / "plan.json"
+        if file.is_file():
+            previous = json.loads(file.read_text(encoding="utf-8"))
+            if previous != plan:
+                raise UserError(
+                    f"{self.out} holds another run ({_difference(previous, plan)}). Give another folder with --out, or "
+                    "remove this one."
+                )
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise UserError(f"{self.out} has files of something else. Give another folder with --out.")
+        else:
+            self.work.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(plan, indent=2))
+
+
+def _difference(previous: dict, plan: dict) -> str:
+    if previous["command"] != plan["command"]:
+        return f"of kosmos-prepare {previous['command']}"
+    for name, value in plan["options"].items():
+        if previous["options"].get(name) != value:
+            return f"--{name.replace('_', '-')} was {previous['options'].get(name)}"
+    return "its input files were others"
+
+
+def run_stages(run: Run, stages: Sequence[Stage], workers: int) -> Report:
+    """Run what is not done yet of `stages`, `workers` tasks at a time, and write the report."""
+    if not run.report_file.is_file():
+        for number, stage in enumerate(stages):
+            _run_stage(stage, run.work / _folder(number, stage), workers)
+        report = Report(run.command, read_counts(run.work / _folder(i, stage) for i, stage in enumerate(stages)))
+        write_atomically(run.report_file, report.as_json())
+    shutil.rmtree(run.parts, ignore_errors=True)
+    return Report.read(run.report_file)
+
+
+def _folder(number: int, stage: Stage) -> str:
+    return f"{number + 1}-{stage.name.replace(' ', '-')}"
+
+
+def _run_stage(stage: Stage, folder: Path, workers: int) -> None:
+    executor = _Executor(list(stage.steps), stage.tasks, min(workers, stage.tasks), logging_dir=str(folder))
+    unfinished = executor.get_incomplete_ranks()
+    bar = tqdm(total=stage.tasks, initial=stage.tasks - len(unfinished), desc=f"{stage.name:<22}", unit="task")
+    with bar, contextlib.closing(executor.finish(unfinished)) as finished:
+        try:
+            for _ in finished:
+                bar.update()
+        except BrokenProcessPool:
+            raise UserError(
+                f"A process was killed while it did {stage.name!r}, most often for want of memory. Run the command "
+                "again, with fewer --workers: it goes on where it was."
+            ) from None
+
+
+class _Executor(LocalPipelineExecutor):
+    """datatrove's local one, on concurrent.futures: its own pool waits for ever for a process that was killed."""
+
+    def finish(self, ranks: Sequence[int]) -> Iterator[int]:
+        """Run the tasks; yields the number of each as it ends."""
+        if self.workers == 1:
+            for rank in ranks:
+                copy.deepcopy(self)._run_for_rank(rank)
+                yield rank
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["kosmos_plugin.curation.worker"])
+        with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+            tasks = {pool.submit(self._run_for_rank, rank): rank for rank in ranks}
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+                    yield tasks[task]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> None:
+        """What datatrove says goes into the task's file alone."""
+        with contextlib.redirect_stderr(io.StringIO()):
+            super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A file that is either whole or not there."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

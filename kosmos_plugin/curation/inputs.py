@@ -1,0 +1,81 @@
+"""Input files, here or on any storage that fsspec knows (s3://, https://, …): which they are, and their bytes."""
+
+import contextlib
+import glob
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import braceexpand
+import fsspec
+import pyarrow
+from fsspec.implementations.local import LocalFileSystem
+
+from kosmos_plugin.errors import UserError
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file as a pattern named it, and its size in bytes (None where the storage does not tell)."""
+
+    path: str
+    size: int | None
+
+    @property
+    def format(self) -> str:
+        """The ending of its name without that of the compression: `jsonl` of `part-00.JSONL.gz`."""
+        name = os.path.basename(self.path).lower()
+        for compression in (".gz", ".zst", ".bz2", ".xz"):
+            name = name.removesuffix(compression)
+        return name.rpartition(".")[2] if "." in name else ""
+
+
+def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
+    """The files that the patterns (braces and wildcards) name, in their order; UserError for a pattern without any.
+
+    A folder stands for the files in it and in its folders.
+    """
+    found: dict[str, InputFile] = {}
+    for pattern in patterns:
+        names = [file for name in braceexpand.braceexpand(pattern) for file in _matches(name)]
+        if not names:
+            raise UserError(f"There is no input {pattern}.")
+        found |= {file.path: file for file in names}
+    if not found:
+        raise UserError("Give at least one input file, folder or pattern.")
+    return list(found.values())
+
+
+def _matches(name: str) -> list[InputFile]:
+    filesystem, path = fsspec.core.url_to_fs(name)
+    try:
+        if filesystem.isdir(path):
+            details = filesystem.find(path, detail=True)
+        elif filesystem.isfile(path):
+            details = {path: filesystem.info(path)}
+        elif glob.has_magic(path):
+            details = {p: about for p, about in filesystem.glob(path, detail=True).items() if about["type"] == "file"}
+        else:
+            details = {}
+    except (OSError, ImportError, ValueError) as error:
+        raise UserError(f"Cannot read the input {name}: {error}") from None
+    is_local = isinstance(filesystem, LocalFileSystem)
+    return [
+        InputFile(path if is_local else filesystem.unstrip_protocol(path), about.get("size"))
+        for path, about in sorted(details.items())
+        if not os.path.basename(path).startswith(".")
+    ]
+
+
+@contextlib.contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed if its name ends in .gz, .zst, .bz2 or .xz."""
+    if path.lower().endswith(".zst"):
+        # fsspec's reader stops at the end of the first frame, and is silent where one is cut short.
+        with fsspec.open(path, "rb") as file, pyarrow.CompressedInputStream(file, "zstd") as frames:
+            yield io.BufferedReader(frames)
+    else:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            yield file

@@ -1,0 +1,130 @@
+"""Texts of any form → documents: JSON lines, Parquet, The Pile's JSON lines, plain text; each may be compressed."""
+
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from datatrove.data import Document
+from loguru import logger
+
+from kosmos_plugin.curation.inputs import InputFile, open_input
+from kosmos_plugin.curation.steps import Reader
+from kosmos_plugin.errors import UserError
+
+FORMATS = ("jsonl", "json", "ndjson", "parquet", "txt")
+# Of The Pile's records: {"text": …, "meta": {"pile_set_name": "Pile-CC"}}.
+PILE_SUBSET = "pile_set_name"
+# A line of JSON, or a plain text, that is longer is no document but a mistake, or meant to fill the memory.
+MAX_BYTES = 64 * 1024 * 1024
+# What the readers of compressed and of Parquet files raise when one is broken (zstandard's and pyarrow's are
+# RuntimeErrors and ValueErrors).
+BROKEN = (EOFError, OSError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
+
+
+def check_text_inputs(files: list[InputFile]) -> None:
+    """UserError for a file whose name says that it holds something else."""
+    for file in files:
+        if file.format not in FORMATS:
+            raise UserError(
+                f"{file.path}: cannot tell its format. Text is read from {', '.join(FORMATS)}, as they are or "
+                "compressed (.gz, .zst, .bz2, .xz)."
+            )
+
+
+class ReadTexts(Reader):
+    """The documents of text files, in their order.
+
+    JSON lines and Parquet: `text_key` is the text, all else metadata. Plain text: a file is one document, or with
+    `separator` what stands between lines that are just that ("" for empty lines).
+    """
+
+    name = "texts"
+
+    def __init__(self, files: list[InputFile], text_key: str = "text", separator: str | None = None):
+        super().__init__(files)
+        self.text_key = text_key
+        self.separator = separator
+
+    def read(self, file: InputFile) -> Iterator[Document]:
+        self.count("read", "files")
+        name = file.path.rpartition("/")[2]
+        for number, (text, metadata) in enumerate(self._texts(file)):
+            self.count("read", "documents")
+            if problem := problem_of(text):
+                self.count("dropped", problem)
+            else:
+                yield Document(text, f"{name}/{number}", metadata=metadata)
+
+    def _texts(self, file: InputFile) -> Iterator[tuple[object, dict]]:
+        """(text, metadata) of each record; what is no text is left to the caller."""
+        records = {"parquet": self._parquet, "txt": self._plain}.get(file.format, self._json_lines)
+        try:
+            with open_input(file.path) as stream:
+                yield from records(stream)
+        except BROKEN as error:  # a file that was cut, in transfer or by a full disk
+            self.count("left out", "the rest of files that are cut short or broken")
+            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+
+    def _json_lines(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
+        while line := stream.readline(MAX_BYTES):
+            if len(line) == MAX_BYTES:
+                while not line.endswith(b"\n") and (line := stream.readline(MAX_BYTES)):
+                    pass
+                yield None, {}
+            elif not line.isspace():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                yield self._text_and_metadata(record)
+
+    def _parquet(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
+        from pyarrow import parquet
+
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=256):
+            yield from map(self._text_and_metadata, batch.to_pylist())
+
+    def _text_and_metadata(self, record: object) -> tuple[object, dict]:
+        if not isinstance(record, dict):
+            return None, {}
+        return record.get(self.text_key), {key: value for key, value in record.items() if key != self.text_key}
+
+    def _plain(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
+        lines: list[bytes] = []
+        size = 0
+        while line := stream.readline(MAX_BYTES):
+            if self.separator is not None and line.rstrip(b"\r\n").decode("utf-8", "replace") == self.separator:
+                yield from self._joined(lines, size)
+                lines, size = [], 0
+                continue
+            size += len(line)
+            if size <= MAX_BYTES:
+                lines.append(line)
+        yield from self._joined(lines, size)
+
+    @staticmethod
+    def _joined(lines: list[bytes], size: int) -> Iterator[tuple[object, dict]]:
+        if size > MAX_BYTES:
+            yield None, {}
+        elif text := b"".join(lines).strip():
+            try:
+                yield text.decode("utf-8"), {}
+            except UnicodeDecodeError:
+                yield None, {}
+
+
+def problem_of(text: object) -> str | None:
+    """Why a value is no text to train on, or None."""
+    if not isinstance(text, str):
+        return "no text, broken or not UTF-8"
+    if not text.strip():
+        return "empty text"
+    if "\0" in text:
+        return "NUL bytes"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell it: "\ud83d"
+        return "half a surrogate pair"
+    return None

@@ -1,0 +1,66 @@
+"""A run that is killed and given again: the same bytes, and nothing finished is done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fairseq_cli_ext import prepare
+from kosmos_plugin.errors import UserError
+from tests import tiny
+from tests.curation.killing import digests, finish, kill_when
+from tests.curation.test_text import json_lines, sentences
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """Of `text` with eight files, one of them with a copy of another's documents."""
+    folder = tmp_path_factory.mktemp("texts")
+    tiny.write_vocabulary(folder / "vocabulary")
+    for part in range(8):
+        (folder / f"{part}.jsonl").write_bytes(json_lines(sentences(400, part % 7)))
+    return ["text", str(folder / "*.jsonl"), "--vocabulary", str(folder / "vocabulary"), "--valid-share", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(arguments, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    finish(*arguments, "--out", out, "--workers", 2)
+    return out
+
+
+@pytest.mark.parametrize("stage", ["1-read-texts", "2-sign-documents", "3-compare-signatures", "5-binarise-texts"])
+def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
+    out = tmp_path / "out"
+    finished = out / "work" / stage / "completions"
+    kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *arguments, "--out", out, "--workers", 1)
+    assert not (out / "report.json").exists()
+    done = {path: path.stat().st_mtime_ns for path in (out / "work").glob("*/completions/*")}
+    assert done
+    finish(*arguments, "--out", out, "--workers", 2)
+    assert digests(out) == digests(uninterrupted)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert not (out / "work" / "parts").exists()
+
+
+def test_a_finished_run_is_not_done_again(arguments, uninterrupted, capsys):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
+    prepare.run([*arguments, "--out", str(uninterrupted)])
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()} == before
+    counts = json.loads((uninterrupted / "report.json").read_text())["counts"]
+    assert f"{counts['kept']['train: tokens']:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (["--min-words", "3"], "--min-words was 1"),
+        (["--evaluation", __file__], "--evaluation was"),
+        ([__file__.replace(".py", ".*")], "input files"),
+    ],
+)
+def test_another_run_does_not_mix_with_it(arguments, uninterrupted, change, named):
+    inputs, options = (change, []) if named == "input files" else ([], change)
+    with pytest.raises(UserError, match="holds another run") as raised:
+        prepare.run([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])
+    assert named in str(raised.value)
