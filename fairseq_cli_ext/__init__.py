@@ -34,7 +34,6 @@ def import_quietly() -> None:
     logging.disable(logging.INFO)  # fairseq talks while it is imported
     import kosmos_plugin  # noqa: F401
 
-    logging.getLogger().setLevel(logging.WARNING)  # fairseq lowers it
     logging.disable(logging.NOTSET)
 
 

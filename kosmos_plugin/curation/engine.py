@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -35,6 +36,10 @@ from kosmos_plugin.curation.report import Report, read_counts
 from kosmos_plugin.errors import UserError
 
 PARTS = "parts"
+
+# Importing fairseq turns on all that libraries have to say.
+for _library in ("asyncio", "fsspec"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

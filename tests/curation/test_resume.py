@@ -29,7 +29,15 @@ def uninterrupted(arguments, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("stage", ["1-read-texts", "2-sign-documents", "3-compare-signatures", "5-binarise-texts"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "1-read-texts",
+        pytest.param("2-sign-documents", marks=pytest.mark.slow),
+        pytest.param("3-compare-signatures", marks=pytest.mark.slow),
+        "5-binarise-texts",
+    ],
+)
 def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
     out = tmp_path / "out"
     finished = out / "work" / stage / "completions"
