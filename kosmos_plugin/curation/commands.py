@@ -44,5 +44,20 @@ def _module(name: str) -> ModuleType:
 
 COMMANDS = {
     "text": Command("JSON lines, Parquet, plain text → binarised text", "text", "TextOptions", "text_stages"),
+    "captions": Command(
+        "image–caption pairs → shards; img2dataset's tars in place", "captions", "CaptionOptions", "caption_stages"
+    ),
+    "pages": Command(
+        "web pages → shards of text with images in reading order", "web_pages.pages", "PageOptions", "page_stages"
+    ),
+    "index": Command("an index beside each tar", "index_shards", "IndexOptions", "index_stages"),
+    "check": Command("are tars' records documents, do images decode?", "check", "CheckOptions", "check_stages"),
+    "instructions": Command(
+        "Unnatural Instructions, FLAN, JSON lines → shards", "instructions", "InstructionOptions", "instruction_stages"
+    ),
+    "tokenizer": Command("text → a SentencePiece vocabulary", "tokenizer", "TokenizerOptions", "tokenizer_stages"),
 }
-TOOLS: dict[str, Tool] = {}
+TOOLS: dict[str, Tool] = {
+    "stats": Tool("what is in the corpora of a data YAML, in numbers and plots", "statistics"),
+    "show": Tool("random documents as the model sees them, as a page", "show"),
+}

@@ -146,7 +146,7 @@ class _Executor(LocalPipelineExecutor):
                 yield rank
             return
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kosmos_plugin.curation.worker"])
+        context.set_forkserver_preload(["fairseq_cli_ext.worker"])
         with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
             tasks = {pool.submit(self._run_for_rank, rank): rank for rank in ranks}
             try:

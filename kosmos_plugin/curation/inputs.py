@@ -13,6 +13,7 @@ import fsspec
 import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
+from kosmos_plugin.data.shards import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
 
@@ -35,7 +36,7 @@ class InputFile:
 def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
     """The files that the patterns (braces and wildcards) name, in their order; UserError for a pattern without any.
 
-    A folder stands for the files in it and in its folders.
+    A folder stands for the files in it and in its folders; indexes beside tars, which this package writes, are none.
     """
     found: dict[str, InputFile] = {}
     for pattern in patterns:
@@ -65,7 +66,7 @@ def _matches(name: str) -> list[InputFile]:
     return [
         InputFile(path if is_local else filesystem.unstrip_protocol(path), about.get("size"))
         for path, about in sorted(details.items())
-        if not os.path.basename(path).startswith(".")
+        if not os.path.basename(path).startswith(".") and INDEX_SUFFIX not in path
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -20,7 +21,7 @@ PILE_SUBSET = "pile_set_name"
 MAX_BYTES = 64 * 1024 * 1024
 # What the readers of compressed and of Parquet files raise when one is broken (zstandard's and pyarrow's are
 # RuntimeErrors and ValueErrors).
-BROKEN = (EOFError, OSError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
+BROKEN = (EOFError, OSError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def check_text_inputs(files: list[InputFile]) -> None:
@@ -78,18 +79,21 @@ class ReadTexts(Reader):
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     record = None
-                yield self._text_and_metadata(record)
+                yield from self.texts_of(record)
 
     def _parquet(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
         from pyarrow import parquet
 
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=256):
-            yield from map(self._text_and_metadata, batch.to_pylist())
+            for record in batch.to_pylist():
+                yield from self.texts_of(record)
 
-    def _text_and_metadata(self, record: object) -> tuple[object, dict]:
+    def texts_of(self, record: object) -> Iterator[tuple[object, dict]]:
+        """(text, metadata) of each text that a record of JSON or Parquet holds, which is one; what is none is None."""
         if not isinstance(record, dict):
-            return None, {}
-        return record.get(self.text_key), {key: value for key, value in record.items() if key != self.text_key}
+            yield None, {}
+        else:
+            yield record.get(self.text_key), {key: value for key, value in record.items() if key != self.text_key}
 
     def _plain(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
         lines: list[bytes] = []

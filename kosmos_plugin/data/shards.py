@@ -9,11 +9,13 @@ The JSON of an interleaved record is {"segments": [{"text": "…"}, {"image": 0}
 "counted": false is read by the model but is no target of the loss.
 
 `SHARD.tar.index.npz` holds, for the records of SHARD.tar, where each member's bytes are. It is written on first use.
+One that lists chosen records alone (kosmos-prepare captions) is kept until it is made anew by what has chosen them.
 """
 
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -21,7 +23,7 @@ import struct
 import tarfile
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,10 @@ from kosmos_plugin.errors import UserError
 
 INDEX_SUFFIX = ".index.npz"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+class BrokenShard(UserError):
+    """A file that is no tar, or not a whole one."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +138,22 @@ def _opened(path: str) -> Iterator[int]:
         os.close(file)
 
 
-def build_index(tar: str | Path) -> Path:
-    """Write `tar`'s index beside it (atomically) and return its path. UserError if the tar is cut short."""
+def build_index(tar: str | Path, keep: Callable[[Record], bool] | None = None, selection: str = "") -> Path:
+    """Write `tar`'s index beside it (atomically) and return its path. BrokenShard if the tar is cut short.
+
+    With `keep` it lists the records of which that is true; `selection`, if any, says what they were chosen by.
+    """
     tar = Path(tar)
     keys, starts, extensions, offsets, sizes = [], [], [], [], []
-    for key, extension, offset, size in _tar_members(tar):
-        if not keys or keys[-1] != key:
-            keys.append(key)
-            starts.append(len(offsets))
-        extensions.append(extension)
-        offsets.append(offset)
-        sizes.append(size)
+    for record in tar_records(tar):
+        if keep is not None and not keep(record):
+            continue
+        keys.append(record.key)
+        starts.append(len(offsets))
+        for extension, (offset, size) in record.members.items():
+            extensions.append(extension)
+            offsets.append(offset)
+            sizes.append(size)
     starts.append(len(offsets))
     buffer = io.BytesIO()
     np.savez(
@@ -153,6 +164,7 @@ def build_index(tar: str | Path) -> Path:
         extensions=np.array(extensions, dtype=np.str_),
         offsets=np.array(offsets, dtype=np.int64),
         sizes=np.array(sizes, dtype=np.int64),
+        **({"selection": np.array(selection)} if selection else {}),
     )
     index = Path(f"{tar}{INDEX_SUFFIX}")
     temporary = Path(f"{index}.{uuid.uuid4().hex}.tmp")  # processes of two machines may have one id
@@ -164,11 +176,29 @@ def build_index(tar: str | Path) -> Path:
     return index
 
 
+def selection_of(tar: str | Path) -> str | None:
+    """What the records in `tar`'s index were chosen by; None if it lists all of them, is missing or is broken."""
+    try:
+        with zipfile.ZipFile(f"{tar}{INDEX_SUFFIX}") as arrays, arrays.open("selection.npy") as file:
+            return str(np.lib.format.read_array(file))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def tar_records(tar: str | Path) -> Iterator[Record]:
+    """The records of `tar` in their order, by its headers alone. Ends in BrokenShard if it is cut short or no tar."""
+    for key, members in itertools.groupby(_tar_members(Path(tar)), key=lambda member: member[0]):
+        yield Record(str(tar), key, {extension: (offset, size) for _, extension, offset, size in members})
+
+
 def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
     """(key, extension, offset, size) of each file in `tar`, reading its headers alone."""
     try:
         with tarfile.open(tar, "r:") as archive:
-            for member in archive:
+            for member in iter(archive.next, None):
+                archive.members.clear()  # or it would keep them all
+                if member.size < 0:  # a header can say so, and tarfile would go round in circles
+                    raise tarfile.ReadError(f"a member of {member.size:,} bytes")
                 if not member.isfile():
                     continue
                 folder, _, name = member.name.rpartition("/")
@@ -177,11 +207,11 @@ def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
                     continue
                 yield f"{folder}/{stem}" if folder else stem, extension.lower(), member.offset_data, member.size
             end = archive.offset
-    except tarfile.TarError as error:
-        raise UserError(f"{tar} is cut short or is no tar file ({error}); fetch it again.") from None
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # headers can say anything
+        raise BrokenShard(f"{tar} is cut short or is no tar file ({error}); fetch it again.") from None
     # A whole tar ends in two blocks of zeros; tarfile itself is silent when they are missing, and at a broken header.
     if read_bytes(str(tar), end, 1024) != bytes(1024):
-        raise UserError(f"{tar} is cut short or broken at byte {end:,}; fetch it again.")
+        raise BrokenShard(f"{tar} is cut short or broken at byte {end:,}; fetch it again.")
 
 
 @functools.cache
@@ -192,12 +222,22 @@ def open_index(tar: str) -> ShardIndex:
     index = f"{tar}{INDEX_SUFFIX}"
     # A tar written anew often has the same size: tars are padded to multiples of 10,240 bytes.
     if not os.path.isfile(index) or os.path.getmtime(index) < os.path.getmtime(tar):
-        build_index(tar)
+        _index_anew(tar)
     try:
         return ShardIndex(tar, index)
     except (ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile):  # of another size, or no index at all
-        build_index(tar)
+        _index_anew(tar)
         return ShardIndex(tar, index)
+
+
+def _index_anew(tar: str) -> None:
+    """Build the index of all records; UserError if that would undo a selection."""
+    if selection_of(tar) is not None:
+        raise UserError(
+            f"The shard {tar} has changed since kosmos-prepare captions filtered it. Prepare it again, with another "
+            f"--out, or remove {tar}{INDEX_SUFFIX} to use all of its records."
+        )
+    build_index(tar)
 
 
 def caption_document(record: Record) -> Document:

@@ -12,15 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kosmos_plugin.data.documents import BrokenRecord, Image, Text
 from kosmos_plugin.data.shards import (
     INDEX_SUFFIX,
+    BrokenShard,
     ShardedDocuments,
     build_index,
     caption_document,
     interleaved_document,
     open_index,
+    selection_of,
+    tar_records,
 )
 from kosmos_plugin.errors import UserError
 from tests import tiny
@@ -316,6 +321,67 @@ def test_index_cannot_be_written(tmp_path):
         captions(tmp_path / "0.tar")
 
 
+# ---- indexes of chosen records
+
+
+def choose(path, keys, selection="chosen by hand"):
+    build_index(path, lambda record: record.key in keys, selection)
+
+
+def test_index_of_chosen_records(tmp_path):
+    caption_tar(tmp_path / "0.tar")
+    choose(tmp_path / "0.tar", {"1", "4"})
+    documents = captions(tmp_path / "0.tar")
+    assert [content(documents[i])[1] for i in range(len(documents))] == ["dog 1", "dog 4"]
+    assert selection_of(tmp_path / "0.tar") == "chosen by hand"
+    choose(tmp_path / "0.tar", {})
+    open_index.cache_clear()
+    assert len(captions(tmp_path / "0.tar")) == 0
+
+
+def test_records_are_chosen_by_what_is_in_them(tmp_path):
+    caption_tar(tmp_path / "0.tar")
+    build_index(tmp_path / "0.tar", lambda record: record.read("txt") != b"dog 2", "not dog 2")
+    assert [captions(tmp_path / "0.tar")[i].id for i in range(4)] == ["0.tar/0", "0.tar/1", "0.tar/3", "0.tar/4"]
+
+
+def test_index_of_all_records_has_no_selection(tmp_path):
+    caption_tar(tmp_path / "0.tar")
+    assert selection_of(tmp_path / "0.tar") is None
+    build_index(tmp_path / "0.tar")
+    assert selection_of(tmp_path / "0.tar") is None
+    (tmp_path / f"0.tar{INDEX_SUFFIX}").write_bytes(b"no index")
+    assert selection_of(tmp_path / "0.tar") is None
+
+
+@pytest.mark.parametrize("count", [5, 9], ids=["newer", "of another size"])
+def test_a_selection_is_not_replaced_by_all_records(tmp_path, count):
+    caption_tar(tmp_path / "0.tar")
+    choose(tmp_path / "0.tar", {"1"})
+    index = tmp_path / f"0.tar{INDEX_SUFFIX}"
+    before = index.read_bytes()
+    caption_tar(tmp_path / "0.tar", count, "cat")
+    if count == 5:
+        os.utime(index, (1_000_000_000, 1_000_000_000))
+    else:
+        os.utime(tmp_path / "0.tar", (1_000_000_000, 1_000_000_000))
+    with pytest.raises(
+        UserError, match=r"0\.tar has changed since kosmos-prepare captions filtered it. Prepare it again"
+    ):
+        open_index(str(tmp_path / "0.tar"))
+    assert index.read_bytes() == before
+    choose(tmp_path / "0.tar", {"1"})
+    assert content(captions(tmp_path / "0.tar")[0])[1] == "cat 1"
+
+
+def test_records_of_a_tar(tmp_path):
+    members = [("a.jpg", b"1"), ("a.txt", b"22"), ("b.txt", b"3"), ("a.txt", b"again")]
+    tiny.write_tar(tmp_path / "0.tar", members)
+    read = [(r.key, {name: r.read(name) for name in r.members}) for r in tar_records(tmp_path / "0.tar")]
+    assert read == [("a", {"jpg": b"1", "txt": b"22"}), ("b", {"txt": b"3"}), ("a", {"txt": b"again"})]
+    assert not (tmp_path / f"0.tar{INDEX_SUFFIX}").exists()
+
+
 # ---- broken tars
 
 
@@ -377,3 +443,40 @@ def test_compressed_tar(tmp_path):
 def test_missing_tar(tmp_path):
     with pytest.raises(UserError, match=r"gone\.tar does not exist"):
         open_index(str(tmp_path / "gone.tar"))
+
+
+@pytest.mark.parametrize("size", [-512, 2**80])
+def test_header_of_an_absurd_size(tmp_path, size):
+    """tarfile reads sizes of any number of bytes; with one below zero it would read the same header for ever."""
+    caption_tar(tmp_path / "0.tar", 2, size=600)
+    broken = bytearray((tmp_path / "0.tar").read_bytes())
+    header = broken.index(b"1.txt")
+    sign = 0xFF if size < 0 else 0x80
+    broken[header + 124 : header + 136] = bytes([sign]) + size.to_bytes(11, "big", signed=True)
+    broken[header + 148 : header + 156] = b" " * 8
+    checksum = sum(broken[header : header + 512])
+    broken[header + 148 : header + 156] = b"%06o\0 " % checksum
+    (tmp_path / "0.tar").write_bytes(broken)
+    refused(tmp_path / "0.tar")
+
+
+@settings(max_examples=60, deadline=2000)
+@given(st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=4), st.integers(0, 6))
+def test_any_header_gives_records_or_a_broken_shard(tmp_path_factory, changes, block):
+    """With checksums that fit, so that tarfile believes them."""
+    path = tmp_path_factory.mktemp("changed") / "0.tar"
+    tiny.write_tar(path, [("a.jpg", b"1"), (f"{'é' * 120}.txt", b"22"), ("b.txt", b"3")])
+    data = bytearray(path.read_bytes())
+    header = data[512 * block : 512 * (block + 1)]
+    for place, value in changes:
+        header[place] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[512 * block : 512 * (block + 1)] = header
+    path.write_bytes(data)
+    try:
+        records = list(tar_records(path))
+    except BrokenShard as error:
+        assert path.name in str(error)
+    else:
+        assert len(records) <= 3

@@ -1,0 +1,117 @@
+"""HTML → text and images in reading order, without boilerplate: navigation, footers, hidden parts (resiliparse).
+
+resiliparse extracts text alone, so a mark is put in the place of each image, and the text is cut at the marks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+from datatrove.data import Document, Media, MediaType
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+from resiliparse.parse.html import HTMLTree
+
+# Extraction takes time that grows with the square of how deep elements are nested: seconds at 10,000.
+MAX_DEPTH = 500
+# Of Unicode's private characters, which no text has.
+_MARK, _END = "\ue000", "\ue001"
+_TOO_DEEP = " > ".join(["*"] * MAX_DEPTH)
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """An image's address, absolute (http:, https:, file: or data:), and its alternative text."""
+
+    url: str
+    alt: str | None = None
+
+
+def decode_html(data: bytes, charset: str | None = None) -> str:
+    """HTML as text: by the server's `charset`, or what the page says or looks like. Bytes of no meaning are left out."""
+    return bytes_to_str(data, charset or detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
+
+
+def parse_page(html: str, url: str) -> list[str | PageImage] | str:
+    """The texts, of a line a paragraph, and the images of a page in reading order, or why there are none.
+
+    Addresses are made absolute by `url`, the page's own, and by its <base>.
+    """
+    tree = HTMLTree.parse(html)
+    if tree.document.query_selector(_TOO_DEEP) is not None:
+        return f"HTML nested deeper than {MAX_DEPTH} elements"
+    base = _base(tree, url)
+    images: list[PageImage | None] = []
+    for element in list(tree.document.query_selector_all("img")):
+        address = _address(element)
+        images.append(PageImage(_absolute(base, address), element.getattr("alt")) if address else None)
+        element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
+    text = extract_plain_text(tree, main_content=True, alt_texts=False, list_bullets=False)
+    return list(_cut(text, images))
+
+
+def page_document(parts: list[str | PageImage], id: str, url: str) -> Document:
+    """The document of a page's parts: `metadata["segments"]` (see `shard_writer`), and media without their bytes."""
+    segments, media = [], []
+    for part in parts:
+        if isinstance(part, str):
+            segments.append({"text": part})
+        else:
+            segments.append({"image": len(media)})
+            media.append(Media(str(len(media)), MediaType.IMAGE, part.url, part.alt))
+    return Document(text_of(segments), id, media, {"segments": segments, "url": url})
+
+
+def text_of(segments: list[dict]) -> str:
+    """The whole text of segments, without the images."""
+    return "\n".join(segment["text"] for segment in segments if "text" in segment)
+
+
+def _base(tree: HTMLTree, url: str) -> str:
+    base = tree.document.query_selector("base[href]")
+    return _absolute(url, base.getattr("href").strip()) or url if base is not None else url
+
+
+def _absolute(base: str, address: str) -> str:
+    """The absolute address without its fragment; "" if it is none."""
+    try:
+        return urljoin(base, address).partition("#")[0] if not address.startswith("data:") else address
+    except ValueError:  # such as http://[/
+        return ""
+
+
+def _address(image) -> str:
+    """Where the image of an <img> is: its src, but of images that are loaded late data-src, or the first of a srcset."""
+    source = (image.getattr("src") or "").strip()
+    if source and not source.startswith("data:"):
+        return source
+    late = (image.getattr("data-src") or "").strip() or _first(image.getattr("srcset"))
+    if not late and (parent := image.parent) is not None and parent.tag == "picture":
+        alternative = parent.query_selector("source[srcset]")
+        late = _first(alternative.getattr("srcset")) if alternative is not None else ""
+    return late or source
+
+
+def _first(srcset: str | None) -> str:
+    return next(iter((srcset or "").split()), "").rstrip(",")
+
+
+def _cut(text: str, images: list[PageImage | None]) -> Iterator[str | PageImage]:
+    first, *rest = text.split(_MARK)
+    if first := _tidy(first):
+        yield first
+    for piece in rest:
+        number, _, following = piece.partition(_END)
+        if number.isascii() and number.isdecimal() and int(number) < len(images):
+            if (image := images[int(number)]) is not None and image.url:
+                yield image
+        else:  # a page may have these characters itself
+            following = piece
+        if following := _tidy(following):
+            yield following
+
+
+def _tidy(text: str) -> str:
+    """Lines without blanks around and between them."""
+    lines = (" ".join(line.split()) for line in text.replace(_END, "").splitlines())
+    return "\n".join(filter(None, lines))

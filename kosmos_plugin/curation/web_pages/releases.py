@@ -1,0 +1,136 @@
+"""Interleaved corpora as they are published → documents of texts and images, by their addresses.
+
+MMC4     JSON lines, also in .zip; a document has text_list, its sentences; url; and image_info, of each image its
+         raw_url, image_name (what its download is called) and matched_text_index, the sentence that it goes before
+OBELICS  Parquet; a row has the lists images and texts, of which one has None where the other has something; metadata,
+         a JSON list with an image's alt_text; and general_metadata, a JSON object with the page's url
+"""
+
+import itertools
+import json
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from datatrove.data import Document
+from loguru import logger
+
+from kosmos_plugin.curation.inputs import InputFile, open_input
+from kosmos_plugin.curation.steps import Reader
+from kosmos_plugin.curation.texts import BROKEN, MAX_BYTES
+from kosmos_plugin.curation.web_pages.html import PageImage, page_document
+from kosmos_plugin.curation.web_pages.sources import CUT_SHORT
+
+_NO_DOCUMENT = "no record of its format"
+
+
+class ReadRelease(Reader):
+    """The documents of files, in their order. What is broken is counted."""
+
+    def read(self, file: InputFile) -> Iterator[Document]:
+        self.count("read", "files")
+        name = file.path.rpartition("/")[2]
+        try:
+            with open_input(file.path) as stream:
+                for number, record in enumerate(self.records(stream, file.format)):
+                    self.count("read", "pages")
+                    document = self.document(record, f"{name}/{number}") if isinstance(record, dict) else None
+                    if document is None:
+                        self.count("dropped", _NO_DOCUMENT)
+                    else:
+                        yield document
+        except (*BROKEN, zipfile.BadZipFile) as error:
+            self.count("left out", CUT_SHORT)
+            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+
+
+class ReadMmc4(ReadRelease):
+    """MMC4's documents; an image goes before its sentence."""
+
+    name = "MMC4"
+
+    def records(self, stream: BinaryIO, form: str) -> Iterator[object]:
+        if form != "zip":
+            yield from _json_lines(stream)
+            return
+        with zipfile.ZipFile(stream) as archive:
+            for member in archive.infolist():
+                if member.filename.endswith(".jsonl"):
+                    with archive.open(member) as lines:
+                        yield from _json_lines(lines)
+
+    def document(self, record: dict, id: str) -> Document | None:
+        sentences, images = record.get("text_list"), record.get("image_info")
+        if not isinstance(sentences, list) or not isinstance(images, list):
+            return None
+        before: dict[object, list[dict]] = {}
+        for image in images:
+            if isinstance(image, dict) and isinstance(image.get("raw_url"), str):
+                before.setdefault(image.get("matched_text_index"), []).append(image)
+        parts, paths = [], []
+        for number, sentence in enumerate(sentences):
+            for image in before.get(number, []):
+                parts.append(PageImage(image["raw_url"]))
+                paths.append(image.get("image_name"))
+            if isinstance(sentence, str) and sentence.strip():
+                parts.append(sentence.strip())
+        document = page_document(list(_joined(parts)), id, _string(record.get("url")))
+        for media, path in zip(document.media, paths, strict=True):
+            media.path = _string(path) or None
+        return document
+
+
+class ReadObelics(ReadRelease):
+    """OBELICS' documents."""
+
+    name = "OBELICS"
+
+    def records(self, stream: BinaryIO, form: str) -> Iterator[object]:
+        from pyarrow import parquet
+
+        columns = ["images", "texts", "metadata", "general_metadata"]
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=64, columns=columns):
+            yield from batch.to_pylist()
+
+    def document(self, record: dict, id: str) -> Document | None:
+        images, texts = record.get("images"), record.get("texts")
+        if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
+            return None
+        about, page = _json(record.get("metadata")), _json(record.get("general_metadata"))
+        about = about if isinstance(about, list) else []
+        parts: list[str | PageImage] = []
+        for image, text, details in itertools.zip_longest(images, texts, about[: len(images)]):
+            if isinstance(image, str):
+                alt = details.get("alt_text") if isinstance(details, dict) else None
+                parts.append(PageImage(image, _string(alt) or None))
+            elif isinstance(text, str) and text.strip():
+                parts.append(text.strip())
+        return page_document(parts, id, _string(page.get("url") if isinstance(page, dict) else None))
+
+
+def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
+    """Sentences that follow each other as one text."""
+    for are_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
+        yield from [" ".join(group)] if are_text else group
+
+
+def _json_lines(stream: BinaryIO) -> Iterator[object]:
+    """The values of lines; None for one that is broken or too long."""
+    while line := stream.readline(MAX_BYTES):
+        if len(line) == MAX_BYTES:
+            while not line.endswith(b"\n") and (line := stream.readline(MAX_BYTES)):
+                pass
+            yield None
+        elif not line.isspace():
+            yield _json(line)
+
+
+def _json(text: object) -> object:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,154 @@
+"""Web pages of WARC files and of folders of HTML → documents of texts and images, by their addresses."""
+
+import itertools
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+from urllib.parse import quote
+
+import fsspec
+from datatrove.data import Document
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from loguru import logger
+
+from kosmos_plugin.curation.inputs import InputFile, open_input
+from kosmos_plugin.curation.steps import Reader
+from kosmos_plugin.curation.texts import BROKEN
+from kosmos_plugin.curation.web_pages.html import decode_html, page_document, parse_page
+
+FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+CUT_SHORT = "the rest of files that are cut short or broken"
+# Of a folder of HTML, the files that one task reads.
+FILES_PER_TASK = 200
+
+
+class ReadPages(Reader):
+    """Pages as documents. `max_bytes` bounds the HTML of one."""
+
+    name = "pages"
+
+    def __init__(self, files: Sequence[InputFile], max_bytes: int):
+        super().__init__(files)
+        self.max_bytes = max_bytes
+
+    def page(self, data: bytes, url: str, id: str, charset: str | None = None) -> Document | None:
+        """The document of a page; None, and counted, if there is none. `data` may be cut at more than `max_bytes`."""
+        self.count("read", "pages")
+        if len(data) > self.max_bytes:
+            self.count("dropped", f"HTML of more than {self.max_bytes:,} bytes")
+            return None
+        parts = parse_page(decode_html(data, charset), url)
+        if isinstance(parts, str):
+            self.count("dropped", parts)
+            return None
+        return page_document(parts, id, url)
+
+
+class ReadWarc(ReadPages):
+    """The HTML responses of WARC files, in their order. A record that is cut short is left out with what follows."""
+
+    def read(self, file: InputFile) -> Iterator[Document]:
+        self.count("read", "files")
+        name = file.path.rpartition("/")[2]
+        held: Document | None = None  # until it is known that its record is whole
+        try:
+            for position, record in warc_records(file.path):
+                if held is not None:
+                    yield held
+                held = self._of_record(record, f"{name}/{position}")
+        except BROKEN as error:
+            self.count("left out", CUT_SHORT)
+            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+        else:
+            if held is not None:
+                yield held
+
+    def _of_record(self, record: WarcRecord, id: str) -> Document | None:
+        if media_type(record) not in HTML_TYPES:
+            return None
+        url = record.headers.get("WARC-Target-URI") or ""
+        return self.page(record.reader.read(self.max_bytes + 1), url.strip("<>"), id, record.http_charset)
+
+
+class ReadHtml(ReadPages):
+    """Files of HTML. A page's address is file:///PATH, by its path in the folder `root`; so are those of its images."""
+
+    def __init__(self, files: Sequence[InputFile], max_bytes: int, root: str):
+        super().__init__(files, max_bytes)
+        self.root = root
+
+    @staticmethod
+    def tasks(files: Sequence[InputFile]) -> int:
+        return -(-len(files) // FILES_PER_TASK)
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for file in self.files[rank * FILES_PER_TASK : (rank + 1) * FILES_PER_TASK]:
+            yield from self.read(file)
+
+    def read(self, file: InputFile) -> Iterator[Document]:
+        name = file.path[len(self.root) :].lstrip("/")
+        try:
+            with open_input(file.path) as stream:
+                data = stream.read(self.max_bytes + 1)
+        except BROKEN as error:
+            self.count("left out", CUT_SHORT)
+            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+            return
+        # A name that is no UTF-8 is quoted by its bytes.
+        url = f"file:///{quote(os.fsencode(name))}"
+        if document := self.page(data, url, url.removeprefix("file:///")):
+            yield document
+
+
+def folder_of(files: Sequence[InputFile]) -> str:
+    """The folder that all files are in."""
+    folders = [file.path.split("/")[:-1] for file in files]
+    shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
+    return "/".join(names[0] for names in shared)
+
+
+def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
+    """(its offset in bytes, a record) of each successful response and resource, HTTP decoded. OSError if it is cut."""
+    position = 0
+    with fsspec.open(path, "rb") as file:
+        records = WarcRecordType.response | WarcRecordType.resource
+        for record in ArchiveIterator(file, record_types=records, auto_decode="all"):
+            position = record.stream_pos
+            status = record.http_headers.status_code if record.http_headers else 200
+            if status in (200, None):
+                yield position, record
+    with fsspec.open(path, "rb") as file:
+        if _is_cut(file, position, path.lower().endswith(".gz")):
+            raise OSError(f"it ends in the middle of a record, at byte {position:,} or later")
+
+
+def warc_record(file: BinaryIO, position: int) -> WarcRecord | None:
+    """The record at an offset of an open file."""
+    file.seek(position)
+    return next(iter(ArchiveIterator(file, auto_decode="all")), None)
+
+
+def media_type(record: WarcRecord) -> str:
+    """Such as "text/html", in lower case; of a resource its own."""
+    stated = record.http_content_type if record.is_http else record.headers.get("Content-Type")
+    return (stated or "").partition(";")[0].strip().lower()
+
+
+def _is_cut(file: BinaryIO, position: int, is_gzip: bool) -> bool:
+    """Whether a WARC file ends in the middle of a record; the reader is silent about it. From `position` on."""
+    file.seek(position)
+    if not is_gzip:
+        for record in ArchiveIterator(file, parse_http=False):
+            length = record.content_length
+            if record.consume() < length:
+                return True
+        return False
+    member = None
+    while chunk := file.read(2**16):
+        while chunk:
+            member = member or zlib.decompressobj(31)
+            member.decompress(chunk)
+            chunk, member = (member.unused_data, None) if member.eof else (b"", member)
+    return member is not None
