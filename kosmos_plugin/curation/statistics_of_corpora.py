@@ -2,8 +2,10 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -47,6 +49,7 @@ class CorpusStatistics:
     unusable: dict[str, int]  # those that were looked at and cannot: why → how many
     share: float  # of the stream's sequences
     epochs: float | None  # in the updates that were asked for
+    known: dict[str, int]  # totals that are known without looking at all documents
 
     @property
     def looked_at(self) -> int:
@@ -62,7 +65,11 @@ class CorpusStatistics:
         return np.array([getattr(document, name) for document in self.sample], dtype=np.int64)
 
     def total(self, name: str) -> int:
-        return round(int(self.values(name).sum()) * self.documents / self.looked_at)
+        return (
+            self.known[name]
+            if name in self.known
+            else round(int(self.values(name).sum()) * self.documents / self.looked_at)
+        )
 
     def sources(self) -> dict[str, float]:
         """The most frequent sources → their share of the documents."""
@@ -91,7 +98,9 @@ def of_stream(
     epochs = stream.epochs(updates) if updates is not None else {}
     corpora = []
     for i, name in enumerate(stream.names):
+        known = {}
         if config.kind == "text":
+            known = _totals_of_binarised(stream.corpora[i].parts)
             size, look_at = _binarised(stream.corpora[i].parts, sample_format)
         else:
             size, look_at = _sharded(paths[name], RECORD_READERS[config.kind], sample_format)
@@ -104,7 +113,9 @@ def of_stream(
             else:
                 sample.append(found)
         share = float(stream.interleaving.shares[i]) if stream.shuffle else size / int(stream.sizes.sum())
-        corpora.append(CorpusStatistics(config.name, name, size, sample, dict(unusable), share, epochs.get(name)))
+        corpora.append(
+            CorpusStatistics(config.name, name, size, sample, dict(unusable), share, epochs.get(name), known)
+        )
     rows, filled = _packed(stream, mixture.max_tokens)
     return StreamStatistics(config.name, config.kind, config.sequences_per_update, rows, filled, corpora)
 
@@ -123,11 +134,23 @@ def _binarised(parts: list[TextRows], sample_format: SampleFormat) -> tuple[int,
         which = int(np.searchsorted(ends, number, side="right"))
         tokens = parts[which].items[number - int(ends[which - 1] if which else 0)]
         text = vocabulary.decode(tokens)
-        length = len(tokens) + (1 if parts[which].ends_in_eos else 2)
+        length = len(tokens) + _frame(parts[which])
         source = os.path.basename(parts[which].prefix)
         return DocumentStatistics(length, length - 1, 0, len(text.split()), len(text), source)
 
     return int(ends[-1]), look_at
+
+
+def _frame(part: TextRows) -> int:
+    """How many tokens a document gets when it is read: `<s>`, and `</s>` where it has none."""
+    return 1 if part.ends_in_eos else 2
+
+
+def _totals_of_binarised(parts: list[TextRows]) -> dict[str, int]:
+    """What the indexes of binarised texts tell. In each document all tokens but `<s>` are targets."""
+    documents = sum(len(part.items) for part in parts)
+    tokens = sum(part.items.begin(len(part.items)) + len(part.items) * _frame(part) for part in parts)
+    return {"tokens": tokens, "counted": tokens - documents, "images": 0}
 
 
 def _sharded(
@@ -142,15 +165,18 @@ def _sharded(
             return reason_of(error)
 
     documents = ShardedDocuments(tars, document_and_source)
+    of_any_length = dataclasses.replace(sample_format, max_tokens=sys.maxsize)
 
     def look_at(number: int) -> DocumentStatistics | str:
         if isinstance(found := documents[number], str):
             return found
         document, source = found
         try:
-            sample = sample_format.sample(document)
+            sample = of_any_length.sample(document)
         except BrokenRecord as error:
-            return reason_of(error)
+            return str(error)
+        if len(sample) > sample_format.max_tokens:
+            return "longer than a row"
         texts = [segment.text for segment in document.segments if isinstance(segment, Text)]
         return DocumentStatistics(
             tokens=len(sample),

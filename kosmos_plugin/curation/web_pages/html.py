@@ -28,7 +28,7 @@ class PageImage:
 
 
 def decode_html(data: bytes, charset: str | None = None) -> str:
-    """HTML as text: by the server's `charset`, or what the page says or looks like. Bytes of no meaning are left out."""
+    """HTML as text, by the server's `charset`, or by what the page says or looks like."""
     return bytes_to_str(data, charset or detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
 
 
@@ -81,7 +81,7 @@ def _absolute(base: str, address: str) -> str:
 
 
 def _address(image) -> str:
-    """Where the image of an <img> is: its src, but of images that are loaded late data-src, or the first of a srcset."""
+    """Where the image of an <img> is: its src, or of one that is loaded late data-src or the first of a srcset."""
     source = (image.getattr("src") or "").strip()
     if source and not source.startswith("data:"):
         return source

@@ -89,7 +89,7 @@ class ListImages(Step):
 
 
 def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, size) of each image in a tar, by its headers and img2dataset's JSON, which may precede or follow."""
+    """(key, offset, size) of each image in a tar, by its headers and img2dataset's JSON before or behind it."""
     with fsspec.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         stem, images, url = None, [], None
         for member in archive:

@@ -1,7 +1,7 @@
 """kosmos-prepare pages: web pages → shards of documents of text and images, by the paper's rules (§3.1, §B.1.3).
 
     list images ─→ sort images                                  where images lie, in WARC files and tars
-    read pages ─ gibberish, language ─→ parts ─ duplicates ─→ write pages ─ images, page by page ─→ shards
+    read pages ─ gibberish, language ─→ parts ─ duplicates ─→ write pages ─ images, page by page, rows ─→ shards
 
 The input is WARC files, HTML, or MMC4's or OBELICS' release. Images are those of the WARC files or beside the HTML, and
 those of --images. Pages are judged by their texts first: bytes of images are read in the last stage alone.
@@ -23,6 +23,7 @@ from kosmos_plugin.curation.options import option, require
 from kosmos_plugin.curation.parts import ReadPart, write_parts
 from kosmos_plugin.curation.shard_writer import WriteShards, interleaved_record
 from kosmos_plugin.curation.steps import Reader, Rules, Step
+from kosmos_plugin.curation.web_pages.fit_rows import FitRows
 from kosmos_plugin.curation.web_pages.image_index import index_stages
 from kosmos_plugin.curation.web_pages.image_stores import ImageStores, image_sources
 from kosmos_plugin.curation.web_pages.releases import ReadMmc4, ReadObelics
@@ -36,6 +37,7 @@ from kosmos_plugin.curation.web_pages.rules import (
     rebuild,
 )
 from kosmos_plugin.curation.web_pages.sources import FORMATS, ReadHtml, ReadWarc, folder_of
+from kosmos_plugin.vocabulary import Vocabulary
 
 _TWICE = "image that the page has already"
 
@@ -55,6 +57,11 @@ class PageOptions:
     drop_one_image: float = option(0.5, "share of the pages of one image that is dropped: 0 … 1")
     duplicates: str = option("near", "which duplicates to drop: near (exact ones too), exact or none", KINDS)
     valid_share: float = option(0.001, "share of the pages that is held out for validation")
+    vocabulary: str | None = option(
+        None, "cut pages into documents that fit in a row of this vocabulary's tokens; training skips longer ones"
+    )
+    tokens_per_sample: int = option(2048, "with --vocabulary: tokens of a row")
+    image_tokens: int = option(64, "with --vocabulary: embeddings an image takes")
 
 
 def page_stages(run: Run) -> list[Stage]:
@@ -65,6 +72,13 @@ def page_stages(run: Run) -> list[Stage]:
         require(0 <= value <= 1, f"--{name.replace('_', '-')} must be 0 … 1, not {value}.")
     require(0 <= options.valid_share < 1, f"--valid-share must be 0 … 1, not {options.valid_share}.")
     require(options.max_images >= 1, f"--max-images must be 1 or more, not {options.max_images}.")
+    require(
+        options.tokens_per_sample >= options.image_tokens + 4 > 4,
+        f"--tokens-per-sample {options.tokens_per_sample} has no room for an image of --image-tokens "
+        f"{options.image_tokens}.",
+    )
+    if options.vocabulary is not None:
+        Vocabulary.load(options.vocabulary)
     form, files = _files_of_format(run.inputs, options.format)
     archives, folders = image_sources(options.images)
     if form == "warc":
@@ -79,6 +93,11 @@ def page_stages(run: Run) -> list[Stage]:
     rules = Rules([has_text, has_images, *([language.not_english] if options.english else [])])
     write = [
         UseImages(ImageStores(archives, index, folders, root), options),
+        *(
+            [FitRows(options.vocabulary, options.tokens_per_sample, options.image_tokens)]
+            if options.vocabulary is not None
+            else []
+        ),
         WriteShards(run.out, interleaved_record, options.valid_share),
     ]
     read = [reader, CleanText(options.max_gibberish), rules, write_parts(parts)]

@@ -111,7 +111,10 @@ class ReadObelics(ReadRelease):
 def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
     """Sentences that follow each other as one text."""
     for are_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
-        yield from [" ".join(group)] if are_text else group
+        if are_text:
+            yield " ".join(group)
+        else:
+            yield from group
 
 
 def _json_lines(stream: BinaryIO) -> Iterator[object]:

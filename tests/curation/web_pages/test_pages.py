@@ -1,0 +1,162 @@
+"""kosmos-prepare pages: WARC files with their images, folders of HTML, and the paper's rules."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastwarc.stream_io import GzipWriter
+from fastwarc.warc import WarcRecord, WarcRecordType
+from PIL import Image
+
+from fairseq_cli_ext import prepare
+from kosmos_plugin.data.documents import Text
+from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
+from kosmos_plugin.errors import UserError
+
+TEXTS = [
+    "The old lighthouse stands on a rock in the middle of the bay, and ships have passed it for two hundred years.",
+    "Every evening the keeper climbed the stairs with a can of oil, and lit the lamp before the sun had gone down.",
+    "Visitors can reach the island by boat in summer, when the sea is calm and the museum in the house is open.",
+]
+
+
+def png(seed: int, size: tuple[int, int] = (80, 70), colour=None) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    (Image.fromarray(pixels) if colour is None else Image.new("RGB", size, colour)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def html(*parts: str) -> str:
+    """Paragraphs, and images for parts that are addresses of one."""
+    body = "".join(f'<img src="{part}">' if part.endswith(".png") else f"<p>{part}</p>" for part in parts)
+    return f"<html><body><article>{body}</article></body></html>"
+
+
+def write_folder(folder: Path, page: str, images: dict[str, bytes]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "page.html").write_text(page)
+    for name, data in images.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def run(out: Path, *arguments: object) -> dict:
+    """The counts of a run in which pages of one image stay, unless the arguments say else."""
+    options = ["--workers", "1", "--valid-share", "0", "--duplicates", "none", "--drop-one-image", "0"]
+    prepare.run(["pages", str(arguments[0]), *options, *map(str, arguments[1:]), "--out", str(out)])
+    return counts(out)
+
+
+def counts(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text("utf-8"))["counts"]
+
+
+def kept(out: Path) -> list[list[str | bytes]]:
+    documents = ShardedDocuments([str(tar) for tar in sorted(out.glob("train-*.tar"))], interleaved_document)
+    return [[s.text if isinstance(s, Text) else s.read() for s in documents[i].segments] for i in range(len(documents))]
+
+
+def write_warc(path: Path, responses: list[tuple[str, str, bytes]]) -> None:
+    with open(path, "wb") as file:
+        writer = GzipWriter(file) if path.suffix == ".gz" else file
+        for url, content_type, body in responses:
+            record = WarcRecord()
+            record.init_headers(WarcRecordType.response)
+            record.headers["WARC-Target-URI"] = url
+            record.is_http = True
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
+            record.set_bytes_content(head.encode() + body)
+            record.write(writer)
+            if path.suffix == ".gz":
+                writer.finish()
+        if path.suffix == ".gz":
+            writer.close()
+
+
+@pytest.mark.parametrize("name", ["crawl.warc", "crawl.warc.gz"])
+def test_warc_files_with_their_images(tmp_path, name):
+    page = html(TEXTS[0], "/a.png", TEXTS[1], "b.png", TEXTS[2]).encode()
+    responses = [("http://example.org/a.png", "image/png", png(1)), ("http://example.org/x/", "text/html", page)]
+    write_warc(tmp_path / name, [*responses, ("https://example.org/x/b.png", "image/png", png(2))])
+    run(tmp_path / "out", tmp_path / name)
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1], png(2), TEXTS[2]]]
+
+
+@pytest.mark.parametrize("name", ["crawl.warc", "crawl.warc.gz"])
+def test_a_warc_file_that_is_cut_short(tmp_path, name):
+    page = html(TEXTS[0], "/a.png", TEXTS[1]).encode()
+    image = ("http://example.org/a.png", "image/png", png(1))
+    write_warc(tmp_path / name, [image, *((f"http://example.org/{n}", "text/html", page) for n in range(3))])
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[:-60])
+    assert run(tmp_path / "out", tmp_path / name)["left out"]["the rest of files that are cut short or broken"] >= 1
+    assert len(kept(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize(
+    "bad, reason",
+    [
+        (png(9, (63, 80)), "image of fewer than 64 by 64 pixels"),
+        (png(9, colour=(200, 10, 10)), "image of one colour"),
+        (png(1), "image that the page has already"),
+        (b"", "image of 0 bytes"),
+        (b"<svg/>", "image that cannot be decoded"),
+    ],
+)
+def test_images_that_cannot_be_used(tmp_path, bad, reason):
+    folder = write_folder(
+        tmp_path / "in", html(TEXTS[0], "a.png", TEXTS[1], "b.png", TEXTS[2]), {"a.png": png(1), "b.png": bad}
+    )
+    assert run(tmp_path / "out", folder)["left out"] == {reason: 1}
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(1), f"{TEXTS[1]}\n{TEXTS[2]}"]]
+
+
+def test_five_images_and_all_of_the_text(tmp_path):
+    names = [f"{number}.png" for number in range(6)]
+    folder = write_folder(
+        tmp_path / "in", html(TEXTS[0], *names, TEXTS[1]), {name: png(i) for i, name in enumerate(names)}
+    )
+    assert run(tmp_path / "out", folder)["left out"] == {"image behind the first 5 of a page": 1}
+    assert kept(tmp_path / "out") == [[TEXTS[0], *map(png, range(5)), TEXTS[1]]]
+
+
+def test_gibberish_is_left_out(tmp_path):
+    soup = "🔥🔥 BUY NOW 😍 #deal #sale https://example.org/buy"
+    folder = write_folder(tmp_path / "in", html(TEXTS[0], "a.png", soup, TEXTS[1]), {"a.png": png(1)})
+    run(tmp_path / "out", folder)
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]
+
+
+SPANISH = "El viejo faro está sobre una roca en medio de la bahía y los barcos pasan por allí desde hace dos siglos."
+
+
+@pytest.mark.parametrize(
+    "page, reason", [(html(SPANISH, "a.png", SPANISH), "not English"), (html(*TEXTS), "no image in the text")]
+)
+def test_pages_that_are_dropped(tmp_path, page, reason):
+    folder = write_folder(tmp_path / "in", page, {"a.png": png(1)})
+    with pytest.raises(UserError, match="Nothing was kept"):
+        run(tmp_path / "out", folder)
+    assert counts(tmp_path / "out")["dropped"] == {reason: 1}
+
+
+def test_half_of_the_pages_of_one_image_by_their_address(tmp_path):
+    folder = write_folder(tmp_path / "in", html(TEXTS[0], "a.png", TEXTS[1]), {"a.png": png(1)})
+    for number in range(39):
+        (folder / f"{number}.html").write_text((folder / "page.html").read_text())
+    for out in ("1", "2"):
+        run(tmp_path / out, folder, "--drop-one-image", 0.5)
+    assert 10 < len(kept(tmp_path / "1")) < 30
+    assert kept(tmp_path / "1") == kept(tmp_path / "2")
+
+
+@pytest.mark.parametrize("address", ["../secret.png", "%2e%2e/secret.png", "..%2fsecret.png"])
+def test_nothing_outside_of_the_folder_is_read(tmp_path, address):
+    (tmp_path / "secret.png").write_bytes(png(1))
+    folder = write_folder(tmp_path / "in", html(TEXTS[0], address, TEXTS[1]), {})
+    with pytest.raises(UserError, match="Nothing was kept"):
+        run(tmp_path / "out", folder)
+    assert counts(tmp_path / "out")["left out"] == {"image that is not there": 1}
