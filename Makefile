@@ -1,4 +1,5 @@
 # make train       trains the quickstart's model, end to end
+# make corpora     prepares corpora of all kinds from raw text, pictures and web pages, and trains on them
 # make test        the tests; make test-all also the slow ones
 # make check       style
 # make benchmark   measurements of speed, memory and the model's behaviour
@@ -13,10 +14,13 @@ INSTALLED := $(VENV)/installed
 # A file's tests share what is costly to set up, so they stay in one process; in their order, the long ones are not last.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: train test test-all check benchmark clean
+.PHONY: train corpora test test-all check benchmark clean
 
 train: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart/run.sh
+
+corpora: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/corpora/run.sh
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
