@@ -4,6 +4,7 @@ import contextlib
 import glob
 import io
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -72,11 +73,28 @@ def _matches(name: str) -> list[InputFile]:
 
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed if its name ends in .gz, .zst, .bz2 or .xz."""
+    """The file's bytes, decompressed if its name ends in .gz, .zst, .bz2 or .xz; of a .zip, of the one file in it."""
     if path.lower().endswith(".zst"):
         # fsspec's reader stops at the end of the first frame, and is silent where one is cut short.
         with fsspec.open(path, "rb") as file, pyarrow.CompressedInputStream(file, "zstd") as frames:
             yield io.BufferedReader(frames)
+    elif path.lower().endswith(".zip"):
+        with (
+            fsspec.open(path, "rb") as file,
+            zipfile.ZipFile(file) as archive,
+            archive.open(_only_member(path, archive)) as member,
+        ):
+            yield member
     else:
         with fsspec.open(path, "rb", compression="infer") as file:
             yield file
+
+
+def _only_member(path: str, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """The one file of a zip; what macOS adds for itself is none. UserError if there are several."""
+    members = [
+        member for member in archive.infolist() if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+    ]
+    if len(members) != 1:
+        raise UserError(f"{path} has {len(members)} files in it, and one is read from a zip; unpack it.")
+    return members[0]

@@ -64,6 +64,8 @@ class ReadTexts(Reader):
         try:
             with open_input(file.path) as stream:
                 yield from records(stream)
+        except UserError:
+            raise
         except BROKEN as error:  # a file that was cut, in transfer or by a full disk
             self.count("left out", "the rest of files that are cut short or broken")
             logger.warning(f"{file.path}: {type(error).__name__}: {error}")

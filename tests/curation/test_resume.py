@@ -10,6 +10,7 @@ from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.killing import digests, finish, kill_when
 from tests.curation.test_text import json_lines, sentences
+from tests.curation.web_pages.test_pages import html, png, write_warc
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,51 @@ def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
     assert digests(out) == digests(uninterrupted)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert not (out / "work" / "parts").exists()
+
+
+def write_crawl(folder: Path) -> list[object]:
+    """Four WARC files of pages with images; one has pages of another."""
+    for part in range(4):
+        responses = []
+        for page in range(12):
+            number = 12 * (part % 3) + page
+            name = f"http://example.org/{number}"
+            paragraphs = sentences(2, number)
+            body = html(paragraphs[0], f"/{number}.png", paragraphs[1]).encode()
+            responses += [(name, "text/html", body), (f"{name}.png", "image/png", png(number))]
+        write_warc(folder / f"{part}.warc.gz", responses)
+    return ["pages", folder, "--no-english", "--drop-one-image", 0, "--valid-share", 0.2]
+
+
+def write_instructions(folder: Path) -> list[object]:
+    for part in range(4):
+        records = [{"inputs": text, "targets": text[:20]} for text in sentences(300, part)]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return ["instructions", folder, "--sample", 500, "--valid-share", 0.1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "write, stage",
+    [
+        (write_crawl, "1-list-images"),
+        (write_crawl, "3-read-pages"),
+        (write_crawl, "7-write-pages"),
+        (write_instructions, "1-read-instructions"),
+        (write_instructions, "3-write-instructions"),
+    ],
+)
+def test_other_commands_killed_and_run_again(tmp_path, write, stage):
+    (tmp_path / "in").mkdir()
+    of_command = write(tmp_path / "in")
+    finish(*of_command, "--out", tmp_path / "whole", "--workers", 2)
+    out = tmp_path / "out"
+    finished = out / "work" / stage / "completions"
+    kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *of_command, "--out", out, "--workers", 1)
+    done = {path: path.stat().st_mtime_ns for path in (out / "work").glob("*/completions/*")}
+    finish(*of_command, "--out", out, "--workers", 2)
+    assert digests(out) == digests(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 def test_a_finished_run_is_not_done_again(arguments, uninterrupted, capsys):

@@ -8,7 +8,6 @@ OBELICS  Parquet; a row has the lists images and texts, of which one has None wh
 
 import itertools
 import json
-import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -20,26 +19,29 @@ from kosmos_plugin.curation.steps import Reader
 from kosmos_plugin.curation.texts import BROKEN, MAX_BYTES
 from kosmos_plugin.curation.web_pages.html import PageImage, page_document
 from kosmos_plugin.curation.web_pages.sources import CUT_SHORT
+from kosmos_plugin.errors import UserError
 
 _NO_DOCUMENT = "no record of its format"
 
 
 class ReadRelease(Reader):
-    """The documents of files, in their order. What is broken is counted."""
+    """The documents of files, in their order. What is broken is counted. `records` are those of an open file."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
         self.count("read", "files")
         name = file.path.rpartition("/")[2]
         try:
             with open_input(file.path) as stream:
-                for number, record in enumerate(self.records(stream, file.format)):
+                for number, record in enumerate(self.records(stream)):
                     self.count("read", "pages")
                     document = self.document(record, f"{name}/{number}") if isinstance(record, dict) else None
                     if document is None:
                         self.count("dropped", _NO_DOCUMENT)
                     else:
                         yield document
-        except (*BROKEN, zipfile.BadZipFile) as error:
+        except UserError:
+            raise
+        except BROKEN as error:
             self.count("left out", CUT_SHORT)
             logger.warning(f"{file.path}: {type(error).__name__}: {error}")
 
@@ -49,15 +51,8 @@ class ReadMmc4(ReadRelease):
 
     name = "MMC4"
 
-    def records(self, stream: BinaryIO, form: str) -> Iterator[object]:
-        if form != "zip":
-            yield from _json_lines(stream)
-            return
-        with zipfile.ZipFile(stream) as archive:
-            for member in archive.infolist():
-                if member.filename.endswith(".jsonl"):
-                    with archive.open(member) as lines:
-                        yield from _json_lines(lines)
+    def records(self, stream: BinaryIO) -> Iterator[object]:
+        return _json_lines(stream)
 
     def document(self, record: dict, id: str) -> Document | None:
         sentences, images = record.get("text_list"), record.get("image_info")
@@ -85,7 +80,7 @@ class ReadObelics(ReadRelease):
 
     name = "OBELICS"
 
-    def records(self, stream: BinaryIO, form: str) -> Iterator[object]:
+    def records(self, stream: BinaryIO) -> Iterator[object]:
         from pyarrow import parquet
 
         columns = ["images", "texts", "metadata", "general_metadata"]
