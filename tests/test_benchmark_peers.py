@@ -19,6 +19,7 @@ GEOMETRY = (
     "--decoder-layers 2 --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 --decoder-attention-heads 2 "
     f"--image-tokens {tiny.IMAGE_TOKENS} --image-size {tiny.IMAGE_SIZE}"
 )
+pytestmark = pytest.mark.slow  # of the benchmarks alone
 STREAMS = {"text": (2, 96), "captions": (2, 128), "interleaved": (1, 64)}
 
 
@@ -50,15 +51,7 @@ def optimized(side: Ours | Stock) -> set[str]:
     return {name for name, parameter in side.update.model.named_parameters() if id(parameter) in params}
 
 
-@pytest.mark.parametrize(
-    "streams",
-    [
-        pytest.param(("text",), marks=pytest.mark.slow),
-        pytest.param(("captions",), marks=pytest.mark.slow),
-        tuple(STREAMS),
-    ],
-    ids="-".join,
-)
+@pytest.mark.parametrize("streams", [("text",), ("captions",), tuple(STREAMS)], ids="-".join)
 def test_stock_has_our_loss(noise, streams):
     job = work(noise, "kosmos_base", 0.0, *streams)
     (ours, targets), (stock, their_targets) = fairseq_losses(Ours(job)), fairseq_losses(Stock(job))
@@ -66,7 +59,6 @@ def test_stock_has_our_loss(noise, streams):
     assert abs(ours - stock) / targets < 1e-4
 
 
-@pytest.mark.slow
 def test_stock_learns_what_ours_learns(noise):
     """Updates move the same parameters by the same amount, with CLIP's graph kept or not."""
     job = work(noise, "kosmos_base", 0.0, *STREAMS)
@@ -105,7 +97,6 @@ def test_transformers_has_our_loss(noise):
     assert abs(loss / targets - their_loss) < 1e-4
 
 
-@pytest.mark.slow
 def test_transformers_trains_what_ours_trains(noise):
     job = work(noise, "kosmos_2", 0.1, *STREAMS)
     ours, theirs = Ours(job), Kosmos2(job)

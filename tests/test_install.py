@@ -125,7 +125,13 @@ def test_a_broken_plugin_only_warns(installed, tmp_path, mistake, named):
     assert named in errors
 
 
-@pytest.mark.parametrize("option", ["--user-dir {}", "--user-dir={}/", "common.user_dir={}"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--user-dir {}",
+        *(pytest.param(option, marks=pytest.mark.slow) for option in ("--user-dir={}/", "common.user_dir={}")),
+    ],
+)
 def test_user_dir_names_the_copy_that_is_imported(installed, tmp_path, option):
     checkout = copy_plugin(tmp_path)
     program = (

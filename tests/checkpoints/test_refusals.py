@@ -184,7 +184,9 @@ def test_targets_that_are_there_stay(ours, theirs, tmp_path, capsys):
     assert "no does not exist" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("to", ["fairseq", "huggingface", "safetensors"])
+@pytest.mark.parametrize(
+    "to", ["fairseq", *(pytest.param(to, marks=pytest.mark.slow) for to in ("huggingface", "safetensors"))]
+)
 def test_full_disk(ours, theirs, tmp_path, to):
     """No file may grow beyond 60 kB: the weights do not fit, what is written before them does."""
     source = theirs if to == "fairseq" else ours / "model.pt"

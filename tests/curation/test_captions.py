@@ -522,6 +522,7 @@ def many_tars(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_in_place_and_run_again(many_tars, tmp_path):
     options = [many_tars / "*.tar", "--decode", "--min-words", 4]
     run(tmp_path / "a" / "out", *options)

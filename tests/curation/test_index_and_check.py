@@ -204,6 +204,7 @@ def test_checksums(tmp_path):
     assert [line["key"] for line in bad_records(tmp_path / "all")] == ["wrong", "wrong-md5", "anew"]
 
 
+@pytest.mark.slow
 def test_the_list_is_the_same_for_any_number_of_workers(tmp_path):
     for shard in range(3):
         members = []

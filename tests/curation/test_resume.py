@@ -33,7 +33,7 @@ def uninterrupted(arguments, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "stage",
     [
-        "1-read-texts",
+        pytest.param("1-read-texts", marks=pytest.mark.slow),
         pytest.param("2-sign-documents", marks=pytest.mark.slow),
         pytest.param("3-compare-signatures", marks=pytest.mark.slow),
         "5-binarise-texts",

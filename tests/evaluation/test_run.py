@@ -143,6 +143,7 @@ def _free_port() -> int:
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_two_ranks_give_what_one_gives(checkpoint, releases, tmp_path):
     for ranks in (1, 2):
         done = subprocess.run(

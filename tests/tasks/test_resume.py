@@ -91,7 +91,7 @@ def assert_same(one: Training, other: Training) -> None:
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def reference(request, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"reference{request.param}")
     return request.param, Training(data, folder, request.param).finish()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,6 +34,7 @@ train.cli_main()
 """
 
 
+@pytest.mark.slow
 def test_gradients_are_summed_once_an_update(data, tmp_path):
     program = tmp_path / "profiled.py"
     program.write_text(PROFILED)
