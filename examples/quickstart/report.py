@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 # Stream → colour and what it is called; distinct for the colour-blind (Okabe and Ito).
 STREAMS = {
     "text": ("#6b7280", "text"),
-    "captions": ("#d55e00", "captions (OpenMoji)"),
+    "captions": ("#d55e00", "captions (OpenMoji, easy-VQA)"),
     "interleaved": ("#0072b2", "interleaved (easy-VQA)"),
 }
 RIGHT, WRONG, SOFT = "#15803d", "#b91c1c", "#6b7280"
