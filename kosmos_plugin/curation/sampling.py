@@ -17,7 +17,7 @@ import numpy as np
 from datatrove.data import Document
 
 from kosmos_plugin.curation.engine import Stage
-from kosmos_plugin.curation.parts import ReadPart, write_parts
+from kosmos_plugin.curation.parts import ReadPart, save_array, write_parts
 from kosmos_plugin.curation.steps import Step
 from kosmos_plugin.errors import UserError
 
@@ -73,7 +73,7 @@ class Candidates(Step):
             else:
                 self.count("left out", NOT_CHOSEN)
         rows = [(-place, rank, -number, cost) for place, number, cost in smallest]
-        _save(os.path.join(self.folder, f"candidates-{rank}.npy"), np.array(rows, _CANDIDATE))
+        save_array(os.path.join(self.folder, f"candidates-{rank}.npy"), np.array(rows, _CANDIDATE))
 
 
 class ChooseSample(Step):
@@ -101,7 +101,7 @@ class ChooseSample(Step):
             )
         for task in range(self.tasks):
             numbers = np.sort(chosen["number"][chosen["task"] == task])
-            _save(os.path.join(self.folder, f"chosen-{task}.npy"), numbers)
+            save_array(os.path.join(self.folder, f"chosen-{task}.npy"), numbers)
         yield from ()
 
 
@@ -123,10 +123,3 @@ class ReadSample(Step):
                     yield document
                 else:
                     self.count("left out", NOT_CHOSEN)
-
-
-def _save(path: str, array: np.ndarray) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)  # without documents there are no parts
-    with open(f"{path}.part", "wb") as file:
-        np.save(file, array)
-    os.replace(f"{path}.part", path)

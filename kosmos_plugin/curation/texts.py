@@ -71,17 +71,8 @@ class ReadTexts(Reader):
             logger.warning(f"{file.path}: {type(error).__name__}: {error}")
 
     def _json_lines(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
-        while line := stream.readline(MAX_BYTES):
-            if len(line) == MAX_BYTES:
-                while not line.endswith(b"\n") and (line := stream.readline(MAX_BYTES)):
-                    pass
-                yield None, {}
-            elif not line.isspace():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    record = None
-                yield from self.texts_of(record)
+        for record in json_lines(stream):
+            yield from self.texts_of(record)
 
     def _parquet(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
         from pyarrow import parquet
@@ -119,6 +110,20 @@ class ReadTexts(Reader):
                 yield text.decode("utf-8"), {}
             except UnicodeDecodeError:
                 yield None, {}
+
+
+def json_lines(stream: BinaryIO) -> Iterator[object]:
+    """The values of lines of JSON; None for one that is broken or longer than MAX_BYTES, of which no more is held."""
+    while line := stream.readline(MAX_BYTES):
+        if len(line) == MAX_BYTES:
+            while not line.endswith(b"\n") and (line := stream.readline(MAX_BYTES)):
+                pass
+            yield None
+        elif not line.isspace():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                yield None
 
 
 def problem_of(text: object) -> str | None:

@@ -8,7 +8,6 @@ An image of a tar is known by the "url" of img2dataset's JSON beside it, or else
 """
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from loguru import logger
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES
 from kosmos_plugin.curation.engine import Stage
 from kosmos_plugin.curation.inputs import InputFile
+from kosmos_plugin.curation.parts import save_array
 from kosmos_plugin.curation.steps import Step
 from kosmos_plugin.curation.texts import BROKEN
 from kosmos_plugin.curation.web_pages.sources import CUT_SHORT, media_type, warc_record, warc_records
@@ -74,7 +74,7 @@ class ListImages(Step):
             logger.warning(f"{file.path}: {type(error).__name__}: {error}")
         self.count("read", "images in WARC files and tars", len(entries))
         array = np.array(entries, ENTRY)
-        _save(self.folder / f"{rank}.npy", array[np.argsort(array["hash"], kind="stable")])
+        save_array(self.folder / f"{rank}.npy", array[np.argsort(array["hash"], kind="stable")])
         yield from ()
 
     def _warc_images(self, path: str) -> Iterator[tuple[str, int, int]]:
@@ -146,8 +146,8 @@ class SortImages(Step):
         places = np.empty(len(entries), PLACE)
         for name in PLACE.names:
             places[name] = entries[name]
-        _save(self.folder / f"{rank}.places.npy", places)
-        _save(self.folder / f"{rank}.hashes.npy", np.ascontiguousarray(entries["hash"]))
+        save_array(self.folder / f"{rank}.places.npy", places)
+        save_array(self.folder / f"{rank}.hashes.npy", np.ascontiguousarray(entries["hash"]))
         yield from ()
 
 
@@ -178,20 +178,9 @@ class ImageIndex:
     def _bucket(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if number not in self.mapped:
             names = (f"{number}.hashes.npy", f"{number}.places.npy")
-            self.mapped[number] = tuple(_load(self.folder / name) for name in names)
+            self.mapped[number] = tuple(np.load(self.folder / name, mmap_mode="r") for name in names)
         return self.mapped[number]
 
 
 def _hash(key: str) -> int:
     return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogateescape"))
-
-
-def _save(file: Path, array: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{file}.part", "wb") as stream:
-        np.save(stream, array)
-    os.replace(f"{file}.part", file)
-
-
-def _load(file: Path) -> np.ndarray:
-    return np.load(file, mmap_mode="r")

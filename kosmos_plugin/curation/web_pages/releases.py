@@ -16,7 +16,7 @@ from loguru import logger
 
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.steps import Reader
-from kosmos_plugin.curation.texts import BROKEN, MAX_BYTES
+from kosmos_plugin.curation.texts import BROKEN, json_lines
 from kosmos_plugin.curation.web_pages.html import PageImage, page_document
 from kosmos_plugin.curation.web_pages.sources import CUT_SHORT
 from kosmos_plugin.errors import UserError
@@ -52,7 +52,7 @@ class ReadMmc4(ReadRelease):
     name = "MMC4"
 
     def records(self, stream: BinaryIO) -> Iterator[object]:
-        return _json_lines(stream)
+        return json_lines(stream)
 
     def document(self, record: dict, id: str) -> Document | None:
         sentences, images = record.get("text_list"), record.get("image_info")
@@ -110,17 +110,6 @@ def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
             yield " ".join(group)
         else:
             yield from group
-
-
-def _json_lines(stream: BinaryIO) -> Iterator[object]:
-    """The values of lines; None for one that is broken or too long."""
-    while line := stream.readline(MAX_BYTES):
-        if len(line) == MAX_BYTES:
-            while not line.endswith(b"\n") and (line := stream.readline(MAX_BYTES)):
-                pass
-            yield None
-        elif not line.isspace():
-            yield _json(line)
 
 
 def _json(text: object) -> object:
