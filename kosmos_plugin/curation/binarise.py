@@ -1,19 +1,13 @@
 """Text → fairseq's binarised datasets, with the names that fairseq's own language modelling expects."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from datatrove.data import Document
 
+from kosmos_plugin.curation.shares import split_of
 from kosmos_plugin.curation.steps import Step
-
-
-def is_held_out(document: Document, share: float) -> bool:
-    """Whether a document is one of the `share` that validates: by a hash of its text, so that copies go together."""
-    digest = hashlib.blake2b(document.text.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
 
 
 class Binarise(Step):
@@ -36,7 +30,7 @@ class Binarise(Step):
         vocabulary = Vocabulary.load(self.vocabulary)
         writers: dict[str, _Writer] = {}
         for document in data:
-            split = "valid" if is_held_out(document, self.valid_share) else "train"
+            split = split_of(document.text, self.valid_share)
             if split not in writers:
                 writers[split] = _Writer(os.path.join(self.out, f"{split}{rank or ''}"), len(vocabulary))
             tokens = [*vocabulary.encode(document.text), vocabulary.eos]

@@ -15,14 +15,12 @@ from pathlib import PurePosixPath
 
 import fsspec
 from datatrove.data import Document
-from loguru import logger
 
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES, pair
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.options import require
 from kosmos_plugin.curation.shard_writer import RECORDS_PER_SHARD
 from kosmos_plugin.curation.steps import Reader
-from kosmos_plugin.curation.texts import BROKEN
 from kosmos_plugin.data.shards import IMAGE_EXTENSIONS
 
 FORMATS = {
@@ -55,24 +53,19 @@ def files_of_format(files: Sequence[InputFile], wanted: str | None) -> tuple[str
 
 
 class ReadPairs(Reader):
-    """The pairs of files, in their order. What is broken is counted, and a broken file ends where it breaks."""
+    """The pairs of files, in their order."""
 
     name = "pairs"
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        self.count("read", "files")
         name = file.path.rpartition("/")[2]
-        try:
-            for number, found in enumerate(self.pairs(file)):
-                self.count("read", "records")
-                document = found if isinstance(found, str) else pair(*found, id=f"{name}/{number}")
-                if isinstance(document, str):
-                    self.count("dropped", document)
-                else:
-                    yield document
-        except BROKEN as error:  # a file that was cut, in transfer or by a full disk
-            self.count("left out", "the rest of files that are cut short or broken")
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+        for number, found in enumerate(self.pairs(file)):
+            self.count("read", "records")
+            document = found if isinstance(found, str) else pair(*found, id=f"{name}/{number}")
+            if isinstance(document, str):
+                self.count("dropped", document)
+            else:
+                yield document
 
     @abstractmethod
     def pairs(self, file: InputFile) -> Iterator[tuple[object, object] | str]:
@@ -82,13 +75,7 @@ class ReadPairs(Reader):
 class ReadFiles(ReadPairs):
     """Images, each with its caption beside it in a .txt, or else a .json. A task has as many as a shard."""
 
-    @staticmethod
-    def tasks(files: Sequence[InputFile]) -> int:
-        return -(-len(files) // RECORDS_PER_SHARD)
-
-    def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        for file in self.files[rank * RECORDS_PER_SHARD : (rank + 1) * RECORDS_PER_SHARD]:
-            yield from self.read(file)
+    files_per_task = RECORDS_PER_SHARD
 
     def pairs(self, file: InputFile) -> Iterator[tuple[object, object] | str]:
         with open_input(file.path) as image:

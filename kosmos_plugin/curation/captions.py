@@ -89,23 +89,22 @@ def caption_stages(run: Run) -> list[Stage]:
         )
         require_local(files)
         return _stages_in_place(run, files)
-    reader, tasks = _reader(form, files, options)
+    reader = _reader(form, files, options)
     write = WriteShards(run.out, caption_record, share)
-    return [Stage("write captions", [reader, Rules(caption_rules(options)), write], tasks)]
+    return [Stage("write captions", [reader, Rules(caption_rules(options)), write], reader.tasks)]
 
 
-def _reader(form: str, files: Sequence[InputFile], options: CaptionOptions) -> tuple[ReadPairs, int]:
-    """The reader of a format, and the number of its tasks."""
+def _reader(form: str, files: Sequence[InputFile], options: CaptionOptions) -> ReadPairs:
     if form == "files":
-        return ReadFiles(files), ReadFiles.tasks(files)
+        return ReadFiles(files)
     if form == "parquet":
-        return ReadParquet(files), len(files)
+        return ReadParquet(files)
     if form == "tsv":
         for column in ("caption", "image"):
             require(column in options.tsv_columns, f"--tsv-columns must have a column {column}.")
-        return ReadTsv(files, options.tsv_columns), len(files)
+        return ReadTsv(files, options.tsv_columns)
     require(options.images is not None, "Give --images, the folder of the images that COCO's annotations name.")
-    return ReadCoco(files, options.images), len(files)
+    return ReadCoco(files, options.images)
 
 
 def caption_rules(options: CaptionOptions) -> list[Rule]:

@@ -3,8 +3,11 @@
 import contextlib
 import glob
 import io
+import lzma
 import os
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -16,6 +19,19 @@ from fsspec.implementations.local import LocalFileSystem
 
 from kosmos_plugin.data.shards import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
+
+# What the readers of compressed files, tars and Parquet raise when one is broken (zstandard's and pyarrow's are
+# RuntimeErrors and ValueErrors).
+BROKEN = (
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
 
 
 @dataclass(frozen=True)

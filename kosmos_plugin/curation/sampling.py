@@ -7,7 +7,6 @@
 A sample's limit is a number of documents, or of bytes of text. Memory grows with the limit alone, and so do the parts.
 """
 
-import hashlib
 import heapq
 import os
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.engine import Stage
 from kosmos_plugin.curation.parts import ReadPart, save_array, write_parts
+from kosmos_plugin.curation.shares import place
 from kosmos_plugin.curation.steps import Step
 from kosmos_plugin.errors import UserError
 
@@ -38,12 +38,6 @@ def sample_stages(name: str, read: list, tasks: int, folder: Path, limit: int, u
     ]
 
 
-def _place(document: Document) -> int:
-    """A hash of 64 bits, another one than that of `binarise.is_held_out`: a sample has its share of held-out ones."""
-    digest = hashlib.blake2b(document.text.encode("utf-8"), digest_size=8, person=b"sample").digest()
-    return int.from_bytes(digest, "big")
-
-
 class Candidates(Step):
     """Passes on the documents whose hashes are among the smallest so far that make up the limit."""
 
@@ -60,7 +54,7 @@ class Candidates(Step):
         total = number = 0
         for document in data:
             cost = 1 if self.unit == "documents" else len(document.text.encode("utf-8"))
-            heapq.heappush(smallest, candidate := (-_place(document), -number, cost))
+            heapq.heappush(smallest, candidate := (-place(document.text, "sample"), -number, cost))
             total += cost
             is_one = True
             while total - smallest[0][2] >= self.limit:  # without it too there is enough
@@ -72,7 +66,7 @@ class Candidates(Step):
                 yield document
             else:
                 self.count("left out", NOT_CHOSEN)
-        rows = [(-place, rank, -number, cost) for place, number, cost in smallest]
+        rows = [(-hash, rank, -number, cost) for hash, number, cost in smallest]
         save_array(os.path.join(self.folder, f"candidates-{rank}.npy"), np.array(rows, _CANDIDATE))
 
 

@@ -2,6 +2,7 @@
 
 A document's `metadata["segments"]` says what it is, in reading order: {"text": "…"}, or {"text": "…", "counted": false}
 for text that is no target, or {"image": i} for `media[i]`, whose `media_bytes` are the encoded image.
+`metadata["page_text"]` is the text of the whole page that a document is a part of: all its parts are of one split.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import webdataset
 from datatrove.data import Document
 
-from kosmos_plugin.curation.binarise import is_held_out
+from kosmos_plugin.curation.shares import split_of
 from kosmos_plugin.curation.steps import Step
 from kosmos_plugin.data.shards import build_index
 
@@ -30,6 +31,8 @@ def caption_record(document: Document) -> dict[str, bytes]:
 def interleaved_record(document: Document) -> dict[str, bytes]:
     """A document's segments, and its numbered images: KEY.json, KEY.0.jpg, KEY.1.png, …"""
     about = {"segments": document.metadata["segments"], "id": document.id}
+    if url := document.metadata.get("url"):
+        about["url"] = url
     images = {f"{i}.{image_ending(m.media_bytes)}": m.media_bytes for i, m in enumerate(document.media)}
     return {"json": json.dumps(about, ensure_ascii=False).encode("utf-8"), **images}
 
@@ -63,7 +66,7 @@ class WriteShards(Step):
     def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         writers: dict[str, _Shards] = {}
         for document in data:
-            split = "valid" if is_held_out(document, self.valid_share) else "train"
+            split = split_of(document.metadata.get("page_text", document.text), self.valid_share)
             if split not in writers:
                 writers[split] = _Shards(os.path.join(self.out, f"{split}-{rank:05d}"))
             writers[split].write(self.record(document))

@@ -1,13 +1,16 @@
 """What the room's own steps have in common: they count what they see, under the names that reports show."""
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from loguru import logger
 
-from kosmos_plugin.curation.inputs import InputFile
+from kosmos_plugin.curation.inputs import BROKEN, InputFile
 from kosmos_plugin.curation.report import label
+from kosmos_plugin.errors import UserError
 
 
 class Step(PipelineStep):
@@ -19,6 +22,17 @@ class Step(PipelineStep):
     def count(self, section: str, what: str, number: int = 1) -> None:
         """Add to a count of the report (`report.SECTIONS`)."""
         self.stat_update(label(section, what), value=number)
+
+    @contextlib.contextmanager
+    def until_it_breaks(self, file: InputFile) -> Iterator[None]:
+        """Reading a file ends where it is broken: cut short, in transfer or by a full disk, or of another format."""
+        try:
+            yield
+        except UserError:
+            raise
+        except BROKEN as error:
+            self.count("left out", "the rest of files that are cut short or broken")
+            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
 
 
 class Rules(Step):
@@ -43,18 +57,26 @@ class Rules(Step):
 
 
 class Reader(Step):
-    """Reads a task's share of the input files: every `world_size`-th, from the `rank`-th on."""
+    """Reads a task's share of the input files: `files_per_task` of them, in their order, each until it breaks."""
 
     name = "reader"
+    files_per_task = 1
 
     def __init__(self, files: Sequence[InputFile]):
         super().__init__()
         self.files = files
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks a stage that begins with this reader has."""
+        return -(-len(self.files) // self.files_per_task)
+
     def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        for file in self.files[rank::world_size]:
-            yield from self.read(file)
+        for file in self.files[rank * self.files_per_task : (rank + 1) * self.files_per_task]:
+            self.count("read", "files")
+            with self.until_it_breaks(file):
+                yield from self.read(file)
 
     @abstractmethod
     def read(self, file: InputFile) -> Iterator[Document]:
-        """The documents of a file. Counts what it reads and what is broken; a broken file ends where it breaks."""
+        """The documents of a file. Counts what it reads; raises what `inputs.BROKEN` has where the file is broken."""

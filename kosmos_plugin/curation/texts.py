@@ -1,14 +1,10 @@
 """Texts of any form → documents: JSON lines, Parquet, The Pile's JSON lines, plain text; each may be compressed."""
 
 import json
-import lzma
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from datatrove.data import Document
-from loguru import logger
 
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.steps import Reader
@@ -19,9 +15,6 @@ FORMATS = ("jsonl", "json", "ndjson", "parquet", "txt")
 PILE_SUBSET = "pile_set_name"
 # A line of JSON, or a plain text, that is longer is no document but a mistake, or meant to fill the memory.
 MAX_BYTES = 64 * 1024 * 1024
-# What the readers of compressed and of Parquet files raise when one is broken (zstandard's and pyarrow's are
-# RuntimeErrors and ValueErrors).
-BROKEN = (EOFError, OSError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def check_text_inputs(files: list[InputFile]) -> None:
@@ -49,7 +42,6 @@ class ReadTexts(Reader):
         self.separator = separator
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        self.count("read", "files")
         name = file.path.rpartition("/")[2]
         for number, (text, metadata) in enumerate(self._texts(file)):
             self.count("read", "documents")
@@ -61,14 +53,8 @@ class ReadTexts(Reader):
     def _texts(self, file: InputFile) -> Iterator[tuple[object, dict]]:
         """(text, metadata) of each record; what is no text is left to the caller."""
         records = {"parquet": self._parquet, "txt": self._plain}.get(file.format, self._json_lines)
-        try:
-            with open_input(file.path) as stream:
-                yield from records(stream)
-        except UserError:
-            raise
-        except BROKEN as error:  # a file that was cut, in transfer or by a full disk
-            self.count("left out", "the rest of files that are cut short or broken")
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+        with open_input(file.path) as stream:
+            yield from records(stream)
 
     def _json_lines(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
         for record in json_lines(stream):

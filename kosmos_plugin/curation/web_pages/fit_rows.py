@@ -36,9 +36,9 @@ class FitRows(Step):
                 if {kind for segment in segments for kind in segment} != {"image", "text"}:
                     self.count("left out", "part of a page longer than a row, without an image or text")
                     continue
-                part = page if len(parts) == 1 else copy.copy(page)
-                part.id = page.id if len(parts) == 1 else f"{page.id}/{number}"
-                part.metadata = dict(page.metadata)
+                part = copy.copy(page)
+                part.id = page.id if len(parts) == 1 else f"{page.id}#{number}"
+                part.metadata = {**page.metadata, "page_text": page.text}
                 rebuild(part, segments)
                 yield part
 

@@ -3,6 +3,7 @@
 resiliparse extracts text alone, so a mark is put in the place of each image, and the text is cut at the marks.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urljoin
@@ -10,12 +11,14 @@ from urllib.parse import urljoin
 from datatrove.data import Document, Media, MediaType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-from resiliparse.parse.html import HTMLTree
+from resiliparse.parse.html import HTMLTree, NodeType
 
 # Extraction takes time that grows with the square of how deep elements are nested: seconds at 10,000.
 MAX_DEPTH = 500
 # Of Unicode's private characters, which no text has.
 _MARK, _END = "\ue000", "\ue001"
+# Whether HTML may have what `_keep_lone_characters` looks for; most has not, and looking takes long.
+_LONE_CHARACTER = re.compile(r">\s*(?:[^\0-\u07ff]|&\w+;|&#\w+;)\s*<")
 _TOO_DEEP = " > ".join(["*"] * MAX_DEPTH)
 
 
@@ -46,8 +49,22 @@ def parse_page(html: str, url: str) -> list[str | PageImage] | str:
         address = _address(element)
         images.append(PageImage(_absolute(base, address), element.getattr("alt")) if address else None)
         element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
+    if _LONE_CHARACTER.search(html):
+        _keep_lone_characters(tree)
     text = extract_plain_text(tree, main_content=True, alt_texts=False, list_bullets=False)
     return list(_cut(text, images))
+
+
+def _keep_lone_characters(tree: HTMLTree) -> None:
+    """Add a sign that is taken out again to what is between elements and of one character, such as → or ”.
+
+    resiliparse takes them for icons and leaves them out, so that `<b>File</b> → <b>Open</b>` would become "FileOpen".
+    """
+    for node in list(tree.document):
+        if node.type == NodeType.TEXT and (node.prev is not None or node.next is not None):
+            text = node.value
+            if len(text.strip()) == 1 and not text.isascii():
+                node.value = text.replace(text.strip(), text.strip() + _END)
 
 
 def page_document(parts: list[str | PageImage], id: str, url: str) -> Document:

@@ -17,15 +17,13 @@ import fsspec
 import numpy as np
 import xxhash
 from datatrove.data import Document
-from loguru import logger
 
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES
 from kosmos_plugin.curation.engine import Stage
 from kosmos_plugin.curation.inputs import InputFile
 from kosmos_plugin.curation.parts import save_array
 from kosmos_plugin.curation.steps import Step
-from kosmos_plugin.curation.texts import BROKEN
-from kosmos_plugin.curation.web_pages.sources import CUT_SHORT, media_type, warc_record, warc_records
+from kosmos_plugin.curation.web_pages.sources import media_type, warc_record, warc_records
 from kosmos_plugin.data.shards import IMAGE_EXTENSIONS
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u8")])
@@ -66,12 +64,9 @@ class ListImages(Step):
     def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         file = self.files[rank]
         entries = []
-        try:
+        with self.until_it_breaks(file):
             for key, offset, size in tar_images(file.path) if file.format == "tar" else self._warc_images(file.path):
                 entries.append((_hash(key), rank, offset, size))
-        except (*BROKEN, tarfile.TarError) as error:
-            self.count("left out", CUT_SHORT)
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
         self.count("read", "images in WARC files and tars", len(entries))
         array = np.array(entries, ENTRY)
         save_array(self.folder / f"{rank}.npy", array[np.argsort(array["hash"], kind="stable")])

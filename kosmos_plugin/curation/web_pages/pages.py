@@ -88,7 +88,8 @@ def page_stages(run: Run) -> list[Stage]:
         "Give --images, what you downloaded the release's images to: img2dataset's tars or a folder.",
     )
     root = folder_of(files) if form == "html" else None
-    reader, tasks = _reader(form, files, options, root)
+    reader = _reader(form, files, options, root)
+    tasks = reader.tasks
     index, parts, duplicates = run.parts / "images", run.parts / "pages", run.parts / "duplicates"
     rules = Rules([has_text, has_images, *([language.not_english] if options.english else [])])
     write = [
@@ -128,13 +129,12 @@ def _files_of_format(files: Sequence[InputFile], wanted: str | None) -> tuple[st
     return found[0], by_format[found[0]]
 
 
-def _reader(form: str, files: list[InputFile], options: PageOptions, root: str | None) -> tuple[Reader, int]:
-    """The reader of a format, and the number of its tasks."""
+def _reader(form: str, files: list[InputFile], options: PageOptions, root: str | None) -> Reader:
     if form == "html":
-        return ReadHtml(files, options.max_html_bytes, root), ReadHtml.tasks(files)
+        return ReadHtml(files, options.max_html_bytes, root)
     if form == "warc":
-        return ReadWarc(files, options.max_html_bytes), len(files)
-    return (ReadMmc4(files) if form == "mmc4" else ReadObelics(files)), len(files)
+        return ReadWarc(files, options.max_html_bytes)
+    return ReadMmc4(files) if form == "mmc4" else ReadObelics(files)
 
 
 class CleanText(Step):

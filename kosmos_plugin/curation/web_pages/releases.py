@@ -12,38 +12,28 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from datatrove.data import Document
-from loguru import logger
 
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.steps import Reader
-from kosmos_plugin.curation.texts import BROKEN, json_lines
+from kosmos_plugin.curation.texts import json_lines
 from kosmos_plugin.curation.web_pages.html import PageImage, page_document
-from kosmos_plugin.curation.web_pages.sources import CUT_SHORT
-from kosmos_plugin.errors import UserError
 
 _NO_DOCUMENT = "no record of its format"
 
 
 class ReadRelease(Reader):
-    """The documents of files, in their order. What is broken is counted. `records` are those of an open file."""
+    """The documents of files, in their order. `records` are those of an open file."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        self.count("read", "files")
         name = file.path.rpartition("/")[2]
-        try:
-            with open_input(file.path) as stream:
-                for number, record in enumerate(self.records(stream)):
-                    self.count("read", "pages")
-                    document = self.document(record, f"{name}/{number}") if isinstance(record, dict) else None
-                    if document is None:
-                        self.count("dropped", _NO_DOCUMENT)
-                    else:
-                        yield document
-        except UserError:
-            raise
-        except BROKEN as error:
-            self.count("left out", CUT_SHORT)
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+        with open_input(file.path) as stream:
+            for number, record in enumerate(self.records(stream)):
+                self.count("read", "pages")
+                document = self.document(record, f"{name}/{number}") if isinstance(record, dict) else None
+                if document is None:
+                    self.count("dropped", _NO_DOCUMENT)
+                else:
+                    yield document
 
 
 class ReadMmc4(ReadRelease):

@@ -9,13 +9,13 @@
 - "half of the documents that only have one image": by a hash of the page's address, so that a run can be repeated.
 """
 
-import hashlib
 from urllib.parse import urlsplit
 
 import regex
 from datatrove.data import Document
 
 from kosmos_plugin.curation.caption_rules import image_size
+from kosmos_plugin.curation.shares import is_in_share
 from kosmos_plugin.curation.texts import problem_of
 from kosmos_plugin.curation.web_pages.html import text_of
 from kosmos_plugin.images import BrokenImage, decode_image
@@ -94,6 +94,4 @@ def rebuild(document: Document, segments: list[dict]) -> None:
 
 def is_of_dropped_half(document: Document, share: float) -> bool:
     """Whether a page is of the `share` that is dropped if it has one image: by its address, or else its text."""
-    name = (document.metadata.get("url") or document.text).encode("utf-8", "replace")
-    digest = hashlib.blake2b(name, digest_size=8, person=b"one image").digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return is_in_share(document.metadata.get("url") or document.text, share, "one image")

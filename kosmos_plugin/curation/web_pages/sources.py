@@ -10,18 +10,13 @@ from urllib.parse import quote
 import fsspec
 from datatrove.data import Document
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
-from loguru import logger
 
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.steps import Reader
-from kosmos_plugin.curation.texts import BROKEN
 from kosmos_plugin.curation.web_pages.html import decode_html, page_document, parse_page
 
 FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-CUT_SHORT = "the rest of files that are cut short or broken"
-# Of a folder of HTML, the files that one task reads.
-FILES_PER_TASK = 200
 
 
 class ReadPages(Reader):
@@ -50,20 +45,14 @@ class ReadWarc(ReadPages):
     """The HTML responses of WARC files, in their order. A record that is cut short is left out with what follows."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        self.count("read", "files")
         name = file.path.rpartition("/")[2]
         held: Document | None = None  # until it is known that its record is whole
-        try:
-            for position, record in warc_records(file.path):
-                if held is not None:
-                    yield held
-                held = self._of_record(record, f"{name}/{position}")
-        except BROKEN as error:
-            self.count("left out", CUT_SHORT)
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
-        else:
+        for position, record in warc_records(file.path):
             if held is not None:
                 yield held
+            held = self._of_record(record, f"{name}/{position}")
+        if held is not None:
+            yield held
 
     def _of_record(self, record: WarcRecord, id: str) -> Document | None:
         if media_type(record) not in HTML_TYPES:
@@ -75,27 +64,16 @@ class ReadWarc(ReadPages):
 class ReadHtml(ReadPages):
     """Files of HTML. A page's address is file:///PATH, by its path in the folder `root`; so are those of its images."""
 
+    files_per_task = 200
+
     def __init__(self, files: Sequence[InputFile], max_bytes: int, root: str):
         super().__init__(files, max_bytes)
         self.root = root
 
-    @staticmethod
-    def tasks(files: Sequence[InputFile]) -> int:
-        return -(-len(files) // FILES_PER_TASK)
-
-    def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        for file in self.files[rank * FILES_PER_TASK : (rank + 1) * FILES_PER_TASK]:
-            yield from self.read(file)
-
     def read(self, file: InputFile) -> Iterator[Document]:
         name = file.path[len(self.root) :].lstrip("/")
-        try:
-            with open_input(file.path) as stream:
-                data = stream.read(self.max_bytes + 1)
-        except BROKEN as error:
-            self.count("left out", CUT_SHORT)
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
-            return
+        with open_input(file.path) as stream:
+            data = stream.read(self.max_bytes + 1)
         # A name that is no UTF-8 is quoted by its bytes.
         url = f"file:///{quote(os.fsencode(name))}"
         if document := self.page(data, url, url.removeprefix("file:///")):

@@ -5,10 +5,13 @@ from datatrove.data import Document, Media, MediaType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kosmos_plugin.curation.shard_writer import WriteShards, interleaved_record
 from kosmos_plugin.curation.web_pages.fit_rows import FitRows
+from kosmos_plugin.curation.web_pages.html import text_of
 from kosmos_plugin.data.documents import Document as TrainingDocument
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
 
@@ -31,7 +34,7 @@ def page(parts: list) -> Document:
             media.append(Media(str(len(media)), MediaType.IMAGE, f"http://a/{len(media)}"))
         else:
             segments.append({"text": part})
-    return Document("", "page", media, {"segments": segments})
+    return Document(text_of(segments), "page", media, {"segments": segments})
 
 
 def fitted(vocabulary, document: Document) -> list[list[str | None]]:
@@ -77,3 +80,21 @@ def test_a_long_page_is_cut_between_its_paragraphs(vocabulary):
     found = fitted(vocabulary, page([paragraph, None, paragraph, paragraph, None, paragraph]))
     assert len(found) > 1
     assert [line for part in found for line in part if line.startswith("http")] == ["http://a/0", "http://a/1"]
+
+
+def test_the_parts_of_a_page_are_trained_on_or_held_out_together(vocabulary, tmp_path):
+    paragraph = "the red cat runs near the old house and the new car"
+    pages = [page([f"{n} {paragraph}", None, paragraph, paragraph, None, f"{paragraph} {n}"]) for n in range(30)]
+    for media in (media for document in pages for media in document.media):
+        media.media_bytes = b"an image"
+    parts = FitRows(str(vocabulary), MAX_TOKENS, IMAGE_TOKENS).run(pages)
+    assert len(list(WriteShards(tmp_path, interleaved_record, 0.5).run(parts))) == 60
+    of_split = {}
+    for split in ("train", "valid"):
+        documents = ShardedDocuments([str(tmp_path / f"{split}-00000-000.tar")], interleaved_document)
+        texts = [s.text for i in range(len(documents)) for s in documents[i].segments if isinstance(s, Text)]
+        numbers = [word for text in texts for word in text.split() if word.isdigit()]
+        of_split[split] = set(numbers)
+        assert len(numbers) == 2 * len(of_split[split])  # of the first part and of the last
+    assert len(of_split["train"]) > 5 and len(of_split["valid"]) > 5
+    assert not of_split["train"] & of_split["valid"]
