@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stream", nargs="*", default=[], help="show these streams alone")
     add("--corpus", nargs="*", default=[], help="show these corpora alone")
     add("--split", choices=("train", "valid"), default="train", help="which corpora (default: train)")
-    add("--image-tokens", type=int, default=64, help="embeddings an image takes in a sequence")
-    add("--image-size", type=int, default=224, help="height and width of the images, in pixels")
+    add("--image-tokens", type=int, default=64, help="embeddings an image takes in a sequence (default: 64)")
+    add("--image-size", type=int, default=224, help="height and width of the images, in pixels (default: 224)")
     add("--image-fit", choices=("crop", "stretch"), default="crop", help="how an image is made square (default: crop)")
-    add("--tokens-per-sample", type=int, default=2048, help="length of a row")
-    add("--seed", type=int, default=1, help="another seed shows other documents")
+    add("--tokens-per-sample", type=int, default=2048, help="length of a row (default: 2048)")
+    add("--seed", type=int, default=1, help="another seed shows other documents (default: 1)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,12 +80,13 @@ def run(args: argparse.Namespace) -> None:
     names = [stream.config.name for stream in mixture.streams]
     root = os.path.join(os.path.normpath(os.path.dirname(args.data) or "."), "")
     described = inspection.describe(batch, vocabulary, names, inspection.names_of(batch, rows, root))
+    described = [dataclasses.replace(row, parts=tuple(row.documents)) for row in described]  # without the padding
     table = dataclasses.replace(inspection.batch_table(described, names), title="On this page")
     report = inspection.Report(
         f"Documents of {args.data}",
         f"{args.split} · at random, seed {args.seed} · rows of {args.tokens_per_sample:,} tokens, without padding",
         [inspection.stream_table(mixture), table],
-        [dataclasses.replace(row, parts=tuple(row.documents)) for row in described],
+        described,
         batch["images"],
         f"Skipped as broken: {skips.skipped:,}." if skips.skipped else "",
     )

@@ -11,6 +11,7 @@ from kosmos_plugin.curation.statistics_of_corpora import CorpusStatistics, Strea
 from kosmos_plugin.inspection import Table, is_numeric, table_as_text
 
 TOTALS = ("tokens", "counted", "images", "words", "characters")
+MOST_BARS = 40
 PLOTTED = {"tokens": "tokens of a document", "images": "images of a document"}
 
 
@@ -154,7 +155,9 @@ def plot(corpora: Sequence[CorpusStatistics], file: Path) -> None:
                 axes.bar(numbers, counts / len(values), color="#d48a3a", width=0.8)
                 axes.set_xticks(numbers if len(numbers) < 12 else numbers[:: len(numbers) // 12 + 1])
             else:
-                axes.hist(values, bins=40, weights=np.full(len(values), 1 / len(values)), color="#4c78a8")
+                step = -(-(int(np.ptp(values)) + 1) // MOST_BARS)  # whole tokens, or some bars would have fewer values
+                edges = np.arange(values.min(), values.max() + step + 1, step) - 0.5
+                axes.hist(values, bins=edges, weights=np.full(len(values), 1 / len(values)), color="#4c78a8")
             axes.set_title(f"{corpus.stream}: {corpus.name}", fontsize=10, loc="left", parse_math=False)
             axes.set_xlabel(label, fontsize=9)
             axes.yaxis.set_major_formatter("{x:.0%}")
