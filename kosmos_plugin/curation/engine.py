@@ -3,6 +3,7 @@
     OUT/…                 what the command makes
     OUT/report.json       what came in, what was dropped and why, what is there; written last
     OUT/work/plan.json    what the run was asked for: run again, it must be the same
+    OUT/work/lock         held while it runs
     OUT/work/STAGE/       datatrove's own folder of a stage: a mark and the counts of each finished task, its messages
     OUT/work/parts/…      what one stage leaves to the next; removed at the end
 
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kosmos_plugin.curation.inputs import InputFile
@@ -38,7 +40,7 @@ from kosmos_plugin.errors import UserError
 PARTS = "parts"
 
 # Importing fairseq turns on all that libraries have to say.
-for _library in ("asyncio", "fsspec"):
+for _library in ("asyncio", "filelock", "fsspec"):
     logging.getLogger(_library).setLevel(logging.WARNING)
 
 
@@ -106,14 +108,25 @@ def _difference(previous: dict, plan: dict) -> str:
 
 
 def run_stages(run: Run, stages: Sequence[Stage], workers: int) -> Report:
-    """Run what is not done yet of `stages`, `workers` tasks at a time, and write the report."""
-    if not run.report_file.is_file():
-        for number, stage in enumerate(stages):
-            _run_stage(stage, run.work / _folder(number, stage), workers)
-        report = Report(run.command, read_counts(run.work / _folder(i, stage) for i, stage in enumerate(stages)))
-        write_atomically(run.report_file, report.as_json())
-    shutil.rmtree(run.parts, ignore_errors=True)
+    """Run what is not done yet of `stages`, `workers` tasks at a time, and write the report.
+
+    UserError if another process runs them in the same folder.
+    """
+    try:
+        with FileLock(run.work / "lock", timeout=0):
+            if not run.report_file.is_file():
+                _run_all(run, stages, workers)
+            shutil.rmtree(run.parts, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"The same command runs already in {run.out}.") from None
     return Report.read(run.report_file)
+
+
+def _run_all(run: Run, stages: Sequence[Stage], workers: int) -> None:
+    folders = [run.work / _folder(number, stage) for number, stage in enumerate(stages)]
+    for stage, folder in zip(stages, folders, strict=True):
+        _run_stage(stage, folder, workers)
+    write_atomically(run.report_file, Report(run.command, read_counts(folders)).as_json())
 
 
 def _folder(number: int, stage: Stage) -> str:

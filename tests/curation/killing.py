@@ -1,11 +1,13 @@
 """Runs a command of kosmos-prepare in a process of its own, and kills it while it works."""
 
+import contextlib
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -19,18 +21,25 @@ def finish(*arguments: object) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def kill_when(condition, *arguments: object) -> None:
-    """Start it and kill it with all its processes as soon as `condition()` is true."""
+@contextlib.contextmanager
+def run_in_background(*arguments: object) -> Iterator[subprocess.Popen]:
+    """Start it, and at the end kill it with all its processes."""
     process = subprocess.Popen(
         command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        while not condition():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.005)
+        yield process
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def kill_when(condition, *arguments: object) -> None:
+    """Start it and kill it with all its processes as soon as `condition()` is true."""
+    with run_in_background(*arguments) as process:
+        while not condition():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
 
 
 def digests(out: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A run that is killed and given again: the same bytes, and nothing finished is done twice."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from fairseq_cli_ext import prepare
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish, kill_when
+from tests.curation.killing import digests, finish, kill_when, run_in_background
 from tests.curation.test_text import json_lines, sentences
 from tests.curation.web_pages.test_pages import html, png, write_warc
 
@@ -103,6 +104,16 @@ def test_a_finished_run_is_not_done_again(arguments, uninterrupted, capsys):
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()} == before
     counts = json.loads((uninterrupted / "report.json").read_text())["counts"]
     assert f"{counts['kept']['train: tokens']:,}" in capsys.readouterr().out
+
+
+def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
+    lock = tmp_path / "work" / "lock"
+    with run_in_background(*arguments, "--out", tmp_path, "--workers", 1):
+        while not lock.exists():
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="runs already in"):
+            prepare.run([*arguments, "--out", str(tmp_path), "--workers", "1"])
+    finish(*arguments, "--out", tmp_path)  # the one that was stopped holds nothing
 
 
 @pytest.mark.parametrize(
