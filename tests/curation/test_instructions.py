@@ -134,3 +134,13 @@ def test_another_format_is_one_clear_error(tmp_path):
     (tmp_path / "a.csv").write_text("a,b")
     with pytest.raises(UserError, match=r"a\.csv: cannot tell its format"):
         run(tmp_path / "out", tmp_path / "a.csv", "--workers", 1)
+
+
+def test_a_zip_that_is_cut_short(tmp_path):
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("core_data.jsonl", json.dumps(UNNATURAL))
+    data = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "half.zip").write_bytes(data[: len(data) // 2])
+    counts = run(tmp_path / "out", tmp_path / "*.zip")
+    assert counts["left out"] == {"the rest of files that are cut short or broken": 1}
+    assert counts["kept"]["train: documents"] == 2

@@ -1,5 +1,6 @@
 """A run that is killed and given again: the same bytes, and nothing finished is done twice."""
 
+import base64
 import json
 import time
 from pathlib import Path
@@ -74,6 +75,22 @@ def write_instructions(folder: Path) -> list[object]:
     return ["instructions", folder, "--sample", 500, "--valid-share", 0.1]
 
 
+def write_captions(folder: Path) -> list[object]:
+    for part in range(4):
+        lines = [
+            f"{number}\t{text}\t{base64.b64encode(png(number)).decode()}\n"
+            for number, text in enumerate(sentences(60, part))
+        ]
+        (folder / f"{part}.tsv").write_text("".join(lines))
+    return ["captions", folder, "--tsv-columns", "key", "caption", "image", "--valid-share", 0.1]
+
+
+def write_texts(folder: Path) -> list[object]:
+    for part in range(4):
+        (folder / f"{part}.jsonl").write_bytes(json_lines(sentences(500, part)))
+    return ["tokenizer", folder, "--size", 60, "--documents", 900]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "write, stage",
@@ -83,6 +100,9 @@ def write_instructions(folder: Path) -> list[object]:
         (write_crawl, "7-write-pages"),
         (write_instructions, "1-read-instructions"),
         (write_instructions, "3-write-instructions"),
+        (write_captions, "1-write-captions"),
+        (write_texts, "1-read-texts"),
+        (write_texts, "2-choose-sample"),
     ],
 )
 def test_other_commands_killed_and_run_again(tmp_path, write, stage):

@@ -51,7 +51,10 @@ def parse_page(html: str, url: str) -> list[str | PageImage] | str:
         element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
     if _LONE_CHARACTER.search(html):
         _keep_lone_characters(tree)
-    text = extract_plain_text(tree, main_content=True, alt_texts=False, list_bullets=False)
+    # Without `alt_texts` there would be no <figure> either; those of images are gone with them.
+    text = extract_plain_text(
+        tree, main_content=True, alt_texts=True, list_bullets=False, skip_elements=["area", "object", "svg"]
+    )
     return list(_cut(text, images))
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.curation.web_pages.test_pages import TEXTS, html, kept, png, run, write_folder
+from tests.benchmarks.memory import memory, peak_memory, reset_peak
+from tests.curation.web_pages.test_pages import TEXTS, html, kept, png, run, write_folder, write_warc
 
 PAGE = html(TEXTS[0], "a.png", TEXTS[1])
 
@@ -59,6 +60,27 @@ def test_pages_that_are_dropped(tmp_path, page, reason):
     limit = ["--max-html-bytes", "100000"] if "bytes" in reason else []
     counts = run(tmp_path / "out", folder, *limit)
     assert counts["dropped"][reason] == 1
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]
+
+
+@pytest.mark.parametrize("name", ["crawl.warc.gz", "page.html"])
+def test_html_of_50_megabytes_takes_no_memory(tmp_path, name):
+    small, huge = PAGE.encode(), b"<p>a</p>" * 6_250_000
+    (tmp_path / "in").mkdir()
+    if name == "page.html":
+        write_folder(tmp_path / "in", PAGE, {"a.png": png(1)})
+        (tmp_path / "in" / "huge.html").write_bytes(huge)
+    else:
+        responses = [("http://a.example/huge", huge), ("http://a.example/", small)]
+        image = ("http://a.example/a.png", "image/png", png(1))
+        write_warc(tmp_path / "in" / name, [*((url, "text/html", body) for url, body in responses), image])
+    run(tmp_path / "warm", write_folder(tmp_path / "small", PAGE, {"a.png": png(1)}))  # models and libraries are loaded
+    del huge
+    reset_peak()
+    before = memory()
+    counts = run(tmp_path / "out", tmp_path / "in")
+    assert peak_memory() - before < 40 * 2**20
+    assert counts["dropped"] == {"HTML of more than 10,000,000 bytes": 1}
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]
 
 

@@ -160,3 +160,23 @@ def test_nothing_outside_of_the_folder_is_read(tmp_path, address):
     with pytest.raises(UserError, match="Nothing was kept"):
         run(tmp_path / "out", folder)
     assert counts(tmp_path / "out")["left out"] == {"image that is not there": 1}
+
+
+def test_copies_of_a_page_and_near_copies_are_dropped(tmp_path):
+    """A crawl has many pages twice: as they are, with another date, with another image."""
+    other = " ".join(reversed(" ".join(TEXTS).split()))
+    pages = {
+        "a": html(*TEXTS[:2], "1.png", TEXTS[2]),
+        "b": html(*TEXTS[:2], "2.png", TEXTS[2]),
+        "c": html(*TEXTS[:2], "3.png", TEXTS[2].replace("open", "shut")),
+        "d": html(other, "4.png"),
+    }
+    folder = write_folder(tmp_path / "in", "", {f"{n}.png": png(n) for n in range(1, 5)})
+    (folder / "page.html").unlink()
+    for name, page in pages.items():
+        (folder / f"{name}.html").write_text(page)
+    found = {kind: run(tmp_path / kind, folder, "--duplicates", kind) for kind in ("near", "exact", "none")}
+    dropped = {kind: of_it.get("dropped", {}) for kind, of_it in found.items()}
+    reason = "duplicates and near-duplicates"
+    assert dropped == {"near": {reason: 2}, "exact": {reason: 1}, "none": {}}
+    assert [png(4)] == [page[1] for page in kept(tmp_path / "near") if page[0] == other]
