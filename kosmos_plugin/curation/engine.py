@@ -23,7 +23,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +124,9 @@ def run_stages(run: Run, stages: Sequence[Stage], workers: int) -> Report:
 
 def _run_all(run: Run, stages: Sequence[Stage], workers: int) -> None:
     folders = [run.work / _folder(number, stage) for number, stage in enumerate(stages)]
-    for stage, folder in zip(stages, folders, strict=True):
-        _run_stage(stage, folder, workers)
+    with _pool(min(workers, max(stage.tasks for stage in stages))) as pool:
+        for stage, folder in zip(stages, folders, strict=True):
+            _run_stage(stage, folder, pool)
     write_atomically(run.report_file, Report(run.command, read_counts(folders)).as_json())
 
 
@@ -133,11 +134,26 @@ def _folder(number: int, stage: Stage) -> str:
     return f"{number + 1}-{stage.name.replace(' ', '-')}"
 
 
-def _run_stage(stage: Stage, folder: Path, workers: int) -> None:
-    executor = _Executor(list(stage.steps), stage.tasks, min(workers, stage.tasks), logging_dir=str(folder))
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[Executor | None]:
+    """Processes for all stages of a run, or None for this one alone."""
+    if workers == 1:
+        yield None
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fairseq_cli_ext.worker"])
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run_stage(stage: Stage, folder: Path, pool: Executor | None) -> None:
+    executor = _Executor(list(stage.steps), stage.tasks, logging_dir=str(folder))
     unfinished = executor.get_incomplete_ranks()
     bar = tqdm(total=stage.tasks, initial=stage.tasks - len(unfinished), desc=f"{stage.name:<22}", unit="task")
-    with bar, contextlib.closing(executor.finish(unfinished)) as finished:
+    with bar, contextlib.closing(executor.finish(unfinished, pool)) as finished:
         try:
             for _ in finished:
                 bar.update()
@@ -151,23 +167,17 @@ def _run_stage(stage: Stage, folder: Path, workers: int) -> None:
 class _Executor(LocalPipelineExecutor):
     """datatrove's local one, on concurrent.futures: its own pool waits for ever for a process that was killed."""
 
-    def finish(self, ranks: Sequence[int]) -> Iterator[int]:
-        """Run the tasks; yields the number of each as it ends."""
-        if self.workers == 1:
+    def finish(self, ranks: Sequence[int], pool: Executor | None) -> Iterator[int]:
+        """Run the tasks, in the processes of `pool` if there is one; yields the number of each as it ends."""
+        if pool is None:
             for rank in ranks:
                 copy.deepcopy(self)._run_for_rank(rank)
                 yield rank
-            return
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["fairseq_cli_ext.worker"])
-        with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+        else:
             tasks = {pool.submit(self._run_for_rank, rank): rank for rank in ranks}
-            try:
-                for task in as_completed(tasks):
-                    task.result()
-                    yield tasks[task]
-            finally:
-                pool.shutdown(cancel_futures=True)
+            for task in as_completed(tasks):
+                task.result()
+                yield tasks[task]
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> None:
         """What datatrove says goes into the task's file alone."""

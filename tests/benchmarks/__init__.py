@@ -18,6 +18,8 @@ BENCHMARKS = {
 # Not run unless named: variants, the model's behaviour, which no change of speed should move, and what takes long.
 LONG = {
     "growth": "time and memory of an update against lengths, images, rows and words",
+    "corpora": "pages, captions, texts a second with one and two processes, beside datasketch, fairseq-preprocess, …",
+    "corpora_memory": "peak memory of kosmos-prepare with ten times the input",
     "training_speed_frozen_clip": "captions beside stock whose CLIP is off the graph",
     "magneto_stability": "first updates of deep narrow decoders, with Magneto's gain and without",
     "length_extrapolation": "trained at 256 tokens, read at up to 1,024: xPos and sinusoidal positions",

@@ -42,6 +42,8 @@ def _is_gibberish(word: str) -> bool:
 def _is_link(word: str) -> bool:
     if word.lower().startswith("www."):
         return True
+    if "://" not in word:  # most words; parsing takes long
+        return False
     try:
         parts = urlsplit(word)
     except ValueError:  # such as http://[/

@@ -1,0 +1,176 @@
+"""Corpora: how much kosmos-prepare does in a second, with one process and with two, beside others' code.
+
+Processes are started before the clock; libraries are loaded. A peer does the same, in one process, as its documentation
+has it, or less: what it leaves out is in its name.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import datasketch
+import numpy as np
+import webdataset
+import xxhash
+from fairseq import options
+from fairseq_cli import preprocess
+
+from fairseq_cli_ext import prepare
+from kosmos_plugin.curation.duplicates import DropDuplicates, duplicate_stages
+from kosmos_plugin.curation.engine import Run, Stage, run_stages
+from kosmos_plugin.curation.inputs import find_inputs
+from kosmos_plugin.curation.parts import ReadPart, write_parts
+from kosmos_plugin.curation.text import TextOptions
+from kosmos_plugin.curation.texts import ReadTexts
+from kosmos_plugin.curation.words import words
+from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
+from tests.benchmarks.corpora_inputs import write_captions, write_crawl, write_texts
+from tests.benchmarks.result import Cell, Result
+from tests.benchmarks.side_by_side import SideBySide, seconds_of
+
+FILES, DOCUMENTS, SAMPLES, PAGES = 4, 3_000, 5_000, 300
+TURNS = 3
+
+
+class Work:
+    """Something done with a number of processes, in a new folder each time. `do(out, workers)`."""
+
+    def __init__(self, folder: Path, do: Callable[[Path, int], object]):
+        self.folder = folder
+        self.do = do
+        self.result: object = None
+
+    def __call__(self, workers: int = 1) -> None:
+        out = self.folder / "out"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            self.result = self.do(out, workers)
+        shutil.rmtree(out, ignore_errors=True)  # some peers write nothing
+
+
+def command(*arguments: object) -> Callable[[Path, int], dict]:
+    """A command of kosmos-prepare; its counts."""
+
+    def do(out: Path, workers: int) -> dict:
+        prepare.run([*map(str, arguments), "--out", str(out), "--workers", str(workers)])
+        return json.loads((out / "report.json").read_text("utf-8"))["counts"]
+
+    return do
+
+
+def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
+    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarises; how many are kept."""
+    inputs = find_inputs([str(folder)])
+    tasks = len(inputs)
+
+    def do(out: Path, workers: int) -> int:
+        run = Run("text", TextOptions(duplicates=kind), inputs, out)
+        run.begin()
+        parts, found = run.parts / "texts", run.parts / "duplicates"
+        stages = [
+            Stage("read texts", [ReadTexts(inputs), write_parts(parts)], tasks),
+            *duplicate_stages(ReadPart(parts), tasks, found, kind),
+            Stage("drop duplicates", [ReadPart(parts), DropDuplicates(found)], tasks),
+        ]
+        counts = run_stages(run, stages, workers).counts
+        return counts["read"]["documents"] - counts["dropped"]["duplicates and near-duplicates"]
+
+    return do
+
+
+# ---- Peers ----
+
+
+def read_json_lines(folder: Path) -> list[str]:
+    return [json.loads(line)["text"] for file in sorted(folder.iterdir()) for line in open(file, encoding="utf-8")]
+
+
+def by_datasketch(folder: Path) -> int:
+    """How many are kept, the way datasketch's documentation has it: insert what has no match yet."""
+    index = datasketch.MinHashLSH(num_perm=112, params=(14, 8))
+    for number, text in enumerate(read_json_lines(folder)):
+        tokens = words(text)
+        hashes = datasketch.MinHash(num_perm=112)
+        hashes.update_batch([" ".join(tokens[i : i + 5]).encode() for i in range(max(1, len(tokens) - 4))])
+        if not index.query(hashes):
+            index.insert(str(number), hashes)
+    return len(index.keys)
+
+
+def by_sorting(folder: Path) -> int:
+    """How many are kept if exact copies alone go: their hashes, sorted."""
+    hashes = [xxhash.xxh3_64_intdigest(" ".join(words(text)).encode()) for text in read_json_lines(folder)]
+    return len(np.unique(np.array(hashes, np.uint64)))
+
+
+def by_fairseq(folder: Path, vocabulary: Path, out: Path) -> None:
+    """SentencePiece over all texts at once, a text a line, then fairseq-preprocess."""
+    pieces = Vocabulary.load(vocabulary).processor.encode(read_json_lines(folder), out_type=str, num_threads=1)
+    out.mkdir()
+    (out / "pieces.txt").write_text("".join(f"{' '.join(text)}\n" for text in pieces), encoding="utf-8")
+    asked = f"--only-source --srcdict {vocabulary / DICTIONARY_FILE} --trainpref {out / 'pieces.txt'}"
+    asked += f" --destdir {out / 'binarised'} --dataset-impl mmap --workers 1"
+    preprocess.main(options.get_preprocessing_parser().parse_args(asked.split()))
+
+
+def by_webdataset(folder: Path) -> int:
+    tars = [str(tar) for tar in sorted(folder.glob("*.tar"))]
+    return sum(1 for _ in webdataset.WebDataset(tars, shardshuffle=False))
+
+
+# ---- Table ----
+
+
+def row(name: str, work: float, unit: str, ours: Work, peer_name: str = "", peer: Work | None = None) -> list[Cell]:
+    """A line of the table for `work` units done, timed in turns: with one process, with two, by the peer."""
+    ones, twos, peers = [], [], []
+    for _ in range(TURNS):
+        ones.append(seconds_of(ours))
+        twos.append(seconds_of(lambda: ours(2)))
+        if peer is not None:
+            peers.append(seconds_of(peer))
+    speeds = (f"{work / statistics.median(seconds):,.0f} {unit}/s" for seconds in (ones, twos))
+    beside = SideBySide(tuple(ones), tuple(peers)).ratio if peers else ""
+    return [name, *speeds, SideBySide(tuple(twos), tuple(ones)).ratio, peer_name, beside]
+
+
+def run(out: Path) -> Result:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts, captions, crawl = (folder / kind for kind in ("texts", "captions", "crawl"))
+        documents = write_texts(texts, FILES, DOCUMENTS)
+        samples = write_captions(captions, FILES, SAMPLES)
+        pages = write_crawl(crawl, FILES, PAGES)
+        vocabulary = folder / "vocabulary"
+        prepare.run(["tokenizer", str(texts), "--size", "3000", "--out", str(vocabulary)])
+
+        near, datasketchs = Work(folder, deduplicate(texts, "near")), Work(folder, lambda out, _: by_datasketch(texts))
+        exact, sorting = Work(folder, deduplicate(texts, "exact")), Work(folder, lambda out, _: by_sorting(texts))
+        known = ("--vocabulary", vocabulary)
+        binarise = Work(folder, command("text", texts, *known, "--duplicates", "none"))
+        fairseq = Work(folder, lambda out, _: by_fairseq(texts, vocabulary, out))
+        index = Work(folder, command("captions", captions))
+        webdatasets = Work(folder, lambda out, _: by_webdataset(captions))
+        write_pages = Work(folder, command("pages", crawl, "--drop-one-image", 0))
+        binarise(2)  # starts the processes' server
+        tokens = sum(count for what, count in binarise.result["kept"].items() if what.endswith("tokens"))
+        rows = [
+            row("pages, WARC to shards", pages, "pages", write_pages),
+            row("captions, indexed in place", samples, "samples", index, "webdataset, reading alone", webdatasets),
+            row("near-duplicates dropped", documents, "documents", near, "datasketch's example", datasketchs),
+            row("exact duplicates dropped", documents, "documents", exact, "sorting hashes, in memory", sorting),
+            row("text, binarised", tokens, "tokens", binarise, "SentencePiece, fairseq-preprocess", fairseq),
+        ]
+        notes = [
+            f"{documents:,} texts of 150 to 250 words, {samples:,} captions, {pages:,} pages of two pictures, each in "
+            f"{FILES} files; median of {TURNS} turns, ratios with the lowest and the highest.",
+            f"Kept of the texts: {near.result:,}, as many as datasketch ({datasketchs.result:,}); without exact copies "
+            f"alone {exact.result:,} ({sorting.result:,} by sorting).",
+            f"Kept of the pages: {write_pages.result['kept']['train: documents']:,}.",
+        ]
+    columns = ["measure", "one process", "two processes", "two / one", "peer, one process", "ours / peer"]
+    return Result("Corpora: what kosmos-prepare does in a second", columns, rows, notes)
