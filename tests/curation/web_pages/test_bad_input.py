@@ -64,8 +64,8 @@ def test_pages_that_are_dropped(tmp_path, page, reason):
 
 
 @pytest.mark.parametrize("name", ["crawl.warc.gz", "page.html"])
-def test_html_of_50_megabytes_takes_no_memory(tmp_path, name):
-    small, huge = PAGE.encode(), b"<p>a</p>" * 6_250_000
+def test_html_of_100_megabytes_takes_little_memory(tmp_path, name):
+    small, huge = PAGE.encode(), b"<p>a</p>" * 12_500_000
     (tmp_path / "in").mkdir()
     if name == "page.html":
         write_folder(tmp_path / "in", PAGE, {"a.png": png(1)})
@@ -79,7 +79,7 @@ def test_html_of_50_megabytes_takes_no_memory(tmp_path, name):
     reset_peak()
     before = memory()
     counts = run(tmp_path / "out", tmp_path / "in")
-    assert peak_memory() - before < 40 * 2**20
+    assert peak_memory() - before < 60 * 2**20
     assert counts["dropped"] == {"HTML of more than 10,000,000 bytes": 1}
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]
 
