@@ -31,7 +31,7 @@ python "$here/raw.py" "$raw/packages" "$raw/converted"
 
 help=$raw/packages/gimp-help-en/usr/share/gimp/2.0/help/en
 texts=$raw/converted/texts
-kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000
+kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000 --character-coverage 0.99995 # else no Z
 kosmos-prepare text "$texts/anarchism.jsonl.gz" --out "$data/book" --vocabulary "$data/vocabulary" --valid-share 0.05
 kosmos-prepare text "$texts/fortunes" --out "$data/sayings" --vocabulary "$data/vocabulary" --separator % \
   --valid-share 0.01
