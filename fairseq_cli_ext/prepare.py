@@ -54,8 +54,14 @@ def _run_stages(args: argparse.Namespace) -> None:
     require_positive(args, ("workers",))
     command = COMMANDS[args.command]
     asked = Run(args.command, parsed_options(args, command.options), find_inputs(args.inputs), args.out)
-    asked.begin()
-    report = run_stages(asked, command.stages(asked), args.workers)
+    is_new = asked.begin()
+    try:
+        stages = command.stages(asked)
+    except UserError:  # the options that are right then are another run
+        if is_new:
+            asked.withdraw()
+        raise
+    report = run_stages(asked, stages, args.workers)
     print(report.as_text())
     if "kept" not in report.counts:
         raise UserError(f"Nothing was kept; {asked.report_file} says why.")

@@ -75,8 +75,11 @@ class Run:
     def report_file(self) -> Path:
         return self.out / "report.json"
 
-    def begin(self) -> None:
-        """Write the plan; UserError if the folder belongs to another one."""
+    def begin(self) -> bool:
+        """Write the plan, if it is not there, and return whether that was so.
+
+        UserError if the folder belongs to another one, or cannot be written to.
+        """
         plan = {
             "command": self.command,
             "options": dataclasses.asdict(self.options),
@@ -91,11 +94,21 @@ class Run:
                     f"{self.out} holds another run ({_difference(previous, plan)}). Give another folder with --out, or "
                     "remove this one."
                 )
-        elif self.out.exists() and any(self.out.iterdir()):
-            raise UserError(f"{self.out} has files of something else. Give another folder with --out.")
-        else:
+            return False
+        try:
+            if self.out.exists() and any(path != self.work for path in self.out.iterdir()):
+                raise UserError(f"{self.out} has files of something else. Give another folder with --out.")
             self.work.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(plan, indent=2))
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.out}: {error.strerror}.") from None
+        return True
+
+    def withdraw(self) -> None:
+        """Remove what `begin` wrote."""
+        shutil.rmtree(self.work)
+        with contextlib.suppress(OSError):  # it has something else, which was not there before
+            self.out.rmdir()
 
 
 def _difference(previous: dict, plan: dict) -> str:
@@ -157,6 +170,10 @@ def _run_stage(stage: Stage, folder: Path, pool: Executor | None) -> None:
         try:
             for _ in finished:
                 bar.update()
+        except OSError as error:
+            raise UserError(
+                f"{stage.name!r} was stopped: {error}. Run the command again when that is mended: it goes on there."
+            ) from error
         except BrokenProcessPool:
             raise UserError(
                 f"A process was killed while it did {stage.name!r}, most often for want of memory. Run the command "

@@ -1,6 +1,7 @@
 """Input files, here or on any storage that fsspec knows (s3://, https://, …): which they are, and their bytes."""
 
 import contextlib
+import errno
 import glob
 import io
 import lzma
@@ -34,6 +35,17 @@ BROKEN = (
 )
 
 
+_OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS", "ESTALE", "ETIMEDOUT", "ECONNRESET")
+}
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether an error of reading, one of BROKEN, says nothing of the file: another run may not have it."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+
+
 @dataclass(frozen=True)
 class InputFile:
     """A file as a pattern named it, and its size in bytes (None where the storage does not tell)."""
@@ -57,7 +69,7 @@ def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
     """
     found: dict[str, InputFile] = {}
     for pattern in patterns:
-        names = [file for name in braceexpand.braceexpand(pattern) for file in _matches(name)]
+        names = [file for name in _without_braces(pattern) for file in _matches(name)]
         if not names:
             raise UserError(f"There is no input {pattern}.")
         found |= {file.path: file for file in names}
@@ -66,12 +78,23 @@ def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
     return list(found.values())
 
 
+def _without_braces(pattern: str) -> Iterator[str]:
+    """The names that the braces of a pattern stand for; a file with braces in its name stands for itself."""
+    if os.path.exists(pattern):
+        yield pattern
+        return
+    try:
+        yield from braceexpand.braceexpand(pattern)
+    except braceexpand.UnbalancedBracesError as error:
+        raise UserError(f"The braces of {pattern} are not balanced: {error}.") from None
+
+
 def _matches(name: str) -> list[InputFile]:
-    filesystem, path = fsspec.core.url_to_fs(name)
+    filesystem, path = _storage(name)
     try:
         if filesystem.isdir(path):
             details = filesystem.find(path, detail=True)
-        elif filesystem.isfile(path):
+        elif filesystem.isfile(path):  # also if it has signs of a pattern
             details = {path: filesystem.info(path)}
         elif glob.has_magic(path):
             details = {p: about for p, about in filesystem.glob(path, detail=True).items() if about["type"] == "file"}
@@ -87,22 +110,33 @@ def _matches(name: str) -> list[InputFile]:
     ]
 
 
+def _storage(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The storage that a path is on, and its path there. A file here may have "::" in its name, fsspec's own sign."""
+    return fsspec.core.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))
+
+
+def open_bytes(path: str, compression: str | None = None) -> BinaryIO:
+    """The file's bytes as they are, or decompressed; "infer": by its name."""
+    filesystem, path = _storage(path)
+    return filesystem.open(path, "rb", compression=compression)
+
+
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed if its name ends in .gz, .zst, .bz2 or .xz; of a .zip, of the one file in it."""
     if path.lower().endswith(".zst"):
         # fsspec's reader stops at the end of the first frame, and is silent where one is cut short.
-        with fsspec.open(path, "rb") as file, pyarrow.CompressedInputStream(file, "zstd") as frames:
+        with open_bytes(path) as file, pyarrow.CompressedInputStream(file, "zstd") as frames:
             yield io.BufferedReader(frames)
     elif path.lower().endswith(".zip"):
         with (
-            fsspec.open(path, "rb") as file,
+            open_bytes(path) as file,
             zipfile.ZipFile(file) as archive,
             archive.open(_only_member(path, archive)) as member,
         ):
             yield member
     else:
-        with fsspec.open(path, "rb", compression="infer") as file:
+        with open_bytes(path, compression="infer") as file:
             yield file
 
 

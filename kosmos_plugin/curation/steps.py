@@ -8,7 +8,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from kosmos_plugin.curation.inputs import BROKEN, InputFile
+from kosmos_plugin.curation.inputs import BROKEN, InputFile, is_of_the_machine
 from kosmos_plugin.curation.report import label
 from kosmos_plugin.errors import UserError
 
@@ -31,6 +31,8 @@ class Step(PipelineStep):
         except UserError:
             raise
         except BROKEN as error:
+            if is_of_the_machine(error):
+                raise
             self.count("left out", "the rest of files that are cut short or broken")
             logger.warning(f"{file.path}: {type(error).__name__}: {error}")
 

@@ -45,11 +45,10 @@ def text_stages(run: Run) -> list[Stage]:
     require(0 <= options.valid_share < 1, f"--valid-share must be 0 … 1, not {options.valid_share}.")
     Vocabulary.load(options.vocabulary)
     check_text_inputs(run.inputs)
-    if not (run.out / DICTIONARY_FILE).is_file():  # by which training knows that the text is of its vocabulary
-        write_atomically(run.out / DICTIONARY_FILE, (Path(options.vocabulary) / DICTIONARY_FILE).read_text("utf-8"))
-
     tasks, parts, duplicates = len(run.inputs), run.parts / "texts", run.parts / "duplicates"
     read = [ReadTexts(run.inputs, options.text_key, options.separator), Rules(_rules(run))]
+    if not (run.out / DICTIONARY_FILE).is_file():  # by which training knows that the text is of its vocabulary
+        write_atomically(run.out / DICTIONARY_FILE, (Path(options.vocabulary) / DICTIONARY_FILE).read_text("utf-8"))
     binarise = Binarise(run.out, options.vocabulary, options.valid_share)
     if options.duplicates == "none":
         return [Stage("binarise texts", [*read, binarise], tasks)]
@@ -77,8 +76,7 @@ class NotOfSubset:
     excluded: tuple[str, ...]
 
     def __call__(self, document: Document) -> str | None:
-        about = document.metadata.get("meta")
-        subset = about.get(PILE_SUBSET) if isinstance(about, dict) else None
+        subset = document.metadata.get(PILE_SUBSET)
         return f"subset {subset}" if subset in self.excluded else None
 
 

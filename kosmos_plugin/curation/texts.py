@@ -30,8 +30,9 @@ def check_text_inputs(files: list[InputFile]) -> None:
 class ReadTexts(Reader):
     """The documents of text files, in their order.
 
-    JSON lines and Parquet: `text_key` is the text, all else metadata. Plain text: a file is one document, or with
-    `separator` what stands between lines that are just that ("" for empty lines).
+    JSON lines and Parquet: `text_key` is the text; The Pile's name of its subset is kept as metadata. A .json file may
+    also be one array of records. Plain text: a file is one document, or with `separator` what stands between lines that
+    are just that ("" for empty lines).
     """
 
     name = "texts"
@@ -53,11 +54,20 @@ class ReadTexts(Reader):
     def _texts(self, file: InputFile) -> Iterator[tuple[object, dict]]:
         """(text, metadata) of each record; what is no text is left to the caller."""
         records = {"parquet": self._parquet, "txt": self._plain}.get(file.format, self._json_lines)
+        if file.format == "json" and _is_array(file):
+            records = self._json_array
         with open_input(file.path) as stream:
             yield from records(stream)
 
     def _json_lines(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
         for record in json_lines(stream):
+            yield from self.texts_of(record)
+
+    def _json_array(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
+        data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"an array of more than {MAX_BYTES:,} bytes; JSON lines can be of any size")
+        for record in json.loads(data):
             yield from self.texts_of(record)
 
     def _parquet(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
@@ -71,8 +81,10 @@ class ReadTexts(Reader):
         """(text, metadata) of each text that a record of JSON or Parquet holds, which is one; what is none is None."""
         if not isinstance(record, dict):
             yield None, {}
-        else:
-            yield record.get(self.text_key), {key: value for key, value in record.items() if key != self.text_key}
+            return
+        text, about = record.get(self.text_key), record.get("meta")
+        subset = about.get(PILE_SUBSET) if isinstance(about, dict) else None
+        yield _decoded(text), {PILE_SUBSET: subset} if isinstance(subset, str) else {}
 
     def _plain(self, stream: BinaryIO) -> Iterator[tuple[object, dict]]:
         lines: list[bytes] = []
@@ -96,6 +108,21 @@ class ReadTexts(Reader):
                 yield text.decode("utf-8"), {}
             except UnicodeDecodeError:
                 yield None, {}
+
+
+def _decoded(text: object) -> object:
+    """Parquet has text as bytes too."""
+    if isinstance(text, bytes):
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    return text
+
+
+def _is_array(file: InputFile) -> bool:
+    with open_input(file.path) as stream:
+        return stream.read(64).lstrip().startswith(b"[")
 
 
 def json_lines(stream: BinaryIO) -> Iterator[object]:

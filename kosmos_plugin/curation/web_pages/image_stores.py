@@ -14,7 +14,7 @@ import fsspec
 from datatrove.data import Media
 
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES
-from kosmos_plugin.curation.inputs import InputFile, find_inputs
+from kosmos_plugin.curation.inputs import InputFile, find_inputs, open_bytes
 from kosmos_plugin.curation.web_pages.image_index import ImageIndex, address_key
 
 
@@ -77,7 +77,7 @@ def _in_folder(folder: str, name: str) -> bytes | None:
     """The file `name` in `folder`; None if there is none, or if it would lie outside."""
     for path in _inside(name):
         try:
-            with fsspec.open(f"{folder}/{path}", "rb") as file:
+            with open_bytes(f"{folder}/{path}") as file:
                 return file.read(MAX_IMAGE_BYTES + 1)
         except (OSError, ValueError):
             continue

@@ -55,7 +55,7 @@ class ReadMmc4(ReadRelease):
         parts, paths = [], []
         for number, sentence in enumerate(sentences):
             for image in before.get(number, []):
-                parts.append(PageImage(image["raw_url"]))
+                parts.append(PageImage(_string(image["raw_url"])))
                 paths.append(image.get("image_name"))
             if isinstance(sentence, str) and sentence.strip():
                 parts.append(sentence.strip())
@@ -87,7 +87,7 @@ class ReadObelics(ReadRelease):
         for image, text, details in itertools.zip_longest(images, texts, about[: len(images)]):
             if isinstance(image, str):
                 alt = details.get("alt_text") if isinstance(details, dict) else None
-                parts.append(PageImage(image, _string(alt) or None))
+                parts.append(PageImage(_string(image), _string(alt) or None))
             elif isinstance(text, str) and text.strip():
                 parts.append(text.strip())
         return page_document(parts, id, _string(page.get("url") if isinstance(page, dict) else None))
@@ -110,4 +110,5 @@ def _json(text: object) -> object:
 
 
 def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """A string that can be written; "" for what is none. JSON can spell half a surrogate pair."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

@@ -1,5 +1,7 @@
 """Web pages of WARC files and of folders of HTML → documents of texts and images, by their addresses."""
 
+import contextlib
+import io
 import itertools
 import os
 import zlib
@@ -7,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 from urllib.parse import quote
 
-import fsspec
 from datatrove.data import Document
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from kosmos_plugin.curation.inputs import InputFile, open_input
+from kosmos_plugin.curation.inputs import BROKEN, InputFile, open_bytes, open_input
 from kosmos_plugin.curation.steps import Reader
 from kosmos_plugin.curation.web_pages.html import decode_html, page_document, parse_page
 
 FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+MOST_HEADER_BYTES = 2**16  # of HTTP
 
 
 class ReadPages(Reader):
@@ -58,7 +60,10 @@ class ReadWarc(ReadPages):
         if media_type(record) not in HTML_TYPES:
             return None
         url = record.headers.get("WARC-Target-URI") or ""
-        return self.page(record.reader.read(self.max_bytes + 1), url.strip("<>"), id, record.http_charset)
+        # Of what is too large no more is read; whatever its encoding, it does not become smaller.
+        is_large = record.content_length > self.max_bytes + MOST_HEADER_BYTES
+        data = bytes(self.max_bytes + 1) if is_large else decoded_body(record, self.max_bytes)
+        return self.page(data, url.strip("<>"), id, record.http_charset)
 
 
 class ReadHtml(ReadPages):
@@ -88,16 +93,16 @@ def folder_of(files: Sequence[InputFile]) -> str:
 
 
 def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
-    """(its offset in bytes, a record) of each successful response and resource, HTTP decoded. OSError if it is cut."""
+    """(its offset in bytes, a record) of each successful response and resource, as it is. OSError if it is cut."""
     position = 0
-    with fsspec.open(path, "rb") as file:
+    with open_bytes(path) as file:
         records = WarcRecordType.response | WarcRecordType.resource
-        for record in ArchiveIterator(file, record_types=records, auto_decode="all"):
+        for record in ArchiveIterator(file, record_types=records, auto_decode="none"):
             position = record.stream_pos
             status = record.http_headers.status_code if record.http_headers else 200
             if status in (200, None):
                 yield position, record
-    with fsspec.open(path, "rb") as file:
+    with open_bytes(path) as file:
         if _is_cut(file, position, path.lower().endswith(".gz")):
             raise OSError(f"it ends in the middle of a record, at byte {position:,} or later")
 
@@ -105,7 +110,22 @@ def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
 def warc_record(file: BinaryIO, position: int) -> WarcRecord | None:
     """The record at an offset of an open file."""
     file.seek(position)
-    return next(iter(ArchiveIterator(file, auto_decode="all")), None)
+    return next(iter(ArchiveIterator(file, auto_decode="none")), None)
+
+
+def decoded_body(record: WarcRecord, most: int) -> bytes:
+    """The body of a response, of which HTTP's encodings are undone, `most` + 1 bytes at most.
+
+    A body that is not in the encoding that its header names is given as it is, as browsers have it. It is read from a
+    copy of the record: the reader of a file does not go on behind one that it could not decode.
+    """
+    copy = io.BytesIO()
+    record.write(copy)
+    for decode in ("all", "none"):
+        copy.seek(0)
+        with contextlib.suppress(*BROKEN):
+            return next(iter(ArchiveIterator(copy, auto_decode=decode))).reader.read(most + 1)
+    return b""
 
 
 def media_type(record: WarcRecord) -> str:

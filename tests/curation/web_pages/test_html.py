@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosmos_plugin.curation.web_pages.html import PageImage, parse_page
+from kosmos_plugin.curation.web_pages.html import PageImage, decode_html, parse_page
 
 URL = "https://example.org/guide/page.html"
 LINE = "The old lighthouse stands on a rock in the middle of the bay, and ships have passed it for two hundred years."
@@ -55,3 +55,37 @@ def test_the_order_of_texts_and_images_is_that_of_the_page(parts):
     for part in parsed(body):
         read += part.split("\n") if isinstance(part, str) else [int(part.url.rpartition("/")[2].removesuffix(".png"))]
     assert read == parts
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '<img src="/placeholder.gif" data-src="/a.jpg">',
+        '<img src="data:image/svg+xml,%3Csvg%3E" data-lazy-src="/a.jpg">',
+        '<img src="/placeholder.gif" data-original="/a.jpg">',
+        '<img src="/placeholder.gif" data-srcset="/a.jpg 300w, /b.jpg 600w">',
+        '<noscript><img src="/a.jpg"></noscript>',
+        '<amp-img src="/a.jpg" width="1" height="2"></amp-img>',
+        '<div class="gallery"><dl><dt><img src="/a.jpg"></dt></dl></div>',
+        '<ul id="gallery-1" class="wp-block-gallery"><li><figure><img src="/a.jpg"></figure></li></ul>',
+        '<ul><li><img src="/a.jpg"></li></ul>',
+    ],
+)
+def test_images_that_come_late_or_in_galleries(tag):
+    assert parsed(f"<p>{LINE}</p>{tag}<p>{LINE}</p>") == [LINE, PageImage("https://example.org/a.jpg"), LINE]
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "<div>{}</div>", "<main><div>{}</div></main>", "<div><div><div>{}</div></div></div>"]
+)
+def test_lists_are_text_and_menus_are_not(around):
+    items = ["Take two large ripe bananas and mash them", "Stir well"]
+    ingredients = f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+    menu = '<ul class="menu"><li><a href="/">Home</a></li><li><a href="/x">More of it</a></li></ul>'
+    body = around.format(f"{menu}<p>{LINE}</p>{ingredients}<p>{LINE}</p>")
+    assert parse_page(f"<html><body>{body}</body></html>", URL) == ["\n".join([LINE, *items, LINE])]
+
+
+@pytest.mark.parametrize("charset", [None, "utf-8", "foo-bar", "utf8mb4", "hex"])
+def test_a_charset_that_there_is_not_is_passed_over(charset):
+    assert decode_html("<p>“café”</p>".encode(), charset) == "<p>“café”</p>"

@@ -1,5 +1,6 @@
 """kosmos-prepare pages: WARC files with their images, folders of HTML, and the paper's rules."""
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -59,6 +60,11 @@ def kept(out: Path) -> list[list[str | bytes]]:
     return [[s.text if isinstance(s, Text) else s.read() for s in documents[i].segments] for i in range(len(documents))]
 
 
+def http_head(content_type: str) -> str:
+    """`content_type` may have more header lines behind it."""
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
+
+
 def write_warc(path: Path, responses: list[tuple[str, str, bytes]]) -> None:
     with open(path, "wb") as file:
         writer = GzipWriter(file) if path.suffix == ".gz" else file
@@ -67,8 +73,7 @@ def write_warc(path: Path, responses: list[tuple[str, str, bytes]]) -> None:
             record.init_headers(WarcRecordType.response)
             record.headers["WARC-Target-URI"] = url
             record.is_http = True
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
-            record.set_bytes_content(head.encode() + body)
+            record.set_bytes_content(http_head(content_type).encode() + body)
             record.write(writer)
             if path.suffix == ".gz":
                 writer.finish()
@@ -180,3 +185,38 @@ def test_copies_of_a_page_and_near_copies_are_dropped(tmp_path):
     reason = "duplicates and near-duplicates"
     assert dropped == {"near": {reason: 2}, "exact": {reason: 1}, "none": {}}
     assert [png(4)] == [page[1] for page in kept(tmp_path / "near") if page[0] == other]
+
+
+@pytest.mark.parametrize("header", ["Content-Encoding: gzip", "Content-Encoding: br", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("of", ["text/html", "text/css", "image/png"])
+def test_a_false_encoding_is_of_its_record_alone(tmp_path, header, of):
+    bodies = {"text/html": html(TEXTS[2], "/a.png", TEXTS[2]).encode(), "text/css": b"p {}", "image/png": png(2)}
+    page = html(TEXTS[0], "/a.png", TEXTS[1]).encode()
+    responses = [("http://example.org/a.png", "image/png", png(1)), ("http://example.org/1", "text/html", page)]
+    responses.append(("http://example.org/2", f"{of}\r\n{header}", bodies[of]))
+    responses.append(("http://example.org/3", "text/html", page.replace(b"lighthouse", b"tower")))
+    write_warc(tmp_path / "crawl.warc.gz", responses)
+    assert "left out" not in run(tmp_path / "out", tmp_path / "crawl.warc.gz")
+    assert len(kept(tmp_path / "out")) == (3 if of == "text/html" else 2)
+
+
+def test_a_warc_file_compressed_as_one_stream_has_pages_and_no_images(tmp_path):
+    page = html(TEXTS[0], "/a.png", TEXTS[1], "/b.png", TEXTS[2]).encode()
+    images = [(f"http://example.org/{name}.png", "image/png", png(n)) for n, name in enumerate("ab")]
+    write_warc(tmp_path / "crawl.warc", [*images, ("http://example.org/", "text/html", page)])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "crawl.warc.gz").write_bytes(gzip.compress((tmp_path / "crawl.warc").read_bytes()))
+    (tmp_path / "mirror" / "example.org").mkdir(parents=True)
+    (tmp_path / "mirror" / "example.org" / "b.png").write_bytes(png(1))
+    counts = run(tmp_path / "out", tmp_path / "in", "--images", tmp_path / "mirror")
+    assert counts["left out"]["the rest of files that are cut short or broken"] == 1
+    assert kept(tmp_path / "out")[0][-2:] == [png(1), TEXTS[2]]
+
+
+@pytest.mark.parametrize("content_type", ["application/octet-stream", "binary/octet-stream", ""])
+def test_images_of_servers_that_do_not_say_so(tmp_path, content_type):
+    page = html(TEXTS[0], "http://example.org:80/a.png", TEXTS[1]).encode()
+    image = ("http://example.org/a.png", content_type, png(1))
+    write_warc(tmp_path / "crawl.warc.gz", [("http://example.org/", "text/html", page), image])
+    run(tmp_path / "out", tmp_path / "crawl.warc.gz")
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]

@@ -141,3 +141,22 @@ def test_a_zip_that_is_cut_short(tmp_path):
         run(tmp_path / "out", tmp_path / "docs.zip", "--images", tmp_path / "mirror")
     report = json.load(io.StringIO((tmp_path / "out" / "report.json").read_text()))
     assert report["counts"]["left out"]["the rest of files that are cut short or broken"] == 1
+
+
+def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
+    """Addresses of images end in anything; a dot of the host is none."""
+    names = ["cdn.example.org/img/12345", "cdn.example.org/a.jpg@w"]
+    tiny.write_tar(tmp_path / "mirror.tar", [(f"./{name}", png(n)) for n, name in enumerate(names)])
+    images = [{"raw_url": f"https://{name}", "matched_text_index": n + 1} for n, name in enumerate(names)]
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"text_list": TEXTS, "image_info": images}))
+    run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", tmp_path / "mirror.tar")
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(0), TEXTS[1], png(1), TEXTS[2]]]
+
+
+def test_half_a_surrogate_pair_in_an_address_is_no_error(tmp_path):
+    record = json.loads(mmc4_lines().splitlines()[0])
+    record["url"] += "\ud83d"
+    record["image_info"].append({"raw_url": "http://a.example/\ud83d.png", "matched_text_index": 0})
+    (tmp_path / "docs.jsonl").write_text(json.dumps(record))
+    run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", img2dataset_tar(tmp_path))
+    assert kept(tmp_path / "out") == [DOCUMENT]
