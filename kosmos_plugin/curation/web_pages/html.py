@@ -18,7 +18,8 @@ from resiliparse.parse.html import HTMLTree, NodeType
 MAX_DEPTH = 500
 # Where scripts that load images late have their addresses; the src is that of a placeholder then.
 _LATE = ("data-src", "data-lazy-src", "data-original", "data-srcset", "data-lazy-srcset")
-_GALLERIES = ("gallery", "carousel", "lightbox", "featured-image")
+# What names of elements around images have in them; "separator" is Blogger's.
+_AROUND_IMAGES = ("gallery", "carousel", "lightbox", "featured-image", "separator")
 # Of Unicode's private characters, which no text has.
 _MARK, _END = "\ue000", "\ue001"
 # Whether HTML may have what `_keep_lone_characters` looks for; most has not, and looking takes long.
@@ -58,7 +59,7 @@ def parse_page(html: str, url: str) -> list[str | PageImage] | str:
         images.append(PageImage(_absolute(base, address), element.getattr("alt")) if address else None)
         element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
     _keep_shallow_lists(tree)
-    _keep_galleries(tree)
+    _keep_around_images(tree)
     if _LONE_CHARACTER.search(html):
         _keep_lone_characters(tree)
     # Without `alt_texts` there would be no <figure> either; those of images are gone with them.
@@ -92,10 +93,12 @@ def _keep_shallow_lists(tree: HTMLTree) -> None:
             inner.append_child(items)
 
 
-def _keep_galleries(tree: HTMLTree) -> None:
+def _keep_around_images(tree: HTMLTree) -> None:
     """Take the names away from what shows images, such as class="gallery", which are taken for decoration."""
     for name in ("class", "id"):
-        for element in list(tree.document.query_selector_all(", ".join(f"[{name}*={word}]" for word in _GALLERIES))):
+        for element in list(
+            tree.document.query_selector_all(", ".join(f"[{name}*={word}]" for word in _AROUND_IMAGES))
+        ):
             element[name] = ""
 
 

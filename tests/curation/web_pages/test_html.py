@@ -69,10 +69,12 @@ def test_the_order_of_texts_and_images_is_that_of_the_page(parts):
         '<div class="gallery"><dl><dt><img src="/a.jpg"></dt></dl></div>',
         '<ul id="gallery-1" class="wp-block-gallery"><li><figure><img src="/a.jpg"></figure></li></ul>',
         '<ul><li><img src="/a.jpg"></li></ul>',
+        '<div class="separator" style="clear: both;"><a href="/a.jpg" imageanchor="1"><img src="/a.jpg"></a></div>',
     ],
 )
 def test_images_that_come_late_or_in_galleries(tag):
-    assert parsed(f"<p>{LINE}</p>{tag}<p>{LINE}</p>") == [LINE, PageImage("https://example.org/a.jpg"), LINE]
+    post = f'<div class="post hentry"><div class="post-body">{LINE}{tag}<p>{LINE}</p></div></div>'
+    assert parsed(post) == [LINE, PageImage("https://example.org/a.jpg"), LINE]
 
 
 @pytest.mark.parametrize(
