@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import kosmos_plugin  # noqa: F401 - registers the task, the architectures and the criterion
+from kosmos_plugin.data.shards import open_index
 from tests import tiny
 
 # Tiny tensors: more threads than this wait for each other.
@@ -16,6 +17,14 @@ torch.set_num_threads(1)
 def data(tmp_path_factory) -> Path:
     """The data YAML of tiny data with all three streams; do not write beside it."""
     return tiny.write_data(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture
+def forget_indexes():
+    """Of shards, as in a new process."""
+    open_index.cache_clear()
+    yield
+    open_index.cache_clear()
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES, pair
 from kosmos_plugin.curation.inputs import InputFile, open_input
-from kosmos_plugin.curation.options import require
 from kosmos_plugin.curation.shard_writer import RECORDS_PER_SHARD
 from kosmos_plugin.curation.steps import Reader
+from kosmos_plugin.curation.texts import json_object
 from kosmos_plugin.data.shards import IMAGE_EXTENSIONS
 
 FORMATS = {
@@ -30,26 +30,10 @@ FORMATS = {
     "parquet": ("parquet",),
     "coco": ("json",),
 }
+# img2dataset puts tables and JSON about its shards beside tars, folders and tables; they are passed over.
+FORMAT_GROUPS = (("webdataset", "files", "tsv"), ("parquet",), ("coco",))
 # With base64 an image takes 4/3 of its bytes; beside it there is a caption.
 MAX_LINE_BYTES = 2 * MAX_IMAGE_BYTES
-
-
-def files_of_format(files: Sequence[InputFile], wanted: str | None) -> tuple[str, list[InputFile]]:
-    """The format of the input files, and which of them hold pairs. UserError if that cannot be told.
-
-    img2dataset puts tables and JSON about its shards beside tars, folders and tables; they are passed over.
-    """
-    by_format = {name: [file for file in files if file.format in endings] for name, endings in FORMATS.items()}
-    if wanted is not None:
-        return wanted, by_format[wanted] or list(files)
-    found = [name for name in ("webdataset", "files", "tsv") if by_format[name]]
-    found = found or [name for name in ("parquet", "coco") if by_format[name]][:1]
-    require(
-        len(found) > 0,
-        f"{files[0].path}: cannot tell its format by its name. Give --format: {', '.join(FORMATS)}.",
-    )
-    require(len(found) == 1, f"The input files are of several formats ({', '.join(found)}); prepare one at a time.")
-    return found[0], by_format[found[0]]
 
 
 class ReadPairs(Reader):
@@ -58,10 +42,9 @@ class ReadPairs(Reader):
     name = "pairs"
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        name = file.path.rpartition("/")[2]
         for number, found in enumerate(self.pairs(file)):
             self.count("read", "records")
-            document = found if isinstance(found, str) else pair(*found, id=f"{name}/{number}")
+            document = found if isinstance(found, str) else pair(*found, id=f"{file.name}/{number}")
             if isinstance(document, str):
                 self.count("dropped", document)
             else:
@@ -93,10 +76,9 @@ def _caption_beside(stem: str) -> object:
         pass
     try:
         with open_input(f"{stem}.json") as file:
-            about = json.loads(file.read(MAX_IMAGE_BYTES))
-    except (FileNotFoundError, ValueError, RecursionError):
+            return json_object(file.read(MAX_IMAGE_BYTES)).get("caption")
+    except FileNotFoundError:
         return None
-    return about.get("caption") if isinstance(about, dict) else None
 
 
 class ReadParquet(ReadPairs):

@@ -20,18 +20,18 @@ from tqdm import tqdm
 from kosmos_plugin.curation import language
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES, Length, Picture, has_tag, pair
 from kosmos_plugin.curation.caption_sources import (
+    FORMAT_GROUPS,
     FORMATS,
     ReadCoco,
     ReadFiles,
     ReadPairs,
     ReadParquet,
     ReadTsv,
-    files_of_format,
 )
 from kosmos_plugin.curation.engine import Run, Stage, write_atomically
 from kosmos_plugin.curation.index_shards import BAD_FILE, IndexShards, JoinLines, reason_of, require_local
-from kosmos_plugin.curation.inputs import InputFile
-from kosmos_plugin.curation.options import option, require
+from kosmos_plugin.curation.inputs import InputFile, files_of_format
+from kosmos_plugin.curation.options import option, require, require_valid_share
 from kosmos_plugin.curation.shard_writer import WriteShards, caption_record
 from kosmos_plugin.curation.steps import Rules, Step
 from kosmos_plugin.data.documents import BrokenRecord
@@ -77,11 +77,11 @@ def caption_stages(run: Run) -> list[Stage]:
     """The stages of a run; what is wrong with its options or inputs is a UserError."""
     options: CaptionOptions = run.options
     share = VALID_SHARE if options.valid_share is None else options.valid_share
-    require(0 <= share < 1, f"--valid-share must be 0 … 1, not {share}.")
+    require_valid_share(share)
     require(
         options.max_aspect is None or options.max_aspect >= 1, f"--max-aspect is 1 or more, not {options.max_aspect}."
     )
-    form, files = files_of_format(run.inputs, options.format)
+    form, files = files_of_format(run.inputs, options.format, FORMATS, FORMAT_GROUPS)
     if form == "webdataset":
         require(
             options.valid_share is None,

@@ -6,7 +6,6 @@ check shards ─→ a list of bad records a task ─→ list bad records
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.caption_rules import MAX_IMAGE_BYTES, undecodable
 from kosmos_plugin.curation.engine import Run, Stage
-from kosmos_plugin.curation.index_shards import BAD_FILE, BAD_TARS, JoinLines, Lines, reason_of, tars_of
+from kosmos_plugin.curation.index_shards import BAD_FILE, BAD_TARS, JoinLines, Lines, about_of, reason_of, tars_of
 from kosmos_plugin.curation.inputs import InputFile
 from kosmos_plugin.curation.options import option
 from kosmos_plugin.curation.steps import Step
@@ -105,7 +104,7 @@ class CheckShards(Step):
 
         It has that image's size too if it decoded it, which it did to resize it or to encode it anew.
         """
-        about = _json(record)
+        about = about_of(record)
         name = next((name for name in CHECKSUMS if isinstance(about.get(name), str)), None)
         if name is None:
             return None
@@ -124,12 +123,3 @@ def _problem_of_texts(counted: list[str]) -> str | None:
     if not any(text.strip() for text in counted):
         return "no text to learn from"
     return next(filter(None, (problem_of(text) for text in counted if text.strip())), None)
-
-
-def _json(record: Record) -> dict:
-    """The record's JSON; empty if it has none, or one that nothing else needs and that is broken."""
-    try:
-        about = json.loads(record.read("json")) if "json" in record.members else {}
-    except (ValueError, RecursionError):
-        about = {}
-    return about if isinstance(about, dict) else {}

@@ -21,6 +21,7 @@ from kosmos_plugin.curation.engine import Run, Stage
 from kosmos_plugin.curation.inputs import InputFile
 from kosmos_plugin.curation.options import require
 from kosmos_plugin.curation.steps import Step
+from kosmos_plugin.curation.texts import json_object
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.shards import (
     IMAGE_EXTENSIONS,
@@ -142,6 +143,11 @@ def reason_of(error: BrokenRecord) -> str:
     """A reason to count of why a record is no usable document."""
     known = (reason for beginning, reason in _REASONS.items() if str(error).startswith(beginning))
     return next(known, "no usable document")
+
+
+def about_of(record: Record) -> dict:
+    """The record's JSON; empty if it has none, or one that nothing else needs and that is broken."""
+    return json_object(record.read("json")) if "json" in record.members else {}
 
 
 class Lines:

@@ -9,7 +9,7 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -54,9 +54,13 @@ class InputFile:
     size: int | None
 
     @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
     def format(self) -> str:
         """The ending of its name without that of the compression: `jsonl` of `part-00.JSONL.gz`."""
-        name = os.path.basename(self.path).lower()
+        name = self.name.lower()
         for compression in (".gz", ".zst", ".bz2", ".xz"):
             name = name.removesuffix(compression)
         return name.rpartition(".")[2] if "." in name else ""
@@ -76,6 +80,38 @@ def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
     if not found:
         raise UserError("Give at least one input file, folder or pattern.")
     return list(found.values())
+
+
+def check_formats(files: Sequence[InputFile], formats: Sequence[str], what: str) -> None:
+    """UserError for a file whose name says that it holds something else. `what` is read: "Text is"."""
+    for file in files:
+        if file.format not in formats:
+            raise UserError(
+                f"{file.path}: cannot tell its format. {what} read from {', '.join(formats)}, as they are or "
+                "compressed (.gz, .zst, .bz2, .xz)."
+            )
+
+
+def files_of_format(
+    files: Sequence[InputFile],
+    wanted: str | None,
+    formats: Mapping[str, Sequence[str]],
+    groups: Sequence[Sequence[str]],
+) -> tuple[str, list[InputFile]]:
+    """The format of the input, and the files that are of it. UserError if that cannot be told.
+
+    `formats`: name → endings of files. Unless one is `wanted`, it is the one that files are of in the first of `groups`
+    of which there are any; what is of a later one is beside them for another purpose.
+    """
+    by_format = {name: [file for file in files if file.format in endings] for name, endings in formats.items()}
+    if wanted is not None:
+        return wanted, by_format[wanted] or list(files)
+    found = next(filter(None, ([name for name in group if by_format[name]] for group in groups)), [])
+    if not found:
+        raise UserError(f"{files[0].path}: cannot tell its format by its name. Give --format: {', '.join(formats)}.")
+    if len(found) > 1:
+        raise UserError(f"The input files are of several formats ({', '.join(found)}); prepare one at a time.")
+    return found[0], by_format[found[0]]
 
 
 def _without_braces(pattern: str) -> Iterator[str]:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from datatrove.data import Document
 
 from kosmos_plugin.curation.engine import Run, Stage
-from kosmos_plugin.curation.options import option, require
+from kosmos_plugin.curation.inputs import check_formats
+from kosmos_plugin.curation.options import option, require, require_valid_share
 from kosmos_plugin.curation.sampling import ReadSample, sample_stages
 from kosmos_plugin.curation.shard_writer import WriteShards, interleaved_record
 from kosmos_plugin.curation.steps import Rules
@@ -38,14 +39,9 @@ class InstructionOptions:
 def instruction_stages(run: Run) -> list[Stage]:
     """The stages of a run; what is wrong with its options or inputs is a UserError."""
     options: InstructionOptions = run.options
-    require(0 <= options.valid_share < 1, f"--valid-share must be 0 … 1, not {options.valid_share}.")
+    require_valid_share(options.valid_share)
     require(options.sample is None or options.sample > 0, f"--sample must be at least 1, not {options.sample}.")
-    for file in run.inputs:
-        require(
-            file.format in FORMATS,
-            f"{file.path}: cannot tell its format. Instructions are read from {', '.join(FORMATS)}, as they are or "
-            "compressed (.gz, .zst, .bz2, .xz).",
-        )
+    check_formats(run.inputs, FORMATS, "Instructions are")
     tasks, sample = len(run.inputs), run.parts / "sample"
     read = [ReadInstructions(run.inputs), Rules([without_output])]
     write = WriteShards(run.out, interleaved_record, options.valid_share)

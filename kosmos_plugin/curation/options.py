@@ -43,3 +43,8 @@ def require(condition: bool, message: str) -> None:
     """UserError with `message` unless `condition`."""
     if not condition:
         raise UserError(message)
+
+
+def require_valid_share(share: float) -> None:
+    """UserError unless a part of the documents, and not all, is held out by `share`."""
+    require(0 <= share < 1, f"--valid-share must be 0 … 1, not {share}.")

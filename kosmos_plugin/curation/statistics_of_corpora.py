@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from kosmos_plugin.curation.index_shards import reason_of
+from kosmos_plugin.curation.index_shards import about_of, reason_of
 from kosmos_plugin.data.documents import BrokenRecord, Document, Text
 from kosmos_plugin.data.mixture import Mixture, Stream
 from kosmos_plugin.data.order import Permutation
@@ -192,11 +191,7 @@ def _sharded(
 
 def _source(record: Record) -> str:
     """The host of the address in the record's JSON, the file that its id begins with, or else its tar."""
-    try:
-        about = json.loads(record.read("json")) if "json" in record.members else {}
-    except (ValueError, RecursionError):
-        about = {}
-    about = about if isinstance(about, dict) else {}
+    about = about_of(record)
     for name in ("url", "id"):
         if isinstance(value := about.get(name), str) and value:
             try:

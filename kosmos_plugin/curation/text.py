@@ -14,11 +14,11 @@ from kosmos_plugin.curation.binarise import Binarise
 from kosmos_plugin.curation.contamination import EvaluationTexts
 from kosmos_plugin.curation.duplicates import KINDS, DropDuplicates, duplicate_stages
 from kosmos_plugin.curation.engine import Run, Stage, write_atomically
-from kosmos_plugin.curation.inputs import find_inputs
-from kosmos_plugin.curation.options import option, require
+from kosmos_plugin.curation.inputs import check_formats, find_inputs
+from kosmos_plugin.curation.options import option, require, require_valid_share
 from kosmos_plugin.curation.parts import ReadPart, write_parts
 from kosmos_plugin.curation.steps import Rules
-from kosmos_plugin.curation.texts import PILE_SUBSET, ReadTexts, check_text_inputs
+from kosmos_plugin.curation.texts import FORMATS, PILE_SUBSET, ReadTexts
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 
 # §3.1: "We exclude data splits from GitHub, arXiv, Stack Exchange, and PubMed Central", by The Pile's names.
@@ -42,9 +42,9 @@ def text_stages(run: Run) -> list[Stage]:
     """The stages of a run; what is wrong with its options or inputs is a UserError."""
     options: TextOptions = run.options
     require(options.vocabulary is not None, "Give --vocabulary, a folder that kosmos-prepare tokenizer makes.")
-    require(0 <= options.valid_share < 1, f"--valid-share must be 0 … 1, not {options.valid_share}.")
+    require_valid_share(options.valid_share)
     Vocabulary.load(options.vocabulary)
-    check_text_inputs(run.inputs)
+    check_formats(run.inputs, FORMATS, "Text is")
     tasks, parts, duplicates = len(run.inputs), run.parts / "texts", run.parts / "duplicates"
     read = [ReadTexts(run.inputs, options.text_key, options.separator), Rules(_rules(run))]
     if not (run.out / DICTIONARY_FILE).is_file():  # by which training knows that the text is of its vocabulary

@@ -8,23 +8,12 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.steps import Reader
-from kosmos_plugin.errors import UserError
 
 FORMATS = ("jsonl", "json", "ndjson", "parquet", "txt")
 # Of The Pile's records: {"text": …, "meta": {"pile_set_name": "Pile-CC"}}.
 PILE_SUBSET = "pile_set_name"
 # A line of JSON, or a plain text, that is longer is no document but a mistake, or meant to fill the memory.
 MAX_BYTES = 64 * 1024 * 1024
-
-
-def check_text_inputs(files: list[InputFile]) -> None:
-    """UserError for a file whose name says that it holds something else."""
-    for file in files:
-        if file.format not in FORMATS:
-            raise UserError(
-                f"{file.path}: cannot tell its format. Text is read from {', '.join(FORMATS)}, as they are or "
-                "compressed (.gz, .zst, .bz2, .xz)."
-            )
 
 
 class ReadTexts(Reader):
@@ -43,13 +32,12 @@ class ReadTexts(Reader):
         self.separator = separator
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        name = file.path.rpartition("/")[2]
         for number, (text, metadata) in enumerate(self._texts(file)):
             self.count("read", "documents")
             if problem := problem_of(text):
                 self.count("dropped", problem)
             else:
-                yield Document(text, f"{name}/{number}", metadata=metadata)
+                yield Document(text, f"{file.name}/{number}", metadata=metadata)
 
     def _texts(self, file: InputFile) -> Iterator[tuple[object, dict]]:
         """(text, metadata) of each record; what is no text is left to the caller."""
@@ -133,10 +121,21 @@ def json_lines(stream: BinaryIO) -> Iterator[object]:
                 pass
             yield None
         elif not line.isspace():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                yield None
+            yield json_value(line)
+
+
+def json_value(data: object) -> object:
+    """The value of JSON; None for what is broken, or no JSON at all."""
+    try:
+        return json.loads(data)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def json_object(data: object) -> dict:
+    """The object that JSON is of; empty for what is none."""
+    value = json_value(data)
+    return value if isinstance(value, dict) else {}
 
 
 def problem_of(text: object) -> str | None:

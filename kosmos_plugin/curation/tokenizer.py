@@ -16,10 +16,11 @@ from pathlib import Path
 from datatrove.data import Document
 
 from kosmos_plugin.curation.engine import Run, Stage
+from kosmos_plugin.curation.inputs import check_formats
 from kosmos_plugin.curation.options import option, require
 from kosmos_plugin.curation.sampling import ReadSample, sample_stages
 from kosmos_plugin.curation.steps import Step
-from kosmos_plugin.curation.texts import MAX_BYTES, ReadTexts, check_text_inputs
+from kosmos_plugin.curation.texts import FORMATS, MAX_BYTES, ReadTexts
 from kosmos_plugin.errors import UserError
 
 SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
@@ -50,7 +51,7 @@ def tokenizer_stages(run: Run) -> list[Stage]:
     require(options.documents is None or options.megabytes is None, "Give either --documents or --megabytes.")
     coverage = options.character_coverage
     require(0.98 <= coverage <= 1, f"--character-coverage must be 0.98 … 1, not {coverage}.")
-    check_text_inputs(run.inputs)
+    check_formats(run.inputs, FORMATS, "Text is")
 
     tasks, sample = len(run.inputs), run.parts / "sample"
     read = [ReadTexts(run.inputs, options.text_key, options.separator)]

@@ -191,16 +191,21 @@ def tar_records(tar: str | Path) -> Iterator[Record]:
         yield Record(str(tar), key, {extension: (offset, size) for _, extension, offset, size in members})
 
 
+def files_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The files among the members of an open tar, in memory that does not grow with it."""
+    for member in iter(archive.next, None):
+        archive.members.clear()  # or it would keep them all
+        if member.size < 0:  # a header can say so, and tarfile would go round in circles
+            raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+        if member.isfile():
+            yield member
+
+
 def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
     """(key, extension, offset, size) of each file in `tar`, reading its headers alone."""
     try:
         with tarfile.open(tar, "r:") as archive:
-            for member in iter(archive.next, None):
-                archive.members.clear()  # or it would keep them all
-                if member.size < 0:  # a header can say so, and tarfile would go round in circles
-                    raise tarfile.ReadError(f"a member of {member.size:,} bytes")
-                if not member.isfile():
-                    continue
+            for member in files_of(archive):
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 if not stem or not extension:  # README, .DS_Store, ._0001.jpg: of no record, as for webdataset

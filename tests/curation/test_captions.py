@@ -20,18 +20,12 @@ from fairseq_cli_ext import prepare
 from kosmos_plugin.curation.captions import as_patterns
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import Text
-from kosmos_plugin.data.shards import INDEX_SUFFIX, ShardedDocuments, caption_document, open_index, selection_of
+from kosmos_plugin.data.shards import INDEX_SUFFIX, ShardedDocuments, caption_document, selection_of
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.killing import digests, finish, kill_when
 
-
-@pytest.fixture(autouse=True)
-def forget_indexes():
-    """As in a new process."""
-    open_index.cache_clear()
-    yield
-    open_index.cache_clear()
+pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(out: Path, *arguments: object) -> dict:

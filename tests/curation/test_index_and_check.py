@@ -23,13 +23,7 @@ from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.killing import digests, finish
 
-
-@pytest.fixture(autouse=True)
-def forget_indexes():
-    """As in a new process."""
-    open_index.cache_clear()
-    yield
-    open_index.cache_clear()
+pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(command: str, out: Path, *arguments: object) -> dict:

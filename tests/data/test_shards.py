@@ -30,13 +30,7 @@ from kosmos_plugin.data.shards import (
 from kosmos_plugin.errors import UserError
 from tests import tiny
 
-
-@pytest.fixture(autouse=True)
-def forget_indexes():
-    """As in a new process."""
-    open_index.cache_clear()
-    yield
-    open_index.cache_clear()
+pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def captions(path) -> ShardedDocuments:

@@ -7,7 +7,6 @@ An image of a tar is known by the "url" of img2dataset's JSON beside it, or else
 --mirror` makes it, or any name that a release has for it. Of several images with one address the first counts.
 """
 
-import json
 import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,9 @@ from kosmos_plugin.curation.engine import Stage
 from kosmos_plugin.curation.inputs import BROKEN, InputFile, is_of_the_machine, open_bytes
 from kosmos_plugin.curation.parts import save_array
 from kosmos_plugin.curation.steps import Step
+from kosmos_plugin.curation.texts import json_object
 from kosmos_plugin.curation.web_pages.sources import decoded_body, media_type, warc_record, warc_records
+from kosmos_plugin.data.shards import files_of
 
 _NO_IMAGES = (".json", ".txt", ".html", ".htm", ".parquet")
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u8")])
@@ -101,11 +102,7 @@ def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
     """(key, offset, size) of each image in a tar, by its headers and img2dataset's JSON before or behind it."""
     with open_bytes(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         stem, images, url = None, [], None
-        for member in archive:
-            if member.size < 0:  # a header can say so, and tarfile would go round in circles
-                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
-            if not member.isfile():
-                continue
+        for member in files_of(archive):
             name = member.name.removeprefix("./")
             member_stem, ending = posixpath.splitext(name)
             if member_stem != stem:
@@ -115,7 +112,6 @@ def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
                 url = _url_of(archive.extractfile(member).read()) or url
             elif ending.lower() not in _NO_IMAGES:  # addresses end in anything
                 images.append((name, member.offset_data, member.size))
-            archive.members = []  # it would keep them all
         yield from _named(images, url)
 
 
@@ -125,11 +121,7 @@ def _named(images: list[tuple[str, int, int]], url: str | None) -> Iterator[tupl
 
 
 def _url_of(data: bytes) -> str | None:
-    try:
-        about = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    url = about.get("url") if isinstance(about, dict) else None
+    url = json_object(data).get("url")
     return url if isinstance(url, str) else None
 
 

@@ -8,7 +8,7 @@ those of --images. Pages are judged by their texts first: bytes of images are re
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
@@ -18,8 +18,8 @@ from datatrove.data import Document
 from kosmos_plugin.curation import language
 from kosmos_plugin.curation.duplicates import KINDS, DropDuplicates, duplicate_stages
 from kosmos_plugin.curation.engine import Run, Stage
-from kosmos_plugin.curation.inputs import InputFile
-from kosmos_plugin.curation.options import option, require
+from kosmos_plugin.curation.inputs import InputFile, files_of_format
+from kosmos_plugin.curation.options import option, require, require_valid_share
 from kosmos_plugin.curation.parts import ReadPart, write_parts
 from kosmos_plugin.curation.shard_writer import WriteShards, interleaved_record
 from kosmos_plugin.curation.steps import Reader, Rules, Step
@@ -36,7 +36,7 @@ from kosmos_plugin.curation.web_pages.rules import (
     is_of_dropped_half,
     rebuild,
 )
-from kosmos_plugin.curation.web_pages.sources import FORMATS, ReadHtml, ReadWarc, folder_of
+from kosmos_plugin.curation.web_pages.sources import FORMAT_GROUPS, FORMATS, ReadHtml, ReadWarc, folder_of
 from kosmos_plugin.vocabulary import Vocabulary
 
 _TWICE = "image that the page has already"
@@ -70,7 +70,7 @@ def page_stages(run: Run) -> list[Stage]:
     for name in ("max_gibberish", "drop_one_image"):
         value = getattr(options, name)
         require(0 <= value <= 1, f"--{name.replace('_', '-')} must be 0 … 1, not {value}.")
-    require(0 <= options.valid_share < 1, f"--valid-share must be 0 … 1, not {options.valid_share}.")
+    require_valid_share(options.valid_share)
     require(options.max_images >= 1, f"--max-images must be 1 or more, not {options.max_images}.")
     require(
         options.tokens_per_sample >= options.image_tokens + 4 > 4,
@@ -79,7 +79,7 @@ def page_stages(run: Run) -> list[Stage]:
     )
     if options.vocabulary is not None:
         Vocabulary.load(options.vocabulary)
-    form, files = _files_of_format(run.inputs, options.format)
+    form, files = files_of_format(run.inputs, options.format, FORMATS, FORMAT_GROUPS)
     archives, folders = image_sources(options.images)
     if form == "warc":
         archives = [*files, *archives]
@@ -113,20 +113,6 @@ def page_stages(run: Run) -> list[Stage]:
             tasks,
         ),
     ]
-
-
-def _files_of_format(files: Sequence[InputFile], wanted: str | None) -> tuple[str, list[InputFile]]:
-    """The format of the input, and the files that are of it. UserError if that cannot be told."""
-    by_format = {name: [file for file in files if file.format in endings] for name, endings in FORMATS.items()}
-    if wanted is not None:
-        return wanted, by_format[wanted] or list(files)
-    found = [name for name in ("warc", "html") if by_format[name]]
-    found = found or [name for name in ("mmc4", "obelics") if by_format[name]]
-    require(
-        len(found) > 0, f"{files[0].path}: cannot tell its format by its name. Give --format: {', '.join(FORMATS)}."
-    )
-    require(len(found) == 1, f"The input files are of several formats ({', '.join(found)}); prepare one at a time.")
-    return found[0], by_format[found[0]]
 
 
 def _reader(form: str, files: list[InputFile], options: PageOptions, root: str | None) -> Reader:

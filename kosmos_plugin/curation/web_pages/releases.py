@@ -7,7 +7,6 @@ OBELICS  Parquet; a row has the lists images and texts, of which one has None wh
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -15,7 +14,7 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.inputs import InputFile, open_input
 from kosmos_plugin.curation.steps import Reader
-from kosmos_plugin.curation.texts import json_lines
+from kosmos_plugin.curation.texts import json_lines, json_object, json_value
 from kosmos_plugin.curation.web_pages.html import PageImage, page_document
 
 _NO_DOCUMENT = "no record of its format"
@@ -25,11 +24,10 @@ class ReadRelease(Reader):
     """The documents of files, in their order. `records` are those of an open file."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        name = file.path.rpartition("/")[2]
         with open_input(file.path) as stream:
             for number, record in enumerate(self.records(stream)):
                 self.count("read", "pages")
-                document = self.document(record, f"{name}/{number}") if isinstance(record, dict) else None
+                document = self.document(record, f"{file.name}/{number}") if isinstance(record, dict) else None
                 if document is None:
                     self.count("dropped", _NO_DOCUMENT)
                 else:
@@ -81,7 +79,7 @@ class ReadObelics(ReadRelease):
         images, texts = record.get("images"), record.get("texts")
         if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
             return None
-        about, page = _json(record.get("metadata")), _json(record.get("general_metadata"))
+        about = json_value(record.get("metadata"))
         about = about if isinstance(about, list) else []
         parts: list[str | PageImage] = []
         for image, text, details in itertools.zip_longest(images, texts, about[: len(images)]):
@@ -90,7 +88,7 @@ class ReadObelics(ReadRelease):
                 parts.append(PageImage(_string(image), _string(alt) or None))
             elif isinstance(text, str) and text.strip():
                 parts.append(text.strip())
-        return page_document(parts, id, _string(page.get("url") if isinstance(page, dict) else None))
+        return page_document(parts, id, _string(json_object(record.get("general_metadata")).get("url")))
 
 
 def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
@@ -100,13 +98,6 @@ def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
             yield " ".join(group)
         else:
             yield from group
-
-
-def _json(text: object) -> object:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return None
 
 
 def _string(value: object) -> str:

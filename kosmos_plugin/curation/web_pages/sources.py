@@ -17,6 +17,7 @@ from kosmos_plugin.curation.steps import Reader
 from kosmos_plugin.curation.web_pages.html import decode_html, page_document, parse_page
 
 FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
+FORMAT_GROUPS = (("warc", "html"), ("mmc4", "obelics"))
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 MOST_HEADER_BYTES = 2**16  # of HTTP
 
@@ -47,12 +48,11 @@ class ReadWarc(ReadPages):
     """The HTML responses of WARC files, in their order. A record that is cut short is left out with what follows."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        name = file.path.rpartition("/")[2]
         held: Document | None = None  # until it is known that its record is whole
         for position, record in warc_records(file.path):
             if held is not None:
                 yield held
-            held = self._of_record(record, f"{name}/{position}")
+            held = self._of_record(record, f"{file.name}/{position}")
         if held is not None:
             yield held
 
