@@ -50,7 +50,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["kosmos_plugin", "kosmos_plugin.*", "fairseq_cli_ext", "fairseq_cli_ext.*"]),
-    package_data={"kosmos_plugin": ["inspection_page.html", "evaluation/templates/*.html"]},
+    package_data={"kosmos_plugin": ["inspection/page.html", "evaluation/reporting/templates/*.html"]},
     py_modules=[] if fairseq_is_an_editable_checkout() else [HOOK_MODULE],
     package_dir={"fairseq.tasks": "fairseq_hook"},
     cmdclass={"editable_wheel": EditableWheelWithHook},

@@ -59,7 +59,7 @@ def _list() -> None:
 
 
 def _compare(first: Path, second: Path) -> None:
-    from kosmos_plugin.evaluation.compare import compare
+    from kosmos_plugin.evaluation.reporting.compare import compare
 
     print(compare(first, second))
 
@@ -67,13 +67,13 @@ def _compare(first: Path, second: Path) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from kosmos_plugin.errors import UserError
     from kosmos_plugin.evaluation.plan import plan_runs
-    from kosmos_plugin.evaluation.plot import check_tools
     from kosmos_plugin.evaluation.ranks import Ranks
-    from kosmos_plugin.evaluation.report import as_text, write_report
-    from kosmos_plugin.evaluation.respondent import KosmosRespondent
+    from kosmos_plugin.evaluation.reporting.plot import check_tools
+    from kosmos_plugin.evaluation.reporting.report import as_text, write_report
+    from kosmos_plugin.evaluation.responder import KosmosRespondent
     from kosmos_plugin.evaluation.results import read_results, write_results
     from kosmos_plugin.evaluation.run import evaluate
-    from kosmos_plugin.generation.hub import load
+    from kosmos_plugin.generation.generator import load
 
     for option in ("path", "benchmark", "data"):
         if getattr(args, option) is None:

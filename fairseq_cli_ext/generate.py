@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: list[str] | None) -> None:
     args = parser().parse_args(arguments)
     from kosmos_plugin.errors import UserError
-    from kosmos_plugin.generation.hub import load
-    from kosmos_plugin.generation.search import SearchOptions, text_of
+    from kosmos_plugin.generation.beam_search import SearchOptions, text_of
+    from kosmos_plugin.generation.generator import load
 
     require_positive(args, ("beam", "max_new_tokens", "batch_size"))
     if args.prompt is None and args.image:

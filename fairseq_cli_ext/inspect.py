@@ -75,10 +75,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _show_micro_batch(args: argparse.Namespace) -> None:
-    from kosmos_plugin import inspection
     from kosmos_plugin.errors import UserError
-    from kosmos_plugin.inspection_page import as_html
-    from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalConfig, KosmosMultimodalTask
+    from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
+    from kosmos_plugin.inspection import micro_batch as inspection
+    from kosmos_plugin.inspection.page import as_html
 
     _check(args)
     cfg = KosmosMultimodalConfig(

@@ -16,8 +16,8 @@ from fairseq_cli_ext import main_of_command, require_positive
 
 
 def parser() -> argparse.ArgumentParser:
-    from kosmos_plugin.curation.commands import COMMANDS, TOOLS
     from kosmos_plugin.curation.options import add_options
+    from kosmos_plugin.curation.recipes.registry import COMMANDS, TOOLS
 
     parser = argparse.ArgumentParser(
         prog="kosmos-prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str] | None) -> None:
-    from kosmos_plugin.curation.commands import TOOLS
+    from kosmos_plugin.curation.recipes.registry import TOOLS
 
     args = parser().parse_args(arguments)
     if args.command in TOOLS:
@@ -45,10 +45,10 @@ def run(arguments: list[str] | None) -> None:
 
 
 def _run_stages(args: argparse.Namespace) -> None:
-    from kosmos_plugin.curation.commands import COMMANDS
-    from kosmos_plugin.curation.engine import Run, run_stages
-    from kosmos_plugin.curation.inputs import find_inputs
     from kosmos_plugin.curation.options import parsed_options
+    from kosmos_plugin.curation.pipeline.inputs import find_inputs
+    from kosmos_plugin.curation.pipeline.runner import Run, run_stages
+    from kosmos_plugin.curation.recipes.registry import COMMANDS
     from kosmos_plugin.errors import UserError
 
     require_positive(args, ("workers",))

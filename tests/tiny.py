@@ -16,10 +16,10 @@ from fairseq_cli import train as fairseq_train
 from PIL import Image
 
 from kosmos_plugin.data.batch import Batch
+from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.models.config import KosmosTinyConfig
 from kosmos_plugin.models.kosmos import KosmosModel
-from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalConfig, KosmosMultimodalTask
 from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
 
 WORDS = (

@@ -24,9 +24,9 @@ import torch
 from prepare import answer_of, question_prompt
 from tqdm import tqdm
 
-from kosmos_plugin.generation.hub import KosmosHubInterface, load
-from kosmos_plugin.generation.scoring import score_candidates
-from kosmos_plugin.generation.search import SearchOptions, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, text_of
+from kosmos_plugin.generation.generator import KosmosHubInterface, load
+from kosmos_plugin.generation.likelihood import score_candidates
 
 CANDIDATES = 100
 BATCH = 256

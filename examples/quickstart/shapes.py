@@ -22,10 +22,10 @@ from kosmos_plugin.evaluation.metrics.captions import caption_metrics, check_cap
 from kosmos_plugin.evaluation.plan import file_digest
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Generate, Request, question
-from kosmos_plugin.evaluation.respondent import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosRespondent
 from kosmos_plugin.evaluation.results import Result
 from kosmos_plugin.evaluation.run import Run, evaluate
-from kosmos_plugin.generation.hub import KosmosHubInterface
+from kosmos_plugin.generation.generator import KosmosHubInterface
 
 SEED = 1
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.ask import ask
+from kosmos_plugin.evaluation.answering import ask
 from kosmos_plugin.evaluation.benchmark import Benchmark, Item
 from kosmos_plugin.evaluation.files import write_text
 from kosmos_plugin.evaluation.metrics.accuracy import bootstrap_interval
-from kosmos_plugin.evaluation.page import write_page
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
+from kosmos_plugin.evaluation.reporting.page import write_page
 from kosmos_plugin.evaluation.requests import Request
-from kosmos_plugin.evaluation.respondent import Respondent
+from kosmos_plugin.evaluation.responder import Respondent
 from kosmos_plugin.evaluation.results import Result
 
 

@@ -9,10 +9,10 @@ import torch
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.data.samples import SampleFormat
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.cache import DecodingState
+from kosmos_plugin.generation.beam_search import SearchOptions, search, text_of
+from kosmos_plugin.generation.decoding_state import DecodingState
+from kosmos_plugin.generation.prefill import ImageEmbeddings, content, read
 from kosmos_plugin.generation.prompt import parse_prompt
-from kosmos_plugin.generation.reading import ImageEmbeddings, content, read
-from kosmos_plugin.generation.search import SearchOptions, search, text_of
 from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.vocabulary import Vocabulary
 

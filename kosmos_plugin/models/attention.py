@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torchscale.component.multihead_attention import MultiheadAttention
 
-from kosmos_plugin.models.cached_attention import LayerCache
 from kosmos_plugin.models.dropout_attention import causal_attention_with_dropout
+from kosmos_plugin.models.kv_cache import LayerCache
 from kosmos_plugin.models.positions import Rotation, rotate
 
 # Documents are grouped by length in powers of two; below this, another call costs more than the padding.

@@ -14,8 +14,8 @@ from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.attention import FusedAttention, plan_attention
-from kosmos_plugin.models.cached_attention import KeyValueCache
 from kosmos_plugin.models.config import KosmosConfig
+from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 
 

@@ -4,9 +4,9 @@ import torch
 from fairseq.models import BaseFairseqModel
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.models.autocast import in_bfloat16
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.cross_entropy import summed_cross_entropy
-from kosmos_plugin.models.precision import in_bfloat16
 
 
 class KosmosModel(BaseFairseqModel):
@@ -65,7 +65,7 @@ class KosmosModel(BaseFairseqModel):
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=None, **kwargs):
         """fairseq's hub call: the checkpoint `checkpoint_file` in a folder → `KosmosHubInterface`."""
-        from kosmos_plugin.generation.hub import load
+        from kosmos_plugin.generation.generator import load
 
         return load(f"{model_name_or_path}/{checkpoint_file}", data=data_name_or_path, **kwargs)
 

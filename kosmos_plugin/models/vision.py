@@ -13,7 +13,7 @@ from torch import nn
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.images import normalise
-from kosmos_plugin.models.precision import in_bfloat16
+from kosmos_plugin.models.autocast import in_bfloat16
 
 # name → module and function; imported only when that encoder is asked for.
 VISION_ENCODERS = {

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import ARCHITECTURES
-from kosmos_plugin.planning.paper import RUNS
+from kosmos_plugin.paper.settings import RUNS
 
 STAND_INS = ("torchrun", "fairseq-train", "fairseq-hydra-train")
 TIMEOUT = 60  # seconds that a script may take to come to its training

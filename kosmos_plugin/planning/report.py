@@ -2,9 +2,9 @@
 
 import textwrap
 
-from kosmos_plugin.inspection import Table, table_as_text
+from kosmos_plugin.inspection.micro_batch import Table, table_as_text
+from kosmos_plugin.paper.settings import RUNS, Difference, differences
 from kosmos_plugin.planning.costs import ADAM
-from kosmos_plugin.planning.paper import RUNS, Difference, differences
 from kosmos_plugin.planning.plan import Plan
 
 GIB = 2**30

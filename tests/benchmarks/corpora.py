@@ -21,13 +21,13 @@ from fairseq import options
 from fairseq_cli import preprocess
 
 from fairseq_cli_ext import prepare
-from kosmos_plugin.curation.duplicates import DropDuplicates, duplicate_stages
-from kosmos_plugin.curation.engine import Run, Stage, run_stages
-from kosmos_plugin.curation.inputs import find_inputs
-from kosmos_plugin.curation.parts import ReadPart, write_parts
-from kosmos_plugin.curation.text import TextOptions
-from kosmos_plugin.curation.texts import ReadTexts
-from kosmos_plugin.curation.words import words
+from kosmos_plugin.curation.dedup.minhash import DropDuplicates, duplicate_stages
+from kosmos_plugin.curation.dedup.ngrams import words
+from kosmos_plugin.curation.pipeline.inputs import find_inputs
+from kosmos_plugin.curation.pipeline.intermediate import ReadPart, write_parts
+from kosmos_plugin.curation.pipeline.runner import Run, Stage, run_stages
+from kosmos_plugin.curation.readers.texts import ReadTexts
+from kosmos_plugin.curation.recipes.text import TextOptions
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 from tests.benchmarks.corpora_inputs import write_captions, write_crawl, write_texts
 from tests.benchmarks.result import Cell, Result

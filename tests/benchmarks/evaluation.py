@@ -14,7 +14,7 @@ import torch
 
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Request, question
-from kosmos_plugin.evaluation.respondent import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosRespondent
 from tests import tiny
 from tests.benchmarks.generation import IMAGE_TOKENS, PIECES, TEXT, TURNS, VISION, require_equal
 from tests.benchmarks.peers import transformers_generation

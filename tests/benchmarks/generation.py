@@ -17,11 +17,11 @@ from torch import nn
 from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.generation.beam_search import SearchOptions, search
 from kosmos_plugin.generation.conversation import Conversation
-from kosmos_plugin.generation.hub import KosmosHubInterface
-from kosmos_plugin.generation.reading import read_prompts
-from kosmos_plugin.generation.scoring import score_candidates
-from kosmos_plugin.generation.search import SearchOptions, search
+from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.likelihood import score_candidates
+from kosmos_plugin.generation.prefill import read_prompts
 from kosmos_plugin.models.config import KosmosBaseConfig
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.models.kosmos import KosmosModel

@@ -35,11 +35,11 @@ import webdataset
 from PIL import Image
 from torchvision import transforms
 
-from kosmos_plugin.data.loader import EpochIterator
+from kosmos_plugin.data.micro_batches import EpochIterator
+from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.planning.command import read_training_command
 from kosmos_plugin.planning.plan import Assumptions, make_plan
-from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalTask
 from tests import tiny
 from tests.benchmarks.cores import fresh_processes
 from tests.benchmarks.result import Result

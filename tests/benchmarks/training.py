@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
 from kosmos_plugin.models.kosmos import KosmosModel
-from kosmos_plugin.tasks.kosmos_multimodal import KosmosMultimodalTask
 from tests.benchmarks.arithmetic import bfloat16_is_faster
 from tests.benchmarks.memory import reset_peak
 from tests.benchmarks.noise import Noise

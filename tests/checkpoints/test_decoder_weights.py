@@ -14,7 +14,7 @@ from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation import hub
+from kosmos_plugin.generation import generator as hub
 from tests import tiny
 
 TEXT_ONLY = ["--arch", "kosmos_1_lm", "--vision-encoder", "none", "--max-update", 1]

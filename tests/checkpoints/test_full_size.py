@@ -8,7 +8,7 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 from kosmos_plugin.checkpoints.convert import convert
-from kosmos_plugin.generation.hub import load
+from kosmos_plugin.generation.generator import load
 from kosmos_plugin.images import normalise
 from tests.checkpoints import peer
 

@@ -13,8 +13,8 @@ from transformers import AutoProcessor, AutoTokenizer, Kosmos2Config, Kosmos2For
 
 from kosmos_plugin.checkpoints import huggingface_config
 from kosmos_plugin.checkpoints.convert import convert
-from kosmos_plugin.generation.hub import KosmosHubInterface, load
-from kosmos_plugin.generation.search import SearchOptions
+from kosmos_plugin.generation.beam_search import SearchOptions
+from kosmos_plugin.generation.generator import KosmosHubInterface, load
 from kosmos_plugin.images import normalise
 from kosmos_plugin.models.kosmos import KosmosModel
 from tests import tiny

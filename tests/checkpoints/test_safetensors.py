@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from kosmos_plugin.checkpoints.convert import convert
-from kosmos_plugin.generation.hub import load
+from kosmos_plugin.generation.generator import load
 from tests import tiny
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool]

@@ -3,7 +3,7 @@
 import pytest
 
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
-from kosmos_plugin.generation.hub import load
+from kosmos_plugin.generation.generator import load
 from tests import tiny
 from tests.evaluation.releases import write_release
 

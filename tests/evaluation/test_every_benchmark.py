@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from kosmos_plugin.evaluation.ask import ask
+from kosmos_plugin.evaluation.answering import ask
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Choose, Generate

@@ -17,7 +17,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.rendered_sst2 import RenderedSst2, RenderedSst2ChainOfThought
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
-from kosmos_plugin.evaluation.respondent import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosRespondent
 from kosmos_plugin.evaluation.run import Run, evaluate
 
 

@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from fairseq_cli_ext.inspect import cli_main
+from kosmos_plugin.paper.settings import TEXT_WEIGHTS
 from kosmos_plugin.planning.command import read_training_command
-from kosmos_plugin.planning.paper import TEXT_WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kosmos_1"

@@ -6,8 +6,8 @@ import pytest
 
 from kosmos_plugin.data.documents import Document
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.hub import KosmosHubInterface
-from kosmos_plugin.generation.search import SearchOptions, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, text_of
+from kosmos_plugin.generation.generator import KosmosHubInterface
 from tests import tiny
 
 RNG = random.Random(4)

@@ -13,8 +13,8 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq_cli import train
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
-from kosmos_plugin.criterions.multimodal_cross_entropy import MultimodalCrossEntropyCriterion
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.models.kosmos import KosmosModel
 from tests import tiny

@@ -5,9 +5,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
-from kosmos_plugin.criterions.multimodal_cross_entropy import MultimodalCrossEntropyCriterion
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.hub import load
+from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
+from kosmos_plugin.generation.generator import load
 from tests import tiny
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
-from kosmos_plugin.models.cached_attention import KeyValueCache
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
+from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import xpos_rotation
 from tests import tiny
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kosmos_plugin.criterions.multimodal_cross_entropy import MultimodalCrossEntropyCriterion
+from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
 from tests import tiny
 
 BLOCKS = 2  # of the tiny CLIP

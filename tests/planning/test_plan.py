@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_cli_ext.inspect import cli_main
-from kosmos_plugin.criterions.multimodal_cross_entropy import MultimodalCrossEntropyCriterion
+from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
 from kosmos_plugin.planning.command import read_training_command
 from kosmos_plugin.planning.costs import flops_items, memory_items
 from kosmos_plugin.planning.plan import Assumptions, make_plan

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.harnesses.answers import (
+from kosmos_plugin.evaluation.harnesses.adapter import (
     Question,
     load_model,
     log_likelihoods,
@@ -31,7 +31,7 @@ from kosmos_plugin.evaluation.harnesses.answers import (
 )
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Prompt
-from kosmos_plugin.generation.scoring import likelihoods
+from kosmos_plugin.generation.likelihood import likelihoods
 
 try:
     from lm_eval.api.instance import Instance

@@ -21,7 +21,7 @@ from lmms_eval.api.registry import register_model
 from tqdm import tqdm
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.harnesses.answers import (
+from kosmos_plugin.evaluation.harnesses.adapter import (
     Question,
     load_model,
     log_likelihoods,

@@ -8,7 +8,7 @@ from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.generation.hub import KosmosHubInterface, load
+from kosmos_plugin.generation.generator import KosmosHubInterface, load
 from kosmos_plugin.images import decode_image, normalise
 from tests.checkpoints import peer
 

@@ -3,7 +3,7 @@
 import pytest
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.ask import ask
+from kosmos_plugin.evaluation.answering import ask
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.raven_iq import RavenIq
 from kosmos_plugin.evaluation.requests import Image, images_of, shown

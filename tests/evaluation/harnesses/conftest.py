@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from kosmos_plugin.generation.hub import load
+from kosmos_plugin.generation.generator import load
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,10 +10,10 @@ import pytest
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.ask import ask
+from kosmos_plugin.evaluation.answering import ask
 from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.evaluation.requests import Choice, Choose, question
-from kosmos_plugin.evaluation.respondent import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosRespondent
 from tests import tiny
 from tests.evaluation.harnesses.common import full_pass, offline, picture, picture_file
 

@@ -1,0 +1,1 @@
+"""What is dropped, and why: text, captions, images and pages."""

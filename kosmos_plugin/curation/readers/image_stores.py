@@ -1,0 +1,90 @@
+"""The address of an image → its encoded bytes, from where the images of a run are.
+
+data:          the address itself
+file:///PATH   the folder of the HTML files
+others         WARC files and tars (`image_index`); folders of downloads, HOST/PATH or a release's own names
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+from urllib.request import DataHandler, Request
+
+import fsspec
+from datatrove.data import Media
+
+from kosmos_plugin.curation.filters.captions import MAX_IMAGE_BYTES
+from kosmos_plugin.curation.pipeline.inputs import InputFile, find_inputs, open_bytes
+from kosmos_plugin.curation.readers.image_index import ImageIndex, address_key
+
+
+class ImageStores:
+    """Images of WARC files and tars, of folders of downloads, and of the folder `root` of HTML files, if any."""
+
+    def __init__(self, files: Sequence[InputFile], index: Path, folders: Sequence[str], root: str | None):
+        self.files = files
+        self.folders = folders
+        self.root = root
+        self.index = ImageIndex(files, index) if files else None
+
+    def read(self, media: Media) -> bytes | None:
+        """The encoded image, one byte more than allowed at most; None if there is none."""
+        if media.url.startswith("data:"):
+            return _data(media.url)
+        if media.url.startswith("file:"):
+            return self._of_page(media.url)
+        for name in filter(None, (address_key(media.url), media.path)):
+            if self.index is not None and (found := self.index.read(name)) is not None:
+                return found
+            for folder in self.folders:
+                if (found := _in_folder(folder, name)) is not None:
+                    return found
+        return None
+
+    def _of_page(self, url: str) -> bytes | None:
+        try:
+            path = unquote(urlsplit(url).path, errors="surrogateescape").lstrip("/")
+        except ValueError:  # such as file://[/
+            return None
+        return None if self.root is None else _in_folder(self.root, path)
+
+
+def image_sources(patterns: Sequence[str]) -> tuple[list[InputFile], list[str]]:
+    """(WARC files and tars, folders of downloads) of --images. A folder with WARC files or tars stands for these."""
+    files, folders = [], []
+    for pattern in patterns:
+        filesystem, path = fsspec.core.url_to_fs(pattern)
+        if filesystem.isdir(path) and not any(map(_is_archive, filesystem.ls(path, detail=False))):
+            folders.append(pattern.rstrip("/"))
+        else:
+            files += [file for file in find_inputs([pattern]) if _is_archive(file.path)]
+    return files, folders
+
+
+def _is_archive(path: str) -> bool:
+    return InputFile(path, None).format in ("tar", "warc")
+
+
+def _data(url: str) -> bytes | None:
+    try:
+        with DataHandler().data_open(Request(url)) as response:
+            return response.read(MAX_IMAGE_BYTES + 1)
+    except (ValueError, OSError):
+        return None
+
+
+def _in_folder(folder: str, name: str) -> bytes | None:
+    """The file `name` in `folder`; None if there is none, or if it would lie outside."""
+    for path in _inside(name):
+        try:
+            with open_bytes(f"{folder}/{path}") as file:
+                return file.read(MAX_IMAGE_BYTES + 1)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _inside(name: str) -> Iterator[PurePosixPath]:
+    path = PurePosixPath(name)
+    if path.parts and not path.is_absolute() and ".." not in path.parts and "\0" not in name:
+        yield path

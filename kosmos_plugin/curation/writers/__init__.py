@@ -1,0 +1,1 @@
+"""Documents → shards and binarized text."""

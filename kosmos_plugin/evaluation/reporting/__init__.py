@@ -1,0 +1,1 @@
+"""Evaluation results for readers: tables, plots, and a page for each benchmark."""

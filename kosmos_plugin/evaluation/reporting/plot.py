@@ -1,0 +1,123 @@
+"""What was measured, with intervals, and what the paper reports, as a picture.
+
+Benchmarks with one number of demonstrations are rows of dots; those with several have a panel each, with lines.
+"""
+
+import io
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation.results import Result
+from kosmos_plugin.paper.results import reported
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Distinct for the colour-blind (Okabe and Ito).
+MEASURED, REPORTED, CHANCE, GRID = "#0072b2", "#d55e00", "#6b7280", "#e5e7eb"
+REPORTED_MARK = {"marker": "D", "color": REPORTED, "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 1.5}
+MEASURED_MARK = {"marker": "o", "color": MEASURED, "markersize": 6}
+CHANCE_MARK = {"marker": "|", "color": CHANCE, "markersize": 12, "markeredgewidth": 2, "linestyle": ""}
+CAP = 3
+PANELS_IN_A_ROW = 4
+WIDTH, ROW_HEIGHT, PANEL_HEIGHT, AXIS_HEIGHT, LEGEND_HEIGHT = 10.0, 0.36, 2.3, 0.6, 0.4  # inches
+
+
+def check_tools() -> None:
+    """UserError if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f'The plot needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+
+
+def plot(results: Sequence[Result]) -> bytes:
+    """A PNG of the headline metrics of `results`, which are in the order in which they are to be shown."""
+    buffer = io.BytesIO()
+    draw(results).savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def draw(results: Sequence[Result]) -> "Figure":
+    check_tools()
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    measured = [result for result in results if result.metrics]
+    groups = [list(of_one) for _, of_one in itertools.groupby(measured, key=lambda r: (r.benchmark, r.split))]
+    dots = [result for group in groups if len(group) == 1 for result in group]
+    lines = [group for group in groups if len(group) > 1]
+    rows_of_panels = -(-len(lines) // PANELS_IN_A_ROW)
+    heights = [ROW_HEIGHT * len(dots) + AXIS_HEIGHT if dots else 0, PANEL_HEIGHT * rows_of_panels]
+    figure = Figure(figsize=(WIDTH, LEGEND_HEIGHT + sum(heights)), layout="constrained")
+    marks = (
+        (MEASURED_MARK, "measured, with its 95% interval"),
+        (REPORTED_MARK, "reported of KOSMOS-1"),
+        (CHANCE_MARK, "by chance, as reported"),
+    )
+    handles = [Line2D([], [], label=label, **{**mark, "linestyle": ""}) for mark, label in marks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[max(height, 0.01) for height in heights])
+    if dots:
+        _plot_dots(upper.subplots(), dots)
+    if lines:
+        panels = lower.subplots(rows_of_panels, PANELS_IN_A_ROW, squeeze=False).flat
+        for axes, group in itertools.zip_longest(panels, lines):
+            _plot_lines(axes, group) if group else axes.set_visible(False)
+    return figure
+
+
+def _plot_dots(axes: "Axes", results: Sequence[Result]) -> None:
+    """A row for each result, from top to bottom."""
+    for row, result in enumerate(results):
+        figures = reported(result.benchmark, result.shots, result.headline)
+        whiskers = [[one] for one in _whiskers(result)]
+        axes.errorbar(result.metrics[result.headline], row, xerr=whiskers, capsize=CAP, **MEASURED_MARK)
+        if figures.kosmos_1:
+            axes.plot(figures.kosmos_1.value, row, **REPORTED_MARK)
+        if figures.chance:
+            axes.plot(figures.chance.value, row, **CHANCE_MARK)
+    axes.set_yticks(range(len(results)), map(_name, results))
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    highest = max(sum((result.metrics[result.headline], _whiskers(result)[1])) for result in results)
+    axes.set_xlim(0, 1.01 * max(100, highest))
+    axes.set_xlabel("%  (CIDEr × 100)")
+    axes.grid(axis="both", color=GRID)
+    _finish(axes)
+
+
+def _plot_lines(axes: "Axes", results: Sequence[Result]) -> None:
+    """One benchmark over the number of its demonstrations."""
+    headline, benchmark = results[0].headline, results[0].benchmark
+    shots = [result.shots for result in results]
+    whiskers = list(zip(*map(_whiskers, results), strict=True))
+    values = [result.metrics[headline] for result in results]
+    axes.errorbar(shots, values, yerr=whiskers, capsize=CAP, **MEASURED_MARK)
+    figures = [(count, reported(benchmark, count, headline).kosmos_1) for count in shots]
+    known = [(count, figure.value) for count, figure in figures if figure]
+    if known:
+        axes.plot(*zip(*known, strict=True), linestyle="--", **REPORTED_MARK)
+    axes.set_title(_name(results[0]), fontsize=9)
+    axes.set_xticks(shots)
+    axes.set_xlabel("demonstrations")
+    axes.grid(axis="y", color=GRID)
+    _finish(axes)
+
+
+def _whiskers(result: Result) -> tuple[float, float]:
+    """From the value down and up to the ends of its interval."""
+    value = result.metrics[result.headline]
+    low, high = result.interval or (value, value)
+    return max(value - low, 0), max(high - value, 0)
+
+
+def _name(result: Result) -> str:
+    return f"{result.title} ({result.split}) · {result.headline}"
+
+
+def _finish(axes: "Axes") -> None:
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,1 @@
+"""All that fairseq calls: task, criterion, architectures, optimizer, and the batches it iterates over."""

@@ -1,0 +1,1 @@
+"""The paper's settings and reported results, as data."""

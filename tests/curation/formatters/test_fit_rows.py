@@ -1,0 +1,100 @@
+"""Pages longer than a row: whatever they are made of, the parts fit, in the page's order."""
+
+import pytest
+from datatrove.data import Document, Media, MediaType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kosmos_plugin.curation.formatters.fit_rows import FitRows
+from kosmos_plugin.curation.readers.html import text_of
+from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
+from kosmos_plugin.data.documents import Document as TrainingDocument
+from kosmos_plugin.data.documents import Image, Text
+from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
+from kosmos_plugin.vocabulary import Vocabulary
+from tests import tiny
+
+MAX_TOKENS, IMAGE_TOKENS = 40, 4
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary") / "vocabulary"
+    tiny.write_vocabulary(folder)
+    return folder
+
+
+def page(parts: list) -> Document:
+    """Of texts, and None for an image."""
+    segments, media = [], []
+    for part in parts:
+        if part is None:
+            segments.append({"image": len(media)})
+            media.append(Media(str(len(media)), MediaType.IMAGE, f"http://a/{len(media)}"))
+        else:
+            segments.append({"text": part})
+    return Document(text_of(segments), "page", media, {"segments": segments})
+
+
+def fitted(vocabulary, document: Document) -> list[list[str | None]]:
+    """The parts as lines of text and addresses of images."""
+    parts = []
+    for part in FitRows(str(vocabulary), MAX_TOKENS, IMAGE_TOKENS).run([document]):
+        lines = []
+        for segment in part.metadata["segments"]:
+            lines += segment["text"].split("\n") if "text" in segment else [part.media[segment["image"]].url]
+        parts.append(lines)
+    return parts
+
+
+lines = st.lists(st.sampled_from(tiny.WORDS), min_size=1, max_size=25).map(" ".join)
+texts = st.lists(lines, min_size=1, max_size=4).map("\n".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.one_of(st.none(), texts), min_size=1, max_size=12))
+def test_every_part_fits_and_nothing_moves(vocabulary, parts):
+    document = page(parts)
+    everything = [line for part in parts for line in ([None] if part is None else part.split("\n"))]
+    urls = iter(range(len(document.media)))
+    everything = [f"http://a/{next(urls)}" if line is None else line for line in everything]
+    found = fitted(vocabulary, document)
+
+    sample_format = SampleFormat(Vocabulary.load(vocabulary), IMAGE_TOKENS, MAX_TOKENS)
+    for part in found:
+        segments = tuple(Image(bytes) if line.startswith("http") else Text(line) for line in part)
+        assert {type(segment) for segment in segments} == {Image, Text}
+        sample_format.sample(TrainingDocument("part", segments))  # BrokenRecord if it is longer than a row
+    remaining = iter(everything)
+    for line in (line for part in found for line in part):
+        assert line in remaining, "in the page's order, none twice"
+
+
+def test_a_page_that_fits_stays_as_it_is(vocabulary):
+    assert fitted(vocabulary, page(["the red cat", None, "runs"])) == [["the red cat", "http://a/0", "runs"]]
+
+
+def test_a_long_page_is_cut_between_its_paragraphs(vocabulary):
+    paragraph = "the red cat runs near the old house and the new car"
+    found = fitted(vocabulary, page([paragraph, None, paragraph, paragraph, None, paragraph]))
+    assert len(found) > 1
+    assert [line for part in found for line in part if line.startswith("http")] == ["http://a/0", "http://a/1"]
+
+
+def test_the_parts_of_a_page_are_trained_on_or_held_out_together(vocabulary, tmp_path):
+    paragraph = "the red cat runs near the old house and the new car"
+    pages = [page([f"{n} {paragraph}", None, paragraph, paragraph, None, f"{paragraph} {n}"]) for n in range(30)]
+    for media in (media for document in pages for media in document.media):
+        media.media_bytes = b"an image"
+    parts = FitRows(str(vocabulary), MAX_TOKENS, IMAGE_TOKENS).run(pages)
+    assert len(list(WriteShards(tmp_path, interleaved_record, 0.5).run(parts))) == 60
+    of_split = {}
+    for split in ("train", "valid"):
+        documents = ShardedDocuments([str(tmp_path / f"{split}-00000-000.tar")], interleaved_document)
+        texts = [s.text for i in range(len(documents)) for s in documents[i].segments if isinstance(s, Text)]
+        numbers = [word for text in texts for word in text.split() if word.isdigit()]
+        of_split[split] = set(numbers)
+        assert len(numbers) == 2 * len(of_split[split])  # of the first part and of the last
+    assert len(of_split["train"]) > 5 and len(of_split["valid"]) > 5
+    assert not of_split["train"] & of_split["valid"]

@@ -1,0 +1,228 @@
+"""kosmos-prepare index and check: what they count, the records they name, and tars that are broken."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from fairseq_cli_ext import prepare
+from kosmos_plugin.curation.recipes.index import reason_of
+from kosmos_plugin.data.documents import BrokenRecord
+from kosmos_plugin.data.shards import (
+    INDEX_SUFFIX,
+    Record,
+    caption_document,
+    interleaved_document,
+    open_index,
+    selection_of,
+    tar_records,
+)
+from kosmos_plugin.errors import UserError
+from tests import tiny
+from tests.curation.killing import digests, finish
+
+pytestmark = pytest.mark.usefixtures("forget_indexes")
+
+
+def run(command: str, out: Path, *arguments: object) -> dict:
+    """The counts of a run."""
+    prepare.run([command, *map(str, arguments), "--out", str(out), "--workers", "1"])
+    return json.loads((out / "report.json").read_text("utf-8"))["counts"]
+
+
+def bad_records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "bad.jsonl").read_text("utf-8").splitlines()]
+
+
+def write_release(folder: Path, shards: int = 2) -> None:
+    """Captions, and web pages in a tar of their own."""
+    rng = random.Random(0)
+    for shard in range(shards):
+        members = [m for n in range(5) for m in tiny.caption_members(f"{n:09d}", tiny.sentence(rng), tiny.png(rng))]
+        tiny.write_tar(folder / f"{shard:05d}.tar", members)
+    pages = [
+        tiny.interleaved_members("1", [{"image": 0}, {"text": "one"}, {"image": 1}], [tiny.png(rng), tiny.png(rng)]),
+        tiny.interleaved_members("2", [{"text": "a page of text"}], []),
+    ]
+    tiny.write_tar(folder / "pages.tar", [member for page in pages for member in page])
+
+
+# ---- index ----
+
+
+def test_index_counts_records_and_images(tmp_path):
+    write_release(tmp_path / "in")
+    counts = run("index", tmp_path / "out", tmp_path / "in")
+    assert counts == {
+        "read": {"files": 3, "records": 12},
+        "kept": {"records": 12, "images": 12},
+    }
+    for name, length in (("00000", 5), ("00001", 5), ("pages", 2)):
+        index = Path(f"{tmp_path / 'in' / name}.tar{INDEX_SUFFIX}")
+        written = index.stat().st_mtime_ns
+        assert len(open_index(str(tmp_path / "in" / f"{name}.tar"))) == length
+        assert index.stat().st_mtime_ns == written
+    assert bad_records(tmp_path / "out") == []
+
+
+def test_index_leaves_what_captions_has_filtered(tmp_path):
+    write_release(tmp_path / "in")
+    tars = tmp_path / "in" / "0000?.tar"
+    run("captions", tmp_path / "captions", tars, "--min-words", 6)
+    before = {tar: selection_of(tar) for tar in (tmp_path / "in").glob("0*.tar")}
+    assert all(before.values())
+    with pytest.raises(UserError, match="Nothing was kept"):
+        run("index", tmp_path / "out", tars)
+    assert {tar: selection_of(tar) for tar in before} == before
+    assert "filtered" in (tmp_path / "out" / "report.json").read_text()
+
+
+@pytest.mark.parametrize("command", ["index", "check"])
+def test_broken_tars_are_named(tmp_path, command):
+    write_release(tmp_path / "in")
+    whole = (tmp_path / "in" / "00001.tar").read_bytes()
+    (tmp_path / "in" / "00001.tar").write_bytes(whole[:5000])
+    (tmp_path / "in" / "empty.tar").write_bytes(b"")
+    counts = run(command, tmp_path / "out", tmp_path / "in")
+    assert counts["left out"] == {"tars that are cut short or no tars: see bad.jsonl": 2}
+    assert counts["read"]["files"] == 4
+    lines = bad_records(tmp_path / "out")
+    assert [(Path(line["tar"]).name, line["key"]) for line in lines] == [("00001.tar", None), ("empty.tar", None)]
+    assert all(Path(line["tar"]).name in line["message"] for line in lines)
+    assert not (tmp_path / "in" / f"00001.tar{INDEX_SUFFIX}").exists()
+
+
+@pytest.mark.parametrize("command", ["index", "check"])
+def test_errors_name_what_is_wrong(tmp_path, command):
+    (tmp_path / "a.txt").write_text("no tar")
+    with pytest.raises(UserError, match="no tar among the inputs"):
+        run(command, tmp_path / "out", tmp_path / "a.txt")
+
+
+def test_a_tar_elsewhere_is_no_place_for_an_index(tmp_path):
+    import fsspec
+
+    with fsspec.open("memory://shards/0.tar", "wb") as file:
+        file.write(b"")
+    with pytest.raises(UserError, match="must be in a local folder"):
+        run("index", tmp_path / "out", "memory://shards/0.tar")
+
+
+# ---- check ----
+
+
+def test_good_shards_are_good(tmp_path):
+    write_release(tmp_path / "in")
+    counts = run("check", tmp_path / "out", tmp_path / "in")
+    assert counts == {
+        "read": {"files": 3, "records": 12},
+        "kept": {
+            "captions: documents": 10,
+            "captions: images": 10,
+            "interleaved: documents": 2,
+            "interleaved: images": 2,
+        },
+    }
+    assert bad_records(tmp_path / "out") == []
+    assert not list((tmp_path / "in").glob(f"*{INDEX_SUFFIX}"))
+
+
+IMAGE = tiny.png(random.Random(0))
+BAD_RECORDS = {  # members, whose names go behind the key → why
+    "empty text": [("jpg", IMAGE), ("txt", b" ")],
+    "NUL bytes": [("jpg", IMAGE), ("txt", b"a \0 b")],
+    "no text, broken or not UTF-8": [("jpg", IMAGE), ("txt", b"\xff")],
+    "no image": [("txt", b"text")],
+    "no caption": [("jpg", IMAGE)],
+    "caption that is no text": [("jpg", IMAGE), ("json", b'{"caption": 7}')],
+    "image of 0 bytes": [("jpg", b""), ("txt", b"text")],
+    "image that cannot be decoded": [("jpg", IMAGE[:-60]), ("txt", b"text")],
+    "no JSON": [("0.jpg", IMAGE)],
+    "broken JSON": [("json", b'{"segments": ['), ("0.jpg", IMAGE)],
+    "JSON of another form": [("json", b'{"texts": []}'), ("0.jpg", IMAGE)],
+    "segment that is neither text nor image": [("json", b'{"segments": [{"text": 7}]}')],
+    "image that is missing": [("json", b'{"segments": [{"text": "a"}, {"image": 3}]}'), ("0.jpg", IMAGE)],
+    "no text to learn from": [("json", b'{"segments": [{"text": "a", "counted": false}]}')],
+    "half a surrogate pair": [("json", b'{"segments": [{"text": "\\\\ud83d"}]}'.replace(b"\\\\", b"\\"))],
+}
+
+
+def test_bad_records_are_counted_and_named(tmp_path):
+    members = tiny.caption_members("good", "a caption", IMAGE)
+    for number, record in enumerate(BAD_RECORDS.values()):
+        members += [(f"{number}.{name}", data) for name, data in record]
+    tiny.write_tar(tmp_path / "0.tar", members)
+    counts = run("check", tmp_path / "out", tmp_path / "0.tar")
+    assert counts["dropped"] == {reason: 1 for reason in BAD_RECORDS}
+    assert counts["kept"] == {"captions: documents": 1, "captions: images": 1}
+    lines = bad_records(tmp_path / "out")
+    assert [(line["key"], line["reason"]) for line in lines] == [(str(n), r) for n, r in enumerate(BAD_RECORDS)]
+
+
+def test_one_broken_image_among_several_is_found(tmp_path):
+    segments = [{"image": 0}, {"text": "text"}, {"image": 1}]
+    tiny.write_tar(tmp_path / "0.tar", tiny.interleaved_members("7", segments, [IMAGE, IMAGE[:200]]))
+    with pytest.raises(UserError, match="Nothing was kept"):
+        run("check", tmp_path / "out", tmp_path / "0.tar")
+    (line,) = bad_records(tmp_path / "out")
+    assert (line["reason"], line["message"]) == ("image that cannot be decoded", "image 1")
+
+
+def test_checksums(tmp_path):
+    """img2dataset's are of the download: they fit where it kept the image as it was (--disable_all_reencoding)."""
+    right, wrong = hashlib.sha256(IMAGE).hexdigest(), hashlib.sha256(b"another").hexdigest()
+    as_downloaded = {"width": None, "height": None, "original_width": None, "original_height": None}
+    encoded_anew = {"width": 32, "height": 32, "original_width": 640, "original_height": 640}
+    details = {
+        "right": {"sha256": right, **as_downloaded},
+        "wrong": {"sha256": wrong, **as_downloaded},
+        "other": {"md5": hashlib.md5(IMAGE).hexdigest().upper()},
+        "wrong-md5": {"md5": hashlib.md5(b"another").hexdigest()},
+        "anew": {"sha256": wrong, **encoded_anew},
+        "same": {"sha256": right, **encoded_anew},
+        "none": {"sha256": None, **as_downloaded},
+        "list": [1],
+    }
+    members = []
+    for key, about in details.items():
+        members += [*tiny.caption_members(key, "a caption", IMAGE), (f"{key}.json", json.dumps(about).encode())]
+    tiny.write_tar(tmp_path / "0.tar", [*members, *tiny.caption_members("broken", "b", IMAGE), ("broken.json", b"{")])
+    counts = run("check", tmp_path / "out", tmp_path / "0.tar")
+    assert [line["key"] for line in bad_records(tmp_path / "out")] == ["wrong", "wrong-md5"]
+    assert counts["dropped"] == {"checksum that does not fit": 2}
+    assert counts["kept"]["checksums that fit"] == 3
+    assert counts["left out"] == {"checksums of downloads that were encoded anew": 1}
+    run("check", tmp_path / "all", tmp_path / "0.tar", "--all-checksums")
+    assert [line["key"] for line in bad_records(tmp_path / "all")] == ["wrong", "wrong-md5", "anew"]
+
+
+@pytest.mark.slow
+def test_the_list_is_the_same_for_any_number_of_workers(tmp_path):
+    for shard in range(3):
+        members = []
+        for number, record in enumerate(BAD_RECORDS.values()):
+            members += [(f"{shard}{number}.{name}", data) for name, data in record]
+        tiny.write_tar(tmp_path / "in" / f"{shard}.tar", [*members, *tiny.caption_members("good", "text", IMAGE)])
+    run("check", tmp_path / "1", tmp_path / "in")
+    finish("check", tmp_path / "in", "--out", tmp_path / "2", "--workers", 2)
+    assert digests(tmp_path / "1") == digests(tmp_path / "2")
+    assert len(bad_records(tmp_path / "1")) == 3 * len(BAD_RECORDS)
+
+
+def test_every_reason_is_known(tmp_path):
+    """What readers say of broken records has a reason of its own, however long the record's own part is."""
+    for number, record in enumerate(BAD_RECORDS.values()):
+        tiny.write_tar(tmp_path / f"{number}.tar", [(f"7.{name}", data) for name, data in record])
+        (found,) = tar_records(tmp_path / f"{number}.tar")
+        for read in (caption_document, interleaved_document):
+            assert reason(found, read) != "no usable document"
+
+
+def reason(record: Record, read) -> str | None:
+    try:
+        read(record)
+    except BrokenRecord as error:
+        return reason_of(error)
+    return None

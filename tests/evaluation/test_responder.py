@@ -1,0 +1,94 @@
+"""The model as benchmarks see it: each request of a batch gets what it would get alone and from scratch."""
+
+import random
+
+import pytest
+import torch
+
+from kosmos_plugin.data.documents import Document, Text
+from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, question
+from kosmos_plugin.evaluation.responder import KosmosRespondent
+from kosmos_plugin.generation.prompt import parse_prompt
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def respondent(kosmos):
+    return KosmosRespondent(kosmos)
+
+
+def prompt(text: str, *images: bytes):
+    return parse_prompt(text, images).segments
+
+
+def log_probability(kosmos, choice: Choice) -> float:
+    """Of a choice, by one pass over the tokens of its text as a whole."""
+    vocabulary, sample = kosmos.vocabulary, kosmos.task.sample_format
+    *before, last = choice.prompt
+    whole = sample.prompt(Document("whole", (*before, Text(last.text + choice.continuation))))
+    count = len(vocabulary.encode(last.text + choice.continuation)) - len(vocabulary.encode(last.text))
+    tokens = torch.from_numpy(whole.tokens)[None]
+    slots = torch.from_numpy(whole.image_slots)[None]
+    images = torch.stack([tiny.decode(image) for image in whole.images]) if whole.images else None
+    with torch.no_grad():
+        log_probs = kosmos.model(tokens, torch.ones_like(tokens), slots, images)[0][0].log_softmax(-1)
+    return float(log_probs[-1 - count : -1].gather(1, tokens[0, -count:, None]).sum())
+
+
+def test_choices_score_as_their_whole_texts_from_scratch(kosmos, respondent):
+    rng = random.Random(1)
+    image, other = tiny.png(rng), tiny.png(rng)
+    shared = prompt("<image> the red house", image)
+    requests = [
+        Choose((Choice(shared, " cat", "a"), Choice(shared, " dog sees a bird", "b"))),
+        Choose(tuple(Choice(prompt(f"the cat {end}"), " slowly today", end) for end in ("runs", "sleeps", "stands"))),
+        Choose((Choice(prompt("a <image> of", other), " cat", "a"), Choice(shared, " cat", "b"))),
+    ]
+    for request, found in zip(requests, respondent.score(requests), strict=True):
+        assert found == pytest.approx([log_probability(kosmos, choice) for choice in request.choices], abs=1e-4)
+        [alone] = respondent.score([request])
+        assert found == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_batch_of_any_requests_generates_what_each_would_alone(respondent):
+    rng = random.Random(2)
+    images = [tiny.png(rng) for _ in range(3)]
+    names = ("cat", "old dog", "small green bird")
+    requests = [
+        Generate(prompt("<image> the red", images[0]), max_new_tokens=5),
+        Generate(prompt("a cat"), beam=3, max_new_tokens=7),
+        Generate(prompt("<image> of the", images[1]), beam=2, among=names),
+        Generate(prompt("the river", *()), max_new_tokens=5),
+        Generate(prompt("<image>", images[2]), beam=2, among=names),
+    ]
+    together = respondent.generate(requests)
+    assert together == [text for request in requests for text in respondent.generate([request])]
+    assert together[2] in names and together[4] in names
+
+
+def test_what_does_not_fit_is_said_and_nothing_else(respondent):
+    fits = Generate(prompt("a cat"), max_new_tokens=5)
+    assert respondent.problem(fits) == ""
+    assert "do not fit in 512" in respondent.problem(Generate(prompt("a cat"), max_new_tokens=512))
+    assert "takes 512" in respondent.problem(Generate(prompt("a cat " * 600), max_new_tokens=1))
+    shared = prompt("a cat")
+    choices = (Choice(shared, " dog", "a"), Choice(shared, " dog" * 520, "b"))
+    assert "do not fit in 512" in respondent.problem(Choose(choices))
+    assert respondent.problem(Choose(choices[:1])) == ""
+
+
+def test_the_longest_prompt_that_fits_is_answered(kosmos, respondent):
+    """At the limit itself, and not one token beyond it."""
+    words = " ".join(["cat"] * 400)
+    length = len(kosmos.prompt(words))
+    request = Generate(question(words), max_new_tokens=512 - length)
+    assert respondent.problem(request) == ""
+    assert isinstance(respondent.generate([request])[0], str)
+    assert respondent.problem(Generate(question(words), max_new_tokens=513 - length))
+
+
+def test_a_constrained_text_is_given_back_as_it_was_asked_for(respondent):
+    """Letters that the vocabulary does not have, and spaces that it joins, are lost in tokens."""
+    names = ("the  Ünïcorn", "old   dog")
+    found = respondent.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
+    assert set(found) <= set(names)

@@ -1,0 +1,83 @@
+"""The fused optimizer against fairseq's own Adam: alone, and through fairseq-train."""
+
+import copy
+import json
+
+import pytest
+import torch
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from omegaconf import OmegaConf
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.fused_adamw import FusedAdamW, FusedAdamWConfig
+from tests import tiny
+
+VALUES = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1}
+
+
+def optimizers():
+    torch.manual_seed(0)
+    shapes = [(3, 4), (5,), (2, 2, 2)]
+    for kind, config in ((FairseqAdam, FairseqAdamConfig(**VALUES)), (FusedAdamW, FusedAdamWConfig(**VALUES))):
+        config.lr = [0.01]
+        torch.manual_seed(1)
+        yield kind(config, [torch.nn.Parameter(torch.randn(shape)) for shape in shapes])
+
+
+def steps(optimizer, begin, end):
+    for step in range(begin, end):
+        optimizer.set_lr(0.01 / (step + 1))
+        for number, parameter in enumerate(optimizer.params):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * step + number))
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in optimizer.params]
+
+
+def test_updates_equal_fairseqs():
+    theirs, ours = (steps(optimizer, 0, 20) for optimizer in optimizers())
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_goes_on_from_fairseqs_state():
+    theirs, ours = optimizers()
+    steps(theirs, 0, 5)
+    for one, other in zip(ours.params, theirs.params, strict=True):
+        one.data.copy_(other)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()), ours.optimizer_config)
+    for one, other in zip(steps(ours, 5, 15), steps(theirs, 5, 15), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def losses(log: str) -> list[float]:
+    lines = [line.split("| train_inner | ")[1] for line in log.splitlines() if "| train_inner | " in line]
+    return [float(json.loads(line)["loss"]) for line in lines]
+
+
+@pytest.mark.parametrize("precision", [[], ["--bf16"], ["--bf16-autocast"]], ids=["float32", "bf16", "bf16-autocast"])
+def test_trains_as_adam_does(data, tmp_path, caplog, precision):
+    found = []
+    for optimizer in ("adam", "fused_adamw"):
+        caplog.clear()
+        options = ["--optimizer", optimizer, "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-6", *precision]
+        with caplog.at_level("INFO"):
+            tiny.train(data, tmp_path / optimizer, *options, "--max-update", "6", "--cpu", "--weight-decay", "0.01")
+        found.append(losses("\n".join(f"| {record.name} | {record.getMessage()}" for record in caplog.records)))
+    theirs, ours = found
+    assert len(ours) == 6 and ours[-1] < ours[0]
+    assert ours == pytest.approx(theirs, abs=0.002)
+
+
+@pytest.mark.parametrize("betas", ["(0.9, 0.98)", "0.9,0.98", [0.9, 0.98], OmegaConf.create([0.9, 0.98])])
+def test_betas_of_a_command_line_and_of_a_yaml(betas):
+    config = FusedAdamWConfig(adam_betas=betas)
+    config.lr = [0.01]
+    assert FusedAdamW(config, [torch.nn.Parameter(torch.zeros(1))]).optimizer_config["betas"] == (0.9, 0.98)
+
+
+@pytest.mark.parametrize("betas", ["0.9", "(a, b)", [0.9], [0.9, 0.98, 1], 0.9])
+def test_betas_that_are_no_pair_are_one_error(betas):
+    config = FusedAdamWConfig(adam_betas=betas)
+    config.lr = [0.01]
+    with pytest.raises(UserError, match="--adam-betas"):
+        FusedAdamW(config, [torch.nn.Parameter(torch.zeros(1))])

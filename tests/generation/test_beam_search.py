@@ -1,0 +1,207 @@
+"""Generation with the cache equals recomputing from scratch, batched equals alone, beams never score below greedy."""
+
+import random
+
+import pytest
+import torch
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.beam_search import SearchOptions, _Beams, generate, text_of
+from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.likelihood import score_candidates
+from tests import tiny
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def kosmos(request, data):
+    task = tiny.task(data)
+    model = tiny.model(task, seed=request.param)
+    # At their initialisation, models repeat themselves; larger embeddings make them decided and varied.
+    model.decoder.embed_tokens.weight.data *= 3
+    return KosmosHubInterface(None, task, model)
+
+
+@pytest.fixture(scope="module")
+def prompts(kosmos):
+    """Prompts of unequal lengths with no, one and two images."""
+    rng = random.Random(1)
+    texts = ["a", "<image>", "the <image> red house <image> of", "a small cat sleeps near the river and the car"]
+    return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
+
+
+def logits_from_scratch(kosmos, prompt, tokens):
+    """The next token's log-probabilities after a prompt and `tokens`, by one uncached pass."""
+    ids = torch.cat((torch.from_numpy(prompt.tokens), torch.tensor(tokens, dtype=torch.int64)))[None]
+    slots = torch.zeros_like(ids, dtype=torch.bool)
+    slots[0, : len(prompt)] = torch.from_numpy(prompt.image_slots)
+    images = torch.stack([tiny.decode(image) for image in prompt.images]) if prompt.images else None
+    with torch.no_grad():
+        logits = kosmos.model(ids, torch.ones_like(ids), slots, images)[0][0, -1]
+    log_probs = logits.log_softmax(-1)
+    log_probs[kosmos.vocabulary.pad] = -torch.inf
+    return log_probs
+
+
+def search(kosmos, prompts, **options):
+    return generate(kosmos.model, kosmos.vocabulary, prompts, SearchOptions(**options))
+
+
+def test_greedy_with_the_cache_equals_recomputing(kosmos, prompts):
+    for prompt in prompts:
+        found = search(kosmos, [prompt], max_new_tokens=12)[0]
+        total = 0.0
+        for length, token in enumerate(found.tokens):
+            log_probs = logits_from_scratch(kosmos, prompt, found.tokens[:length])
+            assert token == int(log_probs.argmax())
+            total += float(log_probs[token])
+        assert found.log_probability == pytest.approx(total, abs=1e-3)
+        ended = found.tokens[-1] in (kosmos.vocabulary.eos, kosmos.vocabulary.image_begin)
+        assert ended or len(found.tokens) == 12
+
+
+@pytest.mark.parametrize("beam", [1, 3, 5])
+def test_batched_equals_alone(kosmos, prompts, beam):
+    together = search(kosmos, prompts, beam=beam, max_new_tokens=10)
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = search(kosmos, [prompt], beam=beam, max_new_tokens=10)[0]
+        assert found.tokens == alone.tokens
+        assert found.score == pytest.approx(alone.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("beam", [2, 3, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_a_beam_never_scores_below_greedy(kosmos, prompts, beam, length_penalty):
+    options = {"max_new_tokens": 8, "length_penalty": length_penalty}
+    for greedy, wide in zip(
+        search(kosmos, prompts, **options), search(kosmos, prompts, beam=beam, **options), strict=True
+    ):
+        assert wide.score >= greedy.score - 1e-4
+
+
+def plain_beam_search(kosmos, prompt, beam: int, length: int) -> float:
+    """The best log-probability that beam search finds in `length` steps, none of which ends a text."""
+    beams = [((), 0.0)]
+    for _ in range(length):
+        continued = []
+        for tokens, total in beams:
+            best = logits_from_scratch(kosmos, prompt, tokens).topk(beam)
+            assert not {kosmos.vocabulary.eos, kosmos.vocabulary.image_begin} & set(best.indices.tolist())
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            continued += [((*tokens, token), total + value) for token, value in pairs]
+        beams = sorted(continued, key=lambda path: -path[1])[:beam]
+    return beams[0][1]
+
+
+@pytest.mark.parametrize("beam", [2, 3])
+def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
+    task = tiny.task(data)
+    model = tiny.model(task, seed=10, vision_encoder="none")
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    kosmos = KosmosHubInterface(None, task, model)
+    prompt = kosmos.prompt("a")
+    greedy = search(kosmos, [prompt], max_new_tokens=12)[0]
+    assert plain_beam_search(kosmos, prompt, beam, 12) < greedy.log_probability - 1e-3
+    assert search(kosmos, [prompt], beam=beam, max_new_tokens=12)[0].tokens == greedy.tokens
+
+
+@pytest.mark.parametrize(
+    ("length_penalty", "max_new_tokens", "parents"),
+    [
+        (0.0, 20, [1, 1]),  # −3.1 only falls, and −0.51 is there
+        (1.0, 4, [1, 1]),  # at best −3.1 / 4, and −0.51 / 2 is there
+        (1.0, 20, [1, 1, 0]),  # −3.1 / 20 would be more
+    ],
+)
+def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalty, max_new_tokens, parents):
+    end = 9
+    beams = _Beams(SearchOptions(2, max_new_tokens, length_penalty))
+
+    def advance(values, tokens):
+        return beams.advance(values, tokens, lambda path: path[-1] == end)
+
+    assert advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]]) == [0, 0]
+    # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that run on.
+    found = advance([[-3.0, -9.0, -9.1, -9.2], [-0.01, -1.0, -1.1, -9.0]], [[3, 4, 5, 6], [end, 5, 6, 7]])
+    assert found == parents
+    assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
+
+
+def test_an_end_counts_among_the_best_alone():
+    """As in fairseq's and transformers' search: what ends must be one of the `beam` best continuations."""
+    end = 9
+    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    # Best first: (1, end), (1, 3), (2, end), (2, 4)
+    values, tokens = [[-0.1, -0.2, -7.0, -8.0], [-0.1, -0.2, -7.0, -8.0]], [[end, 3, 5, 6], [end, 4, 5, 6]]
+    assert beams.advance(values, tokens, lambda path: path[-1] == end) == [0, 1]
+    assert [hypothesis.tokens for hypothesis in beams.finished] == [(1, end)]
+    assert [path.tokens for path in beams.running] == [(1, 3), (2, 4)]
+
+
+def test_beams_stop_when_none_beats_the_finished_ones():
+    end = 9
+    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20, length_penalty=0.0))
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    values, tokens = [[-0.01, -5.0, -5.1, -5.2], [-0.02, -6.0, -6.1, -6.2]], [[end, 5, 6, 7], [end, 5, 6, 7]]
+    assert beams.advance(values, tokens, lambda path: path[-1] == end) == []
+    assert beams.best().tokens == (1, end)
+
+
+def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
+    """Two steps with every first token kept: the best pair of all."""
+    prompt, vocabulary = prompts[1], kosmos.vocabulary
+    first = logits_from_scratch(kosmos, prompt, [])
+    best = -torch.inf
+    for token in range(len(vocabulary)):
+        if token == vocabulary.pad:
+            continue
+        if token in (vocabulary.eos, vocabulary.image_begin):
+            best = max(best, float(first[token]))
+        else:
+            best = max(best, float(first[token] + logits_from_scratch(kosmos, prompt, [token]).max()))
+    found = search(kosmos, [prompt], beam=len(vocabulary), max_new_tokens=2, length_penalty=0.0)[0]
+    assert found.log_probability == pytest.approx(best, abs=1e-3)
+
+
+def test_hypotheses_are_scored_as_the_model_scores_them(kosmos, prompts):
+    for prompt, found in zip(prompts, search(kosmos, prompts, beam=4, max_new_tokens=6), strict=True):
+        assert found.score == pytest.approx(found.log_probability / len(found.tokens))
+        [score] = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [found.tokens])
+        assert score == pytest.approx(found.log_probability, abs=1e-3)
+
+
+def test_candidates_share_the_prompt_and_score_as_from_scratch(kosmos, prompts):
+    rng = random.Random(3)
+    candidates = [[rng.randint(4, 60) for _ in range(rng.randint(1, 6))] for _ in range(7)]
+    for prompt in prompts:
+        scores = score_candidates(kosmos.model, kosmos.vocabulary, prompt, candidates)
+        for candidate, score in zip(candidates, scores, strict=True):
+            expected = sum(
+                float(logits_from_scratch(kosmos, prompt, candidate[:i])[token]) for i, token in enumerate(candidate)
+            )
+            assert score == pytest.approx(expected, abs=1e-3)
+
+
+def test_stop_text_ends_generation(kosmos, prompts):
+    free = text_of(kosmos.vocabulary, search(kosmos, prompts[3:], max_new_tokens=16)[0])
+    words = free.split()
+    assert len(words) > 2, "this seed says too little to test stopping"
+    stopped = search(kosmos, prompts[3:], max_new_tokens=16, stop=(words[1],))[0]
+    assert len(stopped.tokens) < 16
+    assert text_of(kosmos.vocabulary, stopped, (words[1],)) == free.partition(words[1])[0].strip()
+
+
+def test_images_matter_and_are_in_their_places(kosmos):
+    rng = random.Random(5)
+    first, second = tiny.png(rng), tiny.png(rng)
+    one = kosmos.score("<image> a <image> b", [first, second], ["cat", "dog"])
+    other = kosmos.score("<image> a <image> b", [second, first], ["cat", "dog"])
+    assert one != pytest.approx(other, abs=1e-4)
+
+
+def test_prompts_that_do_not_fit_are_refused(kosmos):
+    with pytest.raises(UserError, match="new ones"):
+        kosmos.generate("a", max_new_tokens=tiny.TOKENS_PER_SAMPLE)
+    with pytest.raises(UserError, match="takes 64"):
+        kosmos.generate("a cat " * 50, max_new_tokens=1)
