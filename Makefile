@@ -2,7 +2,7 @@
 # make corpora     prepares corpora of all kinds from raw text, pictures and web pages, and trains on them
 # make test        the tests; make test-all also the slow ones
 # make check       style
-# make benchmark   measurements of speed, memory and the model's behaviour
+# make benchmark   measurements of speed, memory and the model's behavior
 #
 # The first use creates .venv and installs what is needed into it, the plugin itself editable. PYTHON chooses the
 # interpreter of .venv: make test PYTHON=python3.12

@@ -32,8 +32,9 @@ def import_quietly() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
     logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
     logging.disable(logging.INFO)  # fairseq talks while it is imported
-    import kosmos_plugin  # noqa: F401
+    import kosmos_plugin
 
+    kosmos_plugin.register()
     logging.disable(logging.NOTSET)
 
 

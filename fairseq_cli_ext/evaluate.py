@@ -70,7 +70,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from kosmos_plugin.evaluation.ranks import Ranks
     from kosmos_plugin.evaluation.reporting.plot import check_tools
     from kosmos_plugin.evaluation.reporting.report import as_text, write_report
-    from kosmos_plugin.evaluation.responder import KosmosRespondent
+    from kosmos_plugin.evaluation.responder import KosmosResponder
     from kosmos_plugin.evaluation.results import read_results, write_results
     from kosmos_plugin.evaluation.run import evaluate
     from kosmos_plugin.generation.generator import load
@@ -82,9 +82,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     check_tools()
     runs = plan_runs(args.path, args.benchmark, args.data, args.shots, args.split, args.seed, args.limit)
     ranks = Ranks.join()
-    respondent = KosmosRespondent(load(args.path, vocabulary=args.vocabulary))
+    responder = KosmosResponder(load(args.path, vocabulary=args.vocabulary))
     for planned in runs:
-        result = evaluate(planned, respondent, args.out, args.batch_size, ranks)
+        result = evaluate(planned, responder, args.out, args.batch_size, ranks)
         if result is not None:
             others = [other for other in read_results(args.out) if other.key != result.key]
             write_results(args.out, [*others, result])

@@ -112,8 +112,8 @@ def _show_micro_batch(args: argparse.Namespace) -> None:
         batch["images"],
         note,
     )
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(inspection.as_text(report, colour, min(shutil.get_terminal_size((100, 24)).columns, 120)))
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(inspection.as_text(report, color, min(shutil.get_terminal_size((100, 24)).columns, 120)))
     if task.skips.skipped:
         print(f"\nskipped as broken: {task.skips.skipped} (see the warnings)", file=sys.stderr)
     if args.html:

@@ -18,7 +18,7 @@ def add_options(add) -> None:
     add("--page-images", type=int, default=2, help="images of an interleaved document (default: 2; the paper: 1 to 5)")
     add("--instruction-tokens", type=int, default=200, help="average length of an instruction with its answer (200)")
     add("--vocabulary-size", type=int, default=64_007, help="if the vocabulary is not there (default: the paper's)")
-    add("--utilisation", type=float, default=0.4, help="share of the GPUs' peak that a training reaches (default: 0.4)")
+    add("--utilization", type=float, default=0.4, help="share of the GPUs' peak that a training reaches (default: 0.4)")
     add("--gpu-tflops", type=float, default=312.0, help="a GPU's peak in TFLOP/s (default: 312, an A100's in bf16)")
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         page_images=args.page_images,
         instruction_tokens=args.instruction_tokens,
         vocabulary_size=args.vocabulary_size,
-        utilisation=args.utilisation,
+        utilization=args.utilization,
         gpu_tflops=args.gpu_tflops,
     )
     assumptions.check()

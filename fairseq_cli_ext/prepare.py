@@ -1,4 +1,4 @@
-"""kosmos-prepare: raw data → what training reads: shards of images and text, binarised text, a vocabulary.
+"""kosmos-prepare: raw data → what training reads: shards of images and text, binarized text, a vocabulary.
 
     kosmos-prepare text INPUT… --out FOLDER --vocabulary FOLDER
 
@@ -16,8 +16,8 @@ from fairseq_cli_ext import main_of_command, require_positive
 
 
 def parser() -> argparse.ArgumentParser:
-    from kosmos_plugin.curation.options import add_options
     from kosmos_plugin.curation.recipes.registry import COMMANDS, TOOLS
+    from kosmos_plugin.options import add_options
 
     parser = argparse.ArgumentParser(
         prog="kosmos-prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -45,11 +45,11 @@ def run(arguments: list[str] | None) -> None:
 
 
 def _run_stages(args: argparse.Namespace) -> None:
-    from kosmos_plugin.curation.options import parsed_options
     from kosmos_plugin.curation.pipeline.inputs import find_inputs
     from kosmos_plugin.curation.pipeline.runner import Run, run_stages
     from kosmos_plugin.curation.recipes.registry import COMMANDS
     from kosmos_plugin.errors import UserError
+    from kosmos_plugin.options import parsed_options
 
     require_positive(args, ("workers",))
     command = COMMANDS[args.command]

@@ -26,10 +26,12 @@ def _user_dir_named_on_the_command_line() -> str:
 user_dir = _user_dir_named_on_the_command_line()
 if not user_dir or os.path.basename(os.path.abspath(user_dir)) != "kosmos_plugin":
     try:
-        import kosmos_plugin  # noqa: F401
+        import kosmos_plugin
+
+        kosmos_plugin.register()
     except Exception as error:
         warnings.warn(
-            f"kosmos_plugin is installed but could not be imported, so --task kosmos_multimodal is not available: "
+            f"kosmos_plugin is installed but could not be registered, so --task kosmos_multimodal is not available: "
             f"{type(error).__name__}: {error}",
             RuntimeWarning,
             stacklevel=1,

@@ -1,6 +1,6 @@
-"""Image bytes → a decoded, resized uint8 tensor; uint8 → normalised float on the device.
+"""Image bytes → a decoded, resized uint8 tensor; uint8 → normalized float on the device.
 
-As CLIP's preprocessing: the shorter side is resized to the target (bicubic), the centre is cropped, channels are RGB.
+As CLIP's preprocessing: the shorter side is resized to the target (bicubic), the center is cropped, channels are RGB.
 KOSMOS-2 was trained on whole images instead, stretched to a square, so that boxes can be told anywhere in them.
 """
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 FITS = ("crop", "stretch")
 # How exactly, the fastest last; see `decode_image`.
 DECODINGS = ("exact", "draft", "fast")
@@ -98,7 +99,7 @@ def _view(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def normalize(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 images [N, 3, S, S] → `dtype`, (x / 255 − mean) / std with mean and std [3] a channel."""
     scaled = images.to(torch.float32) / 255.0
     return ((scaled - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).to(dtype)

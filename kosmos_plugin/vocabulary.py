@@ -11,12 +11,15 @@ places in an image.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sentencepiece
-from fairseq.data import Dictionary
 
 from kosmos_plugin.errors import UserError
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
 
 SPECIAL_TOKENS = ("<mask>", "</doc>", "<image>", "</image>", "</chunk>", "</line>")
 MODEL_FILE = "sentencepiece.model"
@@ -34,7 +37,7 @@ class Vocabulary:
     def __init__(
         self,
         processor: sentencepiece.SentencePieceProcessor,
-        dictionary: Dictionary,
+        dictionary: "Dictionary",
         further_tokens: Sequence[str] = (),
     ):
         special_tokens = (*SPECIAL_TOKENS, *further_tokens)
@@ -58,6 +61,8 @@ class Vocabulary:
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":
         """Read `sentencepiece.model`, `dict.txt` and, if it is there, `special_tokens.txt` from `folder`."""
+        from fairseq.data import Dictionary  # here, since importing fairseq imports this module
+
         folder = Path(folder)
         for name in (MODEL_FILE, DICTIONARY_FILE):
             if not (folder / name).is_file():
@@ -137,6 +142,8 @@ def write_dictionary(folder: str | Path) -> Path:
 
     A piece spelled like one of fairseq's own symbols (`<pad>`) is marked, so that it gets an id of its own.
     """
+    from fairseq.data import Dictionary
+
     folder = Path(folder)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
     own = set(Dictionary().symbols)

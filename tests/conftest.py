@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import kosmos_plugin  # noqa: F401 - registers the task, the architectures and the criterion
-from kosmos_plugin.data.shards import open_index
+import kosmos_plugin
+from kosmos_plugin.data.shard_index import open_index
 from tests import tiny
+
+kosmos_plugin.register()
 
 # Tiny tensors: more threads than this wait for each other.
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kosmos_plugin.images import FITS, MAX_PIXELS, BrokenImage, decode_image, normalise
+from kosmos_plugin.images import FITS, MAX_PIXELS, BrokenImage, decode_image, normalize
 
 SIZE = 48
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth shapes and noise, in colour."""
+    """Smooth shapes and noise, in color."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / draw.uniform(2, 30) + y / draw.uniform(2, 30)) for _ in range(3)]
@@ -35,8 +35,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def colour(data: bytes) -> list[int]:
-    """The colour at the centre."""
+def color(data: bytes) -> list[int]:
+    """The color at the center."""
     return decode_image(data, SIZE)[:, SIZE // 2, SIZE // 2].tolist()
 
 
@@ -61,9 +61,9 @@ def test_equals_open_clip(size, target, seed):
     data = encoded(picture(width, height, seed))
     pixels = decode_image(data, target)
     assert pixels.dtype == torch.uint8 and pixels.shape == (3, target, target) and pixels.is_contiguous()
-    normalised = normalise(pixels.unsqueeze(0), torch.tensor(MEAN), torch.tensor(STD), torch.float32)[0]
+    normalized = normalize(pixels.unsqueeze(0), torch.tensor(MEAN), torch.tensor(STD), torch.float32)[0]
     theirs = open_clip.image_transform(target, is_train=False)(Image.open(io.BytesIO(data)))
-    torch.testing.assert_close(normalised, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalized, theirs, rtol=0, atol=1e-5)
     # torch's kernel weighs by 16-bit integers
     assert (decode_image(data, target, decoding="fast") - by_open_clip(data, target)).abs().max() <= 3
 
@@ -89,11 +89,11 @@ def test_fast_is_a_draft_within_two_of_255(width, height, fit):
 @pytest.mark.parametrize("width, height", [(700, 500), (33, 90), (224, 224)])
 def test_stretched_equals_open_clip(width, height):
     data = encoded(picture(width, height))
-    normalised = normalise(
+    normalized = normalize(
         decode_image(data, SIZE, "stretch")[None], torch.tensor(MEAN), torch.tensor(STD), torch.float32
     )
     theirs = open_clip.image_transform(SIZE, is_train=False, resize_mode="squash")(Image.open(io.BytesIO(data)))
-    torch.testing.assert_close(normalised[0], theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalized[0], theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoding", ["draft", "fast"])
@@ -107,9 +107,9 @@ def test_jpeg_is_near_open_clip(width, height, decoding):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_normalise(dtype):
+def test_normalize(dtype):
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    result = normalise(images, torch.tensor(MEAN), torch.tensor(STD), dtype)
+    result = normalize(images, torch.tensor(MEAN), torch.tensor(STD), dtype)
     assert result.dtype == dtype
     for n, c, y, x in np.ndindex(2, 3, 4, 4):
         expected = (images[n, c, y, x].item() / 255 - MEAN[c]) / STD[c]
@@ -121,7 +121,7 @@ def test_strips_of_any_length():
     for size in ((1, 1_000_000), (1_000_000, 1), (3, 4000)):
         image = Image.new("RGB", size, (10, 200, 30))
         tracemalloc.start()
-        assert colour(encoded(image)) == [10, 200, 30]
+        assert color(encoded(image)) == [10, 200, 30]
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
         tracemalloc.stop()
 
@@ -135,32 +135,32 @@ def test_middle_of_a_strip():
 
 def test_transparent_is_white():
     clear_red = Image.new("RGBA", (60, 60), (255, 0, 0, 0))
-    assert colour(encoded(clear_red)) == [255, 255, 255]
+    assert color(encoded(clear_red)) == [255, 255, 255]
     half_red = Image.new("RGBA", (60, 60), (255, 0, 0, 128))
-    assert colour(encoded(half_red)) == pytest.approx([255, 127, 127], abs=1)
-    assert colour(encoded(Image.new("RGBA", (60, 60), (255, 0, 0, 255)))) == [255, 0, 0]
-    assert colour(encoded(clear_red, "WEBP", lossless=True)) == [255, 255, 255]
-    assert colour(encoded(Image.new("LA", (60, 60), (0, 0)))) == [255, 255, 255]
-    assert colour(encoded(Image.new("LA", (60, 60), (77, 255)))) == [77, 77, 77]
+    assert color(encoded(half_red)) == pytest.approx([255, 127, 127], abs=1)
+    assert color(encoded(Image.new("RGBA", (60, 60), (255, 0, 0, 255)))) == [255, 0, 0]
+    assert color(encoded(clear_red, "WEBP", lossless=True)) == [255, 255, 255]
+    assert color(encoded(Image.new("LA", (60, 60), (0, 0)))) == [255, 255, 255]
+    assert color(encoded(Image.new("LA", (60, 60), (77, 255)))) == [77, 77, 77]
     palette = Image.new("P", (60, 60), 1)
     palette.putpalette([0, 0, 0, 200, 100, 50])
-    assert colour(encoded(palette)) == [200, 100, 50]
-    assert colour(encoded(palette, transparency=1)) == [255, 255, 255]
-    assert colour(encoded(palette, transparency=0)) == [200, 100, 50]
-    assert colour(encoded(palette, "GIF", transparency=1)) == [255, 255, 255]
-    # one colour of an image without an alpha channel may be declared transparent
-    assert colour(encoded(Image.new("RGB", (60, 60), (9, 9, 9)), transparency=(9, 9, 9))) == [255, 255, 255]
+    assert color(encoded(palette)) == [200, 100, 50]
+    assert color(encoded(palette, transparency=1)) == [255, 255, 255]
+    assert color(encoded(palette, transparency=0)) == [200, 100, 50]
+    assert color(encoded(palette, "GIF", transparency=1)) == [255, 255, 255]
+    # one color of an image without an alpha channel may be declared transparent
+    assert color(encoded(Image.new("RGB", (60, 60), (9, 9, 9)), transparency=(9, 9, 9))) == [255, 255, 255]
 
 
 def test_modes():
-    assert colour(encoded(Image.new("L", (60, 60), 77))) == [77, 77, 77]
-    assert colour(encoded(Image.new("1", (60, 60), 1))) == [255, 255, 255]
-    assert colour(encoded(Image.new("CMYK", (60, 60), (0, 255, 255, 0)), "TIFF")) == [255, 0, 0]
-    cmyk_jpeg = colour(encoded(Image.new("CMYK", (60, 60), (0, 255, 255, 0)), "JPEG"))
+    assert color(encoded(Image.new("L", (60, 60), 77))) == [77, 77, 77]
+    assert color(encoded(Image.new("1", (60, 60), 1))) == [255, 255, 255]
+    assert color(encoded(Image.new("CMYK", (60, 60), (0, 255, 255, 0)), "TIFF")) == [255, 0, 0]
+    cmyk_jpeg = color(encoded(Image.new("CMYK", (60, 60), (0, 255, 255, 0)), "JPEG"))
     assert cmyk_jpeg == pytest.approx([255, 0, 0], abs=6)
     sixteen_bits = Image.fromarray(np.full((60, 60), 128 * 257, dtype=np.uint16))
-    assert colour(encoded(sixteen_bits)) == [128, 128, 128]
-    assert colour(encoded(sixteen_bits, "TIFF")) == [128, 128, 128]
+    assert color(encoded(sixteen_bits)) == [128, 128, 128]
+    assert color(encoded(sixteen_bits, "TIFF")) == [128, 128, 128]
 
 
 def test_first_frame_of_an_animation():
@@ -169,7 +169,7 @@ def test_first_frame_of_an_animation():
         options = {"lossless": True} if kind == "WEBP" else {}
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         assert Image.open(io.BytesIO(data)).n_frames == 3
-        assert colour(data) == [255, 0, 0]
+        assert color(data) == [255, 0, 0]
 
 
 def declared_png(width: int, height: int) -> bytes:

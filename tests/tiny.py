@@ -16,10 +16,10 @@ from fairseq_cli import train as fairseq_train
 from PIL import Image
 
 from kosmos_plugin.data.batch import Batch
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.models.config import KosmosTinyConfig
-from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
 
 WORDS = (
@@ -66,7 +66,7 @@ def write_vocabulary(folder: Path, pieces: int = 200) -> Vocabulary:
 
 
 def write_text(prefix: Path, documents: list[list[int]], eos: int | None) -> None:
-    """Binarise token lists in fairseq's mmap format, with `eos` after each unless it is None."""
+    """Binarize token lists in fairseq's mmap format, with `eos` after each unless it is None."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
     for document in documents:

@@ -27,7 +27,7 @@ for package in anarchism fortunes gimp-help-en jargon-text opencv-doc tuxpaint-s
 done
 python "$here/raw.py" "$raw/packages" "$raw/converted"
 
-# ---- Shards and binarised text ----
+# ---- Shards and binarized text ----
 
 help=$raw/packages/gimp-help-en/usr/share/gimp/2.0/help/en
 texts=$raw/converted/texts

@@ -27,7 +27,7 @@ model=(
   --dropout 0.1                # Table 17: dropout
   --attention-dropout 0.1      # Table 17: attention dropout
   --positions xpos             # Table 17: relative position embedding
-  --initialisation xavier      # Table 17: Magneto's initialisation, which is Xavier with a gain
+  --initialization xavier      # Table 17: Magneto's initialization, which is Xavier with a gain
   --image-tokens 64            # Table 17: soft tokens of an image
   --tokens-per-sample 2048     # Table 17: maximum length
   --vision-encoder clip        # §3.2: CLIP ViT-L/14, 1,024 features of 224×224 images,
@@ -37,7 +37,7 @@ model=(
   --trainable-vision-layers 1  # frozen except for its last layer
   --resampler attentive        # §2.1; of its public relatives' kinds the one that gives "about 1.6B" parameters
 )
-optimisation=(
+optimization=(
   --criterion multimodal_cross_entropy # §2.3
   --max-update 10000                   # Table 19: instruction tuning steps
   --optimizer fused_adamw              # Table 19: AdamW
@@ -82,4 +82,4 @@ log=(
 )
 
 exec torchrun "${torchrun_options[@]}" "$(command -v fairseq-train)" "$data" --task kosmos_multimodal \
-  "${model[@]}" "${optimisation[@]}" "${batches[@]}" "${precision[@]}" "${checkpoints[@]}" "${log[@]}"
+  "${model[@]}" "${optimization[@]}" "${batches[@]}" "${precision[@]}" "${checkpoints[@]}" "${log[@]}"

@@ -136,7 +136,7 @@ def easy_vqa_questions(split: str, limit: int | None = None) -> dict[int, list[t
     return dict(itertools.islice(sorted(questions.items()), limit))
 
 
-COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 
 
@@ -150,8 +150,8 @@ def shape_of(asked: list[tuple[str, str]]) -> str | None:
             true |= words | {answer}
         elif (answer == "yes") != denies:
             true |= words
-    colours, shapes = ([word for word in of if word in true] for of in (COLOURS, SHAPES))
-    return f"{colours[0]} {shapes[0]}" if len(colours) == len(shapes) == 1 else None
+    colors, shapes = ([word for word in of if word in true] for of in (COLORS, SHAPES))
+    return f"{colors[0]} {shapes[0]}" if len(colors) == len(shapes) == 1 else None
 
 
 def interleaved_documents(

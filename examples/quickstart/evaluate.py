@@ -25,7 +25,7 @@ from prepare import answer_of, question_prompt
 from tqdm import tqdm
 
 from kosmos_plugin.generation.beam_search import SearchOptions, text_of
-from kosmos_plugin.generation.generator import KosmosHubInterface, load
+from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import score_candidates
 
 CANDIDATES = 100
@@ -53,7 +53,7 @@ def kind_of(answer: str, question: str) -> str:
     return "color" if "color" in question else "shape"
 
 
-def answers(kosmos: KosmosHubInterface, questions: list[dict], images: list[Path], name: str) -> list[str]:
+def answers(kosmos: Generator, questions: list[dict], images: list[Path], name: str) -> list[str]:
     """The model's greedy answer to each question about its image."""
     options = SearchOptions(max_new_tokens=6, stop=(".",))
     said: list[str] = []
@@ -69,9 +69,9 @@ def answers(kosmos: KosmosHubInterface, questions: list[dict], images: list[Path
 def wilson(right: int, count: int, z: float = 1.96) -> list[float]:
     """The 95% interval of a share (Wilson)."""
     share = right / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
-    return [centre - half, centre + half]
+    return [center - half, center + half]
 
 
 def bootstrap(values: list[float], rng: random.Random, samples: int = 2000) -> list[float]:
@@ -80,7 +80,7 @@ def bootstrap(values: list[float], rng: random.Random, samples: int = 2000) -> l
     return [means[int(0.025 * samples)], means[int(0.975 * samples) - 1]]
 
 
-def evaluate_easy_vqa(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, list[dict]]:
+def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]]:
     questions = read_lines(folder / "easy_vqa.jsonl")
     names = [line["image"] for line in questions]
     own = answers(kosmos, questions, [folder / name for name in names], "easy-VQA")
@@ -119,7 +119,7 @@ def evaluate_easy_vqa(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, l
     }, examples
 
 
-def evaluate_openmoji(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, list[dict]]:
+def evaluate_openmoji(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]]:
     emoji = read_lines(folder / "openmoji.jsonl")
     rng = random.Random(SEED)
     tokens = {line["name"]: [*kosmos.vocabulary.encode(line["name"]), kosmos.vocabulary.eos] for line in emoji}
@@ -148,7 +148,7 @@ def evaluate_openmoji(kosmos: KosmosHubInterface, folder: Path) -> tuple[dict, l
     }, examples
 
 
-def evaluate_shapes(kosmos: KosmosHubInterface, checkpoint: Path, data: Path, out: Path) -> dict:
+def evaluate_shapes(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict:
     """Benchmark → its title, metric and number of items, and for each way the headline with its interval."""
     return {
         name: {
@@ -161,7 +161,7 @@ def evaluate_shapes(kosmos: KosmosHubInterface, checkpoint: Path, data: Path, ou
     }
 
 
-def training_facts(kosmos: KosmosHubInterface, log: Path) -> dict:
+def training_facts(kosmos: Generator, log: Path) -> dict:
     """What the training was, from its log and the model."""
     text = log.read_text("utf-8")
     parameters = list(kosmos.model.parameters())

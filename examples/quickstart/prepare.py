@@ -131,7 +131,7 @@ def answer_of(generated: str) -> str:
 
 
 def write_text(prefix: Path, documents: list[str], vocabulary) -> None:
-    """fairseq's binarised text: one document one item, ending in `</s>`."""
+    """fairseq's binarized text: one document one item, ending in `</s>`."""
     import torch
     from fairseq.data import indexed_dataset
 
@@ -159,7 +159,7 @@ def interleaved_record(document: list[tuple]) -> dict[str, bytes]:
     for number, (_, asked) in enumerate(document):
         segments.append({"image": number})
         for question, answer in asked:
-            segments += [{"text": question_prompt(question), "counted": False}, {"text": f"{answer}."}]
+            segments += [{"text": question_prompt(question), "in_loss": False}, {"text": f"{answer}."}]
     images = {f"{number}.png": _training_image(image) for number, (image, _) in enumerate(document)}
     return {"json": to_json({"segments": segments}), **images}
 

@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-# Stream → colour and what it is called; distinct for the colour-blind (Okabe and Ito).
+# Stream → color and what it is called; distinct for the color-blind (Okabe and Ito).
 STREAMS = {
     "text": ("#6b7280", "text"),
     "captions": ("#d55e00", "captions (OpenMoji, easy-VQA)"),
@@ -169,12 +169,12 @@ def loss_figure(losses: dict) -> plt.Figure:
     """Loss curves per stream, each named at its end: lines of training, dots of validation."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for stream, points in losses["train"].items():
-        colour, title = STREAMS[stream]
+        color, title = STREAMS[stream]
         updates, values = zip(*points, strict=True)
-        axes.plot(updates, values, color=colour, linewidth=1.6, label=title)
+        axes.plot(updates, values, color=color, linewidth=1.6, label=title)
         if stream in losses["valid"]:
             updates, values = zip(*losses["valid"][stream], strict=True)
-            axes.plot(updates, values, "o", color=colour, markersize=5, markeredgecolor="white")
+            axes.plot(updates, values, "o", color=color, markersize=5, markeredgecolor="white")
     axes.plot([], [], "o", color="black", markersize=5, label="held out")
     axes.set_xlabel("updates")
     axes.set_ylabel("loss (bits per token)")
@@ -197,17 +197,17 @@ def examples_figure(examples: list[dict], folder: Path, columns: int = 6) -> plt
     for row, panels in zip(rows, grid, strict=True):
         for example, axes in zip(row, panels, strict=False):
             axes.imshow(plt.imread(folder / example["image"]))
-            mark, colour = ("✓", RIGHT) if is_right(example) else ("✗", WRONG)
+            mark, color = ("✓", RIGHT) if is_right(example) else ("✗", WRONG)
             lines = [
                 (shown_prompt(example), SOFT, "normal"),
-                (f"{mark} {said(example)}", colour, "bold"),
+                (f"{mark} {said(example)}", color, "bold"),
                 ("" if is_right(example) else f"truth: {example['truth']}", "black", "normal"),
             ]
             height = -0.04
-            for text, text_colour, weight in lines:
+            for text, text_color, weight in lines:
                 wrapped = textwrap.wrap(text, 24)
                 place = {"transform": axes.transAxes, "ha": "center", "va": "top", "fontsize": 9}
-                axes.text(0.5, height, "\n".join(wrapped), color=text_colour, weight=weight, **place)
+                axes.text(0.5, height, "\n".join(wrapped), color=text_color, weight=weight, **place)
                 height -= 0.1 * len(wrapped)
     return figure
 

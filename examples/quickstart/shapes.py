@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from corpora import COLOURS, SHAPES
+from corpora import COLORS, SHAPES
 from prepare import CAPTION_PROMPT
 
 from kosmos_plugin.data.documents import Image
@@ -22,10 +22,10 @@ from kosmos_plugin.evaluation.metrics.captions import caption_metrics, check_cap
 from kosmos_plugin.evaluation.plan import file_digest
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Generate, Request, question
-from kosmos_plugin.evaluation.responder import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosResponder
 from kosmos_plugin.evaluation.results import Result
 from kosmos_plugin.evaluation.run import Run, evaluate
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 
 SEED = 1
 
@@ -55,8 +55,8 @@ class ShapeCaptions(Benchmark):
         ]
 
     def reference(self, shape: str):
-        colour, form = shape.split()
-        return [f"a {colour} {form}", f"a {form} that is {colour}", f"a picture of a {colour} {form}"]
+        color, form = shape.split()
+        return [f"a {color} {form}", f"a {form} that is {color}", f"a picture of a {color} {form}"]
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:
         return Generate(question(CAPTION_PROMPT, item.image), beam=5, max_new_tokens=16)
@@ -79,7 +79,7 @@ class ShapeNames(ShapeCaptions):
         return shape
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:
-        names = tuple(f"{colour} {form}" for colour, form in product(COLOURS, SHAPES))
+        names = tuple(f"{color} {form}" for color, form in product(COLORS, SHAPES))
         return Generate(question(f"{CAPTION_PROMPT} a", item.image), beam=2, among=names)
 
     def check_tools(self) -> None:
@@ -105,13 +105,13 @@ def shuffled(kind: type[Benchmark]) -> type[Benchmark]:
     return Shuffled
 
 
-def untrained(kosmos: KosmosHubInterface) -> KosmosHubInterface:
+def untrained(kosmos: Generator) -> Generator:
     """A model of the same architecture as at the start of its training."""
     torch.manual_seed(SEED)
-    return KosmosHubInterface(kosmos.cfg, kosmos.task, kosmos.task.build_model(kosmos.cfg.model))
+    return Generator(kosmos.cfg, kosmos.task, kosmos.task.build_model(kosmos.cfg.model))
 
 
-def measure(kosmos: KosmosHubInterface, checkpoint: Path, data: Path, out: Path) -> dict[str, dict[str, Result]]:
+def measure(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict[str, dict[str, Result]]:
     """Benchmark → "own", "shuffled" and "untrained" → result; every answer and a page of each go to `out`.
 
     What cannot be measured here (CIDEr needs Java) is left out, with a line that says why.
@@ -130,5 +130,5 @@ def measure(kosmos: KosmosHubInterface, checkpoint: Path, data: Path, out: Path)
             "untrained": (kind, untrained(kosmos)),
         }.items():
             run = Run(of_way(data / kind.release), 0, f"{checkpoint}, {way}", file_digest(checkpoint))
-            measured[kind.name][way] = evaluate(run, KosmosRespondent(model), out / way, batch_size=64, ranks=Ranks())
+            measured[kind.name][way] = evaluate(run, KosmosResponder(model), out / way, batch_size=64, ranks=Ranks())
     return measured

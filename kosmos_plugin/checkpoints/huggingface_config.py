@@ -8,13 +8,13 @@ from open_clip.transformer import QuickGELU
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 ARCHITECTURE = "kosmos_2"
 
 
-def to_theirs(model: KosmosModel, vocabulary: Vocabulary):
+def to_theirs(model: Kosmos, vocabulary: Vocabulary):
     """The `transformers.Kosmos2Config` of our model; UserError for what it cannot express."""
     from transformers import Kosmos2Config
 

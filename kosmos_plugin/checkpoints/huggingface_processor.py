@@ -59,7 +59,7 @@ def image_fit(source: Path) -> str:
         raise UserError(f"The image processor of {source} cannot be read: {error}") from None
     ours = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     if (tuple(images.image_mean), tuple(images.image_std)) != ours:
-        raise UserError(f"{source} normalises images by another mean or deviation than CLIP's, which is not supported.")
+        raise UserError(f"{source} normalizes images by another mean or deviation than CLIP's, which is not supported.")
     return "crop" if images.size.shortest_edge else "stretch"
 
 

@@ -101,7 +101,7 @@ class Collator:
 
 
 def _empty_in_one_storage(**tensors: tuple[torch.dtype, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Uninitialised tensors of (dtype, shape), one behind the other, those of the largest dtype first.
+    """Uninitialized tensors of (dtype, shape), one behind the other, those of the largest dtype first.
 
     In a worker process they lie in shared memory, as with torch's own `default_collate`: else they would be copied
     there. What takes time on the way between processes is every piece of shared memory, hence one for all.

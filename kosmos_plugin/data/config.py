@@ -25,7 +25,7 @@ from pathlib import Path
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shards import INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
 KINDS = ("text", "captions", "interleaved")

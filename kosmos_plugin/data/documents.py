@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text. `counted` says whether its tokens are targets of the loss (instructions are not, §3.3)."""
+    """A piece of text."""
 
     text: str
-    counted: bool = True
+    in_loss: bool = True  # whether its tokens are training targets (False for instructions, §3.3)
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,20 @@ class Document:
 
 
 class BrokenRecord(ValueError):
-    """A record of a corpus that is no usable document; the message says why."""
+    """A record of a corpus is not a usable document.
+
+    Attributes:
+        reason: Why, as one of a few phrases, so that reports can count it.
+        detail: More about this case, or "".
+        record: The record's id, or "" where it is not known.
+    """
+
+    def __init__(self, reason: str, detail: str = "", record: str = ""):
+        super().__init__(reason, detail, record)
+        self.reason = reason
+        self.detail = detail
+        self.record = record
+
+    def __str__(self) -> str:
+        message = f"{self.reason} ({self.detail})" if self.detail else self.reason
+        return f"{self.record}: {message}" if self.record else message

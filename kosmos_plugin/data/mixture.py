@@ -9,7 +9,7 @@ from kosmos_plugin.data.config import DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.order import Interleaving, shuffled
 from kosmos_plugin.data.packing import PackedRow, pack
-from kosmos_plugin.data.samples import Sample, SampleFormat
+from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TextRows
@@ -17,10 +17,10 @@ from kosmos_plugin.errors import UserError
 
 
 class ConcatenatedRows:
-    """Several binarised texts, one after the other, as one sequence of samples."""
+    """Several binarized texts, one after the other, as one sequence of samples."""
 
-    def __init__(self, paths: tuple[str, ...], sample_format: SampleFormat):
-        self.parts = [TextRows(path, sample_format.vocabulary, sample_format.max_tokens) for path in paths]
+    def __init__(self, paths: tuple[str, ...], sample_builder: SampleBuilder):
+        self.parts = [TextRows(path, sample_builder.vocabulary, sample_builder.max_tokens) for path in paths]
         self.ends = np.cumsum([len(part) for part in self.parts])
 
     def __len__(self) -> int:
@@ -34,9 +34,9 @@ class ConcatenatedRows:
 class FormattedDocuments:
     """The documents of a sharded corpus as samples; a record that is no usable one raises BrokenRecord."""
 
-    def __init__(self, documents: ShardedDocuments, sample_format: SampleFormat):
+    def __init__(self, documents: ShardedDocuments, sample_builder: SampleBuilder):
         self.documents = documents
-        self.sample_format = sample_format
+        self.sample_builder = sample_builder
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -44,19 +44,19 @@ class FormattedDocuments:
     def __getitem__(self, i: int) -> Sample:
         document = self.documents[i]
         try:
-            return self.sample_format.sample(document)
+            return self.sample_builder.sample(document)
         except BrokenRecord as error:
-            raise BrokenRecord(f"{document.id}: {error}") from None
+            raise BrokenRecord(error.reason, error.detail, document.id) from None
 
 
 # How the corpora of each kind of stream are opened: (paths, sample format) → a sequence of samples.
 CORPUS_READERS = {
     "text": ConcatenatedRows,
-    "captions": lambda paths, sample_format: FormattedDocuments(
-        ShardedDocuments(paths, caption_document), sample_format
+    "captions": lambda paths, sample_builder: FormattedDocuments(
+        ShardedDocuments(paths, caption_document), sample_builder
     ),
-    "interleaved": lambda paths, sample_format: FormattedDocuments(
-        ShardedDocuments(paths, interleaved_document), sample_format
+    "interleaved": lambda paths, sample_builder: FormattedDocuments(
+        ShardedDocuments(paths, interleaved_document), sample_builder
     ),
 }
 
@@ -64,12 +64,12 @@ CORPUS_READERS = {
 class Stream:
     """One stream's corpora in training order (weighted and shuffled without end) or in their own order (once)."""
 
-    def __init__(self, config: StreamConfig, split: str, sample_format: SampleFormat, seed: int):
+    def __init__(self, config: StreamConfig, split: str, sample_builder: SampleBuilder, seed: int):
         self.config = config
         self.shuffle = split == "train"
         self.seed = seed
         named = [(corpus, corpus.paths(split)) for corpus in config.corpora if corpus.paths(split)]
-        self.corpora = [CORPUS_READERS[config.kind](paths, sample_format) for _, paths in named]
+        self.corpora = [CORPUS_READERS[config.kind](paths, sample_builder) for _, paths in named]
         self.names = [corpus.name for corpus, _ in named]
         for name, corpus in zip(self.names, self.corpora, strict=True):
             if len(corpus) == 0:
@@ -110,12 +110,12 @@ class Stream:
 class Mixture:
     """All streams of a split: the rows of any update."""
 
-    def __init__(self, config: DataConfig, split: str, sample_format: SampleFormat, seed: int, skips: SkipCounter):
-        self.max_tokens = sample_format.max_tokens
+    def __init__(self, config: DataConfig, split: str, sample_builder: SampleBuilder, seed: int, skips: SkipCounter):
+        self.max_tokens = sample_builder.max_tokens
         self.skips = skips
         # Streams are seeded far apart, so that two streams over the same corpus do not run in step.
         self.streams = [
-            Stream(stream, split, sample_format, seed * 1_000_003 + i * 1_009)
+            Stream(stream, split, sample_builder, seed * 1_000_003 + i * 1_009)
             for i, stream in enumerate(config.streams)
         ]
         if not any(stream.corpora for stream in self.streams):

@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SampleFormat:
+class SampleBuilder:
     """What a document becomes: the vocabulary, the slots an image takes, and the longest sequence allowed."""
 
     vocabulary: Vocabulary
@@ -49,11 +49,12 @@ class SampleFormat:
         """Format a whole document. Raises BrokenRecord if it has nothing to learn from or is longer than a row."""
         sample, counted_text = self._format(document, end=True)
         if not counted_text:
-            raise BrokenRecord("no text")
+            raise BrokenRecord("no text to learn from")
         if len(sample) > self.max_tokens:
             raise BrokenRecord(
+                "longer than a row",
                 f"{len(sample):,} tokens ({len(sample.images)} images of {self.image_tokens + 2}) do not fit in a "
-                f"row of {self.max_tokens:,}"
+                f"row of {self.max_tokens:,}",
             )
         return sample
 
@@ -78,7 +79,7 @@ class SampleFormat:
         count = True
         for segment in document.segments:
             if isinstance(segment, Text):
-                ids, count = self._encode(segment.text), segment.counted
+                ids, count = self._encode(segment.text), segment.in_loss
                 counted_text += len(ids) * count
                 runs.append((ids, False, count))
             else:
@@ -100,5 +101,5 @@ class SampleFormat:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:  # JSON can spell it: "\ud83d"
-            raise BrokenRecord("its text has half a surrogate pair, which is no character") from None
+            raise BrokenRecord("half a surrogate pair", "which is not a character") from None
         return self.vocabulary.encode(text)

@@ -1,8 +1,8 @@
-"""fairseq's binarised text as rows: row r of a corpus is the r-th `tokens_per_row` tokens of its documents in order.
+"""fairseq's binarized text as rows: row r of a corpus is the r-th `tokens_per_row` tokens of its documents in order.
 
 That is the paper's "full-sentence" packing: each row is filled with consecutive text of one or more documents, and a
 document goes on in the next row. An item of the dataset (a line given to `fairseq-preprocess`) is a document; it gets
-`<s>` before it, and `</s>` after it where the binarisation left that out. Finding a row is a binary search in the
+`<s>` before it, and `</s>` after it where the binarization left that out. Finding a row is a binary search in the
 dataset's own index on disk, so no row costs more than another and nothing is held in memory.
 """
 
@@ -21,7 +21,7 @@ _TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 
 
 
 class TextRows:
-    """The rows of one binarised corpus: `len`, and `rows[r]`, a Sample of up to `tokens_per_row` tokens.
+    """The rows of one binarized corpus: `len`, and `rows[r]`, a Sample of up to `tokens_per_row` tokens.
 
     A row's targets are its tokens shifted by one, the last one taken from what follows the row; the target at a
     document's `</s>` is `pad`.
@@ -31,11 +31,11 @@ class TextRows:
         for path in (f"{prefix}.idx", f"{prefix}.bin"):
             if not os.path.isfile(path):
                 raise UserError(
-                    f"There is no binarised text {path} (fairseq-preprocess --dataset-impl mmap writes {prefix}.bin "
+                    f"There is no binarized text {path} (fairseq-preprocess --dataset-impl mmap writes {prefix}.bin "
                     "and .idx)."
                 )
         _check_dictionary(prefix, vocabulary)
-        self.items = BinarisedItems(prefix)
+        self.items = BinarizedItems(prefix)
         self.prefix = prefix
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
@@ -55,8 +55,8 @@ class TextRows:
         tokens = self._tokens(begin, begin + self.tokens_per_row + 1)
         if tokens.max() >= len(self.vocabulary):
             raise UserError(
-                f"The binarised text {self.prefix} has the token {tokens.max()}, and the vocabulary has "
-                f"{len(self.vocabulary):,}: it was binarised with another dictionary."
+                f"The binarized text {self.prefix} has the token {tokens.max()}, and the vocabulary has "
+                f"{len(self.vocabulary):,}: it was binarized with another dictionary."
             )
         following = np.append(tokens, pad)[1 : self.tokens_per_row + 1]
         tokens = tokens[: self.tokens_per_row]
@@ -80,7 +80,7 @@ class TextRows:
         return np.concatenate(([self.vocabulary.bos], tokens, eos)).astype(np.int64)
 
 
-class BinarisedItems:
+class BinarizedItems:
     """fairseq's mmap format (`MMapIndexedDataset`), without reading either file through when it is opened.
 
     PREFIX.idx: a magic word, version 1, the code of the token type, the number of items n, n sizes (int32, in tokens)
@@ -100,15 +100,15 @@ class BinarisedItems:
         if version != 1 or code not in _TOKEN_TYPES:
             raise UserError(f"{index} has version {version} and token type {code}, which fairseq does not write.")
         if count == 0:
-            raise UserError(f"The binarised text {prefix} is empty.")
+            raise UserError(f"The binarized text {prefix} is empty.")
         if os.path.getsize(index) < header.size + count * 12:
-            raise UserError(f"{index} is cut short: it declares {count:,} items; binarise the text again.")
+            raise UserError(f"{index} is cut short: it declares {count:,} items; binarize the text again.")
         self.sizes = np.memmap(index, np.int32, "r", header.size, (count,))
         self.pointers = np.memmap(index, np.int64, "r", header.size + count * 4, (count,))
         dtype = np.dtype(_TOKEN_TYPES[code])
         end = int(self.pointers[-1]) + int(self.sizes[-1]) * dtype.itemsize
         if end == 0:
-            raise UserError(f"The binarised text {prefix} is empty.")
+            raise UserError(f"The binarized text {prefix} is empty.")
         if end > os.path.getsize(f"{prefix}.bin"):
             raise UserError(f"{prefix}.bin is cut short: its index declares {end // dtype.itemsize:,} tokens.")
         self.tokens = np.memmap(f"{prefix}.bin", dtype, "r", shape=(end // dtype.itemsize,))
@@ -129,7 +129,7 @@ class BinarisedItems:
 class _FramedStarts:
     """Position of each document's first token when every item is framed with `frame` tokens, for `bisect`."""
 
-    def __init__(self, items: BinarisedItems, frame: int):
+    def __init__(self, items: BinarizedItems, frame: int):
         self.items, self.frame = items, frame
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ class _FramedStarts:
 
 
 def _check_dictionary(prefix: str, vocabulary: Vocabulary) -> None:
-    """If the binarisation left a dict.txt beside its data, it must be the vocabulary's own."""
+    """If the binarization left a dict.txt beside its data, it must be the vocabulary's own."""
     path = os.path.join(os.path.dirname(prefix), DICTIONARY_FILE)
     if not os.path.isfile(path):
         return
@@ -150,6 +150,6 @@ def _check_dictionary(prefix: str, vocabulary: Vocabulary) -> None:
         symbols = [line.removesuffix(" #fairseq:overwrite\n").rsplit(" ", 1)[0] for line in file]
     if symbols != vocabulary.dictionary.symbols[first : first + len(symbols)]:
         raise UserError(
-            f"{path} is not the vocabulary's dictionary: the text was binarised with another one. "
-            "Binarise it again with the vocabulary's dict.txt (fairseq-preprocess --srcdict)."
+            f"{path} is not the vocabulary's dictionary: the text was binarized with another one. "
+            "Binarize it again with the vocabulary's dict.txt (fairseq-preprocess --srcdict)."
         )

@@ -7,13 +7,13 @@ from kosmos_plugin.data.documents import Document, Text
 from kosmos_plugin.data.samples import PromptTooLong, Sample
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Prompt, Request, prompts_of
 from kosmos_plugin.generation.beam_search import SearchOptions, generate, text_of
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.vocabulary import Vocabulary
 
 
-class Respondent(Protocol):
+class Responder(Protocol):
     """Who answers requests: a model, or in tests somebody who knows the answers."""
 
     def problem(self, request: Request) -> str:
@@ -27,13 +27,13 @@ class Respondent(Protocol):
         ...
 
 
-class KosmosRespondent:
+class KosmosResponder:
     """A trained model. Requests of any kind and length go in one batch; each gets what it would get alone."""
 
-    def __init__(self, kosmos: KosmosHubInterface):
+    def __init__(self, kosmos: Generator):
         self.model = kosmos.model
         self.vocabulary = kosmos.vocabulary
-        self.sample_format = kosmos.task.sample_format
+        self.sample_builder = kosmos.task.sample_builder
         self._names_of: dict[tuple[str, ...], _Names] = {}
 
     def problem(self, request: Request) -> str:
@@ -79,7 +79,7 @@ class KosmosRespondent:
         return scores_of_requests
 
     def _sample(self, prompt: Prompt) -> Sample:
-        return self.sample_format.prompt(Document("of an item", prompt))
+        return self.sample_builder.prompt(Document("of an item", prompt))
 
     def _names(self, texts: tuple[str, ...]) -> "_Names":
         if texts not in self._names_of:

@@ -21,7 +21,7 @@ from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.reporting.page import write_page
 from kosmos_plugin.evaluation.requests import Request
-from kosmos_plugin.evaluation.responder import Respondent
+from kosmos_plugin.evaluation.responder import Responder
 from kosmos_plugin.evaluation.results import Result
 
 
@@ -70,7 +70,7 @@ class Run:
         return request
 
 
-def evaluate(run: Run, respondent: Respondent, out: Path, batch_size: int, ranks: Ranks) -> Result | None:
+def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: Ranks) -> Result | None:
     """Answer what is still to be answered and measure it; the result on the first rank, None on the others."""
     predictions = Predictions(out / run.folder, run.settings())
     if ranks.is_first:
@@ -84,7 +84,7 @@ def evaluate(run: Run, respondent: Respondent, out: Path, batch_size: int, ranks
     for batch in tqdm(batches[ranks.rank :: ranks.count], desc=name, disable=not ranks.is_first):
         left = [item for item in batch if item.id not in answered]
         if left:
-            predictions.append(ranks.rank, left, ask(respondent, [request(item) for item in left]))
+            predictions.append(ranks.rank, left, ask(responder, [request(item) for item in left]))
     ranks.wait()
     return _measure(run, predictions, items, request, out) if ranks.is_first else None
 

@@ -11,11 +11,12 @@ from omegaconf import II
 
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.config import SPLITS, DataConfig, read_data_config
-from kosmos_plugin.data.micro_batches import EpochIterator, MicroBatches
+from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.data.mixture import Mixture
-from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, print_user_errors_plainly
+from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.vocabulary import Vocabulary
@@ -57,7 +58,7 @@ class KosmosMultimodalTask(FairseqTask):
         super().__init__(cfg)
         self.data = data
         self.vocabulary = vocabulary
-        self.sample_format = SampleFormat(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
+        self.sample_builder = SampleBuilder(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
         self.skips = SkipCounter(cfg.max_skipped_rate)
         self.needs_pretrained_weights = True
         self.training_batches: EpochIterator | None = None
@@ -97,7 +98,7 @@ class KosmosMultimodalTask(FairseqTask):
             raise UserError("Give the data YAML: this task was set up with a vocabulary alone.")
         if split not in SPLITS:
             raise UserError(f"The data YAML has the splits {' and '.join(SPLITS)}, not {split!r}.")
-        self.datasets[split] = Mixture(self.data, split, self.sample_format, self.cfg.seed, self.skips)
+        self.datasets[split] = Mixture(self.data, split, self.sample_builder, self.cfg.seed, self.skips)
 
     def dataset(self, split: str) -> Mixture:
         if split not in self.datasets:

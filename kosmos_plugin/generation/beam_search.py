@@ -9,7 +9,7 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.generation.prefill import read_prompts
 from kosmos_plugin.generation.token_trie import TokenTrie
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 EndTest = Callable[[Sequence[int]], bool]  # whether generation ends after these tokens
@@ -37,7 +37,7 @@ class SearchOptions:
 
 @torch.inference_mode()
 def generate(
-    model: KosmosModel,
+    model: Kosmos,
     vocabulary: Vocabulary,
     prompts: Sequence[Sample],
     options: SearchOptions,
@@ -100,7 +100,7 @@ def _hypothesis(path: _Path, options: SearchOptions) -> Hypothesis:
     return Hypothesis(path.tokens, path.log_probability, score)
 
 
-def _logits(model: KosmosModel, hidden: torch.Tensor) -> torch.Tensor:
+def _logits(model: Kosmos, hidden: torch.Tensor) -> torch.Tensor:
     """hidden [R, E] → logits [R, V]"""
     if hidden.device.type == "cpu" and hidden.dtype == torch.float32 and len(hidden) <= FEW_ROWS:
         return (model.decoder.output_projection.weight @ hidden.t()).t().contiguous()

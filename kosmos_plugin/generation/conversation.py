@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from kosmos_plugin.data.documents import Image, Text
-from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.beam_search import SearchOptions, search, text_of
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.generation.prefill import ImageEmbeddings, content, read
 from kosmos_plugin.generation.prompt import parse_prompt
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 
@@ -21,13 +21,13 @@ class Conversation:
     """Questions and answers, each answer the continuation of all that was said before.
 
     To the model it is one document: the segments of each turn, then its answer's text. An answer is what `generate`
-    says after that document. `KosmosHubInterface.conversation()` begins one.
+    says after that document. `Generator.conversation()` begins one.
     """
 
-    def __init__(self, model: KosmosModel, vocabulary: Vocabulary, sample_format: SampleFormat):
+    def __init__(self, model: Kosmos, vocabulary: Vocabulary, sample_builder: SampleBuilder):
         self.model = model
         self.vocabulary = vocabulary
-        self.sample_format = sample_format
+        self.sample_builder = sample_builder
         self.segments: list[Text | Image] = []  # all that was said
         self._unread: list[Text] = []  # of it what the state has not read: the last answer
         self._length = 0  # tokens that the state has read
@@ -45,7 +45,7 @@ class Conversation:
         turn = parse_prompt(text, images, "the turn")
         if not turn.segments:
             raise UserError("A turn needs text or an image.")
-        unread = self.sample_format.prompt(replace(turn, segments=(*self._unread, *turn.segments)))
+        unread = self.sample_builder.prompt(replace(turn, segments=(*self._unread, *turn.segments)))
         begin = 1 if self.segments else 0  # `<s>` stands at the beginning alone
         length = self._length + len(unread) - begin
         if length + options.max_new_tokens > self.model.max_positions():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.models.kv_cache import KeyValueCache
 
 
@@ -15,7 +15,7 @@ class DecodingState:
     other place and counts in no position, so a row's results are those of the row alone.
     """
 
-    def __init__(self, model: KosmosModel, cache: KeyValueCache | None = None):
+    def __init__(self, model: Kosmos, cache: KeyValueCache | None = None):
         self.model = model
         self.cache = KeyValueCache(model.decoder.num_layers) if cache is None else cache
 

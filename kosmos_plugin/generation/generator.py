@@ -1,10 +1,10 @@
 """A trained model in Python: fairseq's hub interface for prompts that mix text and images.
 
-kosmos = KosmosModel.from_pretrained("checkpoints", "checkpoint_best.pt")
+kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
 kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
 talk = kosmos.conversation()
 talk.ask("<image> Question: what is this? Answer:", ["cat.png"], stop=(".",))
-talk.ask("Question: which colour is it? Answer:", stop=(".",))
+talk.ask("Question: which color is it? Answer:", stop=(".",))
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.prompt import parse_prompt
 
 
-class KosmosHubInterface(nn.Module):
+class Generator(nn.Module):
     """A model with its vocabulary: prompts in, text out."""
 
     def __init__(self, cfg, task, model):
@@ -35,7 +35,7 @@ class KosmosHubInterface(nn.Module):
 
     def prompt(self, text: str, images: Sequence[str | Path | bytes] = (), name: str = "prompt") -> Sample:
         """A prompt in the model's input format; `<image>` in the text stands for each of `images` in turn."""
-        return self.task.sample_format.prompt(parse_prompt(text, images, name))
+        return self.task.sample_builder.prompt(parse_prompt(text, images, name))
 
     def generate(
         self,
@@ -80,10 +80,10 @@ class KosmosHubInterface(nn.Module):
 
     def conversation(self) -> Conversation:
         """Questions and answers whose text and images stay in the cache."""
-        return Conversation(self.model, self.vocabulary, self.task.sample_format)
+        return Conversation(self.model, self.vocabulary, self.task.sample_builder)
 
 
-def load(path: str | Path, data: str | None = None, vocabulary: str | None = None) -> KosmosHubInterface:
+def load(path: str | Path, data: str | None = None, vocabulary: str | None = None) -> Generator:
     """A checkpoint of fairseq-train (.pt) or kosmos-convert (.safetensors too), in evaluation mode.
 
     Its vocabulary is the folder `vocabulary` beside it, or else that of the data YAML it was trained with; `data` names
@@ -97,4 +97,4 @@ def load(path: str | Path, data: str | None = None, vocabulary: str | None = Non
     except UserError as error:
         raise UserError(f"{error} (Give --data or --vocabulary if the data the model was trained on moved.)") from None
     model = models[0]
-    return KosmosHubInterface(cfg, task, model.cuda() if torch.cuda.is_available() else model)
+    return Generator(cfg, task, model.cuda() if torch.cuda.is_available() else model)

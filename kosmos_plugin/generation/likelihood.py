@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.generation.prefill import read_prompts
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 # Most candidates' tokens (with padding) read at a time, and most positions whose logits are in memory at a time.
@@ -28,14 +28,14 @@ class Likelihood(NamedTuple):
 
 
 def score_candidates(
-    model: KosmosModel, vocabulary: Vocabulary, prompt: Sample, candidates: Sequence[Sequence[int]]
+    model: Kosmos, vocabulary: Vocabulary, prompt: Sample, candidates: Sequence[Sequence[int]]
 ) -> list[float]:
     """Sum of log-probabilities of each candidate's tokens (at least one each) after the prompt."""
     return score_batch(model, vocabulary, [prompt], [candidates])[0]
 
 
 def score_batch(
-    model: KosmosModel,
+    model: Kosmos,
     vocabulary: Vocabulary,
     prompts: Sequence[Sample],
     candidates: Sequence[Sequence[Sequence[int]]],
@@ -47,7 +47,7 @@ def score_batch(
 
 @torch.inference_mode()
 def likelihoods(
-    model: KosmosModel,
+    model: Kosmos,
     vocabulary: Vocabulary,
     prompts: Sequence[Sample],
     candidates: Sequence[Sequence[Sequence[int]]],
@@ -92,7 +92,7 @@ def _chunks(rows: list[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Seque
 
 
 def _log_probabilities(
-    model: KosmosModel, hidden: torch.Tensor, tokens: torch.Tensor, pad: int
+    model: Kosmos, hidden: torch.Tensor, tokens: torch.Tensor, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """hidden [N, E] → float32 log-probabilities [N] of `tokens` [N] there, and the likeliest tokens [N]."""
     log_probs, likeliest = [], []

@@ -1,4 +1,4 @@
-"""Prompts → a DecodingState: what neighbours begin with is read once, and each distinct image is encoded once."""
+"""Prompts → a DecodingState: what neighbors begin with is read once, and each distinct image is encoded once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.images import BrokenImage, decode_image
 from kosmos_plugin.models.config import KosmosConfig
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.models.kosmos import Kosmos
 
 # A common beginning shorter than this is read with each prompt: one pass more costs about as much as so many tokens.
 SHORTEST_COMMON_BEGINNING = 32
@@ -22,7 +22,7 @@ SHORTEST_COMMON_BEGINNING = 32
 class ImageEmbeddings:
     """Embeddings of images by number, each distinct image (by its encoded bytes) decoded and encoded once."""
 
-    def __init__(self, model: KosmosModel):
+    def __init__(self, model: Kosmos):
         self.model = model
         self.table: torch.Tensor | None = None  # [images, image_tokens, E]
         self._numbers: dict[bytes, int] = {}
@@ -47,10 +47,10 @@ class ImageEmbeddings:
         return [[self._numbers[key] for key in of_prompt] for of_prompt in keys]
 
 
-def read_prompts(model: KosmosModel, prompts: Sequence[Sample], pad: int) -> tuple[DecodingState, torch.Tensor]:
+def read_prompts(model: Kosmos, prompts: Sequence[Sample], pad: int) -> tuple[DecodingState, torch.Tensor]:
     """Read a batch of prompts → (state, hidden states [B, E] from which each one's next token is predicted).
 
-    Neighbours with a common beginning (candidates' contexts, the demonstrations of several questions) share it.
+    Neighbors with a common beginning (candidates' contexts, the demonstrations of several questions) share it.
     """
     images = ImageEmbeddings(model)
     contents = [content(prompt, numbers) for prompt, numbers in zip(prompts, images.add(prompts), strict=True)]
@@ -93,7 +93,7 @@ def read(state: DecodingState, contents: Sequence[np.ndarray], pad: int, images:
 
 @dataclass
 class _Group:
-    """Neighbouring contents: the first one's number, how many there are, and how many places all of them share."""
+    """Neighboring contents: the first one's number, how many there are, and how many places all of them share."""
 
     first: int
     size: int

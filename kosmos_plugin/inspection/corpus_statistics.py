@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from kosmos_plugin.curation.recipes.index import about_of, reason_of
+from kosmos_plugin.curation.recipes.index import about_of
 from kosmos_plugin.data.documents import BrokenRecord, Document, Text
 from kosmos_plugin.data.mixture import Mixture, Stream
 from kosmos_plugin.data.order import Permutation
 from kosmos_plugin.data.packing import pack
-from kosmos_plugin.data.samples import SampleFormat
-from kosmos_plugin.data.shards import Record, ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.samples import SampleBuilder
+from kosmos_plugin.data.shard_index import Record
+from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
 from kosmos_plugin.data.text import TextRows
 
 MOST_SOURCES = 10
@@ -88,7 +89,7 @@ class StreamStatistics:
 
 
 def of_stream(
-    mixture: Mixture, number: int, sample_format: SampleFormat, split: str, most: int, updates: int | None
+    mixture: Mixture, number: int, sample_builder: SampleBuilder, split: str, most: int, updates: int | None
 ) -> StreamStatistics:
     """Of each corpus `most` documents are looked at; `updates` are those whose epochs are asked for."""
     stream = mixture.streams[number]
@@ -99,10 +100,10 @@ def of_stream(
     for i, name in enumerate(stream.names):
         known = {}
         if config.kind == "text":
-            known = _totals_of_binarised(stream.corpora[i].parts)
-            size, look_at = _binarised(stream.corpora[i].parts, sample_format)
+            known = _totals_of_binarized(stream.corpora[i].parts)
+            size, look_at = _binarized(stream.corpora[i].parts, sample_builder)
         else:
-            size, look_at = _sharded(paths[name], RECORD_READERS[config.kind], sample_format)
+            size, look_at = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
         sample, unusable = [], collections.Counter()
         chosen = _chosen(size, most, stream.seed + i)
         for document in tqdm(chosen, desc=f"{config.name}: {name}", unit="document", leave=False, mininterval=1):
@@ -124,9 +125,9 @@ def _chosen(size: int, most: int, key: int) -> np.ndarray:
     return np.sort(Permutation(size, key)(np.arange(min(size, most))))
 
 
-def _binarised(parts: list[TextRows], sample_format: SampleFormat) -> tuple[int, LookAt]:
-    """How many documents binarised texts have, and what looks at one of them."""
-    vocabulary = sample_format.vocabulary
+def _binarized(parts: list[TextRows], sample_builder: SampleBuilder) -> tuple[int, LookAt]:
+    """How many documents binarized texts have, and what looks at one of them."""
+    vocabulary = sample_builder.vocabulary
     ends = np.cumsum([len(part.items) for part in parts])
 
     def look_at(number: int) -> DocumentStatistics:
@@ -145,15 +146,15 @@ def _frame(part: TextRows) -> int:
     return 1 if part.ends_in_eos else 2
 
 
-def _totals_of_binarised(parts: list[TextRows]) -> dict[str, int]:
-    """What the indexes of binarised texts tell. In each document all tokens but `<s>` are targets."""
+def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
+    """What the indexes of binarized texts tell. In each document all tokens but `<s>` are targets."""
     documents = sum(len(part.items) for part in parts)
     tokens = sum(part.items.begin(len(part.items)) + len(part.items) * _frame(part) for part in parts)
     return {"tokens": tokens, "counted": tokens - documents, "images": 0}
 
 
 def _sharded(
-    tars: Sequence[str], read: Callable[[Record], Document], sample_format: SampleFormat
+    tars: Sequence[str], read: Callable[[Record], Document], sample_builder: SampleBuilder
 ) -> tuple[int, LookAt]:
     """How many documents tars have, and what looks at one of them."""
 
@@ -161,10 +162,10 @@ def _sharded(
         try:
             return read(record), _source(record)
         except BrokenRecord as error:
-            return reason_of(error)
+            return error.reason
 
     documents = ShardedDocuments(tars, document_and_source)
-    of_any_length = dataclasses.replace(sample_format, max_tokens=sys.maxsize)
+    of_any_length = dataclasses.replace(sample_builder, max_tokens=sys.maxsize)
 
     def look_at(number: int) -> DocumentStatistics | str:
         if isinstance(found := documents[number], str):
@@ -173,13 +174,13 @@ def _sharded(
         try:
             sample = of_any_length.sample(document)
         except BrokenRecord as error:
-            return str(error)
-        if len(sample) > sample_format.max_tokens:
+            return error.reason
+        if len(sample) > sample_builder.max_tokens:
             return "longer than a row"
         texts = [segment.text for segment in document.segments if isinstance(segment, Text)]
         return DocumentStatistics(
             tokens=len(sample),
-            counted=int((sample.targets != sample_format.vocabulary.pad).sum()),
+            counted=int((sample.targets != sample_builder.vocabulary.pad).sum()),
             images=len(sample.images),
             words=sum(len(text.split()) for text in texts),
             characters=sum(map(len, texts)),

@@ -3,7 +3,7 @@
     kosmos-prepare show DATA.yaml --out page.html
     kosmos-prepare show DATA.yaml --out page.html --stream interleaved --documents 20
 
-The page shows text, images as they are decoded, special tokens, and which tokens count in the loss. Of binarised text,
+The page shows text, images as they are decoded, special tokens, and which tokens count in the loss. Of binarized text,
 whose documents follow each other without gaps, it shows rows. Give the options of fairseq-train: they change what is in
 it. kosmos-inspect shows a real micro-batch, with its documents packed together.
 """
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.data.batch import Collator
     from kosmos_plugin.data.config import read_data_config
     from kosmos_plugin.data.mixture import Mixture
-    from kosmos_plugin.data.samples import SampleFormat
+    from kosmos_plugin.data.samples import SampleBuilder
     from kosmos_plugin.data.skips import SkipCounter
     from kosmos_plugin.inspection import micro_batch as inspection
     from kosmos_plugin.inspection.page import as_html
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     _check_names("--corpus", args.corpus, [corpus.name for stream in config.streams for corpus in stream.corpora])
     vocabulary = Vocabulary.load(config.vocabulary)
     skips = SkipCounter(max_rate=1.0)
-    sample_format = SampleFormat(vocabulary, args.image_tokens, args.tokens_per_sample)
-    mixture = Mixture(config, args.split, sample_format, args.seed, skips)
+    sample_builder = SampleBuilder(vocabulary, args.image_tokens, args.tokens_per_sample)
+    mixture = Mixture(config, args.split, sample_builder, args.seed, skips)
     collate = Collator(vocabulary, args.tokens_per_sample, args.image_size, skips, args.image_fit, "exact")
 
     rows, batches = [], []

@@ -26,7 +26,7 @@ _SPELLED = re.compile("<(?=(?:s|/s|pad|unk|" + "|".join(symbol.strip("<>") for s
 # is no place for a new line. Text itself never holds them (see `_readable`).
 _BEGIN, _END, _SPACE = "\x01", "\x02", "\xa0"
 _PLAIN = str.maketrans({_BEGIN: "⟦", _END: "⟧", _SPACE: " "})
-_COLOUR = str.maketrans({_BEGIN: "\x1b[2m", _END: "\x1b[0m", _SPACE: " "})
+_COLOR = str.maketrans({_BEGIN: "\x1b[2m", _END: "\x1b[0m", _SPACE: " "})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring positions of one kind: "tokens", "image" (the slots of one image) or "padding"."""
+    """Neighboring positions of one kind: "tokens", "image" (the slots of one image) or "padding"."""
 
     kind: str
     tokens: tuple[Token, ...]
@@ -239,9 +239,9 @@ class Report:
     note: str = ""  # on what is not shown
 
 
-def as_text(report: Report, colour: bool = False, width: int = 100) -> str:
-    """The report for a terminal; with `colour`, what the loss does not count is dim."""
-    uncounted = f"{_BEGIN}like this{_END}".translate(_COLOUR if colour else _PLAIN)
+def as_text(report: Report, color: bool = False, width: int = 100) -> str:
+    """The report for a terminal; with `color`, what the loss does not count is dim."""
+    uncounted = f"{_BEGIN}like this{_END}".translate(_COLOR if color else _PLAIN)
     blocks = [f"{report.title}\n{report.where}"]
     blocks += [table_as_text(table) for table in report.tables]
     blocks.append(
@@ -256,7 +256,7 @@ def as_text(report: Report, colour: bool = False, width: int = 100) -> str:
                 continue
             lines.append("  " + " · ".join(filter(None, (f"─ {part.label}", _readable(part.name)))))
             body = textwrap.wrap(_flow(part), width - 4, break_on_hyphens=False, replace_whitespace=False)
-            lines += [f"    {line}".translate(_COLOUR if colour else _PLAIN) for line in body]
+            lines += [f"    {line}".translate(_COLOR if color else _PLAIN) for line in body]
         blocks.append("\n".join(lines))
     return "\n\n".join([*blocks, *filter(None, [report.note])])
 

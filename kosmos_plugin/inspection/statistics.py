@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.curation.pipeline.runner import write_atomically
     from kosmos_plugin.data.config import read_data_config
     from kosmos_plugin.data.mixture import Mixture
-    from kosmos_plugin.data.samples import SampleFormat
+    from kosmos_plugin.data.samples import SampleBuilder
     from kosmos_plugin.data.skips import SkipCounter
     from kosmos_plugin.inspection import corpus_statistics, statistics_report
     from kosmos_plugin.vocabulary import Vocabulary
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
     if args.updates is not None:
         require_positive(args, ("updates",))
     config = read_data_config(args.data)
-    sample_format = SampleFormat(Vocabulary.load(config.vocabulary), args.image_tokens, args.tokens_per_sample)
-    mixture = Mixture(config, args.split, sample_format, args.seed, SkipCounter(max_rate=1.0))
+    sample_builder = SampleBuilder(Vocabulary.load(config.vocabulary), args.image_tokens, args.tokens_per_sample)
+    mixture = Mixture(config, args.split, sample_builder, args.seed, SkipCounter(max_rate=1.0))
     streams = [
-        corpus_statistics.of_stream(mixture, number, sample_format, args.split, args.documents, args.updates)
+        corpus_statistics.of_stream(mixture, number, sample_builder, args.split, args.documents, args.updates)
         for number in range(len(mixture.streams))
     ]
     corpora = [corpus for stream in streams for corpus in stream.corpora]

@@ -85,7 +85,7 @@ def tables(streams: Sequence[StreamStatistics], updates: int | None) -> list[Tab
             "Corpora",
             ("stream", "corpus", "documents", "tokens", "counted targets", "images", "words", "characters", "totals"),
             totals,
-            "Estimated: from the documents that were looked at. Tokens of binarised text are always exact."
+            "Estimated: from the documents that were looked at. Tokens of binarized text are always exact."
             if any(corpus.estimated for corpus in corpora)
             else "",
         ),

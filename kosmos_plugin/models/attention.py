@@ -50,10 +50,10 @@ class AttentionPlan:  # not frozen: torch.compile would look into it, and compil
     results: torch.Tensor | None
 
 
-def plan_attention(document_ids: torch.Tensor, kind: str) -> AttentionPlan:
+def plan_packed_attention(document_ids: torch.Tensor, kind: str) -> AttentionPlan:
     """The plan for document_ids [B, T]; 0 is padding, which is no part of the flat sequence.
 
-    It is made on the CPU: one synchronisation with the device a batch. Of a batch without any token the first place is
+    It is made on the CPU: one synchronization with the device a batch. Of a batch without any token the first place is
     taken for one, so that every parameter still has a gradient.
     """
     device, ids = document_ids.device, document_ids.cpu()

@@ -5,6 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
-def in_bfloat16(wanted: bool, device: torch.device) -> AbstractContextManager:
+def bfloat16_autocast(enabled: bool, device: torch.device) -> AbstractContextManager:
     """Autocast to bfloat16 on `device`, or nothing: what was chosen further out stays."""
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()

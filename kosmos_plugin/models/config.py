@@ -1,117 +1,100 @@
 """The architectures (`--arch`) as dataclasses: presets of one set of options; kosmos_1 is the paper's Table 17."""
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Optional
+from dataclasses import dataclass
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from omegaconf import II
+from kosmos_plugin.options import option
 
 
 @dataclass
-class KosmosConfig(FairseqDataclass):
+class KosmosConfig:
     """kosmos_1: the paper's model."""
 
-    decoder_layers: int = field(default=24, metadata={"help": "decoder layers"})
-    decoder_embed_dim: int = field(default=2048, metadata={"help": "width of the decoder"})
-    decoder_ffn_embed_dim: int = field(default=8192, metadata={"help": "inner width of the feed-forward networks"})
-    decoder_attention_heads: int = field(default=32, metadata={"help": "attention heads"})
-    activation_fn: ChoiceEnum(["gelu", "relu", "swish"]) = field(default="gelu", metadata={"help": "activation"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and sublayer outputs"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout on attention weights"})
-    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the feed-forward networks"})
-    layernorm_eps: float = field(default=1e-5, metadata={"help": "epsilon of every LayerNorm of the decoder"})
-    positions: ChoiceEnum(["xpos", "sinusoidal", "both"]) = field(
-        default="xpos",
-        metadata={"help": "xpos (the paper), sinusoidal (added to the embeddings, as in KOSMOS-2) or both"},
+    decoder_layers: int = option(24, "decoder layers")
+    decoder_embed_dim: int = option(2048, "width of the decoder")
+    decoder_ffn_embed_dim: int = option(8192, "inner width of the feed-forward networks")
+    decoder_attention_heads: int = option(32, "attention heads")
+    activation_fn: str = option("gelu", "activation function", ("gelu", "relu", "swish"))
+    dropout: float = option(0.1, "dropout on embeddings and sublayer outputs")
+    attention_dropout: float = option(0.1, "dropout on attention weights")
+    activation_dropout: float = option(0.0, "dropout inside the feed-forward networks")
+    layernorm_eps: float = option(1e-5, "epsilon of every LayerNorm of the decoder")
+    positions: str = option(
+        "xpos",
+        "xpos (the paper), sinusoidal (added to the embeddings, as in KOSMOS-2) or both",
+        ("xpos", "sinusoidal", "both"),
     )
-    untied_embeddings: bool = field(
-        default=False, metadata={"help": "give the output projection a matrix of its own (the paper ties it)"}
+    untied_embeddings: bool = option(False, "give the output projection a matrix of its own (the paper ties it)")
+    initialization: str = option(
+        "xavier",
+        "Magneto's initialization: the paper's on Xavier, or TorchScale's on torch's default",
+        ("xavier", "torchscale"),
     )
-    initialisation: ChoiceEnum(["xavier", "torchscale"]) = field(
-        default="xavier",
-        metadata={"help": "Magneto's initialisation: the paper's on Xavier, or TorchScale's on torch's default"},
+    attention: str = option(
+        "documents",
+        "how attention is computed, with the same result: documents (each as a row of its own) or masked (packed rows "
+        "with a T×T mask)",
+        ("documents", "masked"),
     )
-    attention: ChoiceEnum(["documents", "masked"]) = field(
-        default="documents",
-        metadata={
-            "help": "how attention is computed, with the same result: documents (each as a row of its own) or masked "
-            "(packed rows with a T×T mask)"
-        },
+    checkpoint_activations: str = option(
+        "none",
+        "what the backward pass recomputes of a decoder layer: none, selective (all but matrix products and attention) "
+        "or full (everything)",
+        ("none", "selective", "full"),
     )
-    checkpoint_activations: ChoiceEnum(["none", "selective", "full"]) = field(
-        default="none",
-        metadata={
-            "help": "what the backward pass computes again of a decoder layer: none, selective (all but products of "
-            "matrices and attention) or full (everything)"
-        },
+    bf16_autocast: bool = option(
+        False,
+        "compute in bfloat16 over float32 weights, whose gradients add up in float32; instead of --bf16, where they "
+        "add up in bfloat16 and checkpoints hold rounded weights",
     )
-    bf16_autocast: bool = field(
-        default=False,
-        metadata={
-            "help": "compute in bfloat16 over float32 weights, whose gradients add up in float32; instead of --bf16, "
-            "where they add up in bfloat16 and checkpoints hold rounded weights"
-        },
+    compile: bool = option(False, "torch.compile the decoder's layers and the vision encoder's")
+    decoder_weights: str | None = option(
+        None, "start the decoder from this checkpoint: a kosmos_1_lm, or TorchScale's language model"
     )
-    compile: bool = field(
-        default=False, metadata={"help": "torch.compile the decoder's layers and the vision encoder's"}
+    vision_encoder: str = option(
+        "clip", "kind of vision encoder: clip (open_clip's ViTs), efficientnet_lite, or none (text only)"
     )
-    decoder_weights: Optional[str] = field(
-        default=None,
-        metadata={"help": "start the decoder from this checkpoint: a kosmos_1_lm, or TorchScale's language model"},
+    vision_model: str = option(
+        "ViT-L-14", "clip: an open_clip model or a JSON file in its format; efficientnet_lite: lite0, lite1, …"
     )
-    vision_encoder: str = field(
-        default="clip",
-        metadata={"help": "kind of vision encoder: clip (open_clip's ViTs), efficientnet_lite, or none (text alone)"},
+    vision_weights: str = option(
+        "openai",
+        "clip: openai, another open_clip tag, a .pt or .safetensors file; efficientnet_lite: imagenet; none: random",
     )
-    vision_model: str = field(
-        default="ViT-L-14",
-        metadata={"help": "clip: an open_clip model or a JSON file in its format; efficientnet_lite: lite0, lite1, …"},
+    trainable_vision_layers: int = option(1, "how many of the vision encoder's last layers are trained (the paper: 1)")
+    frozen_vision_dtype: str = option(
+        "model", "precision of the frozen layers: the model's own, or bfloat16", ("model", "bfloat16")
     )
-    vision_weights: str = field(
-        default="openai",
-        metadata={
-            "help": "clip: openai, another open_clip tag, a .pt or .safetensors file; efficientnet_lite: imagenet; "
-            "none: random"
-        },
+    cache_vision_features: bool = option(
+        False, "keep the frozen layers' features of every image in memory (small data seen many times)"
     )
-    trainable_vision_layers: int = field(
-        default=1, metadata={"help": "how many of the vision encoder's last layers are trained (the paper: 1)"}
+    resampler: str = option(
+        "attentive",
+        "attentive (one attention layer, as in KOSMOS-2), perceiver (Flamingo's) or linear (none: a linear map of each "
+        "feature)",
+        ("attentive", "perceiver", "linear"),
     )
-    frozen_vision_dtype: ChoiceEnum(["model", "bfloat16"]) = field(
-        default="model", metadata={"help": "precision of the frozen layers: the model's own, or bfloat16"}
-    )
-    cache_vision_features: bool = field(
-        default=False,
-        metadata={"help": "keep the frozen layers' features of every image in memory (small data seen many times)"},
-    )
-    resampler: ChoiceEnum(["attentive", "perceiver", "linear"]) = field(
-        default="attentive",
-        metadata={
-            "help": "attentive (one attention layer, as in KOSMOS-2), perceiver (Flamingo's) or linear (none: a linear "
-            "map of each feature)"
-        },
-    )
-    resampler_layers: int = field(default=6, metadata={"help": "depth of the perceiver resampler (Flamingo: 6)"})
-    image_tokens: int = II("task.image_tokens")
-    image_size: int = II("task.image_size")
-    image_fit: str = II("task.image_fit")
-    tokens_per_sample: int = II("task.tokens_per_sample")
+    resampler_layers: int = option(6, "depth of the perceiver resampler (Flamingo: 6)")
+    # The input format. Under fairseq these are the task's options, and the model's follow them.
+    image_tokens: int = 64  # embeddings that an image takes in a sequence
+    image_size: int = 224  # height and width in pixels
+    image_fit: str = "crop"  # of kosmos_plugin.images.FITS
+    tokens_per_sample: int = 2048  # the longest sequence
 
 
 def preset(cls: type) -> type:
-    """A dataclass out of a class that names other defaults; their types and help texts stay."""
-    for option in dataclasses.fields(cls.__base__):
-        if option.name in vars(cls):
-            default = vars(cls)[option.name]
-            setattr(cls, option.name, field(default=default, metadata=option.metadata))
-            cls.__annotations__[option.name] = option.type
+    """Make a dataclass of a class that names other defaults; types, choices and help texts stay."""
+    for field in dataclasses.fields(cls.__base__):
+        if field.name in vars(cls):
+            default = vars(cls)[field.name]
+            setattr(cls, field.name, dataclasses.field(default=default, metadata=field.metadata))
+            cls.__annotations__[field.name] = field.type
     return dataclass(cls)
 
 
 @preset
 class KosmosLmConfig(KosmosConfig):
-    """kosmos_1_lm: the paper's text-only baseline (§4.9), kosmos_1's decoder alone."""
+    """kosmos_1_lm: the paper's text-only baseline (§4.9), only kosmos_1's decoder."""
 
     vision_encoder = "none"
 
@@ -150,7 +133,7 @@ class Kosmos2Config(KosmosConfig):
     vision_model = "ViT-L-14-quickgelu"
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, type[KosmosConfig]] = {
     "kosmos_1": KosmosConfig,
     "kosmos_1_lm": KosmosLmConfig,
     "kosmos_base": KosmosBaseConfig,

@@ -1,4 +1,4 @@
-"""The decoder: TorchScale's `Decoder` and `DecoderLayer` with fused attention and the paper's initialisation.
+"""The decoder: TorchScale's `Decoder` and `DecoderLayer` with fused attention and the paper's initialization.
 
 State-dict names are TorchScale's. What TorchScale does in every layer (a T×T mask, the xPos tables) is done once a
 batch here; the layers are TorchScale's own.
@@ -13,7 +13,7 @@ from torchscale.architecture.config import DecoderConfig
 from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.attention import FusedAttention, plan_attention
+from kosmos_plugin.models.attention import FusedAttention, plan_packed_attention
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
@@ -26,7 +26,7 @@ def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
         decoder_attention_heads=config.decoder_attention_heads,
         decoder_ffn_embed_dim=config.decoder_ffn_embed_dim,
         decoder_layers=config.decoder_layers,
-        activation_fn=str(config.activation_fn),
+        activation_fn=config.activation_fn,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
         activation_dropout=config.activation_dropout,
@@ -65,18 +65,18 @@ class KosmosDecoder(Decoder):
         nn.init.zeros_(embed_tokens.weight[padding_idx])
         embed_positions = None if config.positions == "xpos" else SinusoidalPositions(config.decoder_embed_dim)
         super().__init__(decoder_config(config, vocabulary_size), embed_tokens, embed_positions)
-        self.attention = str(config.attention)
-        self.checkpoint_activations = str(config.checkpoint_activations)
+        self.attention = config.attention
+        self.checkpoint_activations = config.checkpoint_activations
         self.head_dim = config.decoder_embed_dim // config.decoder_attention_heads
-        if config.initialisation == "xavier":
-            initialise_magneto(self)
+        if config.initialization == "xavier":
+            initialize_magneto(self)
 
     def build_decoder_layer(self, args, depth, is_moe_layer=False, is_encoder_decoder=False):
         return KosmosDecoderLayer(args, depth, is_moe_layer, is_encoder_decoder)
 
     def forward(self, token_embeddings: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
         """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E], zeros where there is padding."""
-        plan = plan_attention(document_ids, self.attention)
+        plan = plan_packed_attention(document_ids, self.attention)
         x = token_embeddings.flatten(0, 1).index_select(0, plan.tokens).unsqueeze(0)
         x, rotation = self._place(x, plan.positions.unsqueeze(0))
         for layer in self.layers:
@@ -133,11 +133,11 @@ def _keep_expensive():
     return create_selective_checkpoint_contexts(policy)
 
 
-def initialise_magneto(decoder: Decoder) -> None:
-    """Magneto's initialisation (Wang et al. 2022, for a decoder-only model): Xavier, biases zero.
+def initialize_magneto(decoder: Decoder) -> None:
+    """Magneto's initialization (Wang et al. 2022, for a decoder-only model): Xavier, biases zero.
 
     The gain is γ = √(ln 2N) on the value, output and both feed-forward projections, 1 on query and key. TorchScale
-    multiplies γ onto torch's default initialisation instead, biases included (`--initialisation torchscale`).
+    multiplies γ onto torch's default initialization instead, biases included (`--initialization torchscale`).
     """
     gamma = math.sqrt(math.log(2 * decoder.num_layers))
     for name, module in decoder.layers.named_modules():

@@ -1,25 +1,37 @@
 """The model: vision encoder → resampler → the image slots of the decoder's input (Figure 1 of the paper)."""
 
+from typing import TYPE_CHECKING, Self
+
 import torch
-from fairseq.models import BaseFairseqModel
+from torch import nn
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.autocast import in_bfloat16
+from kosmos_plugin.models.autocast import bfloat16_autocast
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.cross_entropy import summed_cross_entropy
 
+if TYPE_CHECKING:  # TorchScale and open_clip take seconds to import
+    from kosmos_plugin.models.decoder import KosmosDecoder
+    from kosmos_plugin.models.vision import Vision
 
-class KosmosModel(BaseFairseqModel):
+
+class Kosmos(nn.Module):
     """Vision, resampler and decoder. Tensors are those of `data.batch.Batch`; E is the decoder's width.
 
-    A text-only model (`--vision-encoder none`) is the decoder alone: `vision` and `resampler` are None.
+    A text-only model (`--vision-encoder none`) is only the decoder: `vision` and `resampler` are None.
     """
 
-    def __init__(self, config: KosmosConfig, vision, resampler, decoder):
+    def __init__(
+        self,
+        config: KosmosConfig,
+        vision: "Vision | None",
+        resampler: nn.Module | None,
+        decoder: "KosmosDecoder",
+    ):
         super().__init__()
         if config.compile and config.checkpoint_activations == "selective":
             raise UserError(
-                "--compile chooses itself what is cheap to compute again: give --checkpoint-activations none or full."
+                "--compile chooses itself what is cheap to recompute: give --checkpoint-activations none or full."
             )
         self.config = config
         self.vision = vision
@@ -35,9 +47,15 @@ class KosmosModel(BaseFairseqModel):
                 layer.compile(dynamic=True)
 
     @classmethod
-    def build_model(cls, config: KosmosConfig, task) -> "KosmosModel":
-        """fairseq's constructor; the heavy libraries are imported here, when a model is really built."""
-        from kosmos_plugin.checkpoints.decoder_weights import load_decoder_weights
+    def build(cls, config: KosmosConfig, vocabulary_size: int, pad: int, pretrained_vision: bool = True) -> Self:
+        """A model with random weights, but for the vision encoder's pretrained ones.
+
+        Args:
+            config: The architecture.
+            vocabulary_size: Tokens of the vocabulary.
+            pad: The id of `<pad>`.
+            pretrained_vision: Whether to read `config.vision_weights`; not if a checkpoint is about to be loaded.
+        """
         from kosmos_plugin.models.decoder import KosmosDecoder
         from kosmos_plugin.models.resampler import build_resampler
         from kosmos_plugin.models.vision import Vision, build_vision_encoder
@@ -50,26 +68,17 @@ class KosmosModel(BaseFairseqModel):
                 None if config.vision_weights == "none" else config.vision_weights,
                 config.image_size,
                 config.trainable_vision_layers,
-                load_weights=task.needs_pretrained_weights,
+                load_weights=pretrained_vision,
             )
-        dictionary = task.source_dictionary
-        decoder = KosmosDecoder(config, len(dictionary), dictionary.pad())
-        if config.decoder_weights is not None and task.needs_pretrained_weights:
-            load_decoder_weights(decoder, config.decoder_weights)
+        decoder = KosmosDecoder(config, vocabulary_size, pad)
         if encoder is None:
             return cls(config, None, None, decoder)
         resampler = build_resampler(config, decoder.args, encoder.num_features, encoder.width)
-        vision = Vision(encoder, config.cache_vision_features, str(config.frozen_vision_dtype))
+        vision = Vision(encoder, config.cache_vision_features, config.frozen_vision_dtype)
         return cls(config, vision, resampler, decoder)
 
-    @classmethod
-    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=None, **kwargs):
-        """fairseq's hub call: the checkpoint `checkpoint_file` in a folder → `KosmosHubInterface`."""
-        from kosmos_plugin.generation.generator import load
-
-        return load(f"{model_name_or_path}/{checkpoint_file}", data=data_name_or_path, **kwargs)
-
     def max_positions(self) -> int:
+        """The longest sequence that the model was trained on."""
         return self.config.tokens_per_sample
 
     def forward(
@@ -85,7 +94,7 @@ class KosmosModel(BaseFairseqModel):
         Then it is (the sum of nll over the M targets that are not `pad`, the nll of each [M], row by row, without a
         gradient). The loss is computed in here, where wrappers that gather the weights for `forward` have them.
         """
-        with in_bfloat16(self.config.bf16_autocast, tokens.device):
+        with bfloat16_autocast(self.config.bf16_autocast, tokens.device):
             hidden = self.decoder(self.embed(tokens, image_slots, images), document_ids)
             if targets is None:
                 return self.decoder.output_layer(hidden), None
@@ -115,8 +124,3 @@ class KosmosModel(BaseFairseqModel):
             # torch.compile compiles once more for dimensions of one, whatever it is told.
             return self.embed_images(images.repeat(2, 1, 1, 1))[:1]
         return self.resampler(self.vision(images))
-
-    def get_normalized_probs(self, net_output, log_probs: bool, sample=None) -> torch.Tensor:
-        """(Log-)probabilities in float32, as fairseq's scorers ask for them."""
-        logits = net_output[0].float()
-        return logits.log_softmax(dim=-1) if log_probs else logits.softmax(dim=-1)

@@ -44,7 +44,7 @@ class PerceiverResampler(nn.Module):
 
     An image is a clip of one frame: the first time embedding is added to all of its features, and nothing tells them
     apart in space. Each layer is an attention of the latents to features and latents, and a feed-forward network, both
-    on normalised input and with a residual (Flamingo, §3.1.1 and appendix A.1.1).
+    on normalized input and with a residual (Flamingo, §3.1.1 and appendix A.1.1).
     """
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):
@@ -121,4 +121,4 @@ RESAMPLERS = {"attentive": AttentiveResampler, "perceiver": PerceiverResampler, 
 
 def build_resampler(config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int) -> nn.Module:
     """The resampler that `config` names, for `num_features` features of `vision_width` an image."""
-    return RESAMPLERS[str(config.resampler)](config, decoder, num_features, vision_width)
+    return RESAMPLERS[config.resampler](config, decoder, num_features, vision_width)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.images import normalise
-from kosmos_plugin.models.autocast import in_bfloat16
+from kosmos_plugin.images import normalize
+from kosmos_plugin.models.autocast import bfloat16_autocast
 
 # name → module and function; imported only when that encoder is asked for.
 VISION_ENCODERS = {
@@ -27,11 +27,11 @@ class VisionEncoder(nn.Module):
 
     width: int  # of the features
     num_features: int  # L, how many an image has
-    mean: tuple[float, float, float]  # of the training data, by which images are normalised
+    mean: tuple[float, float, float]  # of the training data, by which images are normalized
     std: tuple[float, float, float]
 
     def frozen(self, images: torch.Tensor) -> torch.Tensor:
-        """images [N, 3, S, S], normalised → what the frozen layers make of them [N, …]"""
+        """images [N, 3, S, S], normalized → what the frozen layers make of them [N, …]"""
         raise NotImplementedError
 
     def trainable(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def build_vision_encoder(
 
 
 class Vision(nn.Module):
-    """Normalises images, runs the encoder's halves, and keeps the frozen one frozen and in evaluation mode.
+    """Normalizes images, runs the encoder's halves, and keeps the frozen one frozen and in evaluation mode.
 
     With `frozen_dtype` "bfloat16" the frozen half is computed in bfloat16, whatever the model's dtype.
 
@@ -93,11 +93,11 @@ class Vision(nn.Module):
         return self.encoder.trainable(frozen)
 
     def _frozen(self, images: torch.Tensor) -> torch.Tensor:
-        # No buffers: the model's dtype must not round what images are normalised by.
+        # No buffers: the model's dtype must not round what images are normalized by.
         mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (self.encoder.mean, self.encoder.std))
         dtype = next(self.encoder.parameters()).dtype
-        with in_bfloat16(self.frozen_in_bfloat16, images.device):
-            return self.encoder.frozen(normalise(images, mean, std, dtype)).to(dtype)
+        with bfloat16_autocast(self.frozen_in_bfloat16, images.device):
+            return self.encoder.frozen(normalize(images, mean, std, dtype)).to(dtype)
 
     def _cached(self, images: torch.Tensor) -> torch.Tensor:
         keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu()]

@@ -1,4 +1,4 @@
-"""CLIP's vision transformers by open_clip: every token after `ln_post`, L2-normalised, without the projection."""
+"""CLIP's vision transformers by open_clip: every token after `ln_post`, L2-normalized, without the projection."""
 
 import os
 import textwrap

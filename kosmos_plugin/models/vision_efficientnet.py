@@ -22,7 +22,7 @@ class EfficientNetLite(VisionEncoder):
     A layer is one of the network's blocks; the head convolution belongs to the last.
     """
 
-    # The packaged weights' own normalisation, (x − 127) / 128.
+    # The packaged weights' own normalization, (x − 127) / 128.
     mean = (127 / 255, 127 / 255, 127 / 255)
     std = (128 / 255, 128 / 255, 128 / 255)
 

@@ -41,7 +41,7 @@ _MODEL = {
     "model.dropout": PaperValue("Table 17", "dropout", 0.1, "text"),
     "model.attention_dropout": PaperValue("Table 17", "attention dropout", 0.1, "reported"),
     "model.positions": PaperValue("Table 17", "positions", "xpos", "text"),
-    "model.initialisation": PaperValue("Table 17", "initialisation (xavier is Magneto's)", "xavier", "text"),
+    "model.initialization": PaperValue("Table 17", "initialization (xavier is Magneto's)", "xavier", "text"),
     "model.vision_encoder": PaperValue("§3.2", "vision encoder", "clip", "text"),
     "model.vision_model": PaperValue("§3.2", "vision model", "ViT-L-14", "text"),
     "model.trainable_vision_layers": PaperValue("§3.2", "trained layers of the vision model", 1, "text"),

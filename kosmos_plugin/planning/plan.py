@@ -18,13 +18,15 @@ from torch import nn
 from kosmos_plugin.data.config import DataConfig, StreamConfig, read_data_config
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.config import ARCHITECTURES
+from kosmos_plugin.fairseq_modules.architectures import kosmos_config
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.planning.command import TrainingCommand
 from kosmos_plugin.planning.costs import ADAM, FlopsItem, MemoryItem, flops_items, memory_items
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
 
 # A stream of interleaved documents that has this name is one of instructions, which have no images.
 INSTRUCTIONS = "instructions"
+PAD = 1  # the id of `<pad>` in fairseq's dictionaries
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Assumptions:
     page_images: int
     instruction_tokens: int
     vocabulary_size: int
-    utilisation: float  # share of gpu_tflops that the training's FLOPs come to
+    utilization: float  # share of gpu_tflops that the training's FLOPs come to
     gpu_tflops: float  # the GPU's peak in the training's precision, TFLOP/s
 
     def check(self) -> None:
@@ -46,8 +48,8 @@ class Assumptions:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
         if self.page_images < 0:
             raise UserError(f"--page-images must be at least 0, not {self.page_images}.")
-        if not 0 < self.utilisation <= 1:
-            raise UserError(f"--utilisation must be above 0 and at most 1, not {self.utilisation}.")
+        if not 0 < self.utilization <= 1:
+            raise UserError(f"--utilization must be above 0 and at most 1, not {self.utilization}.")
         if not 0 < self.gpu_tflops < float("inf"):
             raise UserError(f"--gpu-tflops must be above 0, not {self.gpu_tflops}.")
 
@@ -149,7 +151,7 @@ class Plan:
 
     @property
     def seconds_per_update(self) -> float:
-        speed = self.assumptions.utilisation * self.assumptions.gpu_tflops * 1e12
+        speed = self.assumptions.utilization * self.assumptions.gpu_tflops * 1e12
         return sum(item.flops for item in self.flops) / speed / self.command.ranks
 
     @property
@@ -225,36 +227,12 @@ def _planned_stream(stream: StreamConfig, task, assumptions: Assumptions) -> Pla
     return PlannedStream(stream, tokens, images, rows, assumed)
 
 
-class _Dictionary:
-    """What building a model asks of a dictionary."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def pad(self) -> int:
-        return 1
-
-
-class _TaskWithoutData:
-    """What building a model asks of its task."""
-
-    needs_pretrained_weights = False
-
-    def __init__(self, vocabulary_size: int):
-        self.source_dictionary = _Dictionary(vocabulary_size)
-
-
 def _model_without_weights(config, vocabulary_size: int) -> nn.Module:
     """The real model on the meta device: shapes alone."""
-    from kosmos_plugin.models.kosmos import KosmosModel
-
-    config = ARCHITECTURES[config._name](**{name: value for name, value in config.items() if name != "_name"})
+    config = kosmos_config(config)
     config.cache_vision_features = False  # would look at pixels
     with torch.device("meta"):
-        return KosmosModel.build_model(config, _TaskWithoutData(vocabulary_size)).train()
+        return Kosmos.build(config, vocabulary_size, PAD, pretrained_vision=False).train()
 
 
 def _part(name: str, parameters) -> Part:

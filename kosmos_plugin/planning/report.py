@@ -17,7 +17,7 @@ def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
         (_parameter_table(plan), _parameter_note(plan)),
         (_stream_table(plan), _stream_note(plan)),
         *((table,) for table in _corpus_tables(plan)),
-        ("Optimisation", _optimisation(plan)),
+        ("Optimization", _optimization(plan)),
         (_memory_table(plan), _memory_note(plan)),
         (_flops_table(plan), _flops_note(plan)),
     ]
@@ -139,7 +139,7 @@ def _corpus_tables(plan: Plan) -> list[Table]:
     return tables
 
 
-def _optimisation(plan: Plan) -> str:
+def _optimization(plan: Plan) -> str:
     config = plan.command.config
     optimizer, schedule, rates = config.optimizer, config.lr_scheduler, config.optimization.lr
     text = f"  {optimizer._name}"
@@ -199,8 +199,8 @@ def _flops_note(plan: Plan) -> str:
     if model.cache_vision_features:
         text += ", nor what --cache-vision-features saves"
     return (
-        f"{text}.\n  {update} × {plan.updates:,} updates at {assumed.utilisation:.0%} of {assumed.gpu_tflops:g} "
-        f"TFLOP/s (--utilisation, --gpu-tflops): {hours} GPU-hours, {time} on {_gpus(plan)}, "
+        f"{text}.\n  {update} × {plan.updates:,} updates at {assumed.utilization:.0%} of {assumed.gpu_tflops:g} "
+        f"TFLOP/s (--utilization, --gpu-tflops): {hours} GPU-hours, {time} on {_gpus(plan)}, "
         f"{plan.seconds_per_update:,.2f} seconds an update."
     )
 

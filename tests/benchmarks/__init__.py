@@ -15,7 +15,7 @@ BENCHMARKS = {
     "packing": "share of positions filled on the caption and interleaved streams",
     "full_size_gpu": "kosmos_1 on one GPU: tokens a second, MFU",
 }
-# Not run unless named: variants, the model's behaviour, which no change of speed should move, and what takes long.
+# Not run unless named: variants, the model's behavior, which no change of speed should move, and what takes long.
 LONG = {
     "growth": "time and memory of an update against lengths, images, rows and words",
     "corpora": "pages, captions, texts a second with one and two processes, beside datasketch, fairseq-preprocess, …",

@@ -63,7 +63,7 @@ def command(*arguments: object) -> Callable[[Path, int], dict]:
 
 
 def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
-    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarises; how many are kept."""
+    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarizes; how many are kept."""
     inputs = find_inputs([str(folder)])
     tasks = len(inputs)
 
@@ -113,7 +113,7 @@ def by_fairseq(folder: Path, vocabulary: Path, out: Path) -> None:
     out.mkdir()
     (out / "pieces.txt").write_text("".join(f"{' '.join(text)}\n" for text in pieces), encoding="utf-8")
     asked = f"--only-source --srcdict {vocabulary / DICTIONARY_FILE} --trainpref {out / 'pieces.txt'}"
-    asked += f" --destdir {out / 'binarised'} --dataset-impl mmap --workers 1"
+    asked += f" --destdir {out / 'binarized'} --dataset-impl mmap --workers 1"
     preprocess.main(options.get_preprocessing_parser().parse_args(asked.split()))
 
 
@@ -151,19 +151,19 @@ def run(out: Path) -> Result:
         near, datasketchs = Work(folder, deduplicate(texts, "near")), Work(folder, lambda out, _: by_datasketch(texts))
         exact, sorting = Work(folder, deduplicate(texts, "exact")), Work(folder, lambda out, _: by_sorting(texts))
         known = ("--vocabulary", vocabulary)
-        binarise = Work(folder, command("text", texts, *known, "--duplicates", "none"))
+        binarize = Work(folder, command("text", texts, *known, "--duplicates", "none"))
         fairseq = Work(folder, lambda out, _: by_fairseq(texts, vocabulary, out))
         index = Work(folder, command("captions", captions))
         webdatasets = Work(folder, lambda out, _: by_webdataset(captions))
         write_pages = Work(folder, command("pages", crawl, "--drop-one-image", 0))
-        binarise(2)  # starts the processes' server
-        tokens = sum(count for what, count in binarise.result["kept"].items() if what.endswith("tokens"))
+        binarize(2)  # starts the processes' server
+        tokens = sum(count for what, count in binarize.result["kept"].items() if what.endswith("tokens"))
         rows = [
             row("pages, WARC to shards", pages, "pages", write_pages),
             row("captions, indexed in place", samples, "samples", index, "webdataset, reading alone", webdatasets),
             row("near-duplicates dropped", documents, "documents", near, "datasketch's example", datasketchs),
             row("exact duplicates dropped", documents, "documents", exact, "sorting hashes, in memory", sorting),
-            row("text, binarised", tokens, "tokens", binarise, "SentencePiece, fairseq-preprocess", fairseq),
+            row("text, binarized", tokens, "tokens", binarize, "SentencePiece, fairseq-preprocess", fairseq),
         ]
         notes = [
             f"{documents:,} texts of 150 to 250 words, {samples:,} captions, {pages:,} pages of two pictures, each in "

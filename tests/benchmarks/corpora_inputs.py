@@ -21,7 +21,7 @@ from PIL import Image
 from tests import tiny
 
 MENU = "".join(f'<li><a href="/{i}">Section {i}</a></li>' for i in range(40))
-SCRIPT = "<script>" + "window.settings = {measure: true, colour: 'red', depth: 3};\n" * 40 + "</script>"
+SCRIPT = "<script>" + "window.settings = {measure: true, color: 'red', depth: 3};\n" * 40 + "</script>"
 
 
 @functools.cache

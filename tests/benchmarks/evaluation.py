@@ -14,7 +14,7 @@ import torch
 
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Request, question
-from kosmos_plugin.evaluation.responder import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosResponder
 from tests import tiny
 from tests.benchmarks.generation import IMAGE_TOKENS, PIECES, TEXT, TURNS, VISION, require_equal
 from tests.benchmarks.peers import transformers_generation
@@ -71,26 +71,26 @@ def category(names: tuple[str, ...] | None) -> Callable[[random.Random], Request
     return lambda rng: Generate(question("The photo of the", picture(rng)), 2, NEW_TOKENS, names)
 
 
-def in_a_batch(respondent: KosmosRespondent, requests: Sequence[Request]) -> list:
+def in_a_batch(responder: KosmosResponder, requests: Sequence[Request]) -> list:
     """Each request's text, or its choices' log-probabilities."""
-    return (respondent.generate if isinstance(requests[0], Generate) else respondent.score)(requests)
+    return (responder.generate if isinstance(requests[0], Generate) else responder.score)(requests)
 
 
-def one_by_one(respondent: KosmosRespondent, requests: Sequence[Request]) -> list:
+def one_by_one(responder: KosmosResponder, requests: Sequence[Request]) -> list:
     if isinstance(requests[0], Generate):
-        return [respondent.generate([request])[0] for request in requests]
-    return [[respondent.score([Choose((choice,))])[0][0] for choice in request.choices] for request in requests]
+        return [responder.generate([request])[0] for request in requests]
+    return [[responder.score([Choose((choice,))])[0][0] for choice in request.choices] for request in requests]
 
 
-def row(respondent: KosmosRespondent, name: str, make: Callable[[random.Random], Request], items: int) -> list[Cell]:
+def row(responder: KosmosResponder, name: str, make: Callable[[random.Random], Request], items: int) -> list[Cell]:
     rng = random.Random(name)
     requests = [make(rng) for _ in range(items)]
 
     def ours() -> list:
-        return in_a_batch(respondent, requests)
+        return in_a_batch(responder, requests)
 
     def peer() -> list:
-        return one_by_one(respondent, requests)
+        return one_by_one(responder, requests)
 
     answers, expected = ours(), peer()
     if isinstance(requests[0], Generate):
@@ -100,14 +100,14 @@ def row(respondent: KosmosRespondent, name: str, make: Callable[[random.Random],
     return side_by_side(ours, peer, TURNS, warm_up=0).row(name, items, "items/s", None, None)
 
 
-def constrained_beside_free(respondent: KosmosRespondent, names: tuple[str, ...]) -> list[Cell]:
+def constrained_beside_free(responder: KosmosResponder, names: tuple[str, ...]) -> list[Cell]:
     """Both make as many steps: the longest name's."""
     rng = random.Random(1)
     constrained = [category(names)(rng) for _ in range(ITEMS)]
-    respondent.generate(constrained[:1])  # which makes the trie
-    longest = max(len(respondent.vocabulary.encode(name)) for name in names) + 1
+    responder.generate(constrained[:1])  # which makes the trie
+    longest = max(len(responder.vocabulary.encode(name)) for name in names) + 1
     free = [Generate(request.prompt, 2, longest) for request in constrained]
-    times = side_by_side(lambda: respondent.generate(constrained), lambda: respondent.generate(free), TURNS)
+    times = side_by_side(lambda: responder.generate(constrained), lambda: responder.generate(free), TURNS)
     return times.row(f"beam 2 constrained to {NAMES:,} names, beside free", ITEMS, "items/s", None, 1.0)
 
 
@@ -117,15 +117,15 @@ def run(out: Path) -> Result:
     names = tuple(sorted(names)[:NAMES])
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         kosmos, _ = transformers_generation.build_pair(Path(folder), PIECES, TEXT, VISION, IMAGE_TOKENS)
-        respondent = KosmosRespondent(kosmos)
+        responder = KosmosResponder(kosmos)
         rows = [
-            row(respondent, "captions, beam 5", caption, ITEMS),
-            row(respondent, "visual questions, two shots, greedy", visual_question, ITEMS),
-            row(respondent, "endings, four choices", endings, ITEMS),
-            row(respondent, "pronouns, two contexts", pronoun, ITEMS),
-            row(respondent, "Raven, six candidate images", matrix, 1),
-            row(respondent, f"categories, beam 2, {NAMES:,} names", category(names), ITEMS),
-            constrained_beside_free(respondent, names),
+            row(responder, "captions, beam 5", caption, ITEMS),
+            row(responder, "visual questions, two shots, greedy", visual_question, ITEMS),
+            row(responder, "endings, four choices", endings, ITEMS),
+            row(responder, "pronouns, two contexts", pronoun, ITEMS),
+            row(responder, "Raven, six candidate images", matrix, 1),
+            row(responder, f"categories, beam 2, {NAMES:,} names", category(names), ITEMS),
+            constrained_beside_free(responder, names),
         ]
     return Result(
         title="Evaluation: items a second, in batches beside one by one",

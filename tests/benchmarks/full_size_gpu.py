@@ -63,7 +63,7 @@ def run(out: Path) -> Result:
     vision = images * sum(image_flops(model))
     device = torch.cuda.get_device_name()
     peak, source = peak_flops(device)
-    utilisation = Spread(tuple(flops / each / peak for each in seconds.values))
+    utilization = Spread(tuple(flops / each / peak for each in seconds.values))
     return Result(
         title=TITLE,
         columns=["measure", "value", "at least"],
@@ -77,7 +77,7 @@ def run(out: Path) -> Result:
             ["useful TFLOP in the update", flops / 1e12, ""],
             ["of these in vision and resampler", f"{vision / flops:.0%}", ""],
             ["peak memory, GiB", peak_memory() / 2**30, ""],
-            ["MFU, vision included", utilisation, AT_LEAST],
+            ["MFU, vision included", utilization, AT_LEAST],
         ],
         notes=[
             f"MFU = useful FLOPs / (seconds · peak); the peak is {source}. Useful FLOPs are the least that "

@@ -23,8 +23,8 @@ from random import Random
 
 import torch
 
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.models.config import KosmosConfig
-from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.planning.costs import flops_items
 from tests import tiny
 from tests.benchmarks.arithmetic import matmul_rate
@@ -147,7 +147,7 @@ def run(out: Path) -> Result:
             ["useful TFLOP in the update", flops / 1e12],
             ["useful GFLOP/s", flops / seconds / 1e9],
             ["GFLOP/s of one large bf16 multiplication here", peak / 1e9],
-            ["utilisation of that", f"{flops / seconds / peak:.0%}"],
+            ["utilization of that", f"{flops / seconds / peak:.0%}"],
             ["loss in nats", loss],
         ],
         notes=[

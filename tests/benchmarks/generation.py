@@ -17,14 +17,14 @@ from torch import nn
 from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.beam_search import SearchOptions, search
 from kosmos_plugin.generation.conversation import Conversation
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
 from kosmos_plugin.generation.prefill import read_prompts
 from kosmos_plugin.models.config import KosmosBaseConfig
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
-from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.planning.costs import image_flops
 from tests import tiny
 from tests.benchmarks.peers import torchscale_generation, transformers_generation
@@ -56,7 +56,7 @@ def reading_flops(tokens: float, context: float, predictions: float, words: int)
     return LAYERS * layer * tokens + 2 * words * WIDTH * predictions
 
 
-def flops_of_image(kosmos: KosmosHubInterface) -> int:
+def flops_of_image(kosmos: Generator) -> int:
     with torch.device("meta"):
         model = KosmosModel.build_model(kosmos.model.config, kosmos.task)
     return sum(image_flops(model)[:2])
@@ -71,7 +71,7 @@ def step_bytes(words: int, cached: float) -> float:
 # ---- Captions, against transformers ----
 
 
-def captions(kosmos: KosmosHubInterface, theirs, images: int) -> list[Cell]:
+def captions(kosmos: Generator, theirs, images: int) -> list[Cell]:
     rng = random.Random(1)
     prompts = [kosmos.prompt("<image> An image of", [tiny.png(rng, 224)]) for _ in range(images)]
     tensors = transformers_generation.inputs(kosmos, prompts)
@@ -97,7 +97,7 @@ def captions(kosmos: KosmosHubInterface, theirs, images: int) -> list[Cell]:
 
 
 @torch.inference_mode()
-def long_context(kosmos: KosmosHubInterface) -> list[Cell]:
+def long_context(kosmos: Generator) -> list[Cell]:
     vocabulary, device = kosmos.vocabulary, transformers_generation.device_of(kosmos)
     config = KosmosBaseConfig(vision_encoder="none", tokens_per_sample=POSITIONS)
     torch.manual_seed(1)
@@ -130,7 +130,7 @@ def long_context(kosmos: KosmosHubInterface) -> list[Cell]:
 # ---- Few-shot candidates ----
 
 
-def few_shot(kosmos: KosmosHubInterface) -> list[Cell]:
+def few_shot(kosmos: Generator) -> list[Cell]:
     rng = random.Random(2)
     shots = [
         f"<image> Question: {tiny.sentence(rng, (8, 8))} Answer: {tiny.sentence(rng, (2, 2))}" for _ in range(SHOTS)
@@ -161,7 +161,7 @@ def few_shot(kosmos: KosmosHubInterface) -> list[Cell]:
 # ---- A conversation ----
 
 
-def conversation(kosmos: KosmosHubInterface) -> list[Cell]:
+def conversation(kosmos: Generator) -> list[Cell]:
     rng = random.Random(3)
     image = tiny.png(rng, 224)
 

@@ -34,7 +34,7 @@ LAYERS, HEADS = 2, 4
 GEOMETRY = (
     f"--decoder-layers {LAYERS} --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-attention-heads {HEADS}"
 )
-WAYS = {"ours": (Ours, "#0072b2"), "stock": (Stock, "#d55e00")}  # colours of Okabe and Ito
+WAYS = {"ours": (Ours, "#0072b2"), "stock": (Stock, "#d55e00")}  # colors of Okabe and Ito
 
 
 def curves(folder: Path) -> dict[str, dict[int, Work]]:

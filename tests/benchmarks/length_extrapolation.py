@@ -1,7 +1,7 @@
 """Trained at 256 tokens, read at 512 and 1,024: the reason for xPos.
 
 One small decoder is trained on the quickstart's text, in rows of 256 tokens, with each kind of positions; seeds,
-initialisation, number of updates and order of the data are the same for all. Then held-out text is read through
+initialization, number of updates and order of the data are the same for all. Then held-out text is read through
 windows of 256, 512 and 1,024 tokens, and the last 128 targets of each window are scored: every target has at least half
 a window of text before it. The windows move by 128 tokens, so that every length scores exactly the same targets, each
 once. Attention is plain causal attention at every length, not the blockwise kind of the xPos paper's best results.
@@ -26,7 +26,7 @@ from tests.benchmarks.result import Result, Spread
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-POSITIONS = {"xpos": "#0072b2", "sinusoidal": "#d55e00"}  # colours of Okabe and Ito
+POSITIONS = {"xpos": "#0072b2", "sinusoidal": "#d55e00"}  # colors of Okabe and Ito
 SEEDS = (1, 2)
 TRAINED = 256
 LENGTHS = (256, 512, 1024)

@@ -1,13 +1,13 @@
 """The loader: images a second beside bare decoding and webdataset, resuming, and the cores that a GPU needs.
 
 Every side has two processes that decode. A turn of ours is an update of a mixture in the paper's ratio (Table 18, an
-eighth of it), taken from the real iterator as fairseq takes it. Reading, tokenising, packing, decoding, and the way of
+eighth of it), taken from the real iterator as fairseq takes it. Reading, tokenizing, packing, decoding, and the way of
 the tensors into this process are all in its time; so is a third process, which plans. Its workers have begun before,
 and what they made ahead while others had their turn is taken off first. The peers:
 
 bare decoding    `decode_image` over as many images in memory, by two processes, each as many: nothing else is done
 webdataset       its own pipeline over the same captions: tars read in order, PIL, torchvision's Resize, CenterCrop and
-                 PILToTensor, batches of as many images, in torch's DataLoader with two workers; no text is tokenised
+                 PILToTensor, batches of as many images, in torch's DataLoader with two workers; no text is tokenized
 
 The images are noise with a photograph's spectrum, compressed as img2dataset does (shorter side 256, quality 90; larger
 ones among those of the pages): the sum over s = 1, 2, 4, … of s^0.5 · (normal noise of w/s × h/s pixels, enlarged).
@@ -53,7 +53,7 @@ PAPERS = {"text": 256, "captions": 6144, "interleaved": 128}
 CAPTION_SIZE, PAGE_SIZES = (341, 256), ((640, 480), (720, 360), (1024, 768))
 SHARDS, RECORDS, PAGES = 4, 100, 100  # captions are drawn again and again; the operating system has them in memory
 FAR, RANKS = 300_000, 8
-H100_FLOPS, UTILISATION = 989.4e12, 0.5  # dense bf16, of NVIDIA's data sheet
+H100_FLOPS, UTILIZATION = 989.4e12, 0.5  # dense bf16, of NVIDIA's data sheet
 CORES_PER_GPU = "12 to 28 (8-GPU hosts with 96 to 224)"
 
 # ---- Data ----
@@ -73,7 +73,7 @@ def photograph(draw: np.random.Generator, width: int, height: int) -> bytes:
 
 
 def write_data(folder: Path) -> None:
-    """A vocabulary, a binarised text, and tars of captions and of pages."""
+    """A vocabulary, a binarized text, and tars of captions and of pages."""
     vocabulary = tiny.write_vocabulary(folder / "vocabulary")
     rng, draw = Random(0), np.random.default_rng(0)
     tiny.write_text(folder / "text", [vocabulary.encode(tiny.sentence(rng, (200, 2000))) for _ in range(200)], None)
@@ -203,7 +203,7 @@ def images_per_gpu_second() -> tuple[float, float]:
         page_images=3,
         instruction_tokens=100,
         vocabulary_size=64_007,
-        utilisation=UTILISATION,
+        utilization=UTILIZATION,
         gpu_tflops=H100_FLOPS / 1e12,
     )
     plan = make_plan(command, averages)
@@ -255,7 +255,7 @@ def run(out: Path) -> Result:
         "those of pages up to 1,024 × 768. Two processes decode; ours has a third, which plans, on the same cores.",
         f"First batch at the paper's numbers of sequences, rank 0 of {RANKS}: {late:.2f} s at update {FAR:,} and "
         f"{early:.2f} s at update 0, from building the iterator; {late - early:+.2f} s.",
-        f"An H100 at {UTILISATION:.0%} of {H100_FLOPS / 1e12:,.0f} TFLOP/s takes {needed:.0f} images a second of the "
+        f"An H100 at {UTILIZATION:.0%} of {H100_FLOPS / 1e12:,.0f} TFLOP/s takes {needed:.0f} images a second of the "
         f"paper's pretraining. By the rates above, and {each:.2f} s of planning an update on each rank, that is "
         + " or ".join(f"{count:.2f} cores ({decoding})" for decoding, count in cores.items())
         + f" for each GPU; hosts with eight have {CORES_PER_GPU}. So it never waits.",

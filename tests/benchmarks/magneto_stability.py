@@ -1,6 +1,6 @@
 """Do the first updates of a deep model stay bounded, with Magneto's gain and without?
 
-The plug-in's decoder, of width 64, learns the quickstart's text from its initialisation on, without warm-up, clipping
+The plug-in's decoder, of width 64, learns the quickstart's text from its initialization on, without warm-up, clipping
 or dropout. Four models of the same random draws:
 
     Magneto     sub-LayerNorm, Xavier with the gain √(ln 2N) on value, output and feed-forward projections
@@ -41,7 +41,7 @@ SMALL_LEARNING_RATE = 1e-4
 SEEDS = (1, 2)
 ROWS, LENGTH = 4, 64
 PIECES, HELD_OUT = 1000, 0.05
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's, one a variant
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's, one a variant
 
 
 class Update(NamedTuple):
@@ -175,8 +175,8 @@ def table_row(layers: int, rate: str, variant: str, runs: Runs) -> list:
 def draw(axes: plt.Axes, x, runs: list[list[float]], number: int) -> None:
     """One variant's line, the median of the seeds, in a band from the lowest to the highest."""
     values = torch.tensor(runs)
-    axes.plot(x, values.quantile(0.5, dim=0), color=COLOURS[number], label=list(VARIANTS)[number])
-    axes.fill_between(x, values.amin(0), values.amax(0), color=COLOURS[number], alpha=0.2, linewidth=0)
+    axes.plot(x, values.quantile(0.5, dim=0), color=COLORS[number], label=list(VARIANTS)[number])
+    axes.fill_between(x, values.amin(0), values.amax(0), color=COLORS[number], alpha=0.2, linewidth=0)
 
 
 def plot_updates(measured: dict[tuple, Runs], path: Path) -> None:

@@ -13,7 +13,7 @@ import sentencepiece
 import yaml
 
 from kosmos_plugin.data.documents import Document, Image, Text
-from kosmos_plugin.data.samples import Sample, SampleFormat
+from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
 from tests import tiny
 
@@ -41,12 +41,12 @@ def write_vocabulary(folder: Path, pieces: int = PIECES) -> Vocabulary:
 class Noise:
     """Samples of each kind, one after the other, out of one seed."""
 
-    def __init__(self, sample_format: SampleFormat, image_size: int, seed: int = 1):
-        self.format = sample_format
+    def __init__(self, sample_builder: SampleBuilder, image_size: int, seed: int = 1):
+        self.format = sample_builder
         self.image_size = image_size
         self.rng = Random(seed)
-        first = sample_format.vocabulary.dictionary.nspecial
-        self.words = range(first, first + sample_format.vocabulary.processor.get_piece_size() - CONTROL_PIECES)
+        first = sample_builder.vocabulary.dictionary.nspecial
+        self.words = range(first, first + sample_builder.vocabulary.processor.get_piece_size() - CONTROL_PIECES)
 
     def text(self, length: int) -> Sample:
         """A full row of text: `<s>` and `length` − 1 words; every position but the last has a target that counts."""

@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
-from kosmos_plugin.models.kosmos import KosmosModel
 from tests.benchmarks.arithmetic import bfloat16_is_faster
 from tests.benchmarks.memory import reset_peak
 from tests.benchmarks.noise import Noise
@@ -63,7 +63,7 @@ class Work:
 
     def samples(self, task: KosmosMultimodalTask) -> dict[str, list[list[Sample]]]:
         """The samples of each row, by stream; the same whenever they are drawn."""
-        noise = Noise(task.sample_format, task.cfg.image_size, SEED)
+        noise = Noise(task.sample_builder, task.cfg.image_size, SEED)
         drawn = {
             "text": [[noise.text(self.text[1])] for _ in range(self.text[0])],
             "captions": [noise.captions(self.captions[1]) for _ in range(self.captions[0])],

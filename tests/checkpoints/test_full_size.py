@@ -9,7 +9,7 @@ from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.generation.generator import load
-from kosmos_plugin.images import normalise
+from kosmos_plugin.images import normalize
 from tests.checkpoints import peer
 
 PIECES = 63_997
@@ -28,7 +28,7 @@ def test_full_size_equals_transformers(tmp_path):
     slots[:, 2:66] = True
     images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
     mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
-    pixels = normalise(images, mean, std, torch.float32)
+    pixels = normalize(images, mean, std, torch.float32)
     with_image = theirs(pixel_values=pixels, input_ids=tokens, image_embeds_position_mask=slots).logits
     text_alone = theirs.text_model(input_ids=tokens).logits
     theirs.save_pretrained(str(tmp_path / "theirs"))

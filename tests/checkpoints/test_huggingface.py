@@ -13,10 +13,10 @@ from transformers import AutoProcessor, AutoTokenizer, Kosmos2Config, Kosmos2For
 
 from kosmos_plugin.checkpoints import huggingface_config
 from kosmos_plugin.checkpoints.convert import convert
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.beam_search import SearchOptions
-from kosmos_plugin.generation.generator import KosmosHubInterface, load
-from kosmos_plugin.images import normalise
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.generation.generator import Generator, load
+from kosmos_plugin.images import normalize
 from tests import tiny
 from tests.checkpoints import peer
 
@@ -35,27 +35,27 @@ def imported(source, tmp_path_factory) -> Path:
     return target / "model.pt"
 
 
-def prompts(kosmos: KosmosHubInterface, seed: int) -> list:
+def prompts(kosmos: Generator, seed: int) -> list:
     """Text alone, with one image, with two: of unequal lengths."""
     rng = random.Random(seed)
     texts = [tiny.sentence(rng), f"<image> {tiny.sentence(rng)}", f"<image> {tiny.sentence(rng)} <image> the"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
 
 
-def inputs(kosmos: KosmosHubInterface, sample) -> dict:
+def inputs(kosmos: Generator, sample) -> dict:
     """A sample as transformers' model takes it."""
     tensors = {"input_ids": torch.from_numpy(sample.tokens)[None]}
     if sample.images:
         encoder = kosmos.model.vision.encoder
         images = torch.stack([tiny.decode(image) for image in sample.images])
         mean, std = torch.tensor(encoder.mean), torch.tensor(encoder.std)
-        tensors["pixel_values"] = normalise(images, mean, std, torch.float32)
+        tensors["pixel_values"] = normalize(images, mean, std, torch.float32)
         tensors["image_embeds_position_mask"] = torch.from_numpy(sample.image_slots)[None]
     return tensors
 
 
 @torch.no_grad()
-def assert_equal_logits(kosmos: KosmosHubInterface, theirs: Kosmos2ForConditionalGeneration, seed: int = 0) -> None:
+def assert_equal_logits(kosmos: Generator, theirs: Kosmos2ForConditionalGeneration, seed: int = 0) -> None:
     for sample in prompts(kosmos, seed):
         tokens = torch.from_numpy(sample.tokens)[None]
         slots = torch.from_numpy(sample.image_slots)[None]

@@ -1,4 +1,4 @@
-"""A tiny text, binarised by fairseq itself, and fairseq-train on it in processes of their own."""
+"""A tiny text, binarized by fairseq itself, and fairseq-train on it in processes of their own."""
 
 import os
 import random
@@ -51,8 +51,8 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = (" ".join(letters.choices("abcdefgh", k=letters.randint(4, 12))) for _ in range(lines))
         (folder / f"{split}.txt").write_text("\n".join(text) + "\n")
     raw = ["--trainpref", str(folder / "train.txt"), "--validpref", str(folder / "valid.txt")]
-    run_python("-m", "fairseq_cli.preprocess", "--only-source", *raw, "--destdir", str(folder / "binarised"))
-    return folder / "binarised"
+    run_python("-m", "fairseq_cli.preprocess", "--only-source", *raw, "--destdir", str(folder / "binarized"))
+    return folder / "binarized"
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def test_spans_without_overlap_get_past_numpy(compute):
         compute((1, 40), None, mask_prob=0.5, mask_length=4, no_overlap=True)
 
 
-def test_normaliser_of_the_crf():
+def test_normalizer_of_the_crf():
     from fairseq.modules.dynamic_crf_layer import DynamicCRF
 
     torch.manual_seed(0)

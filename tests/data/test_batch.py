@@ -11,7 +11,7 @@ import torch
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.documents import Document, Image, Text
 from kosmos_plugin.data.packing import PackedRow
-from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.images import DECODINGS, FITS, decode_image
 from tests import tiny
@@ -42,7 +42,7 @@ def image(seed):
 @pytest.fixture
 def make(vocabulary):
     def make(name, *segments):
-        return SampleFormat(vocabulary, SLOTS, WIDTH).sample(Document(name, segments))
+        return SampleBuilder(vocabulary, SLOTS, WIDTH).sample(Document(name, segments))
 
     return make
 

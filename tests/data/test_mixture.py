@@ -177,7 +177,7 @@ def test_broken_records_are_skipped_and_counted(data, tmp_path, caplog):
 
     path = edited(data, tmp_path, bad)
     skips = SkipCounter(0.05)
-    train = Mixture(read_data_config(path), "train", tiny.task(path).sample_format, 1, skips)
+    train = Mixture(read_data_config(path), "train", tiny.task(path).sample_builder, 1, skips)
     rows = train.rows(0)
     assert sorted(name for _, name in ids(rows) if "tar" in name) == ["bad.tar/whole", "pages.tar/whole"]
     assert skips.skipped == 4

@@ -53,7 +53,7 @@ def test_every_place_is_about_equally_likely(size):
         assert chi_squared < (size - 1) + 6 * np.sqrt(2 * (size - 1))
 
 
-def test_neighbours_are_torn_apart():
+def test_neighbors_are_torn_apart():
     """A shuffled order leaves no trace of the order in the shards."""
     size = 5000
     sent = Permutation(size, 7)(np.arange(size)).astype(float)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
-from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.errors import UserError
 from tests import tiny
 
@@ -37,7 +37,7 @@ E = ["<mask>"] * 3
 @pytest.mark.parametrize("end", [True, False], ids=["sample", "prompt"])
 def test_table_21(vocabulary, end):
     def formatted(*segments):
-        make = SampleFormat(vocabulary, 3, 100)
+        make = SampleBuilder(vocabulary, 3, 100)
         document = Document("name", segments)
         sample = (make.sample if end else make.prompt)(document)
         assert sample.id == "name"
@@ -57,7 +57,7 @@ def test_table_21(vocabulary, end):
 
 
 def test_targets_of_a_caption(vocabulary):
-    sample = SampleFormat(vocabulary, 3, 100).sample(Document("", (an_image(), Text("red dog"))))
+    sample = SampleBuilder(vocabulary, 3, 100).sample(Document("", (an_image(), Text("red dog"))))
     caption = pieces(vocabulary, "red dog")
     pad = "<pad>"
     assert [vocabulary.symbol(target) for target in sample.targets] == [
@@ -82,11 +82,11 @@ SEGMENTS = st.lists(
 @settings(deadline=None, max_examples=150)
 @given(segments=SEGMENTS, image_tokens=st.integers(1, 5))
 def test_targets_by_the_rules(vocabulary, segments, image_tokens):
-    sample_format = SampleFormat(vocabulary, image_tokens, 10_000)
+    sample_builder = SampleBuilder(vocabulary, image_tokens, 10_000)
     document = Document("", tuple(an_image() if segment is None else Text(*segment) for segment in segments))
     if not any(segment is not None and segment[1] for segment in segments):  # no text that counts
         with pytest.raises(BrokenRecord):
-            sample_format.sample(document)
+            sample_builder.sample(document)
         return
 
     # each token as (symbol id, is it a slot, does its text count)
@@ -109,18 +109,18 @@ def test_targets_by_the_rules(vocabulary, segments, image_tokens):
         following, next_is_slot, next_counts = laid[position + 1]
         targets.append(following if next_counts and not is_slot and not next_is_slot else vocabulary.pad)
 
-    sample = sample_format.sample(document)
+    sample = sample_builder.sample(document)
     assert sample.tokens.tolist() == [token for token, _, _ in laid]
     assert sample.image_slots.tolist() == [is_slot for _, is_slot, _ in laid]
     assert sample.targets.tolist() == targets
-    prompt = sample_format.prompt(document)
+    prompt = sample_builder.prompt(document)
     assert prompt.tokens.tolist() == sample.tokens[:-1].tolist()
 
 
 def test_uncounted_text_is_read_but_no_target(vocabulary):
     question, answer = "the dog sleeps", "under a tree"
-    segments = (an_image(), Text(question, counted=False), Text(answer))
-    sample = SampleFormat(vocabulary, 3, 100).sample(Document("", segments))
+    segments = (an_image(), Text(question, in_loss=False), Text(answer))
+    sample = SampleBuilder(vocabulary, 3, 100).sample(Document("", segments))
     assert pieces(vocabulary, question) == words(vocabulary, sample)[6 : 6 + len(pieces(vocabulary, question))]
     counted = [vocabulary.symbol(target) for target in sample.targets if target != vocabulary.pad]
     assert counted == ["<image>", *pieces(vocabulary, answer), "</s>"]
@@ -128,18 +128,18 @@ def test_uncounted_text_is_read_but_no_target(vocabulary):
 
 def test_longest_sample_fits_and_one_token_more_is_broken(vocabulary):
     document = Document("", (an_image(), Text("the red dog")))
-    length = len(SampleFormat(vocabulary, 3, 100).sample(document))
-    assert len(SampleFormat(vocabulary, 3, length).sample(document)) == length
+    length = len(SampleBuilder(vocabulary, 3, 100).sample(document))
+    assert len(SampleBuilder(vocabulary, 3, length).sample(document)) == length
     with pytest.raises(BrokenRecord, match=f"{length} tokens .1 images of 5. do not fit in a row of {length - 1}"):
-        SampleFormat(vocabulary, 3, length - 1).sample(document)
+        SampleBuilder(vocabulary, 3, length - 1).sample(document)
 
 
 def test_longest_prompt(vocabulary):
     document = Document("line 7", (an_image(), Text("the red dog")))
-    length = len(SampleFormat(vocabulary, 3, 100).prompt(document))
-    assert len(SampleFormat(vocabulary, 3, length).prompt(document)) == length
+    length = len(SampleBuilder(vocabulary, 3, 100).prompt(document))
+    assert len(SampleBuilder(vocabulary, 3, length).prompt(document)) == length
     with pytest.raises(UserError, match=f"line 7 has {length} tokens"):
-        SampleFormat(vocabulary, 3, length - 1).prompt(document)
+        SampleBuilder(vocabulary, 3, length - 1).prompt(document)
 
 
 @pytest.mark.parametrize(
@@ -149,23 +149,23 @@ def test_longest_prompt(vocabulary):
 )
 def test_nothing_to_learn_from_is_broken(vocabulary, segments):
     with pytest.raises(BrokenRecord, match="no text"):
-        SampleFormat(vocabulary, 3, 100).sample(Document("", segments))
+        SampleBuilder(vocabulary, 3, 100).sample(Document("", segments))
 
 
 def test_only_uncounted_text_is_broken(vocabulary):
     with pytest.raises(BrokenRecord, match="no text"):
-        SampleFormat(vocabulary, 3, 100).sample(Document("", (an_image(), Text("the dog", counted=False))))
+        SampleBuilder(vocabulary, 3, 100).sample(Document("", (an_image(), Text("the dog", in_loss=False))))
 
 
 def test_half_a_surrogate_is_broken(vocabulary):
     """JSON can spell what no text has."""
     with pytest.raises(BrokenRecord, match="surrogate"):
-        SampleFormat(vocabulary, 3, 100).sample(Document("", (Text("a \ud83d dog"),)))
+        SampleBuilder(vocabulary, 3, 100).sample(Document("", (Text("a \ud83d dog"),)))
     with pytest.raises(UserError, match=r"line 7.*surrogate"):
-        SampleFormat(vocabulary, 3, 100).prompt(Document("line 7", (Text("a \ud83d dog"),)))
+        SampleBuilder(vocabulary, 3, 100).prompt(Document("line 7", (Text("a \ud83d dog"),)))
 
 
 def test_prompts_may_be_empty_or_of_images_alone(vocabulary):
-    sample_format = SampleFormat(vocabulary, 3, 100)
-    assert words(vocabulary, sample_format.prompt(Document("", ()))) == ["<s>"]
-    assert words(vocabulary, sample_format.prompt(Document("", (an_image(),)))) == ["<s>", "<image>", *E, "</image>"]
+    sample_builder = SampleBuilder(vocabulary, 3, 100)
+    assert words(vocabulary, sample_builder.prompt(Document("", ()))) == ["<s>"]
+    assert words(vocabulary, sample_builder.prompt(Document("", (an_image(),)))) == ["<s>", "<image>", *E, "</image>"]

@@ -16,17 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.data.documents import BrokenRecord, Image, Text
-from kosmos_plugin.data.shards import (
-    INDEX_SUFFIX,
-    BrokenShard,
-    ShardedDocuments,
-    build_index,
-    caption_document,
-    interleaved_document,
-    open_index,
-    selection_of,
-    tar_records,
-)
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, BrokenShard, build_index, open_index, selection_of, tar_records
+from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
 
@@ -119,14 +110,14 @@ def test_img2dataset_naming(tmp_path):
 @pytest.mark.parametrize(
     "members, reason",
     [
-        ([("1.jpg", b"i"), ("1.txt", b"")], "the caption is empty"),
-        ([("1.jpg", b"i"), ("1.txt", b" \n")], "the caption is empty"),
-        ([("1.jpg", b"i"), ("1.json", b'{"caption": null}')], "the caption is empty"),
-        ([("1.jpg", b"i"), ("1.json", b'{"caption": 7}')], "no text but 7"),
-        ([("1.jpg", b"i"), ("1.json", b'{"captions": "a"}')], "the caption is empty"),
-        ([("1.jpg", b"i"), ("1.json", b'{"caption": "a"')], "broken json"),
-        ([("1.jpg", b"i"), ("1.json", b"[1]")], "its json is no object"),
-        ([("1.jpg", b"i"), ("1.txt", b"caf\xe9")], "not UTF-8"),
+        ([("1.jpg", b"i"), ("1.txt", b"")], "empty text"),
+        ([("1.jpg", b"i"), ("1.txt", b" \n")], "empty text"),
+        ([("1.jpg", b"i"), ("1.json", b'{"caption": null}')], "empty text"),
+        ([("1.jpg", b"i"), ("1.json", b'{"caption": 7}')], r"caption is not text \\(7"),
+        ([("1.jpg", b"i"), ("1.json", b'{"captions": "a"}')], "empty text"),
+        ([("1.jpg", b"i"), ("1.json", b'{"caption": "a"')], "invalid JSON"),
+        ([("1.jpg", b"i"), ("1.json", b"[1]")], "JSON in another format"),
+        ([("1.jpg", b"i"), ("1.txt", b"caf\xe9")], "no text, or not valid UTF-8"),
         ([("1.jpg", b"i")], "no caption"),
         ([("1.txt", b"a")], "no image"),
         ([("1.pdf", b"i"), ("1.txt", b"a")], "no image"),
@@ -141,7 +132,7 @@ def test_broken_captions(tmp_path, members, reason):
 
 
 def test_interleaved(tmp_path):
-    segments = [{"image": 1}, {"text": "one", "counted": False}, {"image": "0"}, {"text": " two"}, {"image": 1}]
+    segments = [{"image": 1}, {"text": "one", "in_loss": False}, {"image": "0"}, {"text": " two"}, {"image": 1}]
     members = tiny.interleaved_members("x/7", segments, [b"zero", b"first"])
     for shuffled in (members, members[::-1]):
         tiny.write_tar(tmp_path / "0.tar", [*shuffled, *tiny.interleaved_members("x/8", [{"text": "alone"}], [])])
@@ -149,27 +140,27 @@ def test_interleaved(tmp_path):
         documents = pages(tmp_path / "0.tar")
         assert documents[0].id == "0.tar/x/7"
         assert content(documents[0]) == [b"first", "one", b"zero", " two", b"first"]
-        assert [s.counted for s in documents[0].segments if isinstance(s, Text)] == [False, True]
+        assert [s.in_loss for s in documents[0].segments if isinstance(s, Text)] == [False, True]
         assert content(documents[1]) == ["alone"]
 
 
 @pytest.mark.parametrize(
     "json_bytes, reason",
     [
-        (b"", "broken json"),
-        (b"\xff", "broken json"),
-        (b"[" * 100_000, "broken json"),
-        (b'{"segments": [{"text": "a"}', "broken json"),
-        (b'[{"text": "a"}]', "no object"),
+        (b"", "invalid JSON"),
+        (b"\xff", "invalid JSON"),
+        (b"[" * 100_000, "invalid JSON"),
+        (b'{"segments": [{"text": "a"}', "invalid JSON"),
+        (b'[{"text": "a"}]', "not an object"),
         (b"{}", 'no list of "segments"'),
         (b'{"segments": {"text": "a"}}', 'no list of "segments"'),
-        (b'{"segments": ["a"]}', "a segment is neither"),
-        (b'{"segments": [{}]}', "a segment is neither"),
-        (b'{"segments": [{"text": "a", "image": 0}]}', "a segment is neither"),
-        (b'{"segments": [{"text": null}]}', "no text but None"),
-        (b'{"segments": [{"text": ["a"]}]}', "no text but"),
-        (b'{"segments": [{"image": 1}, {"text": "a"}]}', "image 1 is missing"),
-        (b'{"segments": [{"image": [0]}, {"text": "a"}]}', "is missing"),
+        (b'{"segments": ["a"]}', "segment is neither"),
+        (b'{"segments": [{}]}', "segment is neither"),
+        (b'{"segments": [{"text": "a", "image": 0}]}', "segment is neither"),
+        (b'{"segments": [{"text": null}]}', "neither text nor image .*None"),
+        (b'{"segments": [{"text": ["a"]}]}', "neither text nor image"),
+        (b'{"segments": [{"image": 1}, {"text": "a"}]}', r"missing image \\(image 1"),
+        (b'{"segments": [{"image": [0]}, {"text": "a"}]}', "missing image"),
     ],
 )
 def test_broken_pages(tmp_path, json_bytes, reason):
@@ -180,7 +171,7 @@ def test_broken_pages(tmp_path, json_bytes, reason):
 
 def test_page_without_json(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", [("7.0.png", b"i"), ("7.txt", b"a")])
-    with pytest.raises(BrokenRecord, match="no json"):
+    with pytest.raises(BrokenRecord, match="no JSON"):
         pages(tmp_path / "0.tar")[0]
 
 

@@ -1,4 +1,4 @@
-"""Rows of binarised text against fairseq's own reading of the same files."""
+"""Rows of binarized text against fairseq's own reading of the same files."""
 
 import pickle
 import random
@@ -86,7 +86,7 @@ def test_files_of_fairseq_preprocess(vocabulary, tmp_path):
     (tmp_path / "raw.txt").write_text("\n".join(encoded) + "\n")
     pieces = "".join(f"{symbol} 1\n" for symbol in vocabulary.dictionary.symbols[4:-6])
     (tmp_path / "dict.txt").write_text(pieces)
-    program = "import kosmos_plugin; from fairseq_cli.preprocess import cli_main; cli_main()"
+    program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.preprocess import cli_main; cli_main()"
     options = "--only-source --dataset-impl mmap --workers 1 --srcdict dict.txt --trainpref raw.txt --destdir out"
     done = subprocess.run(
         [sys.executable, "-c", program, *options.split()],
@@ -132,7 +132,7 @@ def test_broken_dictionary_beside_the_data(vocabulary, tmp_path, content):
 
 
 def test_tokens_that_the_vocabulary_lacks(vocabulary, tmp_path):
-    """Binarised with a larger dictionary, which is not beside the data."""
+    """Binarized with a larger dictionary, which is not beside the data."""
     last = len(vocabulary) - 1
     write(tmp_path / "text", [[5, last, 6], [7, last + 1, 8]])
     rows = TextRows(str(tmp_path / "text"), vocabulary, 5)
@@ -145,7 +145,7 @@ def test_tokens_that_the_vocabulary_lacks(vocabulary, tmp_path):
 def test_missing_file(vocabulary, tmp_path, missing):
     write(tmp_path / "text", [[5, 6]])
     (tmp_path / f"text{missing}").unlink()
-    with pytest.raises(UserError, match=f"no binarised text .*text{missing}"):
+    with pytest.raises(UserError, match=f"no binarized text .*text{missing}"):
         TextRows(str(tmp_path / "text"), vocabulary, 4)
 
 

@@ -26,7 +26,7 @@ def checkpoint(data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def kosmos(checkpoint):
-    """It, decided and varied: at their initialisation, models repeat themselves."""
+    """It, decided and varied: at their initialization, models repeat themselves."""
     kosmos = load(checkpoint)
     kosmos.model.decoder.embed_tokens.weight.data *= 3
     return kosmos

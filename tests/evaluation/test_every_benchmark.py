@@ -23,8 +23,8 @@ def make(name: str, releases):
     return benchmark
 
 
-def measured(benchmark, respondent, out, shots: int = 0):
-    return evaluate(Run(benchmark, shots, "a stand-in", "", limit=24), respondent, out, batch_size=7, ranks=Ranks())
+def measured(benchmark, responder, out, shots: int = 0):
+    return evaluate(Run(benchmark, shots, "a stand-in", "", limit=24), responder, out, batch_size=7, ranks=Ranks())
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -7,14 +7,14 @@ import torch
 
 from kosmos_plugin.data.documents import Document, Text
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, question
-from kosmos_plugin.evaluation.responder import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosResponder
 from kosmos_plugin.generation.prompt import parse_prompt
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def respondent(kosmos):
-    return KosmosRespondent(kosmos)
+def responder(kosmos):
+    return KosmosResponder(kosmos)
 
 
 def prompt(text: str, *images: bytes):
@@ -23,7 +23,7 @@ def prompt(text: str, *images: bytes):
 
 def log_probability(kosmos, choice: Choice) -> float:
     """Of a choice, by one pass over the tokens of its text as a whole."""
-    vocabulary, sample = kosmos.vocabulary, kosmos.task.sample_format
+    vocabulary, sample = kosmos.vocabulary, kosmos.task.sample_builder
     *before, last = choice.prompt
     whole = sample.prompt(Document("whole", (*before, Text(last.text + choice.continuation))))
     count = len(vocabulary.encode(last.text + choice.continuation)) - len(vocabulary.encode(last.text))
@@ -35,7 +35,7 @@ def log_probability(kosmos, choice: Choice) -> float:
     return float(log_probs[-1 - count : -1].gather(1, tokens[0, -count:, None]).sum())
 
 
-def test_choices_score_as_their_whole_texts_from_scratch(kosmos, respondent):
+def test_choices_score_as_their_whole_texts_from_scratch(kosmos, responder):
     rng = random.Random(1)
     image, other = tiny.png(rng), tiny.png(rng)
     shared = prompt("<image> the red house", image)
@@ -44,13 +44,13 @@ def test_choices_score_as_their_whole_texts_from_scratch(kosmos, respondent):
         Choose(tuple(Choice(prompt(f"the cat {end}"), " slowly today", end) for end in ("runs", "sleeps", "stands"))),
         Choose((Choice(prompt("a <image> of", other), " cat", "a"), Choice(shared, " cat", "b"))),
     ]
-    for request, found in zip(requests, respondent.score(requests), strict=True):
+    for request, found in zip(requests, responder.score(requests), strict=True):
         assert found == pytest.approx([log_probability(kosmos, choice) for choice in request.choices], abs=1e-4)
-        [alone] = respondent.score([request])
+        [alone] = responder.score([request])
         assert found == pytest.approx(alone, abs=1e-4)
 
 
-def test_a_batch_of_any_requests_generates_what_each_would_alone(respondent):
+def test_a_batch_of_any_requests_generates_what_each_would_alone(responder):
     rng = random.Random(2)
     images = [tiny.png(rng) for _ in range(3)]
     names = ("cat", "old dog", "small green bird")
@@ -61,34 +61,34 @@ def test_a_batch_of_any_requests_generates_what_each_would_alone(respondent):
         Generate(prompt("the river", *()), max_new_tokens=5),
         Generate(prompt("<image>", images[2]), beam=2, among=names),
     ]
-    together = respondent.generate(requests)
-    assert together == [text for request in requests for text in respondent.generate([request])]
+    together = responder.generate(requests)
+    assert together == [text for request in requests for text in responder.generate([request])]
     assert together[2] in names and together[4] in names
 
 
-def test_what_does_not_fit_is_said_and_nothing_else(respondent):
+def test_what_does_not_fit_is_said_and_nothing_else(responder):
     fits = Generate(prompt("a cat"), max_new_tokens=5)
-    assert respondent.problem(fits) == ""
-    assert "do not fit in 512" in respondent.problem(Generate(prompt("a cat"), max_new_tokens=512))
-    assert "takes 512" in respondent.problem(Generate(prompt("a cat " * 600), max_new_tokens=1))
+    assert responder.problem(fits) == ""
+    assert "do not fit in 512" in responder.problem(Generate(prompt("a cat"), max_new_tokens=512))
+    assert "takes 512" in responder.problem(Generate(prompt("a cat " * 600), max_new_tokens=1))
     shared = prompt("a cat")
     choices = (Choice(shared, " dog", "a"), Choice(shared, " dog" * 520, "b"))
-    assert "do not fit in 512" in respondent.problem(Choose(choices))
-    assert respondent.problem(Choose(choices[:1])) == ""
+    assert "do not fit in 512" in responder.problem(Choose(choices))
+    assert responder.problem(Choose(choices[:1])) == ""
 
 
-def test_the_longest_prompt_that_fits_is_answered(kosmos, respondent):
+def test_the_longest_prompt_that_fits_is_answered(kosmos, responder):
     """At the limit itself, and not one token beyond it."""
     words = " ".join(["cat"] * 400)
     length = len(kosmos.prompt(words))
     request = Generate(question(words), max_new_tokens=512 - length)
-    assert respondent.problem(request) == ""
-    assert isinstance(respondent.generate([request])[0], str)
-    assert respondent.problem(Generate(question(words), max_new_tokens=513 - length))
+    assert responder.problem(request) == ""
+    assert isinstance(responder.generate([request])[0], str)
+    assert responder.problem(Generate(question(words), max_new_tokens=513 - length))
 
 
-def test_a_constrained_text_is_given_back_as_it_was_asked_for(respondent):
+def test_a_constrained_text_is_given_back_as_it_was_asked_for(responder):
     """Letters that the vocabulary does not have, and spaces that it joins, are lost in tokens."""
     names = ("the  Ünïcorn", "old   dog")
-    found = respondent.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
+    found = responder.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
     assert set(found) <= set(names)

@@ -17,13 +17,13 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.rendered_sst2 import RenderedSst2, RenderedSst2ChainOfThought
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
-from kosmos_plugin.evaluation.responder import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosResponder
 from kosmos_plugin.evaluation.run import Run, evaluate
 
 
 @pytest.fixture(scope="module")
-def respondent(kosmos):
-    return KosmosRespondent(kosmos)
+def responder(kosmos):
+    return KosmosResponder(kosmos)
 
 
 def run_of(releases, kind=RenderedSst2ChainOfThought, **options) -> Run:
@@ -43,60 +43,60 @@ def assert_same_answers(found: list[dict], expected: list[dict]) -> None:
 
 
 class Counting:
-    """A respondent that counts what it is asked, and dies after `most` batches."""
+    """A responder that counts what it is asked, and dies after `most` batches."""
 
-    def __init__(self, respondent, most: float = float("inf")):
-        self.respondent, self.most, self.batches, self.scored = respondent, most, 0, 0
+    def __init__(self, responder, most: float = float("inf")):
+        self.responder, self.most, self.batches, self.scored = responder, most, 0, 0
 
     def problem(self, request):
-        return self.respondent.problem(request)
+        return self.responder.problem(request)
 
     def generate(self, requests):
         self.batches += 1
         if self.batches > self.most:
             raise KeyboardInterrupt
-        return self.respondent.generate(requests)
+        return self.responder.generate(requests)
 
     def score(self, requests):
         self.scored += len(requests)
-        return self.respondent.score(requests)
+        return self.responder.score(requests)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
-def test_the_size_of_batches_changes_nothing(respondent, releases, tmp_path, batch_size):
+def test_the_size_of_batches_changes_nothing(responder, releases, tmp_path, batch_size):
     run = run_of(releases)
-    one = evaluate(run, respondent, tmp_path / "3", 3, Ranks())
-    other = evaluate(run, respondent, tmp_path / "other", batch_size, Ranks())
+    one = evaluate(run, responder, tmp_path / "3", 3, Ranks())
+    other = evaluate(run, responder, tmp_path / "other", batch_size, Ranks())
     assert one == other and one.items == len(run.items())
     assert_same_answers(predictions(tmp_path / "other", run), predictions(tmp_path / "3", run))
     assert (tmp_path / "3" / run.folder / "page.html").is_file()
 
 
-def test_a_stopped_run_goes_on_where_it_was(respondent, releases, tmp_path):
+def test_a_stopped_run_goes_on_where_it_was(responder, releases, tmp_path):
     run = run_of(releases)
-    expected = evaluate(run, respondent, tmp_path / "whole", 4, Ranks())
+    expected = evaluate(run, responder, tmp_path / "whole", 4, Ranks())
     with pytest.raises(KeyboardInterrupt):
-        evaluate(run, Counting(respondent, most=3), tmp_path / "stopped", 4, Ranks())
+        evaluate(run, Counting(responder, most=3), tmp_path / "stopped", 4, Ranks())
     [part] = (tmp_path / "stopped" / run.folder).glob("part-*.jsonl")
     part.write_bytes(part.read_bytes()[:-20])  # killed within a line
-    again = Counting(respondent)
+    again = Counting(responder)
     assert evaluate(run, again, tmp_path / "stopped", 4, Ranks()) == expected
     assert again.scored == expected.items - 11
     assert_same_answers(predictions(tmp_path / "stopped", run), predictions(tmp_path / "whole", run))
-    third = Counting(respondent)
+    third = Counting(responder)
     assert evaluate(run, third, tmp_path / "stopped", 4, Ranks()) == expected
     assert third.scored == 0, "a finished run is only measured again"
 
 
-def test_answers_of_another_checkpoint_are_refused(respondent, releases, tmp_path):
-    evaluate(run_of(releases, limit=2), respondent, tmp_path, 4, Ranks())
+def test_answers_of_another_checkpoint_are_refused(responder, releases, tmp_path):
+    evaluate(run_of(releases, limit=2), responder, tmp_path, 4, Ranks())
     with pytest.raises(UserError, match=r"checkpoint.* '1', not checkpoint.* '2': give another --out"):
-        evaluate(run_of(releases, limit=2, digest="2"), respondent, tmp_path, 4, Ranks())
+        evaluate(run_of(releases, limit=2, digest="2"), responder, tmp_path, 4, Ranks())
     with pytest.raises(UserError, match="seed 1, not seed 7"):
-        evaluate(run_of(releases, limit=2, seed=7), respondent, tmp_path, 4, Ranks())
+        evaluate(run_of(releases, limit=2, seed=7), responder, tmp_path, 4, Ranks())
 
 
-def test_what_does_not_fit_counts_as_wrong_and_is_counted(respondent, releases, tmp_path):
+def test_what_does_not_fit_counts_as_wrong_and_is_counted(responder, releases, tmp_path):
     class TooLongAtTimes(RenderedSst2):
         def request(self, item, demonstrations):
             request = super().request(item, demonstrations)
@@ -106,7 +106,7 @@ def test_what_does_not_fit_counts_as_wrong_and_is_counted(respondent, releases, 
             return type(request)(tuple(type(c)(long, c.continuation, c.label) for c in request.choices))
 
     run = run_of(releases, TooLongAtTimes)
-    result = evaluate(run, respondent, tmp_path, 4, Ranks())
+    result = evaluate(run, responder, tmp_path, 4, Ranks())
     first = predictions(tmp_path, run)[0]
     assert result.problems == 1 and "512" in first["problem"]
     assert first["prediction"] == "" and first["score"] == 0
@@ -179,9 +179,9 @@ def test_a_killed_command_goes_on(checkpoint, releases, tmp_path):
     assert not list(part.parent.glob("part-*"))
 
 
-def test_predictions_are_read_as_they_were_written(releases, respondent, tmp_path):
+def test_predictions_are_read_as_they_were_written(releases, responder, tmp_path):
     run = run_of(releases)
-    evaluate(run, respondent, tmp_path, 4, Ranks())
+    evaluate(run, responder, tmp_path, 4, Ranks())
     kept = Predictions(tmp_path / run.folder, run.settings())
     before = kept.read()
     first = run.items()[0].id

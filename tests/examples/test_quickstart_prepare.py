@@ -139,17 +139,17 @@ def test_what_a_picture_shows_is_what_its_questions_tell(asked, shape):
 
 
 def test_descriptions_are_of_training_pictures_whose_questions_tell_them(data):
-    """The first 60 pictures, looked at: pixels of the colour that the caption names."""
-    colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "teal": (0, 1, 1)}
+    """The first 60 pictures, looked at: pixels of the color that the caption names."""
+    colors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "teal": (0, 1, 1)}
     seen = 0
     for record in records(data / "shapes" / "*.tar"):
-        colour, shape = record["txt"].decode().removeprefix("An image of a ").split()
-        assert colour in corpora.COLOURS and shape in corpora.SHAPES
-        if colour in colours:
+        color, shape = record["txt"].decode().removeprefix("An image of a ").split()
+        assert color in corpora.COLORS and shape in corpora.SHAPES
+        if color in colors:
             pixels = np.asarray(Image.open(io.BytesIO(record["png"])).convert("RGB")).reshape(-1, 3)
             saturated = pixels[np.ptp(pixels.astype(int), axis=1) > 80]
             strong = np.median(saturated, axis=0) > 0.6 * np.median(saturated, axis=0).max()
-            assert tuple(strong.astype(int)) == colours[colour], (colour, np.median(saturated, axis=0))
+            assert tuple(strong.astype(int)) == colors[color], (color, np.median(saturated, axis=0))
             seen += 1
     assert seen > 10
     assert {line["shape"].split()[1] for line in json_lines(data / "test" / "shapes.jsonl")} == set(corpora.SHAPES)
@@ -237,7 +237,7 @@ def test_interleaved_documents_name_exactly_their_images(data):
         assert 1 <= len(images) <= largest
         assert "image" in segments[0]
         texts = [segment for segment in segments if "text" in segment]
-        assert [segment.get("counted", True) for segment in texts] == [False, True] * (len(texts) // 2)
+        assert [segment.get("in_loss", True) for segment in texts] == [False, True] * (len(texts) // 2)
     assert {sum(key.endswith(".png") for key in document) for document in documents} >= {smallest, largest}
 
 

@@ -99,8 +99,8 @@ def folder(tmp_path) -> Path:
     """A results folder with two pictures."""
     image = pytest.importorskip("PIL.Image")
     (tmp_path / "pictures").mkdir()
-    for name, colour in (("circle", "blue"), ("apple", "red")):
-        image.new("RGB", (8, 8), colour).save(tmp_path / "pictures" / f"{name}.png")
+    for name, color in (("circle", "blue"), ("apple", "red")):
+        image.new("RGB", (8, 8), color).save(tmp_path / "pictures" / f"{name}.png")
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     (tmp_path / "train.log").write_text(LOG)
     return tmp_path

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from tests import tiny
 
 
@@ -46,6 +46,6 @@ def test_in_generation(data, pictures):
 
     def scores(picture, image_fit):
         task = tiny.task(data, image_fit=image_fit)
-        return KosmosHubInterface(None, task, tiny.model(task)).score("<image>", [picture], ["a dog", "the cat"])
+        return Generator(None, task, tiny.model(task)).score("<image>", [picture], ["a dog", "the cat"])
 
     assert scores(wide, "stretch") == scores(square, "crop") != scores(wide, "crop")

@@ -7,7 +7,7 @@ import torch
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.beam_search import SearchOptions, _Beams, generate, text_of
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
 from tests import tiny
 
@@ -16,9 +16,9 @@ from tests import tiny
 def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
-    # At their initialisation, models repeat themselves; larger embeddings make them decided and varied.
+    # At their initialization, models repeat themselves; larger embeddings make them decided and varied.
     model.decoder.embed_tokens.weight.data *= 3
-    return KosmosHubInterface(None, task, model)
+    return Generator(None, task, model)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
     model = tiny.model(task, seed=10, vision_encoder="none")
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    kosmos = KosmosHubInterface(None, task, model)
+    kosmos = Generator(None, task, model)
     prompt = kosmos.prompt("a")
     greedy = search(kosmos, [prompt], max_new_tokens=12)[0]
     assert plain_beam_search(kosmos, prompt, beam, 12) < greedy.log_probability - 1e-3

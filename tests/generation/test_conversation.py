@@ -7,7 +7,7 @@ import pytest
 from kosmos_plugin.data.documents import Document
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.beam_search import SearchOptions, text_of
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from tests import tiny
 
 RNG = random.Random(4)
@@ -20,7 +20,7 @@ def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
     model.decoder.embed_tokens.weight.data *= 3
-    return KosmosHubInterface(None, task, model)
+    return Generator(None, task, model)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_answers_are_those_to_the_whole_transcript(kosmos, options):
     for text, images in TURNS:
         answers.append(conversation.ask(text, images, **options))
         said = conversation.segments[:-1] if answers[-1] else conversation.segments
-        transcript = kosmos.task.sample_format.prompt(Document("transcript", tuple(said)))
+        transcript = kosmos.task.sample_builder.prompt(Document("transcript", tuple(said)))
         [found] = kosmos.search([transcript], SearchOptions(**options))
         assert answers[-1] == text_of(kosmos.vocabulary, found, options.get("stop", ()))
     assert any(answers)
@@ -90,5 +90,5 @@ def test_a_long_conversation_ends_with_an_error(kosmos):
     with pytest.raises(UserError, match="begin another"):
         for _ in range(tiny.TOKENS_PER_SAMPLE):
             conversation.ask("a cat", max_new_tokens=2)
-    said = kosmos.task.sample_format.prompt(Document("transcript", tuple(conversation.segments)))
+    said = kosmos.task.sample_builder.prompt(Document("transcript", tuple(conversation.segments)))
     assert tiny.TOKENS_PER_SAMPLE - 10 < len(said) <= tiny.TOKENS_PER_SAMPLE

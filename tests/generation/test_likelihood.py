@@ -8,7 +8,7 @@ import torch
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation import likelihood as scoring
 from kosmos_plugin.generation.beam_search import SearchOptions
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import likelihoods, score_batch
 from kosmos_plugin.generation.prefill import read_prompts
 from tests import tiny
@@ -19,7 +19,7 @@ def kosmos(data):
     task = tiny.task(data)
     model = tiny.model(task)
     model.decoder.embed_tokens.weight.data *= 3
-    return KosmosHubInterface(None, task, model)
+    return Generator(None, task, model)
 
 
 @torch.no_grad()

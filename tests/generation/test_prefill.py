@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.generation import prefill as reading
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.prefill import SHORTEST_COMMON_BEGINNING, read_prompts
 from tests import tiny
 
@@ -23,7 +23,7 @@ def kosmos(data):
     model = tiny.model(task)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter, dtype=torch.float32)
-    return KosmosHubInterface(None, task, model)
+    return Generator(None, task, model)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_prompt_that_is_the_beginning_of_the_others(kosmos, ends):
 
 
 @torch.no_grad()
-def test_neighbours_share_what_each_group_of_them_begins_with(kosmos, monkeypatch):
+def test_neighbors_share_what_each_group_of_them_begins_with(kosmos, monkeypatch):
     """Contexts of two items' candidates, and an item of one context between them."""
     monkeypatch.setattr(reading, "SHORTEST_COMMON_BEGINNING", 8)
     texts = [f"{DEMONSTRATIONS} cat", f"{DEMONSTRATIONS} dog", "river"]

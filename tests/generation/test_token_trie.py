@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.generation.beam_search import SearchOptions, generate
-from kosmos_plugin.generation.generator import KosmosHubInterface
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.token_trie import TokenTrie
 from tests import tiny
@@ -21,7 +21,7 @@ def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
     model.decoder.embed_tokens.weight.data *= 3
-    return KosmosHubInterface(None, task, model)
+    return Generator(None, task, model)
 
 
 def names_of(kosmos, rng: random.Random, count: int) -> dict[tuple[int, ...], str]:

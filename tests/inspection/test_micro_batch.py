@@ -188,12 +188,12 @@ def test_a_row_that_lost_a_sample_has_no_names(data, tmp_path, capsys):
     assert "skipped as broken: 1" in error
 
 
-def test_colours_on_a_terminal_alone(data, tmp_path, capsys, monkeypatch):
+def test_colors_on_a_terminal_alone(data, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" not in inspect(data, tmp_path, capsys)[0]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    coloured = inspect(data, tmp_path, capsys)[0]
-    assert "\x1b[2m<s>\x1b[0m" in coloured and "⟦" not in coloured
+    colored = inspect(data, tmp_path, capsys)[0]
+    assert "\x1b[2m<s>\x1b[0m" in colored and "⟦" not in colored
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from fairseq_cli import train
 from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
 from kosmos_plugin.models.config import ARCHITECTURES
-from kosmos_plugin.models.kosmos import KosmosModel
 from tests import tiny
 
 PATCHES_AND_CLASS = 5  # tokens of the tiny CLIP
@@ -112,7 +112,7 @@ def test_every_option_has_a_help_text_and_its_type(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--positions", "nonsense"), ("--resampler", "nonsense"), ("--initialisation", "kaiming"),
+    [("--positions", "nonsense"), ("--resampler", "nonsense"), ("--initialization", "kaiming"),
      ("--decoder-layers", "two")],
 )  # fmt: skip
 def test_values_that_an_option_does_not_have_are_refused(architecture, option, value, capsys):
@@ -126,7 +126,7 @@ def test_presets():
     paper = {
         "decoder_layers": 24, "decoder_embed_dim": 2048, "decoder_ffn_embed_dim": 8192, "decoder_attention_heads": 32,
         "dropout": 0.1, "attention_dropout": 0.1, "activation_fn": "gelu", "positions": "xpos",
-        "untied_embeddings": False, "initialisation": "xavier", "resampler": "attentive", "vision_encoder": "clip",
+        "untied_embeddings": False, "initialization": "xavier", "resampler": "attentive", "vision_encoder": "clip",
         "vision_model": "ViT-L-14", "vision_weights": "openai", "trainable_vision_layers": 1,
     }  # fmt: skip
     differences = {
@@ -202,7 +202,7 @@ CHOICES = {
     "positions": ["xpos", "sinusoidal", "both"],
     "resampler": ["attentive", "perceiver", "linear"],
     "untied_embeddings": [False, True],
-    "initialisation": ["xavier", "torchscale"],
+    "initialization": ["xavier", "torchscale"],
     "checkpoint_activations": ["none", "full"],
 }
 

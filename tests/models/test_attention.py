@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
-from kosmos_plugin.models.attention import plan_attention
+from kosmos_plugin.models.attention import plan_packed_attention
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.models.dropout_attention import causal_attention_with_dropout
 from tests import tiny
@@ -92,7 +92,7 @@ def test_bfloat16_is_within_its_rounding_of_float32(data):
 
 def test_positions_count_within_documents():
     ids = torch.tensor([[1, 1, 1, 2, 2, 3, 0, 0], [4, 4, 4, 4, 4, 4, 4, 4]])
-    plan = plan_attention(ids, "documents")
+    plan = plan_packed_attention(ids, "documents")
     assert plan.tokens.tolist() == [0, 1, 2, 3, 4, 5, *range(8, 16)]
     assert plan.positions.tolist() == [0, 1, 2, 0, 1, 0, *range(8)]
 
@@ -100,7 +100,7 @@ def test_positions_count_within_documents():
 def test_nothing_is_computed_between_documents():
     """24 captions in a row: 24 rows of a caption's length each, not one of 2,048."""
     ids = torch.arange(1, 25).repeat_interleave(85).unsqueeze(0)
-    [group] = plan_attention(ids, "documents").groups
+    [group] = plan_packed_attention(ids, "documents").groups
     assert group.places.shape == (24, 85) and group.mask is None
 
 
@@ -160,7 +160,7 @@ def test_its_mean_is_attention_without_dropout_and_its_rate_the_one_asked_for(ra
     torch.testing.assert_close(weights[kept], plain[kept] / (1 - rate), atol=1e-6, rtol=1e-3)
     share = 1 - kept[..., visible].double().mean().item()
     assert share == pytest.approx(rate, abs=5 * (rate * (1 - rate) / kept[..., visible].numel()) ** 0.5)
-    # No pattern: neither neighbours, nor the four that share 64 random bits, nor heads go together.
+    # No pattern: neither neighbors, nor the four that share 64 random bits, nor heads go together.
     dropped = (~kept[..., -1, :]).double().flatten(0, 1)
     for shifted in (dropped.roll(1, -1), dropped.roll(2, -1), dropped.roll(4, -1), dropped.roll(1, 0)):
         assert (

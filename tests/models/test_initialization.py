@@ -1,4 +1,4 @@
-"""Magneto's initialisation: the measured standard deviation of each matrix is the formula's, or TorchScale's.
+"""Magneto's initialization: the measured standard deviation of each matrix is the formula's, or TorchScale's.
 
 A measured standard deviation of n normal numbers has a standard error of 1/√(2n): at the width below 1 % is five of
 them for the smallest matrix.
@@ -58,15 +58,15 @@ def test_the_papers(data, layers, checkpoint_activations):
     assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
 
 
-@pytest.mark.parametrize("initialisation", ["xavier", "torchscale"])
-def test_embeddings(data, initialisation):
-    _, model = decoder(data, 2, initialisation=initialisation, untied_embeddings=True)
+@pytest.mark.parametrize("initialization", ["xavier", "torchscale"])
+def test_embeddings(data, initialization):
+    _, model = decoder(data, 2, initialization=initialization, untied_embeddings=True)
     words = model.embed_tokens.weight
     assert not words[1].any(), "padding"
     others = torch.cat((words[:1], words[2:]))
     for matrix in (others, model.output_projection.weight):
         assert matrix.std().item() == pytest.approx(WIDTH**-0.5, rel=0.01)
-    _, tied = decoder(data, 2, initialisation=initialisation)
+    _, tied = decoder(data, 2, initialization=initialization)
     assert tied.output_projection.weight is tied.embed_tokens.weight
 
 
@@ -81,7 +81,7 @@ def test_torchscales(data, layers):
             pooled[kind, "bias"].append(module.bias.detach())
         return {key: float(torch.cat(parts).std()) for key, parts in pooled.items()}
 
-    config, model = decoder(data, layers, initialisation="torchscale")
+    config, model = decoder(data, layers, initialization="torchscale")
     torch.manual_seed(layers)
     stock = spreads(Decoder(decoder_config(config, VOCABULARY), nn.Embedding(VOCABULARY, WIDTH)))
     gamma = math.sqrt(math.log(2 * layers))

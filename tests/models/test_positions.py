@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.models.decoder import decoder_config
-from kosmos_plugin.models.kosmos import KosmosModel
 from kosmos_plugin.models.positions import SinusoidalPositions
 from tests import tiny
 

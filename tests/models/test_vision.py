@@ -27,7 +27,7 @@ def images(count=3):
     return torch.randint(0, 256, (count, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE), dtype=torch.uint8)
 
 
-def normalised(batch):
+def normalized(batch):
     mean, std = (torch.tensor(x)[:, None, None] for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     return (batch / 255 - mean) / std
 
@@ -35,7 +35,7 @@ def normalised(batch):
 def open_clips_features(visual, batch):
     """By open_clip's own means: every token after `ln_post`, scaled to length 1."""
     found = visual.eval().forward_intermediates(
-        normalised(batch), indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC",
+        normalized(batch), indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC",
         output_extra_tokens=True,
     )  # fmt: skip
     tokens = torch.cat((found["image_intermediates_prefix"][-1], found["image_intermediates"][-1]), dim=1)
@@ -110,7 +110,7 @@ def test_features_are_transformers_clip(clips, activation, tmp_path):
     found = theirs.load_state_dict(weights, strict=False)
     assert not found.unexpected_keys and not [name for name in found.missing_keys if "position_ids" not in name]
     batch = images()
-    tokens = theirs(normalised(batch)).last_hidden_state
+    tokens = theirs(normalized(batch)).last_hidden_state
     tokens = getattr(theirs, "vision_model", theirs).post_layernorm(tokens)
     expected = tokens / tokens.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(Vision(encoder, cache=False).eval()(batch), expected, atol=1e-5, rtol=0)
@@ -183,7 +183,7 @@ def test_broken_weights_are_one_error(clips, tmp_path, name, broken):
      ("ViT-L-14", "datacomp_xl_s13b_b90k"), ("ViT-B-32", "laion400m_e32"), ("ViT-B-32", "laion2b_s34b_b79k"),
      ("ViT-L-14-quickgelu", "openai"), ("ViT-L-14", None), ("ViT-L-14-quickgelu", None)],
 )  # fmt: skip
-def test_a_tag_brings_its_activation_and_normalisation(model, tag):
+def test_a_tag_brings_its_activation_and_normalization(model, tag):
     """Also where the weights are not read since a checkpoint's are about to be: else it would be another function."""
     with torch.device("meta"):
         encoder = build_vision_encoder("clip", model, tag, 224, 1, load_weights=False)
@@ -328,7 +328,7 @@ def test_too_many_trainable_layers(clip_json):
         build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 3)
 
 
-def test_frozen_layers_in_bfloat16(clip_json):
+def test_frozen_layers_bfloat16_autocast(clip_json):
     """As near to float32 as bfloat16 is; the trained layers stay in float32 and get their gradients."""
     found = {}
     for dtype in ("model", "bfloat16"):

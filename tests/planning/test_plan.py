@@ -28,7 +28,7 @@ ASSUMPTIONS = Assumptions(
     page_images=2,
     instruction_tokens=20,
     vocabulary_size=300,
-    utilisation=0.5,
+    utilization=0.5,
     gpu_tflops=100.0,
 )
 AVERAGES = "--caption-tokens 15 --page-tokens 40".split()
@@ -209,7 +209,7 @@ def test_output_fits_a_terminal(data, tmp_path, capsys, monkeypatch):
     cli_main(["--plan", str(script_of(tmp_path, data, "--bf16")), *AVERAGES])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines()[3:])) <= 80
-    for title in ("Parameters", "An update", "Optimisation", "Memory of each GPU", "Floating-point operations"):
+    for title in ("Parameters", "An update", "Optimization", "Memory of each GPU", "Floating-point operations"):
         assert f"\n{title}" in out
 
 
@@ -261,9 +261,9 @@ def test_a_wrong_script_is_one_line(data, tmp_path, capsys, monkeypatch, script)
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--utilisation", "0"], "--utilisation must be above 0 and at most 1, not 0.0."),
-        (["--utilisation", "1.5"], "--utilisation must be above 0 and at most 1, not 1.5."),
-        (["--utilisation", "nan"], "--utilisation must be above 0 and at most 1, not nan."),
+        (["--utilization", "0"], "--utilization must be above 0 and at most 1, not 0.0."),
+        (["--utilization", "1.5"], "--utilization must be above 0 and at most 1, not 1.5."),
+        (["--utilization", "nan"], "--utilization must be above 0 and at most 1, not nan."),
         (["--gpu-tflops", "0"], "--gpu-tflops must be above 0, not 0.0."),
         (["--vocabulary-size", "0"], "--vocabulary-size must be at least 1, not 0."),
         (["--page-images", "-1"], "--page-images must be at least 0, not -1."),
@@ -279,7 +279,7 @@ def test_a_wrong_option_is_one_line(data, tmp_path, capsys, options, message):
 
 def test_neither_data_nor_plan(capsys, data, tmp_path):
     expect_error(capsys, [], "Give either DATA.yaml")
-    expect_error(capsys, [str(data), "--utilisation", "0.3"], "--utilisation goes with --plan, not with DATA.yaml.")
+    expect_error(capsys, [str(data), "--utilization", "0.3"], "--utilization goes with --plan, not with DATA.yaml.")
     expect_error(capsys, ["--plan", str(tmp_path / "gone.sh")], "gone.sh does not exist.")
     (tmp_path / "broken.yaml").write_text("task: [")
     expect_error(capsys, ["--plan", str(tmp_path / "broken.yaml")], "broken.yaml: ")

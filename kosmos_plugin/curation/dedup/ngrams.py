@@ -22,13 +22,13 @@ class Words(WordTokenizer):
 
 
 # Numbers stay as they are: "Chapter 1" and "Chapter 2" are two texts.
-_NORMALISATION = TextNormConfig(norm_numbers=False)
+_NORMALIZATION = TextNormConfig(norm_numbers=False)
 _OF_ASCII = TextNormConfig(norm_numbers=False, norm_unicode_diacritics=False)  # it has no accents; looking takes long
 
 
 def words(text: str) -> list[str]:
     """The words of `text`, simplified as datatrove's deduplication simplifies them."""
-    return simplify_text(text, _OF_ASCII if text.isascii() else _NORMALISATION).split()
+    return simplify_text(text, _OF_ASCII if text.isascii() else _NORMALIZATION).split()
 
 
 def text_hash(of: list[str]) -> np.ndarray:

@@ -61,10 +61,10 @@ def has_images(document: Document) -> str | None:
     return None if document.media else NO_IMAGE
 
 
-def image_problem(data: bytes, min_side: int, one_colour: bool) -> str | None:
-    """Why an image is left out, or None. Sides are in pixels; with `one_colour` such images are used.
+def image_problem(data: bytes, min_side: int, one_color: bool) -> str | None:
+    """Why an image is left out, or None. Sides are in pixels; with `one_color` such images are used.
 
-    An image is of one colour if all of it that training sees is: at 224 × 224 pixels, transparent ones white.
+    An image is of one color if all of it that training sees is: at 224 × 224 pixels, transparent ones white.
     """
     try:
         if min(image_size(data)) < min_side:
@@ -73,8 +73,8 @@ def image_problem(data: bytes, min_side: int, one_colour: bool) -> str | None:
     except BrokenImage as error:
         known = str(error).startswith("image ")  # `image_size` gives reasons; decoders say anything
         return str(error) if known else "image that cannot be decoded"
-    if not one_colour and bool((pixels == pixels[:, :1, :1]).all()):
-        return "image of one colour"
+    if not one_color and bool((pixels == pixels[:, :1, :1]).all()):
+        return "image of one color"
     return None
 
 

@@ -18,7 +18,7 @@ import fsspec
 import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
-from kosmos_plugin.data.shards import INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
 # What the readers of compressed files, tars and Parquet raise when one is broken (zstandard's and pyarrow's are

@@ -21,7 +21,7 @@ from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.texts import json_object
 from kosmos_plugin.curation.writers.shards import RECORDS_PER_SHARD
-from kosmos_plugin.data.shards import IMAGE_EXTENSIONS
+from kosmos_plugin.images import IMAGE_EXTENSIONS
 
 FORMATS = {
     "webdataset": ("tar",),

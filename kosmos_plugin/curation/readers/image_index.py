@@ -25,7 +25,7 @@ from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.readers.texts import json_object
 from kosmos_plugin.curation.readers.web_pages import decoded_body, media_type, warc_record, warc_records
-from kosmos_plugin.data.shards import files_of
+from kosmos_plugin.data.shard_index import files_of
 
 _NO_IMAGES = (".json", ".txt", ".html", ".htm", ".parquet")
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u8")])

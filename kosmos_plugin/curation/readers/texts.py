@@ -141,7 +141,7 @@ def json_object(data: object) -> dict:
 def problem_of(text: object) -> str | None:
     """Why a value is no text to train on, or None."""
     if not isinstance(text, str):
-        return "no text, broken or not UTF-8"
+        return "no text, or not valid UTF-8"
     if not text.strip():
         return "empty text"
     if "\0" in text:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kosmos_plugin.curation.filters import language
 from kosmos_plugin.curation.filters.captions import MAX_IMAGE_BYTES, Length, Picture, has_tag, pair
-from kosmos_plugin.curation.options import option, require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
 from kosmos_plugin.curation.pipeline.inputs import InputFile, files_of_format
 from kosmos_plugin.curation.pipeline.runner import Run, Stage, write_atomically
 from kosmos_plugin.curation.pipeline.steps import Rules, Step
@@ -32,11 +32,13 @@ from kosmos_plugin.curation.readers.captions import (
     ReadParquet,
     ReadTsv,
 )
-from kosmos_plugin.curation.recipes.index import BAD_FILE, IndexShards, JoinLines, reason_of, require_local
+from kosmos_plugin.curation.recipes.index import BAD_FILE, IndexShards, JoinLines, require_local
 from kosmos_plugin.curation.writers.shards import WriteShards, caption_record
 from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.shards import Record, caption_document, selection_of
+from kosmos_plugin.data.shard_index import Record, selection_of
+from kosmos_plugin.data.shards import caption_document
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.options import option
 
 Rule = Callable[[Document], str | None]
 CORPUS_FILE = "corpus.yaml"
@@ -145,7 +147,7 @@ class AgainstRecord:
         try:
             image, caption = caption_document(record).segments
         except BrokenRecord as error:
-            return reason_of(error)
+            return error.reason
         document = pair(caption.text, image.read(), record.id)
         if isinstance(document, str):
             return document

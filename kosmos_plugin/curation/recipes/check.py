@@ -13,21 +13,16 @@ from pathlib import Path
 from datatrove.data import Document
 
 from kosmos_plugin.curation.filters.captions import MAX_IMAGE_BYTES, undecodable
-from kosmos_plugin.curation.options import option
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.pipeline.runner import Run, Stage
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.readers.texts import problem_of
-from kosmos_plugin.curation.recipes.index import BAD_FILE, BAD_TARS, JoinLines, Lines, about_of, reason_of, tars_of
+from kosmos_plugin.curation.recipes.index import BAD_FILE, BAD_TARS, JoinLines, Lines, about_of, tars_of
 from kosmos_plugin.data.documents import BrokenRecord, Image, Text
-from kosmos_plugin.data.shards import (
-    IMAGE_EXTENSIONS,
-    BrokenShard,
-    Record,
-    caption_document,
-    interleaved_document,
-    tar_records,
-)
+from kosmos_plugin.data.shard_index import BrokenShard, Record, tar_records
+from kosmos_plugin.data.shards import caption_document, interleaved_document
+from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.options import option
 
 # The names that img2dataset's JSON has for them, and hashlib too.
 CHECKSUMS = ("sha256", "sha512", "md5")
@@ -85,8 +80,8 @@ class CheckShards(Step):
         try:
             document = (caption_document if is_caption else interleaved_document)(record)
         except BrokenRecord as error:
-            return reason_of(error), str(error)
-        if problem := _problem_of_texts([s.text for s in document.segments if isinstance(s, Text) and s.counted]):
+            return error.reason, str(error)
+        if problem := _problem_of_texts([s.text for s in document.segments if isinstance(s, Text) and s.in_loss]):
             return problem, ""
         images = [segment.read() for segment in document.segments if isinstance(segment, Image)]
         for number, image in enumerate(images):

@@ -17,20 +17,13 @@ from pathlib import Path
 
 from datatrove.data import Document
 
-from kosmos_plugin.curation.options import require
+from kosmos_plugin.curation.pipeline.checks import require
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.pipeline.runner import Run, Stage
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.readers.texts import json_object
-from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.shards import (
-    IMAGE_EXTENSIONS,
-    INDEX_SUFFIX,
-    BrokenShard,
-    Record,
-    build_index,
-    selection_of,
-)
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, BrokenShard, Record, build_index, selection_of
+from kosmos_plugin.images import IMAGE_EXTENSIONS
 
 BAD_FILE = "bad.jsonl"
 BAD_TARS = f"tars that are cut short or no tars: see {BAD_FILE}"
@@ -121,28 +114,6 @@ class IndexShards(Step):
         build_index(tar, keep, self.selection)
         for (section, what), number in counts.items():
             self.count(section, what, number)
-
-
-# What messages of BrokenRecord begin with → the reason to count. They go on with what is the record's own.
-_REASONS = {
-    "no image": "no image",
-    "no caption": "no caption",
-    "the caption is empty": "empty text",
-    "its caption is no text": "caption that is no text",
-    "not UTF-8": "no text, broken or not UTF-8",
-    "broken json": "broken JSON",
-    "its json": "JSON of another form",
-    "no json": "no JSON",
-    "a segment": "segment that is neither text nor image",
-    "the text of a segment": "segment that is neither text nor image",
-    "image ": "image that is missing",
-}
-
-
-def reason_of(error: BrokenRecord) -> str:
-    """A reason to count of why a record is no usable document."""
-    known = (reason for beginning, reason in _REASONS.items() if str(error).startswith(beginning))
-    return next(known, "no usable document")
 
 
 def about_of(record: Record) -> dict:

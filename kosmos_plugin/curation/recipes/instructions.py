@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 from datatrove.data import Document
 
-from kosmos_plugin.curation.options import option, require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
 from kosmos_plugin.curation.pipeline.inputs import check_formats
 from kosmos_plugin.curation.pipeline.runner import Run, Stage
 from kosmos_plugin.curation.pipeline.steps import Rules
 from kosmos_plugin.curation.readers.texts import ReadTexts
 from kosmos_plugin.curation.sampling.sample import ReadSample, sample_stages
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
+from kosmos_plugin.options import option
 
 FORMATS = ("jsonl", "json", "ndjson", "parquet", "zip")
 
@@ -65,7 +66,7 @@ class ReadInstructions(ReadTexts):
                 continue
             *prompt, output = (part.strip() for part in parts)
             prompt = "".join(f"{part}\n" for part in prompt if part)
-            yield prompt + output, {"segments": [{"text": prompt, "counted": False}, {"text": output}]}
+            yield prompt + output, {"segments": [{"text": prompt, "in_loss": False}, {"text": output}]}
 
 
 def _examples(record: object) -> Iterator[tuple[object, ...]]:

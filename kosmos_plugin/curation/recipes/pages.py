@@ -27,7 +27,7 @@ from kosmos_plugin.curation.filters.pages import (
     rebuild,
 )
 from kosmos_plugin.curation.formatters.fit_rows import FitRows
-from kosmos_plugin.curation.options import option, require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
 from kosmos_plugin.curation.pipeline.inputs import InputFile, files_of_format
 from kosmos_plugin.curation.pipeline.intermediate import ReadPart, write_parts
 from kosmos_plugin.curation.pipeline.runner import Run, Stage
@@ -37,6 +37,7 @@ from kosmos_plugin.curation.readers.image_stores import ImageStores, image_sourc
 from kosmos_plugin.curation.readers.releases import ReadMmc4, ReadObelics
 from kosmos_plugin.curation.readers.web_pages import FORMAT_GROUPS, FORMATS, ReadHtml, ReadWarc, folder_of
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
+from kosmos_plugin.options import option
 from kosmos_plugin.vocabulary import Vocabulary
 
 _TWICE = "image that the page has already"
@@ -52,7 +53,7 @@ class PageOptions:
     english: bool = option(True, "keep English pages alone")
     max_gibberish: float = option(0.3, "most of a paragraph's words that may be emoji, hashtags or links: 0 … 1")
     min_side: int = option(64, "fewest pixels of an image's sides")
-    one_colour: bool = option(False, "keep images of one colour")
+    one_color: bool = option(False, "keep images of one color")
     max_images: int = option(5, "most images of a page; those behind are left out")
     drop_one_image: float = option(0.5, "share of the pages of one image that is dropped: 0 … 1")
     duplicates: str = option("near", "which duplicates to drop: near (exact ones too), exact or none", KINDS)
@@ -198,7 +199,7 @@ class UseImages(Step):
         if data is None:
             self.count("left out", "image that is not there")
             return False
-        if problem := image_problem(data, options.min_side, options.one_colour):
+        if problem := image_problem(data, options.min_side, options.one_color):
             self.count("left out", problem)
             return False
         digest = hashlib.blake2b(data).digest()

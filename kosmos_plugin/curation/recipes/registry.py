@@ -43,7 +43,7 @@ def _module(name: str) -> ModuleType:
 
 
 COMMANDS = {
-    "text": Command("JSON lines, Parquet, plain text → binarised text", "recipes.text", "TextOptions", "text_stages"),
+    "text": Command("JSON lines, Parquet, plain text → binarized text", "recipes.text", "TextOptions", "text_stages"),
     "captions": Command(
         "image–caption pairs → shards; img2dataset's tars in place",
         "recipes.captions",

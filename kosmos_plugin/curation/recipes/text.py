@@ -1,6 +1,6 @@
-"""kosmos-prepare text: raw text → fairseq's binarised datasets, without duplicates and evaluation data (§3.1).
+"""kosmos-prepare text: raw text → fairseq's binarized datasets, without duplicates and evaluation data (§3.1).
 
-read texts ─ subsets, length, language, evaluation data ─→ parts ─ duplicates ─→ binarise
+read texts ─ subsets, length, language, evaluation data ─→ parts ─ duplicates ─→ binarize
 """
 
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from datatrove.data import Document
 from kosmos_plugin.curation.dedup.minhash import KINDS, DropDuplicates, duplicate_stages
 from kosmos_plugin.curation.filters import language
 from kosmos_plugin.curation.filters.contamination import EvaluationTexts
-from kosmos_plugin.curation.options import option, require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
 from kosmos_plugin.curation.pipeline.inputs import check_formats, find_inputs
 from kosmos_plugin.curation.pipeline.intermediate import ReadPart, write_parts
 from kosmos_plugin.curation.pipeline.runner import Run, Stage, write_atomically
 from kosmos_plugin.curation.pipeline.steps import Rules
 from kosmos_plugin.curation.readers.texts import FORMATS, PILE_SUBSET, ReadTexts
-from kosmos_plugin.curation.writers.binarized_text import Binarise
+from kosmos_plugin.curation.writers.binarized_text import Binarize
+from kosmos_plugin.options import option
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 
 # §3.1: "We exclude data splits from GitHub, arXiv, Stack Exchange, and PubMed Central", by The Pile's names.
@@ -49,13 +50,13 @@ def text_stages(run: Run) -> list[Stage]:
     read = [ReadTexts(run.inputs, options.text_key, options.separator), Rules(_rules(run))]
     if not (run.out / DICTIONARY_FILE).is_file():  # by which training knows that the text is of its vocabulary
         write_atomically(run.out / DICTIONARY_FILE, (Path(options.vocabulary) / DICTIONARY_FILE).read_text("utf-8"))
-    binarise = Binarise(run.out, options.vocabulary, options.valid_share)
+    binarize = Binarize(run.out, options.vocabulary, options.valid_share)
     if options.duplicates == "none":
-        return [Stage("binarise texts", [*read, binarise], tasks)]
+        return [Stage("binarize texts", [*read, binarize], tasks)]
     return [
         Stage("read texts", [*read, write_parts(parts)], tasks),
         *duplicate_stages(ReadPart(parts), tasks, duplicates, options.duplicates),
-        Stage("binarise texts", [ReadPart(parts), DropDuplicates(duplicates), binarise], tasks),
+        Stage("binarize texts", [ReadPart(parts), DropDuplicates(duplicates), binarize], tasks),
     ]
 
 

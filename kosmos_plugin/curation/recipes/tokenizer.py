@@ -15,13 +15,14 @@ from pathlib import Path
 
 from datatrove.data import Document
 
-from kosmos_plugin.curation.options import option, require
+from kosmos_plugin.curation.pipeline.checks import require
 from kosmos_plugin.curation.pipeline.inputs import check_formats
 from kosmos_plugin.curation.pipeline.runner import Run, Stage
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.readers.texts import FORMATS, MAX_BYTES, ReadTexts
 from kosmos_plugin.curation.sampling.sample import ReadSample, sample_stages
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.options import option
 
 SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
 # The trainer adds numbers up thread by thread, so another number of threads would give other bytes: always as many.

@@ -1,4 +1,4 @@
-"""Text → fairseq's binarised datasets, with the names that fairseq's own language modelling expects."""
+"""Text → fairseq's binarized datasets, with the names that fairseq's own language modeling expects."""
 
 import os
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.sampling.hashing import split_of
 
 
-class Binarise(Step):
-    """Tokenises documents and writes task i's to train{i}.bin and .idx (of the first: train.bin), and valid{i}.
+class Binarize(Step):
+    """Tokenizes documents and writes task i's to train{i}.bin and .idx (of the first: train.bin), and valid{i}.
 
     One item a document, its tokens and `</s>`, as of fairseq-preprocess; `<s>` is put before it when it is read.
     """
 
-    name = "binarise"
+    name = "binarize"
 
     def __init__(self, out: Path, vocabulary: str, valid_share: float):
         super().__init__()

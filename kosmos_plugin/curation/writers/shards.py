@@ -1,6 +1,6 @@
 """Documents with images → WebDataset tars, the two layouts of `data/shards`, with an index beside each.
 
-A document's `metadata["segments"]` says what it is, in reading order: {"text": "…"}, or {"text": "…", "counted": false}
+A document's `metadata["segments"]` says what it is, in reading order: {"text": "…"}, or {"text": "…", "in_loss": false}
 for text that is no target, or {"image": i} for `media[i]`, whose `media_bytes` are the encoded image.
 `metadata["page_text"]` is the text of the whole page that a document is a part of: all its parts are of one split.
 """
@@ -15,7 +15,7 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.sampling.hashing import split_of
-from kosmos_plugin.data.shards import build_index
+from kosmos_plugin.data.shard_index import build_index
 
 # As img2dataset's: 10,000 records of about 10 KB each.
 RECORDS_PER_SHARD = 10_000

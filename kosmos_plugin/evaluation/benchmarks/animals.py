@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from kosmos_plugin.data.documents import Image
-from kosmos_plugin.data.shards import IMAGE_EXTENSIONS
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, image_file, read_json
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
+from kosmos_plugin.images import IMAGE_EXTENSIONS
 
 ANIMALS_FILE = "animals.json"
 FORMAT = '{"category": …, "classes": [{"name": …, "description": …}, {"name": …, "description": …}]}'

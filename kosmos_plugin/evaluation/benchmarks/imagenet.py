@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kosmos_plugin.data.documents import Image
-from kosmos_plugin.data.shards import read_bytes
+from kosmos_plugin.data.shard_index import read_bytes
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file

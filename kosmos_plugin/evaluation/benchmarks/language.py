@@ -6,7 +6,7 @@ in unilm), so that a checkpoint gets the same accuracy in both: a context, one s
 each with its right continuation and an empty line after it, come first, and all is one text. A task's accuracy is by
 likelihood (the harness's `acc`) or by likelihood for length (`acc_norm`), as is usual for it; both are always reported.
 
-A SentencePiece model with the default normalisation (nmt_nfkc) makes one space of newlines and of repeated spaces, so
+A SentencePiece model with the default normalization (nmt_nfkc) makes one space of newlines and of repeated spaces, so
 to a KOSMOS with such a vocabulary "\\n" and "\\n\\n" are spaces. One that keeps white space reads them as they are.
 """
 

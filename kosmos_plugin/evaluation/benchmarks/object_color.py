@@ -1,4 +1,4 @@
-"""MemoryColor and ColorTerms (§4.9.2): the colour of an object, asked in words alone.
+"""MemoryColor and ColorTerms (§4.9.2): the color of an object, asked in words alone.
 
 Releases:
 - MemoryColor (Norlund et al., 2021): `memory_colors.jsonl`, 109 objects with descriptor ("a", "the inside of a", or
@@ -8,7 +8,7 @@ Releases:
   MemoryColor beside it differs in one label: there a pumpkin is red.
 
 The prompt is that of Table 15; an object is named with its descriptor if it has one ("the sky"), and else bare. The
-paper's 11 colours are the basic colour terms of Berlin and Kay (1969): MemoryColor has them all as labels, ColorTerms
+paper's 11 colors are the basic color terms of Berlin and Kay (1969): MemoryColor has them all as labels, ColorTerms
 all but purple, and both spell "grey".
 """
 

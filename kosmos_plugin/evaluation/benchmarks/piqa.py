@@ -4,7 +4,7 @@ Release (Bisk et al., 2020): `{train,valid}.jsonl` with goal, sol1 and sol2, 16,
 `{train,valid}-labels.lst` with a line for each record, 0 or 1. (In the archive physicaliqa-train-dev.zip of the AI2
 leaderboard the same validation set is called dev.) The test set has no answers.
 
-The prompt is the harness's `piqa`. Accuracy is by likelihood for length (`acc_norm`): GPT-3 and LLaMA normalise by
+The prompt is the harness's `piqa`. Accuracy is by likelihood for length (`acc_norm`): GPT-3 and LLaMA normalize by
 length here.
 """
 

@@ -34,7 +34,7 @@ from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, image_file, read_json
-from kosmos_plugin.evaluation.metrics.vqa_accuracy import normalise, vqa_accuracies
+from kosmos_plugin.evaluation.metrics.vqa_accuracy import normalize, vqa_accuracies
 from kosmos_plugin.evaluation.requests import Generate, Prompt, Request
 
 MAX_NEW_TOKENS = 16
@@ -131,7 +131,7 @@ class VqaV2(VisualQuestionAnswering):
 
 def _submitted(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, str]:
     """Item → the answer that the server gets."""
-    return {item.id: normalise(answer.prediction) for item, answer in zip(items, answers, strict=True)}
+    return {item.id: normalize(answer.prediction) for item, answer in zip(items, answers, strict=True)}
 
 
 def _questions(split: str) -> str:

@@ -22,7 +22,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.requests import Prompt
 from kosmos_plugin.evaluation.responder import continuation_tokens
 from kosmos_plugin.generation.beam_search import SearchOptions, generate, text_of
-from kosmos_plugin.generation.generator import KosmosHubInterface, load
+from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import Likelihood, likelihoods
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
 
@@ -36,7 +36,7 @@ _NAMES_OF_NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_com
 _WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "seed", "image_aspect_ratio")
 
 
-def load_model(path: str, data: str | None, vocabulary: str | None, device: str | None) -> KosmosHubInterface:
+def load_model(path: str, data: str | None, vocabulary: str | None, device: str | None) -> Generator:
     """`load`, then to the harness's `--device`; its default is a GPU even where there is none."""
     if logging.getLogger().level == logging.DEBUG:  # so fairseq leaves it when it is imported first
         logging.getLogger().setLevel(logging.WARNING)
@@ -110,7 +110,7 @@ def _warn_of_options(names: tuple[str, ...]) -> None:
 
 
 def log_likelihoods(
-    kosmos: KosmosHubInterface, questions: Sequence[Question], continuations: Sequence[str], batch_size: int
+    kosmos: Generator, questions: Sequence[Question], continuations: Sequence[str], batch_size: int
 ) -> Iterator[tuple[int, Likelihood]]:
     """(number of the request, likelihood of its continuation), as they are made."""
     for batch in _batches(questions, batch_size):
@@ -128,7 +128,7 @@ def log_likelihoods(
 
 
 def texts(
-    kosmos: KosmosHubInterface, questions: Sequence[Question], options: Sequence[SearchOptions], batch_size: int
+    kosmos: Generator, questions: Sequence[Question], options: Sequence[SearchOptions], batch_size: int
 ) -> Iterator[tuple[int, str]]:
     """(number of the request, the text generated after its context), as they are made."""
     for some in dict.fromkeys(options):
@@ -163,7 +163,7 @@ def _batches(
         yield ordered[begin : begin + size]
 
 
-def _continuation(kosmos: KosmosHubInterface, prompt: Prompt, continuation: str) -> list[int]:
+def _continuation(kosmos: Generator, prompt: Prompt, continuation: str) -> list[int]:
     tokens = continuation_tokens(kosmos.vocabulary, prompt, continuation)
     if not tokens:
         raise UserError(f"The task has a continuation without tokens, {continuation!r}: it has no likelihood.")
@@ -175,10 +175,10 @@ def _continuation(kosmos: KosmosHubInterface, prompt: Prompt, continuation: str)
     return tokens
 
 
-def _samples(kosmos: KosmosHubInterface, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Sample]:
+def _samples(kosmos: Generator, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Sample]:
     """Prompts in the model's format, each of as many tokens at most as there is room for it."""
-    sample_format = replace(kosmos.task.sample_format, max_tokens=sys.maxsize)
-    whole = [sample_format.prompt(Document("a context of the task", prompt)) for prompt in prompts]
+    sample_builder = replace(kosmos.task.sample_builder, max_tokens=sys.maxsize)
+    whole = [sample_builder.prompt(Document("a context of the task", prompt)) for prompt in prompts]
     samples = [_shortened(kosmos, sample, most) for sample, most in zip(whole, room, strict=True)]
     lost = [len(before) - len(after) for before, after in zip(whole, samples, strict=True) if len(after) < len(before)]
     if lost:
@@ -194,7 +194,7 @@ def _samples(kosmos: KosmosHubInterface, prompts: Sequence[Prompt], room: Sequen
     return samples
 
 
-def _shortened(kosmos: KosmosHubInterface, sample: Sample, most: int) -> Sample:
+def _shortened(kosmos: Generator, sample: Sample, most: int) -> Sample:
     """`sample` in `most` tokens, without the first ones of its text."""
     surplus = len(sample) - most
     if surplus <= 0:

@@ -24,18 +24,18 @@ PACKAGES_OF_JAVA = ("java.lang", "java.math", "java.net", "java.text", "java.uti
 LAST_LINE = "the end"
 JAVA_OPTIONS = "JDK_JAVA_OPTIONS"  # the variable is unknown to Java 8, which needs none
 
-Captions = dict[int, list[str]]  # number of an image → its captions, tokenised
+Captions = dict[int, list[str]]  # number of an image → its captions, tokenized
 
 
 def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     """The metrics in percent, CIDEr first; a reference is the list of an image's captions."""
-    tokenised = tokenise([*(item.reference for item in items), *([answer.prediction] for answer in answers)])
+    tokenized = tokenize([*(item.reference for item in items), *([answer.prediction] for answer in answers)])
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    references = dict(enumerate(tokenised[: len(items)]))
-    predictions = dict(enumerate(tokenised[len(items) :]))
+    references = dict(enumerate(tokenized[: len(items)]))
+    predictions = dict(enumerate(tokenized[len(items) :]))
     _, of_images = Cider().compute_score(references, predictions)
     metrics = {"CIDEr": percent(of_images)}
     spice = _spice(references, predictions)
@@ -49,13 +49,13 @@ def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
 
 def check_caption_tools() -> None:
     """UserError if captions cannot be measured here; a warning if they can, but without SPICE."""
-    tokenise([])
+    tokenize([])
     lacking = _spice_lacks()
     if lacking:
         logger.warning("SPICE will be left out: %s", lacking)
 
 
-def tokenise(captions: Sequence[Sequence[str]]) -> list[list[str]]:
+def tokenize(captions: Sequence[Sequence[str]]) -> list[list[str]]:
     """The captions of images in words with spaces between them. UserError if that cannot be done here."""
     try:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer

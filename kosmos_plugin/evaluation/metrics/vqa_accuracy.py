@@ -2,12 +2,12 @@
 
 An answer that m of nine people gave counts min(1, m/3). It is compared with each nine of the ten, and the mean counts.
 
-As in the official code (github.com/GT-Vision-Lab/VQA, vqaEval.py), answers are normalised only where the ten differ:
+As in the official code (github.com/GT-Vision-Lab/VQA, vqaEval.py), answers are normalized only where the ten differ:
 where they agree, a prediction must be theirs to the letter, so that "Yes." is wrong if all said "yes". And as is usual
-for generated text that goes to the challenge's server (OpenFlamingo, LLaVA), predictions are normalised before that. So
+for generated text that goes to the challenge's server (OpenFlamingo, LLaVA), predictions are normalized before that. So
 what is measured here is what the official code says of the file that would be submitted.
 
-VizWiz is measured in the same way (§4.1.1). Its own code normalises predictions always and the people's answers never.
+VizWiz is measured in the same way (§4.1.1). Its own code normalizes predictions always and the people's answers never.
 """
 
 import re
@@ -49,7 +49,7 @@ def vqa_accuracies(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     A reference is {"answers": the people's answers, "answer_type": a word or None}.
     """
     values = [
-        vqa_accuracy(normalise(answer.prediction), item.reference["answers"])
+        vqa_accuracy(normalize(answer.prediction), item.reference["answers"])
         for item, answer in zip(items, answers, strict=True)
     ]
     of_types: dict[str, list[float]] = defaultdict(list)
@@ -65,13 +65,13 @@ def vqa_accuracy(prediction: str, people: Sequence[str]) -> float:
     """What the official code gives one prediction, 0 to 1."""
     prediction, people = _on_one_line(prediction), [_on_one_line(answer) for answer in people]
     if len(set(people)) > 1:
-        prediction, people = normalise(prediction), [normalise(answer) for answer in people]
+        prediction, people = normalize(prediction), [normalize(answer) for answer in people]
     same = people.count(prediction)
     without_one = [same - (answer == prediction) for answer in people]
     return sum(min(1, count / 3) for count in without_one) / len(people)
 
 
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     """Lower case; no punctuation, articles and full stops; digits for the words up to ten; apostrophes of contractions.
 
     A punctuation mark becomes a space; if it stands beside one somewhere in the answer, or if there is a comma between

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Distinct for the colour-blind (Okabe and Ito).
+# Distinct for the color-blind (Okabe and Ito).
 MEASURED, REPORTED, CHANCE, GRID = "#0072b2", "#d55e00", "#6b7280", "#e5e7eb"
 REPORTED_MARK = {"marker": "D", "color": REPORTED, "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 1.5}
 MEASURED_MARK = {"marker": "o", "color": MEASURED, "markersize": 6}

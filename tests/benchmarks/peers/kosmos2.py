@@ -12,8 +12,8 @@ from kosmos_plugin.checkpoints import huggingface_config, huggingface_weights
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.images import normalise
-from kosmos_plugin.models.kosmos import KosmosModel
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
+from kosmos_plugin.images import normalize
 from kosmos_plugin.vocabulary import Vocabulary
 
 IGNORED = -100  # their mark of a label that does not count
@@ -30,7 +30,7 @@ def kosmos2_model(ours: KosmosModel, vocabulary: Vocabulary) -> Kosmos2ForCondit
 
 
 def kosmos2_batch(samples: list[Sample], collator: Collator, encoder) -> dict[str, torch.Tensor]:
-    """One sample a row, padded on the right, as their processor gives it; `encoder` normalises the images."""
+    """One sample a row, padded on the right, as their processor gives it; `encoder` normalizes the images."""
     length = max(map(len, samples))
     padded = Collator(collator.vocabulary, length, collator.image_size, collator.skips, collator.image_fit)
     batch = padded([PackedRow(0, False, (sample,)) for sample in samples])
@@ -41,7 +41,7 @@ def kosmos2_batch(samples: list[Sample], collator: Collator, encoder) -> dict[st
     inputs = {"input_ids": batch["tokens"], "attention_mask": batch["document_ids"].ne(0).long(), "labels": labels}
     if len(batch["images"]):
         mean, std = torch.tensor(encoder.mean), torch.tensor(encoder.std)
-        inputs["pixel_values"] = normalise(batch["images"], mean, std, torch.float32)
+        inputs["pixel_values"] = normalize(batch["images"], mean, std, torch.float32)
         inputs["image_embeds_position_mask"] = batch["image_slots"]
     return inputs
 

@@ -18,7 +18,7 @@ from torchscale.architecture.decoder import Decoder
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.images import normalise
+from kosmos_plugin.images import normalize
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.decoder import decoder_config
 from kosmos_plugin.models.resampler import build_resampler
@@ -30,7 +30,7 @@ class StockConfig(KosmosConfig):
 
 
 class StockClip(nn.Module):
-    """open_clip's vision tower: every token after `ln_post`, L2-normalised; its last layers are the trained ones.
+    """open_clip's vision tower: every token after `ln_post`, L2-normalized; its last layers are the trained ones.
 
     Unless `freeze_clip`, the others are in the graph too: their gradients are computed, and no optimizer has them.
     """
@@ -63,7 +63,7 @@ class StockClip(nn.Module):
             torch.tensor(values, device=images.device)
             for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
         )
-        x = normalise(images, mean, std, visual.conv1.weight.dtype)
+        x = normalize(images, mean, std, visual.conv1.weight.dtype)
         return F.normalize(visual.ln_post(visual.transformer(visual._embeds(x))), dim=-1)
 
 

@@ -8,14 +8,14 @@ from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 
 from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.generation.generator import KosmosHubInterface, load
-from kosmos_plugin.images import decode_image, normalise
+from kosmos_plugin.generation.generator import Generator, load
+from kosmos_plugin.images import decode_image, normalize
 from tests.checkpoints import peer
 
 
 def build_pair(
     folder: Path, pieces: int, text: dict, vision: dict, image_tokens: int
-) -> tuple[KosmosHubInterface, Kosmos2ForConditionalGeneration]:
+) -> tuple[Generator, Kosmos2ForConditionalGeneration]:
     """A model of theirs with seeded random weights, read from `folder`, and the same through `kosmos-convert`."""
     words = peer.write_processor(folder / "theirs", pieces)
     config = Kosmos2Config(
@@ -28,11 +28,11 @@ def build_pair(
     return kosmos, peer.load_strictly(folder / "theirs").to(device_of(kosmos))
 
 
-def device_of(kosmos: KosmosHubInterface) -> torch.device:
+def device_of(kosmos: Generator) -> torch.device:
     return next(kosmos.model.parameters()).device
 
 
-def inputs(kosmos: KosmosHubInterface, prompts: Sequence[Sample]) -> dict[str, torch.Tensor]:
+def inputs(kosmos: Generator, prompts: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Prompts of equal lengths with one image each, as transformers' model takes them: pixels ready for the encoder."""
     config, encoder, device = kosmos.model.config, kosmos.model.vision.encoder, device_of(kosmos)
     tokens = torch.stack([torch.from_numpy(prompt.tokens) for prompt in prompts])
@@ -43,13 +43,13 @@ def inputs(kosmos: KosmosHubInterface, prompts: Sequence[Sample]) -> dict[str, t
         "input_ids": tokens,
         "attention_mask": torch.ones_like(tokens),
         "image_embeds_position_mask": slots,
-        "pixel_values": normalise(pixels, mean, std, torch.float32),
+        "pixel_values": normalize(pixels, mean, std, torch.float32),
     }
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def beam_search(
-    theirs: Kosmos2ForConditionalGeneration, tensors: dict[str, torch.Tensor], kosmos: KosmosHubInterface,
+    theirs: Kosmos2ForConditionalGeneration, tensors: dict[str, torch.Tensor], kosmos: Generator,
     beam: int, new_tokens: int,
 ) -> list[list[int]]:  # fmt: skip
     """Their `generate` with its own cache, ending where ours does."""

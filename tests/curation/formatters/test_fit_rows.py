@@ -10,7 +10,7 @@ from kosmos_plugin.curation.readers.html import text_of
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
 from kosmos_plugin.data.documents import Document as TrainingDocument
 from kosmos_plugin.data.documents import Image, Text
-from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
@@ -61,11 +61,11 @@ def test_every_part_fits_and_nothing_moves(vocabulary, parts):
     everything = [f"http://a/{next(urls)}" if line is None else line for line in everything]
     found = fitted(vocabulary, document)
 
-    sample_format = SampleFormat(Vocabulary.load(vocabulary), IMAGE_TOKENS, MAX_TOKENS)
+    sample_builder = SampleBuilder(Vocabulary.load(vocabulary), IMAGE_TOKENS, MAX_TOKENS)
     for part in found:
         segments = tuple(Image(bytes) if line.startswith("http") else Text(line) for line in part)
         assert {type(segment) for segment in segments} == {Image, Text}
-        sample_format.sample(TrainingDocument("part", segments))  # BrokenRecord if it is longer than a row
+        sample_builder.sample(TrainingDocument("part", segments))  # BrokenRecord if it is longer than a row
     remaining = iter(everything)
     for line in (line for part in found for line in part):
         assert line in remaining, "in the page's order, none twice"

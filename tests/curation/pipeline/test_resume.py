@@ -38,7 +38,7 @@ def uninterrupted(arguments, tmp_path_factory) -> Path:
         pytest.param("1-read-texts", marks=pytest.mark.slow),
         pytest.param("2-sign-documents", marks=pytest.mark.slow),
         pytest.param("3-compare-signatures", marks=pytest.mark.slow),
-        "5-binarise-texts",
+        "5-binarize-texts",
     ],
 )
 def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):

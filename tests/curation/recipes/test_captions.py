@@ -20,7 +20,8 @@ from fairseq_cli_ext import prepare
 from kosmos_plugin.curation.recipes.captions import as_patterns
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import Text
-from kosmos_plugin.data.shards import INDEX_SUFFIX, ShardedDocuments, caption_document, selection_of
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, selection_of
+from kosmos_plugin.data.shards import ShardedDocuments, caption_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.killing import digests, finish, kill_when
@@ -213,7 +214,7 @@ def test_an_index_in_place_lists_what_passes(tmp_path):
         "image side of fewer than 16 pixels": 1,
         "no image": 1,
         "no caption": 1,
-        "no text, broken or not UTF-8": 1,
+        "no text, or not valid UTF-8": 1,
     }
     assert json.loads(selection_of(tmp_path / "0.tar"))["min_side"] == 16
 
@@ -410,7 +411,7 @@ def test_bad_lines_of_tsv(tmp_path, monkeypatch):
     assert counts["dropped"] == {
         "line without a caption or an image": 1,
         "image that is not in base64": 1,
-        "no text, broken or not UTF-8": 1,
+        "no text, or not valid UTF-8": 1,
         "NUL bytes": 1,
         "empty text": 1,
         "line that is too long": 1,
@@ -443,7 +444,7 @@ def test_files_without_captions(tmp_path):
             key.with_suffix(".txt").write_bytes(caption)
     counts = run(tmp_path / "out", tmp_path / "release", "--valid-share", 0)
     assert kept(tmp_path / "out") == PAIRS[3:]
-    assert counts["dropped"] == {"no text, broken or not UTF-8": 2, "empty text": 1}
+    assert counts["dropped"] == {"no text, or not valid UTF-8": 2, "empty text": 1}
 
 
 def test_cocos_images_are_in_their_folder(tmp_path):
@@ -465,7 +466,7 @@ def test_cocos_images_are_in_their_folder(tmp_path):
         "image outside of the folder of images": 2,
         "image that is not in the folder of images": 2,
         "no image": 2,
-        "no text, broken or not UTF-8": 1,
+        "no text, or not valid UTF-8": 1,
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from fairseq_cli_ext import prepare
-from kosmos_plugin.data.samples import SampleFormat
+from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
@@ -35,7 +35,7 @@ def examples(out) -> list[tuple[str, str]]:
     found = []
     for i in range(len(documents)):
         prompt, output = documents[i].segments
-        assert not prompt.counted and output.counted
+        assert not prompt.in_loss and output.in_loss
         found.append((prompt.text, output.text))
     return found
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_used_is_counted(tmp_path):
     records = [{"instruction": "a", "output": " "}, {"instruction": " ", "output": "b"}, {"other": 1}, [], None]
     write_lines(tmp_path / "a.jsonl", [*records, {"inputs": "a", "targets": 3}, {"inputs": "c", "targets": "d"}])
     counts = run(tmp_path / "out", tmp_path / "a.jsonl", "--workers", 1)
-    assert counts["dropped"] == {"empty output": 1, "empty instruction": 1, "no text, broken or not UTF-8": 4}
+    assert counts["dropped"] == {"empty output": 1, "empty instruction": 1, "no text, or not valid UTF-8": 4}
     assert examples(tmp_path / "out") == [("c\n", "d")]
 
 
@@ -83,7 +83,7 @@ def test_the_loss_counts_the_output_alone(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"instruction": "the red cat", "input": "a dog", "output": "runs today"}])
     run(tmp_path / "out", tmp_path / "a.jsonl", "--workers", 1)
     documents = ShardedDocuments(map(str, (tmp_path / "out").glob("*.tar")), interleaved_document)
-    sample = SampleFormat(vocabulary, tiny.IMAGE_TOKENS, 64).sample(documents[0])
+    sample = SampleBuilder(vocabulary, tiny.IMAGE_TOKENS, 64).sample(documents[0])
     counted = sample.targets[sample.targets != vocabulary.pad].tolist()
     assert counted == [*vocabulary.encode("runs today"), vocabulary.eos]
     assert sample.tokens.tolist() == [

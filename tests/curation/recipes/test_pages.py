@@ -23,10 +23,10 @@ TEXTS = [
 ]
 
 
-def png(seed: int, size: tuple[int, int] = (80, 70), colour=None) -> bytes:
+def png(seed: int, size: tuple[int, int] = (80, 70), color=None) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    (Image.fromarray(pixels) if colour is None else Image.new("RGB", size, colour)).save(buffer, "PNG")
+    (Image.fromarray(pixels) if color is None else Image.new("RGB", size, color)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -105,7 +105,7 @@ def test_a_warc_file_that_is_cut_short(tmp_path, name):
     "bad, reason",
     [
         (png(9, (63, 80)), "image of fewer than 64 by 64 pixels"),
-        (png(9, colour=(200, 10, 10)), "image of one colour"),
+        (png(9, color=(200, 10, 10)), "image of one color"),
         (png(1), "image that the page has already"),
         (b"", "image of 0 bytes"),
         (b"<svg/>", "image that cannot be decoded"),

@@ -49,7 +49,7 @@ def sentences(number: int, seed: int = 0) -> list[str]:
 
 
 def documents(out: Path, vocabulary: Path, name: str = "train") -> list[str]:
-    """What is in the binarised files, read by fairseq itself, in the order of their parts."""
+    """What is in the binarized files, read by fairseq itself, in the order of their parts."""
     loaded = Vocabulary.load(vocabulary)
     texts = []
     for index in sorted(out.glob(f"{name}*.idx"), key=lambda path: int(path.stem.removeprefix(name) or 0)):
@@ -222,7 +222,7 @@ def test_bad_records_are_skipped_and_counted(tmp_path, vocabulary):
     assert documents(tmp_path / "out", vocabulary) == good
     assert counts["read"]["documents"] == 11
     assert counts["dropped"] == {
-        "no text, broken or not UTF-8": len(bad),
+        "no text, or not valid UTF-8": len(bad),
         "empty text": 1,
         "NUL bytes": 1,
         "half a surrogate pair": 1,

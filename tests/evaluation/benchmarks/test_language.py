@@ -295,6 +295,6 @@ def test_a_broken_story_is_named(tmp_path):
 
 
 def test_newlines_are_spaces_to_a_usual_vocabulary(tmp_path):
-    """What the module's docstring says of SentencePiece's default normalisation."""
+    """What the module's docstring says of SentencePiece's default normalization."""
     vocabulary = tiny.write_vocabulary(tmp_path / "vocabulary")
     assert vocabulary.encode("the cat\n\nthe dog  sees\nthe bird") == vocabulary.encode("the cat the dog sees the bird")

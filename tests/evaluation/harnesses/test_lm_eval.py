@@ -13,7 +13,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.answering import ask
 from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.evaluation.requests import Choice, Choose, question
-from kosmos_plugin.evaluation.responder import KosmosRespondent
+from kosmos_plugin.evaluation.responder import KosmosResponder
 from tests import tiny
 from tests.evaluation.harnesses.common import full_pass, of_last_tokens, offline, picture, picture_file, sample_of
 
@@ -181,7 +181,7 @@ def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
         prompt = question(f"near {row['question']}")
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
-    answers = ask(KosmosRespondent(decided), requests)
+    answers = ask(KosmosResponder(decided), requests)
     for metric, field in (("acc", "likeliest"), ("acc_norm", "likeliest_by_length")):
         right = [getattr(answer, field) == str(row["answer"]) for answer, row in zip(answers, rows, strict=True)]
         assert 0 < sum(right) < len(rows)

@@ -10,7 +10,7 @@ import pytest
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Item
-from kosmos_plugin.evaluation.metrics.captions import PARSER, caption_metrics, check_caption_tools, tokenise
+from kosmos_plugin.evaluation.metrics.captions import PARSER, caption_metrics, check_caption_tools, tokenize
 from tests import tiny
 
 pytest.importorskip("pycocoevalcap.cider.cider", reason="needs pycocoevalcap")
@@ -78,7 +78,7 @@ def test_cider_by_hand():
 def test_whatever_ends_a_line_in_java_is_a_space():
     ends = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
     texts = [["", f"A  cat{end}runs.{end}"] for end in ends]
-    assert tokenise([*texts, ["the end"], [""]]) == [*([["", "a cat runs"]] * len(ends)), ["the end"], [""]]
+    assert tokenize([*texts, ["the end"], [""]]) == [*([["", "a cat runs"]] * len(ends)), ["the end"], [""]]
 
 
 def test_a_missing_package_is_said(monkeypatch):

@@ -11,7 +11,7 @@ from kosmos_plugin.evaluation.benchmark import Answer, Item
 from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
     CONTRACTED,
     CONTRACTIONS,
-    normalise,
+    normalize,
     vqa_accuracies,
     vqa_accuracy,
 )
@@ -64,8 +64,8 @@ from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
         ("a-b", "b"),
     ],
 )
-def test_normalisation(answer, expected):
-    assert normalise(answer) == expected
+def test_normalization(answer, expected):
+    assert normalize(answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def by_definition(prediction: str, people: list[str]) -> float:
 
 @functools.cache
 def by_character(answer: str) -> str:
-    """An answer normalised, one character after the other."""
+    """An answer normalized, one character after the other."""
     digits = set("0123456789")
     around = [*zip(("", *answer), answer, (*answer[1:], ""), strict=False)]  # with the characters on both sides
     number = any(before in digits and mark == "," and after in digits for before, mark, after in around)
@@ -161,7 +161,7 @@ def test_random_pairs_by_definition():
         found.append(vqa_accuracy(prediction, people))
         assert found[-1] == pytest.approx(by_definition(prediction, people)), (prediction, people)
         text = random_answer(rng, 6)
-        assert normalise(text) == by_character(" ".join(text.replace("\t", "\n").split("\n")).strip(" ")), text
+        assert normalize(text) == by_character(" ".join(text.replace("\t", "\n").split("\n")).strip(" ")), text
     assert len({round(value, 3) for value in found}) == 5 and 0.3 < statistics.fmean(found) < 0.8, "all kinds come"
 
 
@@ -174,6 +174,6 @@ def test_accuracy_by_type_of_answer():
     ]
     answers = [Answer(text, ()) for text in ("Yes.", "No", "three", "A cat")]
     scores = vqa_accuracies(items, answers)
-    assert scores.of_items == pytest.approx((1, 0.9, 0, 1)), "predictions are normalised before"
+    assert scores.of_items == pytest.approx((1, 0.9, 0, 1)), "predictions are normalized before"
     assert scores.metrics == pytest.approx({"accuracy": 72.5, "accuracy, number": 0, "accuracy, yes/no": 95})
     assert next(iter(scores.metrics)) == "accuracy"

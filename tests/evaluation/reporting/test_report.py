@@ -198,9 +198,9 @@ def test_the_markdown_says_what_the_page_says(out):
     assert len({line.count("|") for line in lines}) == 1
 
 
-def drawn(axes, colour, marker) -> list[tuple[list, list]]:
+def drawn(axes, color, marker) -> list[tuple[list, list]]:
     """(x, y) of the points drawn so, but for the legend."""
-    found = [line for line in axes.lines if (line.get_color(), line.get_marker()) == (colour, marker)]
+    found = [line for line in axes.lines if (line.get_color(), line.get_marker()) == (color, marker)]
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in found if len(line.get_xdata())]
 
 
