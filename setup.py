@@ -50,7 +50,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["kosmos_plugin", "kosmos_plugin.*", "fairseq_cli_ext", "fairseq_cli_ext.*"]),
-    package_data={"kosmos_plugin": ["inspection/page.html", "evaluation/reporting/templates/*.html"]},
+    package_data={"kosmos_plugin": ["*/templates/*.html", "*/*/templates/*.html", "inspection/page.html"]},
     py_modules=[] if fairseq_is_an_editable_checkout() else [HOOK_MODULE],
     package_dir={"fairseq.tasks": "fairseq_hook"},
     cmdclass={"editable_wheel": EditableWheelWithHook},
@@ -67,6 +67,7 @@ setup(
         "Pillow>=10",
         "PyYAML>=6",
         "braceexpand",
+        "jinja2",
     ],
     extras_require={
         "fairseq": ["ve-fairseq==0.12.3"],

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.data.skips import SkipCounter
     from kosmos_plugin.inspection import micro_batch as inspection
     from kosmos_plugin.inspection.page import as_html
+    from kosmos_plugin.reporting.tables import as_text
     from kosmos_plugin.vocabulary import Vocabulary
 
     require_positive(args, ("documents", "image_tokens", "image_size", "tokens_per_sample"))
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         write_atomically(out, as_html(report))
     except OSError as error:
         raise UserError(f"Cannot write the page {out}: {error.strerror}.") from None
-    print(inspection.table_as_text(table))
+    print(as_text(table))
     print(f"\nThe page is {out}", file=sys.stderr)
 
 

@@ -19,6 +19,8 @@ from kosmos_plugin.data.batch import Batch
 from kosmos_plugin.data.mixture import Mixture
 from kosmos_plugin.data.order import BLOCK
 from kosmos_plugin.data.packing import PackedRow
+from kosmos_plugin.reporting import tables
+from kosmos_plugin.reporting.tables import Table
 from kosmos_plugin.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 _SPELLED = re.compile("<(?=(?:s|/s|pad|unk|" + "|".join(symbol.strip("<>") for symbol in SPECIAL_TOKENS) + ")>)")
@@ -189,14 +191,6 @@ def first_rows_of_each_stream(rows: Sequence[Row], limit: int) -> tuple[list[Row
     return [row for of in streams.values() for row in of[:limit]], note
 
 
-@dataclass(frozen=True)
-class Table:
-    title: str
-    header: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-    note: str = ""
-
-
 def stream_table(mixture: Mixture) -> Table:
     """The streams of a split and their corpora."""
     lines = []
@@ -243,7 +237,7 @@ def as_text(report: Report, color: bool = False, width: int = 100) -> str:
     """The report for a terminal; with `color`, what the loss does not count is dim."""
     uncounted = f"{_BEGIN}like this{_END}".translate(_COLOR if color else _PLAIN)
     blocks = [f"{report.title}\n{report.where}"]
-    blocks += [table_as_text(table) for table in report.tables]
+    blocks += [tables.as_text(table) for table in report.tables]
     blocks.append(
         f"The loss does not count tokens {uncounted} nor folded positions [n × …]; [→ …] is a target that is not the\n"
         f"row's next token; a backslash marks text that spells a special token."
@@ -259,22 +253,6 @@ def as_text(report: Report, color: bool = False, width: int = 100) -> str:
             lines += [f"    {line}".translate(_COLOR if color else _PLAIN) for line in body]
         blocks.append("\n".join(lines))
     return "\n\n".join([*blocks, *filter(None, [report.note])])
-
-
-def table_as_text(table: Table) -> str:
-    """The table with aligned columns, numbers to the right."""
-    columns = list(zip(table.header, *table.lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numeric = [is_numeric(column) for column in columns]
-    lines = [table.title]
-    for line in (table.header, *table.lines):
-        cells = zip(line, widths, numeric, strict=True)
-        lines.append("  " + "  ".join(cell.rjust(n) if right else cell.ljust(n) for cell, n, right in cells).rstrip())
-    return "\n".join([*lines, f"  {table.note}"] if table.note else lines)
-
-
-def is_numeric(column: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"[\d,.%]*", cell) for cell in column[1:])
 
 
 def _flow(part: Part) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from PIL import Image
 
-from kosmos_plugin.inspection.micro_batch import Report, Row, Run, Table, Token, fold, has_target_apart, is_numeric
+from kosmos_plugin.inspection.micro_batch import Report, Row, Run, Token, fold, has_target_apart
+from kosmos_plugin.reporting.tables import Table
 
 
 def as_html(report: Report) -> str:
@@ -26,7 +27,7 @@ def as_html(report: Report) -> str:
 
 
 def _table_as_html(table: Table) -> str:
-    numeric = [is_numeric(column) for column in zip(table.header, *table.lines, strict=True)]
+    numeric = table.numeric
 
     def line(tag: str, cells: Iterable[str]) -> str:
         classes = (' class="number"' if right else "" for right in numeric)

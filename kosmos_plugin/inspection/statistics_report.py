@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from kosmos_plugin.inspection.corpus_statistics import CorpusStatistics, StreamStatistics
-from kosmos_plugin.inspection.micro_batch import Table, is_numeric, table_as_text
+from kosmos_plugin.reporting import tables as text_tables
+from kosmos_plugin.reporting.tables import Table
 
 TOTALS = ("tokens", "counted", "images", "words", "characters")
 MOST_BARS = 40
@@ -121,23 +122,12 @@ def _update_table(streams: Sequence[StreamStatistics], updates: int | None) -> T
 
 
 def as_text(tables: Sequence[Table]) -> str:
-    return "\n\n".join(map(table_as_text, tables))
+    return "\n\n".join(map(text_tables.as_text, tables))
 
 
 def as_markdown(about: dict, tables: Sequence[Table]) -> str:
     where = f"{about['split']}, rows of {about['tokens_per_sample']:,} tokens, {about['image_tokens']} tokens an image"
-    return "\n\n".join([f"# Statistics of {about['data']}", where, *map(_table_as_markdown, tables)]) + "\n"
-
-
-def _table_as_markdown(table: Table) -> str:
-    numeric = [is_numeric(column) for column in zip(table.header, *table.lines, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
-
-    rule = "|" + "|".join("---:" if right else "---" for right in numeric) + "|"
-    lines = [f"## {table.title}", "", line(table.header), rule, *map(line, table.lines)]
-    return "\n".join([*lines, "", table.note] if table.note else lines)
+    return "\n\n".join([f"# Statistics of {about['data']}", where, *map(text_tables.as_markdown, tables)]) + "\n"
 
 
 def plot(corpora: Sequence[CorpusStatistics], file: Path) -> None:

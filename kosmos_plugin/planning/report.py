@@ -2,10 +2,11 @@
 
 import textwrap
 
-from kosmos_plugin.inspection.micro_batch import Table, table_as_text
 from kosmos_plugin.paper.settings import RUNS, Difference, differences
 from kosmos_plugin.planning.costs import ADAM
 from kosmos_plugin.planning.plan import Plan
+from kosmos_plugin.reporting.tables import Table
+from kosmos_plugin.reporting.tables import as_text as table_as_text
 
 GIB = 2**30
 

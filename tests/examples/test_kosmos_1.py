@@ -62,7 +62,8 @@ def test_script_and_yaml_are_the_same_training(run, monkeypatch):
 
 def test_fairseqs_own_command_composes_the_yaml(tmp_path):
     """`fairseq-hydra-train --cfg job` shows the configuration that the plan is made from."""
-    program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.hydra_train import cli_main; cli_main()"  # as if installed
+    # as if installed
+    program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.hydra_train import cli_main; cli_main()"
     done = subprocess.run(
         [sys.executable, "-c", program, *f"--config-dir {EXAMPLE} --config-name pretrain --cfg job --resolve".split()],
         cwd=tmp_path,

@@ -181,7 +181,8 @@ def test_hydra_command_trains(trained, tmp_path):
         "checkpoint.save_dir": tmp_path / "checkpoints",
         "hydra.run.dir": tmp_path / "hydra",
     }
-    program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.hydra_train import cli_main; cli_main()"  # as if installed
+    # as if installed
+    program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.hydra_train import cli_main; cli_main()"
     command = [sys.executable, "-c", program, *(f"{name}={value}" for name, value in overrides.items())]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -13,8 +13,8 @@ from kosmos_plugin.evaluation.metrics.accuracy import bootstrap_interval
 from kosmos_plugin.evaluation.predictions import PREDICTIONS_FILE
 from kosmos_plugin.evaluation.reporting.tables import as_markdown, as_text, in_order
 from kosmos_plugin.evaluation.results import RESULTS_FILE, Result, read_results
-from kosmos_plugin.inspection.micro_batch import Table
 from kosmos_plugin.paper.results import reported
+from kosmos_plugin.reporting.tables import Table
 
 # What the baseline, which sees no screenshot, is measured on → what KOSMOS-1 is.
 TEXT_ALONE = {"websrc_text": "websrc"}

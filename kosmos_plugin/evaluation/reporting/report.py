@@ -16,8 +16,8 @@ from kosmos_plugin.evaluation.reporting import tables
 from kosmos_plugin.evaluation.reporting.page import PAGE_FILE, render
 from kosmos_plugin.evaluation.reporting.plot import plot
 from kosmos_plugin.evaluation.results import Result, read_results
-from kosmos_plugin.inspection.micro_batch import Table
 from kosmos_plugin.paper.results import Figures, reported
+from kosmos_plugin.reporting.tables import Table
 
 TITLE = "Results on the benchmarks of KOSMOS-1"
 HEADER = ("section", "benchmark", "split", "shots", "metric", "measured (95%)", "reported", "items", "also")
@@ -44,7 +44,7 @@ def write_report(out: Path) -> None:
         "report.html",
         title=TITLE,
         header=HEADER[tables.NAMES :],
-        numeric=tables.numeric_columns(table)[tables.NAMES :],
+        numeric=table.numeric[tables.NAMES :],
         results=[
             (f"{quote(result.folder)}/{PAGE_FILE}", list(itertools.islice(lines, len(_lines(result)))))
             for result in results

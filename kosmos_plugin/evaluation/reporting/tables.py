@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS
 from kosmos_plugin.evaluation.results import Result
-from kosmos_plugin.inspection.micro_batch import Table, is_numeric, table_as_text
+from kosmos_plugin.reporting import tables
+from kosmos_plugin.reporting.tables import Table
 
 WIDTH = 100
 NAMES = 2  # how many columns name the benchmark
@@ -23,7 +24,7 @@ def in_order(results: Iterable[Result]) -> list[Result]:
 def as_text(table: Table, notes: Sequence[str]) -> str:
     """For a terminal. Titles may be long: each stands in a line of its own, above its rows."""
     body = Table(table.title, table.header[NAMES:], [line[NAMES:] for line in table.lines])
-    title, header, *lines = table_as_text(body).splitlines()
+    title, header, *lines = tables.as_text(body).splitlines()
     shown = [title, "", header]
     for cells, line in zip(table.lines, lines, strict=True):
         if any(cells[:NAMES]):
@@ -33,10 +34,4 @@ def as_text(table: Table, notes: Sequence[str]) -> str:
 
 
 def as_markdown(table: Table, notes: Sequence[str]) -> str:
-    rule = ["---:" if numeric else "---" for numeric in numeric_columns(table)]
-    lines = [f"| {' | '.join(map(str.strip, cells))} |" for cells in (table.header, rule, *table.lines)]
-    return "\n".join([f"# {table.title}", "", *lines, "", *(f"{note}\n" for note in notes)])
-
-
-def numeric_columns(table: Table) -> list[bool]:
-    return [is_numeric(column) for column in zip(table.header, *table.lines, strict=True)]
+    return "\n".join([tables.as_markdown(table, level=1), "", *(f"{note}\n" for note in notes)])
