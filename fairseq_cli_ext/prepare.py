@@ -13,15 +13,14 @@ import sys
 from pathlib import Path
 
 from fairseq_cli_ext import main_of_command, require_positive
+from fairseq_cli_ext.parser import CommandParser
 
 
 def parser() -> argparse.ArgumentParser:
     from kosmos_plugin.curation.recipes.registry import COMMANDS, TOOLS
     from kosmos_plugin.options import add_options
 
-    parser = argparse.ArgumentParser(
-        prog="kosmos-prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("kosmos-prepare", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         add = (of_command := commands.add_parser(name, help=command.help, description=command.help)).add_argument

@@ -1,137 +1,158 @@
-"""kosmos-prepare show: random documents of a data YAML as the model sees them, as one page that stands alone.
+"""kosmos-prepare show: random documents of a data YAML as the model sees them, as one self-contained HTML page.
 
     kosmos-prepare show DATA.yaml --out page.html
-    kosmos-prepare show DATA.yaml --out page.html --stream interleaved --documents 20
+    kosmos-prepare show --like train.sh --out page.html --stream interleaved --documents 20
 
-The page shows text, images as they are decoded, special tokens, and which tokens count in the loss. Of binarized text,
-whose documents follow each other without gaps, it shows rows. Give the options of fairseq-train: they change what is in
-it. kosmos-inspect shows a real micro-batch, with its documents packed together.
+The page shows text, decoded images, special tokens, and which tokens are in the loss. Binarized text, whose documents
+follow each other without gaps, is shown as rows. kosmos-inspect shows a real micro-batch, with documents packed
+together.
 """
 
 import argparse
+import bisect
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fairseq_cli_ext import require_positive
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, did_you_mean
+from kosmos_plugin.inspection.options import InputOptions, ShowOptions, add_training_options, training_options
+from kosmos_plugin.options import add_options, parsed_options
 
-# Broken documents are passed over; a corpus of nothing else must not be searched to its end.
+if TYPE_CHECKING:
+    from kosmos_plugin.data.batch import Batch, Collator
+    from kosmos_plugin.data.config import DataConfig
+    from kosmos_plugin.data.mixture import Mixture, Stream
+    from kosmos_plugin.data.packing import PackedRow
+    from kosmos_plugin.data.skips import SkipCounter
+    from kosmos_plugin.inspection.micro_batch import Report
+
+# Broken documents are skipped; a corpus of nothing else must not be searched to its end.
 TRIES_PER_DOCUMENT = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add("data", metavar="DATA.yaml", help="the data YAML: streams, corpora, vocabulary")
-    add("--out", metavar="PAGE.html", required=True, help="the page")
-    add("--documents", type=int, default=5, help="documents of each stream (default: 5)")
-    add("--stream", nargs="*", default=[], help="show these streams alone")
-    add("--corpus", nargs="*", default=[], help="show these corpora alone")
-    add("--split", choices=("train", "valid"), default="train", help="which corpora (default: train)")
-    add("--image-tokens", type=int, default=64, help="embeddings an image takes in a sequence (default: 64)")
-    add("--image-size", type=int, default=224, help="height and width of the images, in pixels (default: 224)")
-    add("--image-fit", choices=("crop", "stretch"), default="crop", help="how an image is made square (default: crop)")
-    add("--tokens-per-sample", type=int, default=2048, help="length of a row (default: 2048)")
-    add("--seed", type=int, default=1, help="another seed shows other documents (default: 1)")
+    """Add the command's options."""
+    add_training_options(parser, InputOptions)
+    add_options(parser, ShowOptions)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Write the page and print its table."""
+    from kosmos_plugin.atomic import write_text
+    from kosmos_plugin.inspection.page import as_html
+    from kosmos_plugin.reporting.tables import as_text
+
+    options = parsed_options(args, ShowOptions)
+    report = show(*training_options(args, InputOptions), options)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.out, as_html(report))
+    except OSError as error:
+        raise UserError(f"Cannot write the page {options.out}: {error.strerror}.") from None
+    print(as_text(report.tables[-1]))
+    print(f"\nThe page is {options.out}", file=sys.stderr)
+
+
+def show(data: str, training: InputOptions, options: ShowOptions) -> "Report":
+    """A report on random documents.
+
+    Args:
+        data: Path of the data YAML.
+        training: Options of the training.
+        options: Which documents to show.
+
+    Raises:
+        UserError: The data YAML or a name is wrong, or there is no document to show.
+    """
     import torch
 
-    from kosmos_plugin.curation.pipeline.runner import write_atomically
     from kosmos_plugin.data.batch import Collator
     from kosmos_plugin.data.config import read_data_config
     from kosmos_plugin.data.mixture import Mixture
     from kosmos_plugin.data.samples import SampleBuilder
     from kosmos_plugin.data.skips import SkipCounter
-    from kosmos_plugin.inspection import micro_batch as inspection
-    from kosmos_plugin.inspection.page import as_html
-    from kosmos_plugin.reporting.tables import as_text
+    from kosmos_plugin.inspection import micro_batch, tables
     from kosmos_plugin.vocabulary import Vocabulary
 
-    require_positive(args, ("documents", "image_tokens", "image_size", "tokens_per_sample"))
-    config = read_data_config(args.data)
-    _check_names("--stream", args.stream, [stream.name for stream in config.streams])
-    _check_names("--corpus", args.corpus, [corpus.name for stream in config.streams for corpus in stream.corpora])
-    vocabulary = Vocabulary.load(config.vocabulary)
+    config = read_data_config(data)
+    _check_names(config, options)
+    vocabulary = Vocabulary.load(training.vocabulary or config.vocabulary)
     skips = SkipCounter(max_rate=1.0)
-    sample_builder = SampleBuilder(vocabulary, args.image_tokens, args.tokens_per_sample)
-    mixture = Mixture(config, args.split, sample_builder, args.seed, skips)
-    collate = Collator(vocabulary, args.tokens_per_sample, args.image_size, skips, args.image_fit, "exact")
-
-    rows, batches = [], []
-    for number, stream in enumerate(mixture.streams):
-        if args.stream and stream.config.name not in args.stream:
-            continue
-        wanted = len(rows) + args.documents
-        for row in _random_rows(stream, number, args, skips):
-            batch = collate([row])
-            if batch["document_ids"].any():  # else an image of it is broken
-                rows.append(row)
-                batches.append(batch)
-            if len(rows) == wanted:
-                break
-    if not rows:
-        raise UserError(f"{args.data}: there is no document to show (skipped as broken: {skips.skipped:,}).")
-
+    row_length = training.tokens_per_sample
+    sample_builder = SampleBuilder(vocabulary, training.image_tokens, row_length)
+    mixture = Mixture(config, options.split, sample_builder, training.seed, skips)
+    collate = Collator(vocabulary, row_length, training.image_size, skips, training.image_fit, training.image_decoding)
+    documents = list(_documents(mixture, collate, training.seed, options))
+    if not documents:
+        raise UserError(f"{data}: there is no document to show (skipped as broken: {skips.skipped:,}).")
+    rows, batches = zip(*documents, strict=True)
     batch = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+    root = os.path.join(os.path.normpath(os.path.dirname(data) or "."), "")
     names = [stream.config.name for stream in mixture.streams]
-    root = os.path.join(os.path.normpath(os.path.dirname(args.data) or "."), "")
-    described = inspection.describe(batch, vocabulary, names, inspection.names_of(batch, rows, root))
+    described = micro_batch.describe(batch, vocabulary, names, micro_batch.sample_names(batch, rows, root))
     described = [dataclasses.replace(row, parts=tuple(row.documents)) for row in described]  # without the padding
-    table = dataclasses.replace(inspection.batch_table(described, names), title="On this page")
-    report = inspection.Report(
-        f"Documents of {args.data}",
-        f"{args.split} · at random, seed {args.seed} · rows of {args.tokens_per_sample:,} tokens, without padding",
-        [inspection.stream_table(mixture), table],
-        described,
-        batch["images"],
-        f"Skipped as broken: {skips.skipped:,}." if skips.skipped else "",
+    table = dataclasses.replace(tables.batch_table(described, names), title="On this page")
+    return micro_batch.Report(
+        title=f"Documents of {data}",
+        where=f"{options.split} · at random, seed {training.seed} · rows of {row_length:,} tokens, without padding",
+        tables=[tables.stream_table(mixture), table],
+        rows=described,
+        images=batch["images"],
+        note=f"Skipped as broken: {skips.skipped:,}." if skips.skipped else "",
     )
-    out = Path(args.out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, as_html(report))
-    except OSError as error:
-        raise UserError(f"Cannot write the page {out}: {error.strerror}.") from None
-    print(as_text(table))
-    print(f"\nThe page is {out}", file=sys.stderr)
 
 
-def _check_names(option: str, asked: list[str], known: list[str]) -> None:
-    for name in asked:
-        if name not in known:
-            raise UserError(f"{option} {name}: the data YAML has {', '.join(dict.fromkeys(known))}.")
+def _check_names(config: "DataConfig", options: ShowOptions) -> None:
+    streams = [stream.name for stream in config.streams]
+    corpora = [corpus.name for stream in config.streams for corpus in stream.corpora]
+    for option, asked, known in (("--stream", options.stream, streams), ("--corpus", options.corpus, corpora)):
+        for name in asked:
+            if name not in known:
+                names = ", ".join(dict.fromkeys(known))
+                raise UserError(f"{option} {name}: the data YAML has {names}.{did_you_mean(name, known)}")
 
 
-def _random_rows(stream, number: int, args: argparse.Namespace, skips) -> Iterator:
-    """Rows of one sample each, of the stream's corpora that are asked for, each document of them as likely as another.
+def _documents(
+    mixture: "Mixture", collate: "Collator", seed: int, options: ShowOptions
+) -> Iterator[tuple["PackedRow", "Batch"]]:
+    """The documents to show, each as a row of its own and the row's batch."""
+    for number, stream in enumerate(mixture.streams):
+        if options.stream and stream.config.name not in options.stream:
+            continue
+        rows = _random_rows(stream, number, seed, options, mixture.skips)
+        batches = ((row, collate([row])) for row in rows)
+        whole = (pair for pair in batches if pair[1]["document_ids"].any())  # otherwise an image is broken
+        yield from itertools.islice(whole, options.documents)
 
-    They come in the order of a permutation that the seed chooses; broken ones are skipped, up to a limit.
+
+def _random_rows(
+    stream: "Stream", number: int, seed: int, options: ShowOptions, skips: "SkipCounter"
+) -> Iterator["PackedRow"]:
+    """Rows of one sample each from the chosen corpora of the stream, every document equally likely.
+
+    They come in the order of a permutation that the seed determines; broken ones are skipped, up to a limit.
     """
     import numpy as np
+    from torch.utils.data import ConcatDataset
 
     from kosmos_plugin.data.documents import BrokenRecord
     from kosmos_plugin.data.order import Permutation
     from kosmos_plugin.data.packing import PackedRow
 
-    corpora = [i for i, name in enumerate(stream.names) if not args.corpus or name in args.corpus]
-    if not corpora:
+    chosen = [i for i, name in enumerate(stream.names) if not options.corpus or name in options.corpus]
+    if not chosen:
         return
-    ends = np.cumsum(stream.sizes[corpora])
-    total = int(ends[-1])
-    tries = np.arange(min(total, args.documents * TRIES_PER_DOCUMENT))
-    for place in Permutation(total, args.seed)(tries).tolist():
-        which = int(np.searchsorted(ends, place, side="right"))
-        document = place - int(ends[which - 1] if which else 0)
-        corpus = corpora[which]
+    samples = ConcatDataset([stream.corpora[i] for i in chosen])
+    tries = np.arange(min(len(samples), options.documents * TRIES_PER_DOCUMENT))
+    for i in Permutation(len(samples), seed)(tries).tolist():
         skips.count(1)
         try:
-            sample = stream.corpora[corpus][document]
+            sample = samples[i]
         except BrokenRecord as error:
-            skips.skip(f"{stream.names[corpus]}/{document}", error)
+            skips.skip(stream.names[chosen[bisect.bisect_right(samples.cumulative_sizes, i)]], error)
         else:
             yield PackedRow(number, stream.config.cross_document_attention, (sample,))

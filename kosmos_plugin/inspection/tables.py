@@ -1,0 +1,40 @@
+"""Tables about a mixture's streams and about a micro-batch."""
+
+from collections.abc import Sequence
+
+from kosmos_plugin.data.mixture import Mixture
+from kosmos_plugin.data.order import BLOCK
+from kosmos_plugin.inspection.micro_batch import Row
+from kosmos_plugin.reporting.tables import Table
+
+
+def stream_table(mixture: Mixture) -> Table:
+    """The streams of a split and their corpora."""
+    lines = []
+    for stream in mixture.streams:
+        config, is_text = stream.config, stream.config.kind == "text"
+        per_update = f"{config.sequences_per_update:,} {'rows' if is_text else 'documents'}"
+        attention = "see each other" if config.cross_document_attention else "separate"
+        for i, (name, corpus) in enumerate(zip(stream.names, stream.corpora, strict=True)):
+            documents = sum(len(part.items) for part in corpus.parts) if is_text else len(corpus)
+            share = f"{stream.interleaving.counts[i] / BLOCK:.1%}" if stream.shuffle else "in order"
+            lines.append((config.name, config.kind, name, f"{documents:,}", share, per_update, attention))
+        if not stream.corpora:
+            lines.append((config.name, config.kind, "none in this split", "0", "", per_update, attention))
+    header = ("stream", "kind", "corpus", "documents", "share", "per update", "documents in a row")
+    return Table("Streams", header, lines, f"An epoch is {len(mixture):,} updates.")
+
+
+def batch_table(rows: Sequence[Row], streams: Sequence[str]) -> Table:
+    """Counts of the micro-batch, by stream."""
+
+    def line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+        filled, positions = sum(row.filled for row in rows), sum(len(row.tokens) for row in rows)
+        efficiency = f"{filled / positions:.1%}" if positions else ""
+        documents, images = sum(len(row.documents) for row in rows), sum(len(row.images) for row in rows)
+        in_loss = sum(row.in_loss for row in rows)
+        return name, f"{len(rows):,}", f"{documents:,}", f"{filled:,}", efficiency, f"{images:,}", f"{in_loss:,}"
+
+    lines = [line(stream, [row for row in rows if row.stream == stream]) for stream in streams]
+    header = ("stream", "rows", "documents", "tokens", "packing efficiency", "images", "tokens in the loss")
+    return Table("This micro-batch", header, [*lines, line("all", rows)])
