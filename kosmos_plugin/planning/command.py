@@ -180,6 +180,8 @@ def _fairseq_config(script: str, arguments: list[str]) -> DictConfig:
         raise UserError(f"{what}: --arch is missing.") from None
     except (ImportError, OSError) as error:
         raise UserError(f"{what}: --user-dir: {error}") from None
+    except UserError:
+        raise
     except ValueError as error:  # --fp16 with --bf16
         raise UserError(f"{what}: {error}") from None
     _check_names(script, parsed.task, parsed.arch)

@@ -34,7 +34,9 @@ def test_statistics_are_those_of_a_direct_count(data, tmp_path, capsys):
         assert not found["totals_are_estimated"] and found["documents"] == 40
         rows = [row for row in mixture.rows(0) if mixture.streams[row.stream] is stream]
         assert streams[name]["rows_per_update"] == len(rows)
-        assert streams[name]["packing_efficiency"] == pytest.approx(sum(row.num_tokens for row in rows) / len(rows) / 64)
+        assert streams[name]["packing_efficiency"] == pytest.approx(
+            sum(row.num_tokens for row in rows) / len(rows) / 64
+        )
         if name != "text":
             assert found["tokens_per_document"]["longest"] == max(map(len, samples))
             words = sum(
