@@ -1,4 +1,4 @@
-"""kosmos-inspect shows the tensors of training: tokens, targets, document borders and images; wrong options are one line."""
+"""kosmos-inspect shows the tensors of training: tokens, targets, borders and images; wrong options are one line."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ MICRO_BATCHES = {
 
 
 class Page(HTMLParser):
-    """What a page shows: for each row the ids and targets by position, where documents begin, and tokens in the loss."""
+    """What a page shows: of each row the ids and targets by position, where documents begin, tokens in the loss."""
 
     def __init__(self, page: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""kosmos-inspect --plan: its rules against torch's counter and fairseq's trainer, and one-line errors for wrong inputs."""
+"""kosmos-inspect --plan: its rules against torch's counter and fairseq's trainer; errors are one line."""
 
 import itertools
 import shlex
@@ -242,7 +242,7 @@ SCRIPTS = {
     "fairseq-train DATA OPTIONS": "a plan needs --max-update",
     "fairseq-train DATA OPTIONS --max-update 1 --update-freq 1,2": "--update-freq must be one number, not [1, 2].",
     "fairseq-train none.yaml OPTIONS --max-update 1": "none.yaml does not exist.",
-    "fairseq-train DATA --arch transformer_lm --task language_modeling": "the task must be kosmos_multimodal, not language",
+    "fairseq-train DATA --arch transformer_lm --task language_modeling": "the task must be kosmos_multimodal, not",
     "fairseq-train DATA --arch transformer_lm --task kosmos_multimodal": "the model must be kosmos_1",
     "torchrun --nproc-per-node gpu fairseq-train DATA": "--nproc-per-node as numbers, not 1:1 and gpu.",
     "torchrun --nproc-per-node 2 train.py DATA": "torchrun starts train.py, which is not fairseq-train",
