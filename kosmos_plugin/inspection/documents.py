@@ -95,7 +95,7 @@ def show(data: str, training: InputOptions, options: ShowOptions) -> "Report":
     names = [stream.config.name for stream in mixture.streams]
     described = micro_batch.describe(batch, vocabulary, names, micro_batch.sample_names(batch, rows, root))
     described = [dataclasses.replace(row, parts=tuple(row.documents)) for row in described]  # without the padding
-    table = dataclasses.replace(tables.batch_table(described, names), title="On this page")
+    table = tables.batch_table(described, names, "On this page", packed=False)
     return micro_batch.Report(
         title=f"Documents of {data}",
         where=f"{options.split} · at random, seed {training.seed} · rows of {row_length:,} tokens, without padding",

@@ -11,6 +11,7 @@ import numpy as np
 
 from kosmos_plugin import atomic
 from kosmos_plugin.inspection.corpus_statistics import CorpusStatistics, StreamStatistics
+from kosmos_plugin.inspection.tables import sequences_per_update
 from kosmos_plugin.reporting import tables
 from kosmos_plugin.reporting.html import data_uri, render
 from kosmos_plugin.reporting.tables import Table
@@ -161,7 +162,7 @@ def _update_table(streams: Sequence[StreamStatistics], updates: int | None) -> T
     header = ("stream", "corpus", "share", "per update", "rows", "packing efficiency")
     lines = []
     for stream in streams:
-        per_update = f"{stream.sequences_per_update:,} {'rows' if stream.kind == 'text' else 'documents'}"
+        per_update = sequences_per_update(stream.kind, stream.sequences_per_update)
         packed = (f"{stream.rows_per_update:,}", f"{stream.packing_efficiency:.1%}")
         for corpus in stream.corpora:
             epochs = () if updates is None else (f"{corpus.epochs:.2f}",)
@@ -186,6 +187,7 @@ def _sources_table(corpora: Sequence[CorpusStatistics]) -> Table:
 def plot(corpora: Sequence[CorpusStatistics]) -> bytes:
     """Histograms of the tokens and images per document of each corpus, as a PNG."""
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
+    from matplotlib.ticker import MaxNLocator
 
     corpora = [corpus for corpus in corpora if corpus.sample]
     figure = Figure(figsize=(10, 0.6 + 2.2 * max(len(corpora), 1)), dpi=110, layout="constrained")
@@ -201,6 +203,7 @@ def plot(corpora: Sequence[CorpusStatistics]) -> bytes:
                 step = -(-(int(np.ptp(values)) + 1) // MAX_BARS)  # whole tokens, or some bars would have fewer values
                 edges = np.arange(values.min(), values.max() + step + 1, step) - 0.5
                 axes.hist(values, bins=edges, weights=np.full(len(values), 1 / len(values)), color="#4c78a8")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_title(f"{corpus.stream}: {corpus.name}", fontsize=10, loc="left", parse_math=False)
             axes.set_xlabel(label, fontsize=9)
             axes.yaxis.set_major_formatter("{x:.0%}")

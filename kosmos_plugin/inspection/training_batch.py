@@ -37,7 +37,7 @@ def micro_batch_report(data: str, training: BatchOptions, options: MicroBatchOpt
         where=f"{options.split} · update {options.update} (epoch {options.update // len(mixture) + 1}) · rank "
         f"{options.rank} of {training.ranks} · accumulation step {options.accumulation_step} of {training.update_freq} "
         f"· seed {training.seed}",
-        tables=[tables.stream_table(mixture), tables.batch_table(rows, task.stream_names)],
+        tables=[tables.stream_table(mixture), tables.batch_table(rows, task.stream_names, "This micro-batch")],
         rows=shown,
         images=batch["images"],
         note=note,
