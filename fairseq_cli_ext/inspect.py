@@ -46,7 +46,9 @@ class InspectParser(CommandParser):
         )
         add_options(group, Assumptions)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # its overloads differ in the namespace only
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """As argparse's. Raises UserError unless the options are of one mode."""
         parsed = super().parse_args(args, namespace)
         if (parsed.data is None and parsed.like is None) == (parsed.plan is None):
@@ -65,10 +67,12 @@ class InspectParser(CommandParser):
 
 
 def parser() -> CommandParser:
+    """The command's parser."""
     return InspectParser()
 
 
 def run(args: argparse.Namespace) -> None:
+    """Show the micro-batch, or print the plan."""
     if args.plan is not None:
         _print_plan(args.plan, parsed_options(args, Assumptions))
     else:
@@ -115,6 +119,7 @@ def _terminal_width() -> int:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     run_command(parser(), run, arguments)
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -123,13 +124,13 @@ def _of_stream(stream: Stream, sample_builder: SampleBuilder, options: Statistic
     epochs = stream.epochs(options.updates) if options.updates is not None else {}
     corpora = []
     for i, name in enumerate(stream.names):
-        known = {}
+        known: dict[str, int] = {}
         if config.kind == "text":
             known = _totals_of_binarized(stream.corpora[i].parts)
             size, examine = _binarized(stream.corpora[i].parts, sample_builder.vocabulary)
         else:
             size, examine = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
-        sample, unusable = [], collections.Counter()
+        sample, unusable = [], collections.Counter[str]()
         chosen = _random_sample(size, options.documents, stream.seed + i)
         for document in tqdm(chosen, desc=f"{config.name}: {name}", unit="document", leave=False, mininterval=1):
             try:
@@ -151,7 +152,8 @@ def _random_sample(size: int, most: int, key: int) -> np.ndarray:
 
 def _binarized(parts: list[TextRows], vocabulary: Vocabulary) -> tuple[int, Examine]:
     """The number of documents in binarized text, and what examines one of them."""
-    items = ConcatDataset([part.items for part in parts])
+    items_of_parts: list[Any] = [part.items for part in parts]  # sequences, though not of torch's type
+    items = ConcatDataset[np.ndarray](items_of_parts)
 
     def examine(number: int) -> DocumentStatistics:
         part = parts[bisect.bisect_right(items.cumulative_sizes, number)]
@@ -177,15 +179,26 @@ def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
     return {"tokens": tokens, "in_loss": tokens - documents, "images": 0}
 
 
+@dataclass(frozen=True)
+class _SourcedDocument(Document):
+    source: str
+
+
 def _sharded(
     tars: Sequence[str], read: Callable[[Record], Document], sample_builder: SampleBuilder
 ) -> tuple[int, Examine]:
     """The number of documents in tars, and what examines one of them."""
-    documents = ShardedDocuments(tars, lambda record: (read(record), _source(record)))
+
+    def read_with_source(record: Record) -> _SourcedDocument:
+        document = read(record)
+        return _SourcedDocument(document.id, document.segments, _source(record))
+
+    documents = ShardedDocuments(tars, read_with_source)
     any_length = dataclasses.replace(sample_builder, max_tokens=sys.maxsize)
 
     def examine(number: int) -> DocumentStatistics:
-        document, source = documents[number]
+        document = documents[number]
+        assert isinstance(document, _SourcedDocument)
         sample = any_length.sample(document)
         if len(sample) > sample_builder.max_tokens:
             raise BrokenRecord("longer than a row")
@@ -196,7 +209,7 @@ def _sharded(
             images=len(sample.images),
             words=sum(len(text.split()) for text in texts),
             characters=sum(map(len, texts)),
-            source=source,
+            source=document.source,
         )
 
     return len(documents), examine

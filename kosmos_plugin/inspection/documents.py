@@ -15,7 +15,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kosmos_plugin.errors import UserError, did_you_mean
 from kosmos_plugin.inspection.options import InputOptions, ShowOptions, add_training_options, training_options
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kosmos_plugin.data.config import DataConfig
     from kosmos_plugin.data.mixture import Mixture, Stream
     from kosmos_plugin.data.packing import PackedRow
+    from kosmos_plugin.data.samples import Sample
     from kosmos_plugin.data.skips import SkipCounter
     from kosmos_plugin.inspection.micro_batch import Report
 
@@ -89,7 +90,7 @@ def show(data: str, training: InputOptions, options: ShowOptions) -> "Report":
     if not documents:
         raise UserError(f"{data}: there is no document to show (skipped as broken: {skips.skipped:,}).")
     rows, batches = zip(*documents, strict=True)
-    batch = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    batch = cast("Batch", {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})
 
     root = os.path.join(os.path.normpath(os.path.dirname(data) or "."), "")
     names = [stream.config.name for stream in mixture.streams]
@@ -146,7 +147,7 @@ def _random_rows(
     chosen = [i for i, name in enumerate(stream.names) if not options.corpus or name in options.corpus]
     if not chosen:
         return
-    samples = ConcatDataset([stream.corpora[i] for i in chosen])
+    samples: ConcatDataset[Sample] = ConcatDataset([stream.corpora[i] for i in chosen])
     tries = np.arange(min(len(samples), options.documents * TRIES_PER_DOCUMENT))
     for i in Permutation(len(samples), seed)(tries).tolist():
         skips.count(1)

@@ -202,7 +202,7 @@ def plot(corpora: Sequence[CorpusStatistics]) -> bytes:
             else:
                 step = -(-(int(np.ptp(values)) + 1) // MAX_BARS)  # whole tokens, or some bars would have fewer values
                 edges = np.arange(values.min(), values.max() + step + 1, step) - 0.5
-                axes.hist(values, bins=edges, weights=np.full(len(values), 1 / len(values)), color="#4c78a8")
+                axes.hist(values, bins=edges.tolist(), weights=np.full(len(values), 1 / len(values)), color="#4c78a8")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_title(f"{corpus.stream}: {corpus.name}", fontsize=10, loc="left", parse_math=False)
             axes.set_xlabel(label, fontsize=9)

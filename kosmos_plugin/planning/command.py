@@ -213,10 +213,12 @@ def _hydra_config(folder: Path, name: str, overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(folder.resolve()), version_base="1.1"):
             config = compose(name, overrides=overrides)
         add_defaults(config)
-        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = "; ".join(line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip())
         raise UserError(f"{folder / name}.yaml: {reason}") from None
+    assert isinstance(resolved, DictConfig)
+    return resolved
 
 
 def _check_names(path: str, task: str | None, model: str | None) -> None:

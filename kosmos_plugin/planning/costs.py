@@ -124,6 +124,7 @@ def image_flops(model: Kosmos) -> tuple[int, int, int]:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    assert model.vision is not None and model.resampler is not None
     assert all(parameter.is_meta for parameter in model.parameters())
     size = model.config.image_size
     counters = [FlopCounterMode(display=False) for _ in range(3)]

@@ -107,7 +107,7 @@ class Plan:
         rest = [p for p in decoder.parameters() if id(p) not in tables.keys() | {id(layer) for layer in layers}]
         parts = [_part("embeddings", tables.values()), _part(f"{len(decoder.layers)} decoder layers", layers)]
         parts.append(_part("last LayerNorm", rest))
-        if self.model.vision is not None:
+        if self.model.vision is not None and self.model.resampler is not None:
             parts.insert(0, _part("vision encoder", self.model.vision.parameters()))
             parts.insert(1, _part("resampler", self.model.resampler.parameters()))
         return parts

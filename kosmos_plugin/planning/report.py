@@ -28,8 +28,8 @@ def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
         (_memory_table(plan), _memory_note(plan)),
         (_flops_table(plan), _flops_note(plan)),
     ]
-    if plan.command.claim:
-        sections.append((_difference_table(plan, found) if found else _agreement(plan),))
+    if claim := plan.command.claim:
+        sections.append((_difference_table(claim, found) if found else _agreement(claim),))
     return "\n\n".join("\n".join(_block_as_text(block, width) for block in section) for section in sections)
 
 
@@ -105,7 +105,8 @@ def _stream_table(plan: Plan) -> Table:
 
 def _stream_note(plan: Plan) -> str:
     config, micro_batches = plan.command.config, plan.command.ranks * plan.update_freq
-    row, limits = config.task.tokens_per_sample, []
+    row = config.task.tokens_per_sample
+    limits: list[tuple[int, str]] = []
     if config.dataset.batch_size:
         limits.append((config.dataset.batch_size, "--batch-size"))
     if config.dataset.max_tokens is not None:
@@ -131,15 +132,12 @@ def _corpus_tables(plan: Plan) -> list[Table]:
     """A table for each stream whose corpora have weights."""
     tables = []
     for stream in plan.streams:
-        corpora = [corpus for corpus in stream.config.corpora if corpus.weight is not None and corpus.train]
-        if len(corpora) < 2:
+        weights = [(corpus.name, corpus.weight) for corpus in stream.config.corpora if corpus.weight and corpus.train]
+        if len(weights) < 2:
             continue
-        total = sum(corpus.weight for corpus in corpora)
+        total = sum(weight for _, weight in weights)
         tokens = stream.tokens * plan.updates / total / 1e6
-        lines = [
-            (corpus.name, f"{corpus.weight:g}", f"{corpus.weight / total:.1%}", f"{corpus.weight * tokens:,.0f}")
-            for corpus in corpora
-        ]
+        lines = [(name, f"{weight:g}", f"{weight / total:.1%}", f"{weight * tokens:,.0f}") for name, weight in weights]
         lines.append(("all", f"{total:.5g}", "100.0%", f"{total * tokens:,.0f}"))
         header = ("corpus", "weight", "share", "million tokens")
         tables.append(Table(f"Corpora of {stream.config.name}, in all updates", header, lines))
@@ -212,17 +210,16 @@ def _flops_note(plan: Plan) -> str:
     )
 
 
-def _agreement(plan: Plan) -> str:
-    values = len(RUNS[plan.command.claim])
-    return f"All {values} values of the paper's {plan.command.claim.replace('_', ' ')} match."
+def _agreement(claim: str) -> str:
+    return f"All {len(RUNS[claim])} values of the paper's {claim.replace('_', ' ')} match."
 
 
-def _difference_table(plan: Plan, found: list[Difference]) -> Table:
+def _difference_table(claim: str, found: list[Difference]) -> Table:
     lines = [
         (f"{item.value.where} ({item.value.source})", item.value.name, _shown(item.value.expected), _shown(item.found))
         for item in found
     ]
-    title = f"Differences from the paper's {plan.command.claim.replace('_', ' ')}"
+    title = f"Differences from the paper's {claim.replace('_', ' ')}"
     return Table(title, ("where", "value", "expected", "found"), lines)
 
 
