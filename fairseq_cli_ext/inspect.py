@@ -52,7 +52,7 @@ class InspectParser(CommandParser):
         """As argparse's. Raises UserError unless the options are of one mode."""
         parsed = super().parse_args(args, namespace)
         if (parsed.data is None and parsed.like is None) == (parsed.plan is None):
-            raise UserError("Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND, and not both.")
+            raise UserError("Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND for a plan.")
         if parsed.plan is None:
             self._check_unused(parsed, Assumptions, "--plan", "DATA.yaml")
         else:

@@ -154,7 +154,7 @@ def _documents_table(corpora: Sequence[CorpusStatistics]) -> Table:
         lengths = (f"{length:,}" for length in _lengths(corpus).values())
         images = f"{corpus.values('images').sum() / max(len(corpus.sample), 1):.2f}"
         lines.append((corpus.stream, corpus.name, f"{corpus.examined:,}", unusable, *lengths, images))
-    header = ("stream", "corpus", "examined", "unusable", "median tokens", "95%", "longest", "mean images")
+    header = ("stream", "corpus", "examined", "unusable", "median tokens", "95th percentile", "longest", "mean images")
     return Table("Documents", header, lines)
 
 

@@ -60,7 +60,7 @@ def plan_of(path):
     ids=lambda options: " ".join(options) or "default",
 )
 def test_flops_are_those_that_torch_counts(task, options):
-    """Exactly, but that torch counts every pair of positions in attention: twice what causality leaves."""
+    """Exactly, except that torch counts every pair of positions in attention: twice what the causal mask leaves."""
     model = tiny.model(task, **options).train()
     rows, length, images = 2, tiny.TOKENS_PER_SAMPLE, 6
     tokens, slots = torch.full((rows, length), 10), torch.zeros(rows, length, dtype=torch.bool)
@@ -126,7 +126,7 @@ def test_memory_is_what_fairseq_holds_after_an_update(data, tmp_path, options, b
 
 
 def test_memory_on_several_ranks(data, tmp_path):
-    """DDP's buckets are a copy of the gradients; --zero-sharding os leaves each rank its share of Adam's moments."""
+    """DDP's buckets are a copy of the gradients; --zero-sharding os divides Adam's moments among the ranks."""
     path = script_of(tmp_path, data, "--zero-sharding os", "torchrun --nnodes 2 --nproc-per-node 4 fairseq-train")
     items = {item.what: item.bytes for item in plan_of(path).memory}
     assert items["gradients in DDP's buckets"] == items["gradients, 32 bits"]
@@ -134,7 +134,7 @@ def test_memory_on_several_ranks(data, tmp_path):
 
 
 def test_numbers_of_a_plan(data, tmp_path):
-    """The model is the one that is trained, the vocabulary the one that is there; the rest is arithmetic."""
+    """The model and the vocabulary are the real ones; the rest is arithmetic."""
     plan = plan_of(script_of(tmp_path, data, "--update-freq 3"))
     task = tiny.task(data)
     model = tiny.model(task)
@@ -272,7 +272,7 @@ def test_a_wrong_script_is_one_line(data, tmp_path, capsys, monkeypatch, script)
         (["--caption-tokens", "7"], "--caption-tokens 7 does not fit: a sequence of captions with 1 images has 8"),
         (["--page-tokens", "65"], "--page-tokens 65 does not fit"),
         (["--rank", "1"], "--rank goes with DATA.yaml, not with --plan."),
-        (["data.yaml"], "Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND, and not both."),
+        (["data.yaml"], "Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND for a plan."),
     ],
 )
 def test_a_wrong_option_is_one_line(data, tmp_path, capsys, options, message):
