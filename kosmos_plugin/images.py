@@ -64,6 +64,8 @@ def decode_image(
     Raises:
         BrokenImage: The image cannot be decoded or has too many pixels.
     """
+    if not data:
+        raise BrokenImage("image of 0 bytes")
     resize = _resize_by_torch if decoding == "fast" else _resize_by_pillow
     try:
         with warnings.catch_warnings():

@@ -211,7 +211,7 @@ PNG, JPEG = encoded(picture(80, 60)), encoded(picture(80, 60), "JPEG")
 @pytest.mark.parametrize(
     "data",
     [
-        *[b"", b"garbage", bytes(1000), b"<html>404 not found</html>", PNG[:8], PNG[:60], PNG[: len(PNG) // 2]],
+        *[b"garbage", bytes(1000), b"<html>404 not found</html>", PNG[:8], PNG[:60], PNG[: len(PNG) // 2]],
         *[JPEG[:2], JPEG[:300], JPEG[: len(JPEG) // 2], JPEG[:20] + b"\xff" * 500],
     ],
 )
@@ -219,6 +219,11 @@ def test_broken_bytes(data):
     with pytest.raises(BrokenImage) as error:
         decode_image(data, SIZE)
     assert error.value.reason == "image that cannot be decoded" and error.value.detail
+
+
+def test_no_bytes():
+    with pytest.raises(BrokenImage, match=r"^image of 0 bytes$"):
+        decode_image(b"", SIZE)
 
 
 @settings(deadline=None, max_examples=150)

@@ -166,21 +166,34 @@ def test_validation_starts_again_each_epoch(data):
 # ---- broken records
 
 
-@pytest.fixture
-def broken(data, tmp_path):
-    """Only captions; every fifth of 20 is empty, and the image of one is garbage."""
-    draw = random.Random(0)
+def captions_data(data, folder, captions, images):
+    """A data YAML of only captions, drawn ten an update."""
     members = []
-    for i in range(20):
-        caption = "" if i % 5 == 0 else f"{i} dogs"
-        members += tiny.caption_members(f"{i:02d}", caption, b"garbage" if i == 7 else tiny.png(draw))
-    tiny.write_tar(tmp_path / "captions.tar", members)
+    for i, (caption, image) in enumerate(zip(captions, images, strict=True)):
+        members += tiny.caption_members(f"{i:02d}", caption, image)
+    tiny.write_tar(folder / "captions.tar", members)
     config = yaml.safe_load(data.read_text())
     config["vocabulary"] = str(data.parent / "vocabulary")
-    corpus = {"name": "some", "train": str(tmp_path / "captions.tar")}
+    corpus = {"name": "some", "train": str(folder / "captions.tar")}
     config["streams"] = {"captions": {"kind": "captions", "sequences_per_update": 10, "corpora": [corpus]}}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
-    return tmp_path / "data.yaml"
+    (folder / "data.yaml").write_text(yaml.safe_dump(config))
+    return folder / "data.yaml"
+
+
+@pytest.fixture
+def broken(data, tmp_path):
+    """Every fifth caption of 20 is empty, and one image is garbage."""
+    draw = random.Random(0)
+    captions = ["" if i % 5 == 0 else f"{i} dogs" for i in range(20)]
+    return captions_data(data, tmp_path, captions, [b"garbage" if i == 7 else tiny.png(draw) for i in range(20)])
+
+
+@pytest.fixture
+def broken_images(data, tmp_path):
+    """Every fifth image of 20 is garbage."""
+    draw = random.Random(0)
+    images = [b"garbage" if i % 5 == 0 else tiny.png(draw) for i in range(20)]
+    return captions_data(data, tmp_path, [f"{i} dogs" for i in range(20)], images)
 
 
 @pytest.mark.parametrize("update_freq, workers", [(1, 0), (2, 0), (2, 2), (2, 3)])
@@ -193,14 +206,25 @@ def test_broken_ones_are_counted_once(broken, update_freq, workers):
     assert task.skips.skipped == 5
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_end_the_training_with_one_line(broken, workers):
-    task, dataset = loaded(broken, max_skipped_rate=0.1)
+def stopped_by(path, workers):
+    """The error that ends a training of which a tenth may be broken."""
+    task, dataset = loaded(path, max_skipped_rate=0.1)
     epochs = task.get_batch_iterator(dataset, max_sentences=64, num_workers=workers)
     with pytest.raises(UserError) as error:
         take(epochs, 100)
     assert multiprocessing.active_children() == []  # the workers are gone by then
-    message = (
-        r"\d+ of \d+ records and images are broken, more than --max-skipped-rate 0.1 allows; the last is some/\d+: .*"
-    )
-    assert re.fullmatch(message, str(error.value))
+    return str(error.value)
+
+
+TOO_MANY = r"\d+ of \d+ records and images are broken, more than --max-skipped-rate 0.1 allows; the last is "
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_broken_records_end_the_training_with_one_line(broken, workers):
+    assert re.fullmatch(TOO_MANY + r"some/\d+: .*", stopped_by(broken, workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_broken_images_end_the_training_with_one_line(broken_images, workers):
+    reason = r"captions\.tar/\d+: image that cannot be decoded \(.*\)"
+    assert re.fullmatch(TOO_MANY + reason, stopped_by(broken_images, workers))
