@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from kosmos_plugin.curation.recipes.index import about_of
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import BrokenRecord, Document, Text
-from kosmos_plugin.data.mixture import Mixture, Stream
+from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture, Stream
 from kosmos_plugin.data.order import Permutation
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.data.samples import SampleBuilder
@@ -125,9 +125,10 @@ def _of_stream(stream: Stream, sample_builder: SampleBuilder, options: Statistic
     corpora = []
     for i, name in enumerate(stream.names):
         known: dict[str, int] = {}
-        if config.kind == "text":
-            known = _totals_of_binarized(stream.corpora[i].parts)
-            size, examine = _binarized(stream.corpora[i].parts, sample_builder.vocabulary)
+        if isinstance(corpus := stream.corpora[i], ConcatenatedRows):
+            parts = cast(list[TextRows], corpus.datasets)
+            known = _totals_of_binarized(parts)
+            size, examine = _binarized(parts, sample_builder.vocabulary)
         else:
             size, examine = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
         sample, unusable = [], collections.Counter[str]()

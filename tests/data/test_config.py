@@ -95,15 +95,25 @@ A = (*PICTURES, "corpora", 0)
 @pytest.mark.parametrize(
     "place, value, message",
     [
-        (("vocabluary",), "v", "unknown key 'vocabluary' in the file; known are streams, vocabulary"),
+        (
+            ("vocabluary",),
+            "v",
+            "unknown key 'vocabluary' in the file; known are streams, vocabulary. Did you mean 'vocabulary'[?]$",
+        ),
+        (("something_else",), 1, "known are streams, vocabulary[.]$"),
         ((*TEXT, "corpus"), [], "unknown key 'corpus' in streams.text; known are .*corpora"),
-        ((*A, "wieght"), 1, r"unknown key 'wieght' in streams.pictures.corpora\[0\]; known are .*weight"),
+        (
+            (*A, "wieght"),
+            1,
+            r"unknown key 'wieght' in streams.pictures.corpora\[0\]; known are .*weight[.] Did you mean 'weight'[?]$",
+        ),
         (("vocabulary",), None, "vocabulary must be a str, not None"),
         (("streams",), [], r"streams must be a mapping, not \[\]"),
         (("streams",), {}, "streams is empty"),
         (TEXT, "text", "streams.text must be a mapping"),
         ((*TEXT, "kind"), "images", "streams.text.kind is 'images'; it must be one of text, captions, interleaved"),
         ((*TEXT, "kind"), ["text"], "streams.text.kind is"),
+        ((*TEXT, "kind"), "caption", "must be one of text, captions, interleaved. Did you mean 'captions'[?]$"),
         ((*TEXT, "sequences_per_update"), 0, "sequences_per_update must be at least 1, not 0"),
         ((*TEXT, "sequences_per_update"), -3, "must be at least 1, not -3"),
         ((*TEXT, "sequences_per_update"), 2.5, "must be a int, not 2.5"),
@@ -123,7 +133,7 @@ A = (*PICTURES, "corpora", 0)
         ((*A, "train"), "tars/no*.tar", r"names .*/tars/no\*\.tar, which does not exist"),
         ((*A, "valid"), ["tars/x.tar", 3], r"corpora\[0\].valid must be a str, not 3"),
         ((*A, "valid"), {"x": 1}, r"corpora\[0\].valid must be a list"),
-        ((*A, "train"), "tars/{00..01.tar", r"corpora\[0\].train"),
+        ((*A, "train"), "tars/{00..01.tar", r"corpora\[0\].train: .* is not a valid pattern: "),
         (
             (*TEXT, "corpora", 0, "train"),
             "text/gone",
