@@ -1,0 +1,107 @@
+"""A run of a command: what it was asked for, and its output folder, which belongs to it alone."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from datatrove.pipeline.writers import JsonlWriter
+
+from kosmos_plugin.atomic import write_text
+from kosmos_plugin.curation.pipeline.dropped import dropped_writer
+from kosmos_plugin.curation.pipeline.inputs import InputFile
+from kosmos_plugin.errors import UserError
+
+Options = TypeVar("Options")  # a dataclass of `curation.options`
+
+
+@dataclass(frozen=True)
+class Run(Generic[Options]):
+    """A command with its options, inputs and output folder."""
+
+    command: str
+    options: Options
+    inputs: Sequence[InputFile]
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        """The folder of plan, lock and logs."""
+        return self.out / "work"
+
+    @property
+    def intermediate(self) -> Path:
+        """The folder of the files that stages pass on; removed at the end."""
+        return self.work / "intermediate"
+
+    @property
+    def report_file(self) -> Path:
+        return self.out / "report.json"
+
+    def dropped_writer(self, step: str, reason: str | None = None) -> JsonlWriter | None:
+        """The exclusion writer of a step: documents go to the folder `step` of --keep-dropped. None without it.
+
+        Args:
+            step: The name of the step; two steps of a run never share one.
+            reason: The reason of documents that come without one.
+        """
+        folder = getattr(self.options, "keep_dropped", None)
+        return dropped_writer(Path(folder) / step, reason) if folder is not None else None
+
+    def begin(self) -> bool:
+        """Write the plan if there is none yet.
+
+        Returns:
+            Whether the run is new.
+
+        Raises:
+            UserError: A folder belongs to another run or cannot be written to.
+        """
+        plan = {
+            "command": self.command,
+            "options": dataclasses.asdict(self.options),  # type: ignore[call-overload]  # a dataclass
+            "inputs": [dataclasses.asdict(file) for file in self.inputs],
+        }
+        plan = json.loads(json.dumps(plan))
+        file = self.work / "plan.json"
+        if file.is_file():
+            previous = json.loads(file.read_text(encoding="utf-8"))
+            if previous != plan:
+                raise UserError(
+                    f"{self.out} holds another run ({_difference(previous, plan)}). Give another folder with --out, or "
+                    "remove this one."
+                )
+            return False
+        try:
+            if self.out.exists() and any(path != self.work for path in self.out.iterdir()):
+                raise UserError(f"{self.out} contains files that are not of this run. Give another folder with --out.")
+            self._require_empty_keep_dropped()
+            self.work.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(plan, indent=2))
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.out}: {error.strerror}.") from None
+        return True
+
+    def _require_empty_keep_dropped(self) -> None:
+        folder = getattr(self.options, "keep_dropped", None)
+        if folder is not None and Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+            raise UserError(f"--keep-dropped {folder} must be a new or an empty folder.")
+
+    def withdraw(self) -> None:
+        """Undo `begin`."""
+        shutil.rmtree(self.work)
+        with contextlib.suppress(OSError):  # not empty: it was there before
+            self.out.rmdir()
+
+
+def _difference(previous: dict[str, Any], plan: dict[str, Any]) -> str:
+    if previous["command"] != plan["command"]:
+        return f"of kosmos-prepare {previous['command']}"
+    for name, value in plan["options"].items():
+        if previous["options"].get(name) != value:
+            return f"--{name.replace('_', '-')} was {previous['options'].get(name)}"
+    return "with other input files"
