@@ -7,6 +7,7 @@ import torch
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.generation.decoding_state import DecodingState
+from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prefill import read_prompts
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.models.kosmos import Kosmos
@@ -24,15 +25,6 @@ class Hypothesis:
     tokens: tuple[int, ...]
     log_probability: float
     score: float  # log-probability / length ** length_penalty, by which hypotheses compare
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    beam: int = 1
-    max_new_tokens: int = 64
-    length_penalty: float = 1.0
-    # Text at which generation ends, as `</s>` does.
-    stop: tuple[str, ...] = ()
 
 
 @torch.inference_mode()

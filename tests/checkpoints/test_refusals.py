@@ -215,4 +215,4 @@ def test_without_the_extra(theirs, refusal, monkeypatch, missing):
 def test_unknown_format(capsys):
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
-    assert "invalid choice: 'onnx'" in capsys.readouterr().err
+    assert "--to must be one of fairseq, huggingface, safetensors, not 'onnx'" in capsys.readouterr().err
