@@ -7,8 +7,8 @@ The paper says what it discards, and here is how:
 - images "that have a resolution lower than 64 by 64 pixels or that are singlecolored" (`filters.images`);
 - "gibberish text containing emoji symbols, hashtags, and URL links": a paragraph is removed if more than a share of its
   words are of these kinds;
-- "we limit the number of images to five": later images are removed, and the page's text stays (`formatters.use_images`);
-- "half of the documents that only have one image": chosen by a hash of the page's address, so that runs can be repeated.
+- "we limit the number of images to five": later images are removed (`formatters.use_images`);
+- "half of the documents that only have one image": chosen by a hash of the page's address.
 """
 
 from urllib.parse import urlsplit

@@ -167,7 +167,7 @@ def _matches(name: str) -> list[InputFile]:
 
 
 def _storage(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a path, and the path there. A local file may have "::" in its name, which fsspec would split."""
+    """The file system of a path, and the path there. A local name may contain "::", which fsspec would split."""
     return fsspec.core.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))
 
 

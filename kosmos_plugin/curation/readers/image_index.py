@@ -1,10 +1,11 @@
 """An index of the images in WARC files and tars by their addresses, in memory that does not grow with their number.
 
     list images    one task a file     FOLDER/lists/FILE.npy: hashes and locations of its images, sorted by hash
-    sort images    one task a bucket   FOLDER/BUCKET.{hashes,locations}.npy: of all files, the images of a range of hashes
+    sort images    one task a bucket   FOLDER/BUCKET.{hashes,locations}.npy: all images of a range of hashes
 
 An image in a tar is known by the "url" of img2dataset's JSON beside it. Without one it is known by its name: HOST/PATH,
-as `wget --mirror` makes it, or the name that a release has for it. Of several images with one address the first is used.
+as `wget --mirror` makes it, or the name that a release has for it. Of several images with
+one address the first is used.
 """
 
 import posixpath

@@ -4,7 +4,7 @@ MMC4     JSON lines, also in .zip. A document has `text_list`, its sentences; `u
          each image its `raw_url`, its `image_name` (the file name of the download) and its `matched_text_index`, the
          sentence that it precedes
 OBELICS  Parquet. A row has the lists `images` and `texts`, one of which holds None where the other holds a value;
-         `metadata`, a JSON list with the images' `alt_text`; and `general_metadata`, a JSON object with the page's `url`
+         `metadata`, a JSON list with the images' `alt_text`; and `general_metadata`, a JSON object with the `url`
 """
 
 import itertools

@@ -33,10 +33,6 @@ def stages(run: Run[CaptionOptions]) -> list[Stage]:
     options = run.options
     share = CAPTION_VALID_SHARE if options.valid_share is None else options.valid_share
     require_valid_share(share)
-    require(
-        options.max_aspect is None or options.max_aspect >= 1,
-        f"--max-aspect must be at least 1, not {options.max_aspect}.",
-    )
     format, files = files_of_format(run.inputs, options.format, FORMATS, FORMAT_GROUPS)
     if format == "webdataset":
         require(

@@ -10,7 +10,7 @@ read instructions ─→ shards, or with --sample: read instructions ─→ choo
 
 from kosmos_plugin.curation.filters.instructions import InstructionFilter
 from kosmos_plugin.curation.options import InstructionOptions
-from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require_valid_share
 from kosmos_plugin.curation.pipeline.inputs import check_formats
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.curation.pipeline.runner import Stage
@@ -23,7 +23,6 @@ def stages(run: Run[InstructionOptions]) -> list[Stage]:
     """Make the stages of a run. UserError for wrong options or inputs."""
     options = run.options
     require_valid_share(options.valid_share)
-    require(options.sample is None or options.sample > 0, f"--sample must be at least 1, not {options.sample}.")
     check_formats(run.inputs, EXTENSIONS, "Instructions are")
     reader = ReadInstructions(run.inputs, exclusion_writer=run.dropped_writer("invalid"))
     read = [reader, InstructionFilter(run.dropped_writer("empty"))]

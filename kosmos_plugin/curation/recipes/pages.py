@@ -79,7 +79,6 @@ def _check_options(options: PageOptions) -> None:
         value = getattr(options, name)
         require(0 <= value <= 1, f"--{name.replace('_', '-')} must be 0 … 1, not {value}.")
     require_valid_share(options.valid_share)
-    require(options.max_images >= 1, f"--max-images must be at least 1, not {options.max_images}.")
     require(
         options.tokens_per_sample >= options.image_tokens + 4 > 4,
         f"--tokens-per-sample {options.tokens_per_sample} has no room for an image of --image-tokens "

@@ -11,7 +11,7 @@ from kosmos_plugin.curation.filters.contamination import ContaminationFilter, wr
 from kosmos_plugin.curation.filters.language import EnglishFilter
 from kosmos_plugin.curation.filters.text import MinWordsFilter, SubsetFilter
 from kosmos_plugin.curation.options import TextOptions
-from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require_valid_share
 from kosmos_plugin.curation.pipeline.inputs import check_formats, find_inputs
 from kosmos_plugin.curation.pipeline.intermediate import ReadIntermediate, write_intermediate
 from kosmos_plugin.curation.pipeline.run import Run
@@ -25,7 +25,6 @@ from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 def stages(run: Run[TextOptions]) -> list[Stage]:
     """Make the stages of a run. UserError for wrong options or inputs."""
     options = run.options
-    require(options.vocabulary is not None, "Give --vocabulary, a folder that kosmos-prepare tokenizer makes.")
     require_valid_share(options.valid_share)
     Vocabulary.load(options.vocabulary)
     check_formats(run.inputs, EXTENSIONS, "Text is")

@@ -33,9 +33,6 @@ THREADS = 16
 def stages(run: Run[TokenizerOptions]) -> list[Stage]:
     """Make the stages of a run. UserError for wrong options or inputs."""
     options = run.options
-    for name in ("size", "documents", "megabytes"):
-        value = getattr(options, name)
-        require(value is None or value > 0, f"--{name} must be at least 1, not {value}.")
     require(options.documents is None or options.megabytes is None, "Give either --documents or --megabytes.")
     coverage = options.character_coverage
     require(0.98 <= coverage <= 1, f"--character-coverage must be 0.98 … 1, not {coverage}.")
@@ -112,7 +109,7 @@ class TrainTokenizer(Step):
         except RuntimeError as error:
             reason = str(error).rpartition("] ")[2].rstrip(".")  # after a line of SentencePiece's source
             raise UserError(
-                f"--size {self.options.size}: SentencePiece cannot make a vocabulary of this size from the text ({reason}). "
-                "Give another --size, or more text, with another --out."
+                f"--size {self.options.size}: SentencePiece cannot make a vocabulary of this size from the text "
+                f"({reason}). Give another --size, or more text, with another --out."
             ) from None
         return model.getvalue()

@@ -22,7 +22,7 @@ from kosmos_plugin.curation.sampling.hashing import uniform_hash
 from kosmos_plugin.errors import UserError
 
 NOT_CHOSEN = "not in the sample"
-# A candidate: the hash of its text, its task, its number among the task's candidates, and its size (documents or bytes).
+# A candidate: hash of its text, its task, its number among the task's candidates, its size (documents or bytes).
 _CANDIDATE = np.dtype([("hash", np.uint64), ("task", np.int64), ("number", np.int64), ("size", np.int64)])
 
 
@@ -98,8 +98,8 @@ class ChooseSample(Step):
             chosen = chosen[np.cumsum(chosen["size"]) - chosen["size"] < self.limit]
         if self.unit == "documents" and len(chosen) < self.limit:
             raise UserError(
-                f"Cannot sample {self.limit:,} documents: the input has {len(chosen):,} that can be used. Ask for fewer, "
-                "with another --out."
+                f"Cannot sample {self.limit:,} documents: the input has {len(chosen):,} that can be used. Ask for "
+                "fewer, with another --out."
             )
         for task in range(self.tasks):
             numbers = np.sort(chosen["number"][chosen["task"] == task])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.curation.formatters.fit_rows import FitRows
-from kosmos_plugin.curation.readers.html import text_of
+from kosmos_plugin.curation.page_documents import text_of
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
 from kosmos_plugin.data.documents import Document as TrainingDocument
 from kosmos_plugin.data.documents import Image, Text

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish, kill_when, run_in_background
+from tests.curation.command import digests, finish, kill_when, prepare, run_in_background
 from tests.curation.recipes.test_pages import html, png, write_warc
 from tests.curation.recipes.test_text import json_lines, sentences
 
@@ -51,7 +50,7 @@ def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
     finish(*arguments, "--out", out, "--workers", 2)
     assert digests(out) == digests(uninterrupted)
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert not (out / "work" / "parts").exists()
+    assert not (out / "work" / "intermediate").exists()
 
 
 def write_crawl(folder: Path) -> list[object]:
@@ -120,7 +119,7 @@ def test_other_commands_killed_and_run_again(tmp_path, write, stage):
 
 def test_a_finished_run_is_not_done_again(arguments, uninterrupted, capsys):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
-    prepare.run([*arguments, "--out", str(uninterrupted)])
+    prepare([*arguments, "--out", str(uninterrupted)])
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()} == before
     counts = json.loads((uninterrupted / "report.json").read_text())["counts"]
     assert f"{counts['kept']['train: tokens']:,}" in capsys.readouterr().out
@@ -131,8 +130,8 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
     with run_in_background(*arguments, "--out", tmp_path, "--workers", 1):
         while not lock.exists():
             time.sleep(0.01)
-        with pytest.raises(UserError, match="runs already in"):
-            prepare.run([*arguments, "--out", str(tmp_path), "--workers", "1"])
+        with pytest.raises(UserError, match="is already running in"):
+            prepare([*arguments, "--out", str(tmp_path), "--workers", "1"])
     finish(*arguments, "--out", tmp_path)  # the one that was stopped holds nothing
 
 
@@ -147,5 +146,5 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
 def test_another_run_does_not_mix_with_it(arguments, uninterrupted, change, named):
     inputs, options = (change, []) if named == "input files" else ([], change)
     with pytest.raises(UserError, match="holds another run") as raised:
-        prepare.run([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])
+        prepare([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])
     assert named in str(raised.value)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosmos_plugin.curation.readers.html import PageImage, decode_html, parse_page
+from kosmos_plugin.curation.page_documents import PageImage
+from kosmos_plugin.curation.readers.html import decode_html, parse_page
 
 URL = "https://example.org/guide/page.html"
 LINE = "The old lighthouse stands on a rock in the middle of the bay, and ships have passed it for two hundred years."

@@ -82,7 +82,7 @@ def test_a_release_with_images_of_a_store(tmp_path, release, store):
     (tmp_path / "images").mkdir()
     counts = run(tmp_path / "out", release(tmp_path), "--images", store(tmp_path / "images"))
     assert kept(tmp_path / "out") == [DOCUMENT]
-    assert counts["dropped"]["no record of its format"] >= 1
+    assert counts["dropped"]["record not in the release's format"] >= 1
 
 
 @pytest.mark.parametrize("in_tar", [False, True])
@@ -104,7 +104,7 @@ def test_images_that_were_not_downloaded_are_counted(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", members)
     counts = run(tmp_path / "out", write_obelics(tmp_path), "--images", tmp_path / "0.tar")
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), f"{TEXTS[1]}\n{TEXTS[2]}"]]
-    assert counts["left out"]["image that is not there"] == 1
+    assert counts["left out"]["image that is missing"] == 1
 
 
 def test_many_archives_make_many_buckets(tmp_path, monkeypatch):

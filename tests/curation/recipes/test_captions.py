@@ -16,22 +16,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from fairseq_cli_ext import prepare
-from kosmos_plugin.curation.recipes.captions import as_patterns
+from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.recipes.captions_in_place import as_patterns
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, selection_of
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish, kill_when
+from tests.curation.command import digests, finish, kill_when, prepare
 
 pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(out: Path, *arguments: object) -> dict:
     """The counts of a run."""
-    prepare.run(["captions", *map(str, arguments), "--out", str(out), "--workers", "1"])
+    prepare(["captions", *map(str, arguments), "--out", str(out), "--workers", "1"])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
 
@@ -225,7 +225,7 @@ def test_broken_tars_are_named_and_the_others_go_on(tmp_path, capsys):
     (tmp_path / "laion" / "00002.tar").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "laion" / "00003.tar").write_bytes(b"<html>not found</html>")
     counts = run(tmp_path / "out", tmp_path / "laion")
-    assert counts["left out"] == {"tars that are cut short or no tars: see bad.jsonl": 2}
+    assert counts["left out"] == {"tars that are cut short or not tars: see bad.jsonl": 2}
     assert counts["kept"]["records"] == 7
     assert counts["read"] == {"files": 4, "records": 7}
     named = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
@@ -253,7 +253,7 @@ def test_another_choice_replaces_the_first_which_then_says_so(tmp_path):
     tars = tmp_path / "laion"
     run(tmp_path / "1", tars)
     run(tmp_path / "2", tars, "--max-characters", 10**6)
-    assert "another one has filtered it since" in error_of(tmp_path / "1", tars)
+    assert "another run has filtered the tar since" in error_of(tmp_path / "1", tars)
     run(tmp_path / "2", tars, "--max-characters", 10**6)
 
 
@@ -483,7 +483,7 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / "a.docx").write_bytes(b"")
     tars, lines = tmp_path / "tars", tmp_path / "tsv"
     assert "--valid-share must be" in error_of(tmp_path / "1", lines, "--valid-share", 1)
-    assert "--valid-share: tars stay as they are" in error_of(tmp_path / "2", tars, "--valid-share", 0.1)
+    assert "--valid-share: tars are used in place" in error_of(tmp_path / "2", tars, "--valid-share", 0.1)
     assert "--max-aspect" in error_of(tmp_path / "3", lines, "--max-aspect", 0.5)
     assert "several formats (webdataset, tsv)" in error_of(tmp_path / "4", tars, lines)
     assert "Give --images" in error_of(tmp_path / "5", tmp_path / "coco" / "captions_train2014.json")
@@ -541,7 +541,8 @@ def test_killed_in_place_and_run_again(many_tars, tmp_path):
 
 def test_what_a_killed_run_left_beside_a_tar_is_removed(tmp_path):
     write_tars(tmp_path / "tars")
-    leftover = tmp_path / "tars" / f"00000.tar{INDEX_SUFFIX}.0123abcd.tmp"
+    with atomic_path(tmp_path / "tars" / f"00000.tar{INDEX_SUFFIX}") as leftover:
+        leftover.touch()
     leftover.write_bytes(b"half an index")
     run(tmp_path / "out", tmp_path / "tars")
     assert not leftover.exists()

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, open_index, selection_of, tar_records
 from kosmos_plugin.data.shards import caption_document, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish
+from tests.curation.command import digests, finish, prepare
 
 pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(command: str, out: Path, *arguments: object) -> dict:
     """The counts of a run."""
-    prepare.run([command, *map(str, arguments), "--out", str(out), "--workers", "1"])
+    prepare([command, *map(str, arguments), "--out", str(out), "--workers", "1"])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
 
@@ -78,7 +77,7 @@ def test_broken_tars_are_named(tmp_path, command):
     (tmp_path / "in" / "00001.tar").write_bytes(whole[:5000])
     (tmp_path / "in" / "empty.tar").write_bytes(b"")
     counts = run(command, tmp_path / "out", tmp_path / "in")
-    assert counts["left out"] == {"tars that are cut short or no tars: see bad.jsonl": 2}
+    assert counts["left out"] == {"tars that are cut short or not tars: see bad.jsonl": 2}
     assert counts["read"]["files"] == 4
     lines = bad_records(tmp_path / "out")
     assert [(Path(line["tar"]).name, line["key"]) for line in lines] == [("00001.tar", None), ("empty.tar", None)]
@@ -89,7 +88,7 @@ def test_broken_tars_are_named(tmp_path, command):
 @pytest.mark.parametrize("command", ["index", "check"])
 def test_errors_name_what_is_wrong(tmp_path, command):
     (tmp_path / "a.txt").write_text("no tar")
-    with pytest.raises(UserError, match="no tar among the inputs"):
+    with pytest.raises(UserError, match="no tars among the inputs"):
         run(command, tmp_path / "out", tmp_path / "a.txt")
 
 
@@ -183,9 +182,9 @@ def test_checksums(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", [*members, *tiny.caption_members("broken", "b", IMAGE), ("broken.json", b"{")])
     counts = run("check", tmp_path / "out", tmp_path / "0.tar")
     assert [line["key"] for line in bad_records(tmp_path / "out")] == ["wrong", "wrong-md5"]
-    assert counts["dropped"] == {"checksum that does not fit": 2}
-    assert counts["kept"]["checksums that fit"] == 3
-    assert counts["left out"] == {"checksums of downloads that were encoded anew": 1}
+    assert counts["dropped"] == {"checksum that does not match": 2}
+    assert counts["kept"]["checksums that match"] == 3
+    assert counts["left out"] == {"checksums of downloads that were re-encoded": 1}
     run("check", tmp_path / "all", tmp_path / "0.tar", "--all-checksums")
     assert [line["key"] for line in bad_records(tmp_path / "all")] == ["wrong", "wrong-md5", "anew"]
 

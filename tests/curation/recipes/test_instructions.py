@@ -8,12 +8,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests
+from tests.curation.command import digests, prepare
 
 UNNATURAL = {
     "instruction": "name a bird",
@@ -25,7 +24,7 @@ UNNATURAL = {
 
 
 def run(out, *arguments) -> dict:
-    prepare.run(["instructions", *map(str, arguments), "--out", str(out), "--valid-share", "0"])
+    prepare(["instructions", *map(str, arguments), "--out", str(out), "--valid-share", "0"])
     return json.loads((out / "report.json").read_text())["counts"]
 
 
@@ -118,7 +117,7 @@ def test_a_sample_has_its_share_of_held_out_examples(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"inputs": str(i), "targets": "two"} for i in range(400)])
     out = tmp_path / "out"
     words = f"instructions {tmp_path / 'a.jsonl'} --out {out} --sample 100 --valid-share 0.3 --workers 1"
-    prepare.run(words.split())
+    prepare(words.split())
     kept = json.loads((out / "report.json").read_text())["counts"]["kept"]
     assert 15 <= kept["valid: documents"] <= 45
 

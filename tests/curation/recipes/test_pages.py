@@ -11,10 +11,10 @@ from fastwarc.stream_io import GzipWriter
 from fastwarc.warc import WarcRecord, WarcRecordType
 from PIL import Image
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.errors import UserError
+from tests.curation.command import prepare
 
 TEXTS = [
     "The old lighthouse stands on a rock in the middle of the bay, and ships have passed it for two hundred years.",
@@ -47,7 +47,7 @@ def write_folder(folder: Path, page: str, images: dict[str, bytes]) -> Path:
 def run(out: Path, *arguments: object) -> dict:
     """The counts of a run in which pages of one image stay, unless the arguments say else."""
     options = ["--workers", "1", "--valid-share", "0", "--duplicates", "none", "--drop-one-image", "0"]
-    prepare.run(["pages", str(arguments[0]), *options, *map(str, arguments[1:]), "--out", str(out)])
+    prepare(["pages", str(arguments[0]), *options, *map(str, arguments[1:]), "--out", str(out)])
     return counts(out)
 
 
@@ -124,7 +124,7 @@ def test_five_images_and_all_of_the_text(tmp_path):
     folder = write_folder(
         tmp_path / "in", html(TEXTS[0], *names, TEXTS[1]), {name: png(i) for i, name in enumerate(names)}
     )
-    assert run(tmp_path / "out", folder)["left out"] == {"image behind the first 5 of a page": 1}
+    assert run(tmp_path / "out", folder)["left out"] == {"image after the first 5 of a page": 1}
     assert kept(tmp_path / "out") == [[TEXTS[0], *map(png, range(5)), TEXTS[1]]]
 
 
@@ -164,7 +164,7 @@ def test_nothing_outside_of_the_folder_is_read(tmp_path, address):
     folder = write_folder(tmp_path / "in", html(TEXTS[0], address, TEXTS[1]), {})
     with pytest.raises(UserError, match="Nothing was kept"):
         run(tmp_path / "out", folder)
-    assert counts(tmp_path / "out")["left out"] == {"image that is not there": 1}
+    assert counts(tmp_path / "out")["left out"] == {"image that is missing": 1}
 
 
 def test_copies_of_a_page_and_near_copies_are_dropped(tmp_path):

@@ -15,13 +15,13 @@ import zstandard
 from fairseq.data import indexed_dataset
 from pyarrow import parquet
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.curation.pipeline.inputs import InputFile
-from kosmos_plugin.curation.readers.texts import ReadTexts
+from kosmos_plugin.curation.readers.text_files import ReadTexts
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
+from tests.curation.command import prepare
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def vocabulary(tmp_path_factory) -> Path:
 def run(vocabulary: Path, out: Path, *arguments: str) -> dict:
     """The counts of a run that holds nothing out."""
     words = ["text", *arguments, "--out", str(out), "--vocabulary", str(vocabulary), "--workers", "1"]
-    prepare.run([*words, *([] if "--valid-share" in arguments else ["--valid-share", "0"])])
+    prepare([*words, *([] if "--valid-share" in arguments else ["--valid-share", "0"])])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
 
@@ -242,7 +242,7 @@ def test_a_file_cut_in_half_ends_where_it_breaks(tmp_path, vocabulary, ending):
 
 
 def test_a_line_without_end_takes_no_memory(tmp_path, vocabulary, monkeypatch):
-    monkeypatch.setattr("kosmos_plugin.curation.readers.texts.MAX_BYTES", 10_000)
+    monkeypatch.setattr("kosmos_plugin.curation.readers.json_values.MAX_BYTES", 10_000)
     good = sentences(2)
     (tmp_path / "a.jsonl").write_bytes(json_lines([good[0], "x" * 25_000, good[1]]))
     run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"))
@@ -254,7 +254,7 @@ def test_a_line_without_end_takes_no_memory(tmp_path, vocabulary, monkeypatch):
 
 def error_of(arguments: list[str]) -> str:
     with pytest.raises(UserError) as raised:
-        prepare.run(arguments)
+        prepare(arguments)
     return str(raised.value)
 
 
@@ -277,7 +277,7 @@ def test_errors_name_what_is_wrong(tmp_path, vocabulary):
     )
     missing = ["--evaluation", str(tmp_path / "no.json")]
     assert "There is no input" in error_of(["text", a, "--out", str(tmp_path / "6"), *known, *missing])
-    assert "files of something else" in error_of(["text", a, "--out", str(tmp_path), *known])
+    assert "files that are not of this run" in error_of(["text", a, "--out", str(tmp_path), *known])
 
 
 def test_other_fields_do_not_matter(tmp_path, vocabulary):
@@ -324,8 +324,8 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, vocabul
 def test_an_error_of_the_machine_is_not_the_files(tmp_path):
     """It ends the run, which can be given again; a broken file would be left out for good."""
     reader = ReadTexts([InputFile(str(tmp_path / "a.jsonl"), None)])
-    with pytest.raises(OSError, match="too many"), reader.until_it_breaks(reader.files[0]):
+    with pytest.raises(OSError, match="too many"), reader.stop_where_broken(reader.files[0]):
         raise OSError(errno.EMFILE, "too many open files")
-    with reader.until_it_breaks(reader.files[0]):
+    with reader.stop_where_broken(reader.files[0]):
         raise OSError("data error")
     assert reader.stats["left out: the rest of files that are cut short or broken"].total == 1
