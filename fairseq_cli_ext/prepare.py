@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         _run_recipe(args)
     except ImportError as error:  # datatrove names a missing module only in its message
-        missing = f"the module {error.name}" if isinstance(error, ModuleNotFoundError) else f"more ({error})"
+        missing = f"the package {error.name.partition('.')[0]}" if error.name else f"more ({error})"
         raise UserError(
             f'kosmos-prepare {args.command} needs {missing}. Install it with `pip install "kosmos-plugin[curation]"`.'
         ) from error
@@ -65,11 +65,12 @@ def _run_recipe(args: argparse.Namespace) -> None:
     from kosmos_plugin.curation.pipeline.runner import run_stages
 
     recipe = RECIPES[args.command]
+    make_stages = recipe.stages  # imports the recipe's libraries, before anything is written
     options = parsed_options(args, RunOptions)
     asked = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
     is_new = asked.begin()
     try:
-        stages = recipe.stages(asked)
+        stages = make_stages(asked)
     except UserError:  # with the right options it is another run
         if is_new:
             asked.withdraw()

@@ -25,8 +25,8 @@ class Dropped(Exception):
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
 
 
-def dropped_writer(folder: Path, reason: str | None = None) -> JsonlWriter:
-    """datatrove's writer for dropped documents: task i's go to `folder`/{i:05d}.jsonl.zst.
+class DroppedWriter(JsonlWriter):
+    """datatrove's writer, for dropped documents: task i's go to `folder`/{i:05d}.jsonl.zst.
 
     A line has the document's text, id, media without their bytes, and metadata, whose `filter_reason` says why it was
     dropped. zstd, unlike gzip, stores no time, so the same documents give the same bytes.
@@ -36,11 +36,17 @@ def dropped_writer(folder: Path, reason: str | None = None) -> JsonlWriter:
         reason: The reason of documents that come without one.
     """
 
-    def as_record(writer: JsonlWriter, document: Document) -> dict[str, Any]:
-        if reason is not None:
-            document.metadata["filter_reason"] = reason
-        record = writer._default_adapter(document)
-        # Broken input may hold half a surrogate pair, which no UTF-8 file can.
-        return json.loads(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
+    def __init__(self, folder: Path, reason: str | None = None):
+        super().__init__(str(folder), "${rank}.jsonl", compression="zstd")
+        self.reason = reason
 
-    return JsonlWriter(str(folder), "${rank}.jsonl", compression="zstd", adapter=as_record)
+    def write(self, document: Document, rank: int = 0, **kwargs: object) -> None:
+        """Write a document to the file of task `rank`."""
+        metadata = {"filter_reason": self.reason, **document.metadata}
+        text, id, metadata = _encodable([document.text, document.id, metadata])
+        super().write(Document(text, id, document.media, metadata), rank, **kwargs)
+
+
+def _encodable(value: Any) -> Any:
+    """A JSON value without half surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))

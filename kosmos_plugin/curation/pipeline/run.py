@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from datatrove.pipeline.writers import JsonlWriter
-
 from kosmos_plugin.atomic import write_text
-from kosmos_plugin.curation.pipeline.dropped import dropped_writer
+from kosmos_plugin.curation.pipeline.dropped import DroppedWriter
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.errors import UserError
 
@@ -42,7 +40,7 @@ class Run(Generic[Options]):
     def report_file(self) -> Path:
         return self.out / "report.json"
 
-    def dropped_writer(self, step: str, reason: str | None = None) -> JsonlWriter | None:
+    def dropped_writer(self, step: str, reason: str | None = None) -> DroppedWriter | None:
         """The exclusion writer of a step: documents go to the folder `step` of --keep-dropped. None without it.
 
         Args:
@@ -50,7 +48,7 @@ class Run(Generic[Options]):
             reason: The reason of documents that come without one.
         """
         folder = getattr(self.options, "keep_dropped", None)
-        return dropped_writer(Path(folder) / step, reason) if folder is not None else None
+        return DroppedWriter(Path(folder) / step, reason) if folder is not None else None
 
     def begin(self) -> bool:
         """Write the plan if there is none yet.
