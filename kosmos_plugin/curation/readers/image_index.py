@@ -4,8 +4,8 @@
     sort images    one task a bucket   FOLDER/BUCKET.{hashes,locations}.npy: all images of a range of hashes
 
 An image in a tar is known by the "url" of img2dataset's JSON beside it. Without one it is known by its name: HOST/PATH,
-as `wget --mirror` makes it, or the name that a release has for it. Of several images with
-one address the first is used.
+as `wget --mirror` makes it, or the name that a release has for it. Of several
+images with one address the first is used.
 """
 
 import posixpath
@@ -103,16 +103,18 @@ def _may_be_image(media_type: str) -> bool:
 def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
     """(key, offset, size) of each image in a tar, from its headers and img2dataset's JSON beside the image."""
     with open_bytes(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        stem, images, url = None, [], None
+        stem: str | None = None
+        images: list[tuple[str, int, int]] = []
+        url: str | None = None
         for member in files_of(archive):
             name = member.name.removeprefix("./")
-            member_stem, ending = posixpath.splitext(name)
+            member_stem, extension = posixpath.splitext(name)
             if member_stem != stem:
                 yield from _named(images, url)
                 stem, images, url = member_stem, [], None
-            if ending.lower() == ".json" and member.size <= MAX_IMAGE_BYTES:
+            if extension.lower() == ".json" and member.size <= MAX_IMAGE_BYTES:
                 url = _url_of(archive.extractfile(member).read()) or url
-            elif ending.lower() not in _NOT_IMAGES:  # addresses have any ending, or none
+            elif extension.lower() not in _NOT_IMAGES:  # addresses end in anything
                 images.append((name, member.offset_data, member.size))
         yield from _named(images, url)
 

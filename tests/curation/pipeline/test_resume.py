@@ -1,4 +1,4 @@
-"""A run that is killed and given again: the same bytes, and nothing finished is done twice."""
+"""A run that is killed and resumed: the same bytes, and no finished task is repeated."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from tests.curation.recipes.test_text import json_lines, sentences
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
-    """Of `text` with eight files, one of them with a copy of another's documents."""
+    """`text` with eight files, one of them with the documents of another."""
     folder = tmp_path_factory.mktemp("texts")
     tiny.write_vocabulary(folder / "vocabulary")
     for part in range(8):
@@ -40,7 +40,7 @@ def uninterrupted(arguments, tmp_path_factory) -> Path:
         "5-binarize-texts",
     ],
 )
-def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
+def test_killed_and_resumed(arguments, uninterrupted, tmp_path, stage):
     out = tmp_path / "out"
     finished = out / "work" / stage / "completions"
     kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *arguments, "--out", out, "--workers", 1)
@@ -54,7 +54,7 @@ def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
 
 
 def write_crawl(folder: Path) -> list[object]:
-    """Four WARC files of pages with images; one has pages of another."""
+    """Four WARC files of pages with images; one has the pages of another."""
     for part in range(4):
         responses = []
         for page in range(12):
@@ -104,20 +104,20 @@ def write_texts(folder: Path) -> list[object]:
         (write_texts, "2-choose-sample"),
     ],
 )
-def test_other_commands_killed_and_run_again(tmp_path, write, stage):
+def test_other_commands_killed_and_resumed(tmp_path, write, stage):
     (tmp_path / "in").mkdir()
-    of_command = write(tmp_path / "in")
-    finish(*of_command, "--out", tmp_path / "whole", "--workers", 2)
+    options = write(tmp_path / "in")
+    finish(*options, "--out", tmp_path / "whole", "--workers", 2)
     out = tmp_path / "out"
     finished = out / "work" / stage / "completions"
-    kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *of_command, "--out", out, "--workers", 1)
+    kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *options, "--out", out, "--workers", 1)
     done = {path: path.stat().st_mtime_ns for path in (out / "work").glob("*/completions/*")}
-    finish(*of_command, "--out", out, "--workers", 2)
+    finish(*options, "--out", out, "--workers", 2)
     assert digests(out) == digests(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def test_a_finished_run_is_not_done_again(arguments, uninterrupted, capsys):
+def test_a_finished_run_is_not_repeated(arguments, uninterrupted, capsys):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
     prepare([*arguments, "--out", str(uninterrupted)])
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()} == before
@@ -132,7 +132,7 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
             time.sleep(0.01)
         with pytest.raises(UserError, match="is already running in"):
             prepare([*arguments, "--out", str(tmp_path), "--workers", "1"])
-    finish(*arguments, "--out", tmp_path)  # the one that was stopped holds nothing
+    finish(*arguments, "--out", tmp_path)  # the lock of the killed run is free
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
         ([__file__.replace(".py", ".*")], "input files"),
     ],
 )
-def test_another_run_does_not_mix_with_it(arguments, uninterrupted, change, named):
+def test_a_folder_takes_no_other_run(arguments, uninterrupted, change, named):
     inputs, options = (change, []) if named == "input files" else ([], change)
     with pytest.raises(UserError, match="holds another run") as raised:
         prepare([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])

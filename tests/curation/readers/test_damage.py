@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a file: what reads it ends without an error, and gives nothing but good text."""
+"""Damaged files: however bytes change or are cut, readers end without an error and yield only valid text."""
 
 import json
 import zipfile
@@ -104,19 +104,19 @@ PAGES = ("warc", "warc.gz", "html", "MMC4", "OBELICS")
 
 @st.composite
 def damage(draw) -> Callable[[bytes], bytes]:
-    """Bytes that are others, and an end or a middle that is missing."""
-    place = st.floats(0, 1, exclude_max=True)
-    others = draw(st.lists(st.tuples(place, st.binary(min_size=1, max_size=8)), max_size=4))
-    missing = draw(st.none() | st.tuples(place, place))
+    """Bytes that are changed, and a missing end or middle."""
+    position = st.floats(0, 1, exclude_max=True)
+    changes = draw(st.lists(st.tuples(position, st.binary(min_size=1, max_size=8)), max_size=4))
+    missing = draw(st.none() | st.tuples(position, position))
 
     def damaged(data: bytes) -> bytes:
         changed = bytearray(data)
-        for at, bytes_there in others:
-            begin = int(at * len(data))
-            changed[begin : begin + len(bytes_there)] = bytes_there
+        for at, new_bytes in changes:
+            start = int(at * len(data))
+            changed[start : start + len(new_bytes)] = new_bytes
         if missing is not None:
-            begin, end = sorted(int(at * len(data)) for at in missing)
-            del changed[begin:end]
+            start, end = sorted(int(at * len(data)) for at in missing)
+            del changed[start:end]
         return bytes(changed)
 
     return damaged
@@ -135,8 +135,8 @@ def test_damaged_files_end_where_they_break(tmp_path_factory, case, damaged):
             check_text(document.text)
 
 
-def test_what_is_not_damaged_is_read(tmp_path):
-    """That the above is about files that can be read."""
+def test_undamaged_files_are_read(tmp_path):
+    """The files of the test above are readable before they are damaged."""
     for case in CASES:
         write, read = CASES[case]
         (tmp_path / case).mkdir()

@@ -1,4 +1,4 @@
-"""MMC4 and OBELICS as they are published, and every place where their images may be."""
+"""MMC4 and OBELICS as they are published, with images in every kind of store."""
 
 import io
 import json
@@ -144,7 +144,7 @@ def test_a_zip_that_is_cut_short(tmp_path):
 
 
 def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
-    """Addresses of images end in anything; a dot of the host is none."""
+    """Addresses of images end in anything; the dots of a host are not extensions."""
     names = ["cdn.example.org/img/12345", "cdn.example.org/a.jpg@w"]
     tiny.write_tar(tmp_path / "mirror.tar", [(f"./{name}", png(n)) for n, name in enumerate(names)])
     images = [{"raw_url": f"https://{name}", "matched_text_index": n + 1} for n, name in enumerate(names)]

@@ -81,7 +81,7 @@ def test_every_format_gives_the_same_documents(tmp_path, vocabulary, ending):
 
 
 def test_all_frames_of_a_compressed_file_are_read(tmp_path, vocabulary):
-    """Files that were compressed in pieces, as by pzstd, pigz, or by appending to them."""
+    """Files that were compressed in pieces: by pzstd, by pigz, or by appending."""
     texts = sentences(4)
     for ending, compress in {"zst": zstandard.compress, "gz": gzip.compress}.items():
         frames = b"".join(compress(json_lines(texts[i : i + 2])) for i in (0, 2))
@@ -112,7 +112,7 @@ def test_training_reads_all_parts(tmp_path, vocabulary):
     assert tokens == counts["kept"]["train: tokens"] + 12  # each of 12 documents gets <s>
 
 
-def test_what_is_held_out_goes_by_the_text(tmp_path, vocabulary):
+def test_the_split_depends_on_the_text(tmp_path, vocabulary):
     texts = sentences(200)
     (tmp_path / "a.jsonl").write_bytes(json_lines(texts))
     (tmp_path / "b.jsonl").write_bytes(json_lines(reversed(texts)))
@@ -145,7 +145,7 @@ def near_copy(text: str) -> str:
     return " ".join([*words[:-1], "bird" if words[-1] != "bird" else "car"])
 
 
-def test_duplicates_are_dropped_once_over_all_files(tmp_path, vocabulary):
+def test_duplicates_are_found_across_files(tmp_path, vocabulary):
     texts = sentences(20)
     (tmp_path / "a.jsonl").write_bytes(json_lines(texts[:12]))
     (tmp_path / "b.jsonl").write_bytes(json_lines([texts[3].upper() + "!", *texts[12:], near_copy(texts[5])]))
@@ -162,7 +162,7 @@ def test_duplicates_are_dropped_once_over_all_files(tmp_path, vocabulary):
     assert counts["kept"]["train: documents"] == 22
 
 
-def test_short_texts_that_differ_by_a_number_are_no_duplicates(tmp_path, vocabulary):
+def test_short_texts_that_differ_in_a_number_are_not_duplicates(tmp_path, vocabulary):
     (tmp_path / "a.jsonl").write_bytes(json_lines(["Chapter 1", "Chapter 2", "Chapter 1"]))
     counts = run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"))
     assert counts["kept"]["train: documents"] == 2
@@ -180,7 +180,7 @@ def test_a_document_with_an_evaluation_sentence_is_dropped(tmp_path, vocabulary,
     assert documents(tmp_path / "out", vocabulary) == texts[:2] + texts[3:]
 
 
-def test_a_few_common_words_are_no_evaluation_data(tmp_path, vocabulary):
+def test_a_few_common_words_are_not_evaluation_data(tmp_path, vocabulary):
     texts = sentences(6)
     (tmp_path / "evaluation.txt").write_text("\n".join(" ".join(text.split()[:7]) for text in texts))
     (tmp_path / "a.jsonl").write_bytes(json_lines(texts))
@@ -188,7 +188,7 @@ def test_a_few_common_words_are_no_evaluation_data(tmp_path, vocabulary):
     assert documents(tmp_path / "out", vocabulary) == texts
 
 
-def test_english_alone(tmp_path, vocabulary):
+def test_only_english(tmp_path, vocabulary):
     english = "The old house by the river was sold last year, and nobody in the town knows who lives there today."
     spanish = "La vieja casa junto al río se vendió el año pasado, y nadie en el pueblo sabe quién vive allí hoy."
     (tmp_path / "a.jsonl").write_bytes(json_lines([english, spanish]))
@@ -241,7 +241,7 @@ def test_a_file_cut_in_half_ends_where_it_breaks(tmp_path, vocabulary, ending):
     assert counts["kept"]["train: documents"] >= 3
 
 
-def test_a_line_without_end_takes_no_memory(tmp_path, vocabulary, monkeypatch):
+def test_an_endless_line_takes_no_memory(tmp_path, vocabulary, monkeypatch):
     monkeypatch.setattr("kosmos_plugin.curation.readers.json_values.MAX_BYTES", 10_000)
     good = sentences(2)
     (tmp_path / "a.jsonl").write_bytes(json_lines([good[0], "x" * 25_000, good[1]]))
@@ -321,8 +321,8 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, vocabul
             run(vocabulary, tmp_path / out, str(tmp_path / "a.jsonl"))
 
 
-def test_an_error_of_the_machine_is_not_the_files(tmp_path):
-    """It ends the run, which can be given again; a broken file would be left out for good."""
+def test_a_system_error_is_not_blamed_on_the_file(tmp_path):
+    """It stops the run, which can be resumed; a broken file would be left out for good."""
     reader = ReadTexts([InputFile(str(tmp_path / "a.jsonl"), None)])
     with pytest.raises(OSError, match="too many"), reader.stop_where_broken(reader.files[0]):
         raise OSError(errno.EMFILE, "too many open files")
