@@ -47,7 +47,7 @@ class OneImageFilter(Filter):
         if len(document.media) == 1:
             name = document.metadata.get("url") or document.text
             if is_in_share(name, self.drop_share, "one image"):
-                return False, "page of one image, of those dropped by their hash"
+                return False, "page with one image, in the share that is dropped"
         return True
 
 

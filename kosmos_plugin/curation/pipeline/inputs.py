@@ -35,7 +35,19 @@ READ_ERRORS = (
 )
 _SYSTEM_ERRORS = {
     getattr(errno, name)
-    for name in ("EACCES", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS", "ESTALE", "ETIMEDOUT", "ECONNRESET")
+    for name in (
+        "EACCES",
+        "EDQUOT",
+        "EIO",
+        "EMFILE",
+        "ENFILE",
+        "ENOMEM",
+        "ENOSPC",
+        "EROFS",
+        "ESTALE",
+        "ETIMEDOUT",
+        "ECONNRESET",
+    )
 }
 
 

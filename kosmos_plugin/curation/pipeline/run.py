@@ -40,6 +40,12 @@ class Run(Generic[Options]):
     def report_file(self) -> Path:
         return self.out / "report.json"
 
+    @property
+    def keep_dropped(self) -> Path | None:
+        """The folder of the dropped documents, for a command that can keep them."""
+        folder = getattr(self.options, "keep_dropped", None)
+        return Path(folder) if folder is not None else None
+
     def dropped_writer(self, step: str, reason: str | None = None) -> DroppedWriter | None:
         """The exclusion writer of a step: documents go to the folder `step` of --keep-dropped. None without it.
 
@@ -47,8 +53,7 @@ class Run(Generic[Options]):
             step: The name of the step; two steps of a run never share one.
             reason: The reason of documents that come without one.
         """
-        folder = getattr(self.options, "keep_dropped", None)
-        return DroppedWriter(Path(folder) / step, reason) if folder is not None else None
+        return DroppedWriter(self.keep_dropped / step, reason) if self.keep_dropped is not None else None
 
     def begin(self) -> bool:
         """Write the plan if there is none yet.
@@ -77,23 +82,26 @@ class Run(Generic[Options]):
         try:
             if self.out.exists() and any(path != self.work for path in self.out.iterdir()):
                 raise UserError(f"{self.out} contains files that are not of this run. Give another folder with --out.")
-            self._require_empty_keep_dropped()
+            if self.keep_dropped is not None and self.keep_dropped.is_dir() and any(self.keep_dropped.iterdir()):
+                raise UserError(f"--keep-dropped {self.keep_dropped} must be a new or an empty folder.")
             self.work.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(plan, indent=2))
         except OSError as error:
             raise UserError(f"Cannot write to {self.out}: {error.strerror}.") from None
+        if self.keep_dropped is not None:
+            try:
+                self.keep_dropped.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self.withdraw()
+                raise UserError(f"Cannot write to --keep-dropped {self.keep_dropped}: {error.strerror}.") from None
         return True
-
-    def _require_empty_keep_dropped(self) -> None:
-        folder = getattr(self.options, "keep_dropped", None)
-        if folder is not None and Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
-            raise UserError(f"--keep-dropped {folder} must be a new or an empty folder.")
 
     def withdraw(self) -> None:
         """Undo `begin`."""
         shutil.rmtree(self.work)
-        with contextlib.suppress(OSError):  # not empty: it was there before
-            self.out.rmdir()
+        for folder in filter(None, (self.keep_dropped, self.out)):
+            with contextlib.suppress(OSError):  # not empty: it was there before
+                folder.rmdir()
 
 
 def _difference(previous: dict[str, Any], plan: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import io
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ def _run_stage(stage: Stage, folder: Path, pool: Executor | None) -> None:
 class _Executor(LocalPipelineExecutor):
     """datatrove's local executor on concurrent.futures: its own pool waits forever for a process that was killed."""
 
-    def finish(self, ranks: Sequence[int], pool: Executor | None) -> Iterator[int]:
+    def finish(self, ranks: Sequence[int], pool: Executor | None) -> Generator[int, None, None]:
         """Run the tasks, in the processes of `pool` if there is one; yields the number of each as it ends."""
         if pool is None:
             for rank in ranks:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 from datatrove.data import Document
+from datatrove.pipeline.filters.base_filter import get_filter_result
 from datatrove.pipeline.writers.disk_base import DiskWriter
 from tqdm import tqdm
 
@@ -103,9 +104,8 @@ class FilterShards(IndexShards):
             self._drop(document, error.reason, self.exclusion_writer)
             raise
         for filter in self.filters:
-            result = filter.filter(document)
-            if result is not True:
-                _, reason = result
+            keep, reason = get_filter_result(filter.filter(document))
+            if not keep:
                 self._drop(document, reason, filter.exclusion_writer)
                 raise Dropped(reason)
 

@@ -173,7 +173,12 @@ def test_the_folder_belongs_to_one_run(arguments, tmp_path):
     (tmp_path / "used" / "file").touch()
     with pytest.raises(UserError, match=r"--keep-dropped .*used must be a new or an empty folder"):
         prepare([*arguments, "--out", tmp_path / "out", "--keep-dropped", tmp_path / "used"])
+    with pytest.raises(UserError, match="Cannot write to --keep-dropped"):
+        prepare([*arguments, "--out", tmp_path / "out", "--keep-dropped", tmp_path / "used" / "file" / "folder"])
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="--valid-share"):
+        prepare([*arguments, "--out", tmp_path / "out", "--keep-dropped", tmp_path / "new", "--valid-share", 2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["used"]
     options = [*arguments, "--out", tmp_path / "out", "--duplicates", "none", "--workers", 1]
     prepare([*options, "--keep-dropped", tmp_path / "out" / "dropped"])
     prepare([*options, "--keep-dropped", tmp_path / "out" / "dropped"])  # it is finished
