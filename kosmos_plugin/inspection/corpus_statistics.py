@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from kosmos_plugin.curation.recipes.index import about_of
+from kosmos_plugin.curation.readers.json_values import record_metadata
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import BrokenRecord, Document, Text
 from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture, Stream
@@ -218,13 +218,13 @@ def _sharded(
 
 def _source(record: Record) -> str:
     """The host of the address in the record's JSON, the file that its id begins with, or its tar."""
-    about = about_of(record)
+    metadata = record_metadata(record)
     for name in ("url", "id"):
-        if isinstance(value := about.get(name), str) and value:
+        if isinstance(value := metadata.get(name), str) and value:
             with contextlib.suppress(ValueError):  # "http://[" is not an address
                 if host := urlsplit(value).hostname:
                     return host
-    id = about.get("id")
+    id = metadata.get("id")
     if isinstance(id, str) and "/" in id:
         return id.rpartition("/")[0]
     return os.path.basename(record.tar)
