@@ -4,7 +4,6 @@ import os
 import pickle
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,7 @@ def read_fairseq(path: Path) -> dict:
     """A checkpoint of fairseq-train: a dict with `model` (name → tensor) and `cfg`, on the CPU."""
     require_file(path)
     try:
-        # mapped, not read: who wants only the configuration must not wait for the weights
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint of fairseq: {_first_line(error)}") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):

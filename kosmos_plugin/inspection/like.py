@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
+from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_checkpoint
+from kosmos_plugin.checkpoints.files import require_file
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.planning.command import read_training_command
 
 _TASK_OPTIONS = ("image_tokens", "image_size", "image_fit", "image_decoding", "tokens_per_sample")
@@ -25,19 +28,30 @@ def read_like(path: str) -> dict[str, Any]:
         UserError: The file is missing, broken or not of a KOSMOS model.
     """
     if path.endswith((".pt", ".safetensors")):
-        config = read_kosmos(Path(path))["cfg"]
-        return {
-            **_options(config),
-            "data": config.task.data,
-            "vocabulary": config.task.vocabulary,
-            "ranks": config.distributed_training.distributed_world_size,
-        }
+        return _read_checkpoint(Path(path))
     command = read_training_command(path, "--like")
     return {
         **_options(command.config),
         "data": command.data,
         "vocabulary": command.vocabulary,
         "ranks": command.ranks,
+    }
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    require_file(path)
+    config = OmegaConf.create(read_checkpoint(path).get("cfg") or {}, flags={"allow_objects": True})
+    architecture = OmegaConf.select(config, "model._name")
+    if architecture not in ARCHITECTURES:
+        raise UserError(
+            f"--like {path} is a checkpoint of {architecture or 'an unknown architecture'}, not of a KOSMOS."
+        )
+    beside = path.parent / VOCABULARY_FOLDER  # as where a model is loaded
+    return {
+        **_options(config),
+        "data": config.task.data,
+        "vocabulary": str(beside) if beside.is_dir() else config.task.vocabulary,
+        "ranks": config.distributed_training.distributed_world_size,
     }
 
 

@@ -1,10 +1,12 @@
 """--like reads the options that change the batches from a training's command or checkpoint; explicit ones win."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from fairseq_cli_ext import inspect, prepare
 from fairseq_cli_ext.convert import cli_main as convert
@@ -66,6 +68,16 @@ def test_a_checkpoint_in_either_format(data, tmp_path, checkpoint):
     assert read_like(str(checkpoint)) == expected
     convert(["--to", "safetensors", str(checkpoint), str(tmp_path / "model.safetensors")])
     assert read_like(str(tmp_path / "model.safetensors")) == expected
+
+
+def test_a_checkpoint_of_another_model_and_one_moved_with_its_vocabulary(data, tmp_path, capsys, checkpoint):
+    (tmp_path / "vocabulary").mkdir()
+    shutil.copy(checkpoint, tmp_path / "model.pt")
+    assert read_like(str(tmp_path / "model.pt"))["vocabulary"] == str(tmp_path / "vocabulary")
+    state = torch.load(checkpoint, weights_only=True)
+    state["cfg"]["model"]["_name"] = "transformer_lm"
+    torch.save(state, tmp_path / "other.pt")
+    assert "is a checkpoint of transformer_lm, not of" in error_of(capsys, inspect, "--like", tmp_path / "other.pt")
 
 
 def test_a_training_with_its_own_vocabulary(data, tmp_path):
