@@ -43,10 +43,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     config = OmegaConf.create(read_checkpoint(path).get("cfg") or {}, flags={"allow_objects": True})
     architecture = OmegaConf.select(config, "model._name")
     if architecture not in ARCHITECTURES:
-        raise UserError(
-            f"--like {path} is a checkpoint of {architecture or 'an unknown architecture'}, not of a KOSMOS."
-        )
-    beside = path.parent / VOCABULARY_FOLDER  # as where a model is loaded
+        kind = architecture or "an unknown architecture"
+        raise UserError(f"--like {path} is a checkpoint of {kind}, not of a KOSMOS model ({', '.join(ARCHITECTURES)}).")
+    beside = path.parent / VOCABULARY_FOLDER  # it comes first wherever a model is loaded
     return {
         **_options(config),
         "data": config.task.data,
