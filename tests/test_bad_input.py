@@ -162,7 +162,7 @@ def test_broken_records_are_skipped_counted_and_logged(trainings):
     for words in (
         "skipped train-1.tar/garbage: ",  # a JPEG of garbage
         "skipped train-1.tar/huge: 10000x5000 is more than 24,000,000 pixels",
-        "train-1.tar/empty: the caption is empty",
+        "train-1.tar/empty: empty text",
         "train-1.tar/long: ",
         "tokens (1 images of 6) do not fit in a row of 64",
         "train-1.tar/crowded: ",
