@@ -10,10 +10,11 @@ criterion and the optimizer with fairseq; the module that is installed in fairse
 """
 
 import sys
-from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kosmos_plugin.generation.generator import Generator
 
 __version__ = "0.2.0"
@@ -22,9 +23,7 @@ __all__ = ["__version__", "load", "register"]
 _registered = False
 
 
-def load(
-    path: str | PathLike[str], data: str | PathLike[str] | None = None, vocabulary: str | PathLike[str] | None = None
-) -> "Generator":
+def load(path: "str | Path", data: "str | Path | None" = None, vocabulary: "str | Path | None" = None) -> "Generator":
     """Load a trained model, in evaluation mode, on the GPU if there is one.
 
     Args:
