@@ -123,7 +123,7 @@ def test_processor_goes_there_and_back(imported, tmp_path, image_fit):
     text = processor(text="the red cat", images=None)["input_ids"]
     assert text == [vocabulary.bos, *vocabulary.encode("the red cat")]
     convert(tmp_path / "theirs", tmp_path / "again", "fairseq")
-    assert load(tmp_path / "again" / "model.pt").cfg.task.image_fit == image_fit
+    assert load(tmp_path / "again" / "model.pt").model.config.image_fit == image_fit
 
 
 def test_tokens_are_the_same(source, imported):
@@ -205,7 +205,7 @@ def test_folder_can_be_moved(source, tmp_path):
 
 def test_public_geometry_is_known_by_its_name():
     """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and as many parameters as transformers has."""
-    config, tower = huggingface_config.to_ours(Kosmos2Config())
+    config, tower = huggingface_config.from_hf(Kosmos2Config())
     assert (config.vision_model, tower) == ("ViT-L-14-quickgelu", None)
     assert config.positions == "sinusoidal"
     with torch.device("meta"):

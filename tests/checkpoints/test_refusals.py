@@ -78,18 +78,18 @@ BROKEN_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
     "config is no JSON": (lambda f: truncate(f / "config.json"), "config.json is not a configuration"),
     "another model": (lambda f: with_config(f, None, model_type="llama"), "model type 'llama'"),
-    "truncated shard": (lambda f: truncate(a_shard(f)), "is not a whole safetensors file"),
+    "truncated shard": (lambda f: truncate(a_shard(f)), "is not a valid safetensors file"),
     "missing shard": (lambda f: a_shard(f).unlink(), "safetensors does not exist"),
     "index is no JSON": (lambda f: truncate(f / "model.safetensors.index.json"), "is not an index of shards"),
     "no weights": (lambda f: [path.unlink() for path in f.glob("model*")], "has neither model.safetensors nor"),
     "wrong shape": (lambda f: with_weights(f, lambda t, n: t.update({n: torch.zeros(3, 5)})), "by its configuration"),
-    "a tensor too many": (lambda f: with_weights(f, lambda t, n: t.update(odd=t[n] * 1)), "has besides odd"),
+    "a tensor too many": (lambda f: with_weights(f, lambda t, n: t.update(odd=t[n] * 1)), "has the unexpected odd"),
     "a tensor too few": (lambda f: with_weights(f, lambda t, n: t.pop(n)), "which model.safetensors.index.json names"),
     "cross attention": (lambda f: with_config(f, "text_config", add_cross_attention=True), "add_cross_attention True"),
     "no embedding scale": (lambda f: with_config(f, "text_config", scale_embedding=False), "scale_embedding False"),
     "activation": (lambda f: with_config(f, "vision_config", hidden_act="tanh"), "hidden_act tanh"),
     "epsilon": (lambda f: with_config(f, "vision_config", layer_norm_eps=1e-3), "layer_norm_eps 0.001"),
-    "more words than the tokenizer": (lambda f: with_config(f, "text_config", vocab_size=2000), "2,000 words"),
+    "more words than the tokenizer": (lambda f: with_config(f, "text_config", vocab_size=2000), "2,000 tokens"),
 }
 
 
@@ -157,7 +157,7 @@ def test_file_that_is_no_checkpoint(tmp_path, refusal, to):
     (tmp_path / "text.pt").write_text("no checkpoint")
     assert "text.pt is not a checkpoint of fairseq" in refusal(to, tmp_path / "text.pt")
     (tmp_path / "text.safetensors").write_text("no checkpoint")
-    assert "text.safetensors is not a whole safetensors file" in refusal(to, tmp_path / "text.safetensors")
+    assert "text.safetensors is not a valid safetensors file" in refusal(to, tmp_path / "text.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "others.safetensors")
     assert "no configuration that kosmos-convert wrote" in refusal(to, tmp_path / "others.safetensors")
     assert "gone.pt does not exist" in refusal(to, tmp_path / "gone.pt")
@@ -177,7 +177,7 @@ def test_targets_that_are_there_stay(ours, theirs, tmp_path, capsys):
         target.write_text("mine")
         with pytest.raises(SystemExit):
             convert.cli_main(["--to", to, str(source), str(target)])
-        assert "exists already" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
         assert target.read_text() == "mine"
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "safetensors", str(ours / "model.pt"), str(tmp_path / "no" / "folder.safetensors")])

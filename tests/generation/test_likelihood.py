@@ -10,7 +10,7 @@ from kosmos_plugin.generation import likelihood as scoring
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import likelihoods, score_batch
-from kosmos_plugin.generation.prefill import read_prompts
+from kosmos_plugin.generation.prefill import prefill
 from tests import tiny
 
 
@@ -19,7 +19,7 @@ def kosmos(data):
     task = tiny.task(data)
     model = tiny.model(task)
     model.decoder.embed_tokens.weight.data *= 3
-    return Generator(None, task, model)
+    return Generator(model, task.vocabulary, task.sample_builder)
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def test_greedy_candidates_are_those_that_greedy_search_finds(kosmos, monkeypatc
 def test_padding_is_never_the_likeliest(kosmos, monkeypatch):
     vocabulary, weight = kosmos.vocabulary, kosmos.model.decoder.embed_tokens.weight.detach().clone()
     prompt = kosmos.prompt("the cat")
-    _, [hidden] = read_prompts(kosmos.model, [prompt], vocabulary.pad)
+    _, [hidden] = prefill(kosmos.model, [prompt], vocabulary.pad)
     weight[vocabulary.pad] = 100 * hidden / hidden.norm()
     monkeypatch.setattr(kosmos.model.decoder.embed_tokens.weight, "data", weight)
     [found] = kosmos.search([prompt], SearchOptions(max_new_tokens=2))
