@@ -64,9 +64,9 @@ def test_greedy_candidates_are_those_that_greedy_search_finds(kosmos, monkeypatc
     prompts = [kosmos.prompt(*prompt) for prompt in (("a", ()), ("<image> the red", [image]), ("the cat sees a", ()))]
     candidates = []
     for hypothesis in kosmos.search(prompts, SearchOptions(max_new_tokens=5)):
-        *beginning, last = found = list(hypothesis.tokens)
-        assert beginning
-        candidates.append([found, found[:1], [*beginning, last + 1], [found[0] + 1, *found[1:]], [last + 1]])
+        *prefix, last = found = list(hypothesis.tokens)
+        assert prefix
+        candidates.append([found, found[:1], [*prefix, last + 1], [found[0] + 1, *found[1:]], [last + 1]])
     judged = likelihoods(kosmos.model, kosmos.vocabulary, prompts, candidates)
     assert [[likelihood.greedy for likelihood in of_prompt] for of_prompt in judged] == [[1, 1, 0, 0, 0]] * 3
     scores = score_batch(kosmos.model, kosmos.vocabulary, prompts, candidates)

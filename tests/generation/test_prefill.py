@@ -1,4 +1,4 @@
-"""Prompts of a batch: what they begin with is read once, images are encoded once, and each is read as if alone."""
+"""Prefill of a batch: common prefixes and images are computed once, and each prompt gets the same result as alone."""
 
 import random
 
@@ -74,7 +74,7 @@ def test_equal_words_about_other_images_are_not_shared(kosmos):
 
 @torch.no_grad()
 @pytest.mark.parametrize("ends", [["", "", ""], ["", " a cat", ""]])
-def test_a_prompt_that_is_the_beginning_of_the_others(kosmos, ends):
+def test_a_prompt_that_is_a_prefix_of_the_others(kosmos, ends):
     """Each has its last token to itself, from which the next is predicted."""
     text = f"{DEMONSTRATIONS} {DEMONSTRATIONS}"
     state = assert_read_as_alone(kosmos, [kosmos.prompt(text + end) for end in ends])
@@ -82,7 +82,7 @@ def test_a_prompt_that_is_the_beginning_of_the_others(kosmos, ends):
 
 
 @torch.no_grad()
-def test_neighbors_share_what_each_group_of_them_begins_with(kosmos, monkeypatch):
+def test_each_group_of_adjacent_prompts_shares_its_prefix(kosmos, monkeypatch):
     """Contexts of two items' candidates, and an item of one context between them."""
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", 8)
     texts = [f"{DEMONSTRATIONS} cat", f"{DEMONSTRATIONS} dog", "river"]
@@ -94,7 +94,7 @@ def test_neighbors_share_what_each_group_of_them_begins_with(kosmos, monkeypatch
 
 
 @torch.no_grad()
-def test_a_short_beginning_does_not_break_up_a_group_with_a_long_one(kosmos, monkeypatch):
+def test_a_short_prefix_does_not_break_up_a_group_with_a_long_one(kosmos, monkeypatch):
     """All six begin with the same words; the three of an item have far more in common."""
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", 3)
     middles = [DEMONSTRATIONS, OTHER_DEMONSTRATIONS]
@@ -115,9 +115,9 @@ WORDS = st.lists(st.sampled_from(["<image>", "a cat", "the river", "slowly"]), m
 )
 def test_any_batch_is_read_as_its_prompts_alone(kosmos, monkeypatch, drawn, shortest, rng):
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", shortest)
-    beginnings = ["", DEMONSTRATIONS, f"{DEMONSTRATIONS[:60]} house", OTHER_DEMONSTRATIONS]
+    prefixes = ["", DEMONSTRATIONS, f"{DEMONSTRATIONS[:60]} house", OTHER_DEMONSTRATIONS]
     prompts = []
     for number, words in drawn:
-        text = " ".join([beginnings[number], *words])
+        text = " ".join([prefixes[number], *words])
         prompts.append(kosmos.prompt(text, [rng.choice(IMAGES) for _ in range(text.count("<image>"))]))
     assert_read_as_alone(kosmos, prompts)

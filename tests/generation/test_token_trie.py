@@ -25,7 +25,7 @@ def kosmos(request, data):
 
 
 def names_of(kosmos, rng: random.Random, count: int) -> dict[tuple[int, ...], str]:
-    """Tokens → name, of names of one to four words, some the beginning of others."""
+    """Tokens → name, of names of one to four words, some prefixes of others."""
     names = {" ".join(rng.choice(tiny.WORDS[:12]) for _ in range(rng.randint(1, 4))) for _ in range(count)}
     return {(*kosmos.vocabulary.encode(name), kosmos.vocabulary.eos): name for name in sorted(names)}
 
