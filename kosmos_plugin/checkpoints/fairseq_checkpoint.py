@@ -120,8 +120,8 @@ def _model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
             f"{path} is a checkpoint of {architecture or 'an unknown architecture'}, not of a KOSMOS model "
             f"({', '.join(ARCHITECTURES)})."
         )
-    names = {field.name for field in dataclasses.fields(KosmosConfig)}
-    config = ARCHITECTURES[architecture](**{name: value for name, value in options.items() if name in names})
+    values = dataclasses.asdict(ARCHITECTURES[architecture]())
+    config = KosmosConfig(**{name: options.get(name, default) for name, default in values.items()})
     beside = path.parent / Path(config.vision_model).name
     if config.vision_model.endswith(".json") and beside.is_file():
         config.vision_model = str(beside)

@@ -14,7 +14,7 @@ from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation import generator as hub
+from kosmos_plugin.generation.generator import load
 from tests import tiny
 
 TEXT_ONLY = ["--arch", "kosmos_1_lm", "--vision-encoder", "none", "--max-update", 1]
@@ -88,7 +88,7 @@ def test_a_trained_checkpoint_needs_the_file_no_more(data, language_model, tmp_p
     os.link(language_model, start)
     trained = tiny.train(data, tmp_path / "checkpoints", "--decoder-weights", start, "--max-update", 1)
     start.unlink()
-    loaded = hub.load(trained)
+    loaded = load(trained)
     assert_equal_bits(loaded.model.state_dict(), torch.load(trained, weights_only=True)["model"])
     assert loaded.generate("the cat", max_new_tokens=2) is not None
 

@@ -36,7 +36,7 @@ def imported(source, tmp_path_factory) -> Path:
 
 
 def prompts(kosmos: Generator, seed: int) -> list:
-    """Text alone, with one image, with two: of unequal lengths."""
+    """Text only, with one image, with two: of unequal lengths."""
     rng = random.Random(seed)
     texts = [tiny.sentence(rng), f"<image> {tiny.sentence(rng)}", f"<image> {tiny.sentence(rng)} <image> the"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]

@@ -1,4 +1,4 @@
-"""Prefill of a batch: common prefixes and images are computed once, and each prompt gets the same result as alone."""
+"""Prefill of a batch: common prefixes and images are computed once, with the results of each prompt by itself."""
 
 import random
 
@@ -35,7 +35,7 @@ def encoded(kosmos):
     hook.remove()
 
 
-def assert_read_as_alone(kosmos, prompts):
+def assert_same_as_uncached(kosmos, prompts):
     """Hidden states and a further step of the batch are those of the whole prompts in uncached passes."""
     model, pad = kosmos.model, kosmos.vocabulary.pad
     state, last = prefill(model, prompts, pad)
@@ -55,9 +55,9 @@ def few_shot(kosmos, image: bytes, queries: list[str]):
 
 
 @torch.no_grad()
-def test_demonstrations_are_read_once_and_images_encoded_once(kosmos, encoded):
+def test_demonstrations_are_computed_once_and_images_encoded_once(kosmos, encoded):
     prompts = few_shot(kosmos, IMAGES[2], ["a cat", "the red house stands", "a", "a cat"])
-    state = assert_read_as_alone(kosmos, prompts)
+    state = assert_same_as_uncached(kosmos, prompts)
     shared, own = state.cache.levels[:2]
     assert shared.rows == 1 and shared.length >= MIN_SHARED_PREFIX
     assert own.rows == 4 and shared.length + own.length == max(map(len, prompts))
@@ -66,9 +66,9 @@ def test_demonstrations_are_read_once_and_images_encoded_once(kosmos, encoded):
 
 @torch.no_grad()
 def test_equal_words_about_other_images_are_not_shared(kosmos):
-    """Image slots all have the same token; what stands in them decides."""
+    """Image slots all have the same token; the images in them decide."""
     prompts = few_shot(kosmos, IMAGES[2], ["a cat"]) + few_shot(kosmos, IMAGES[0], ["a cat"])
-    state = assert_read_as_alone(kosmos, prompts)
+    state = assert_same_as_uncached(kosmos, prompts)
     assert len(state.cache.levels) == 1
 
 
@@ -77,7 +77,7 @@ def test_equal_words_about_other_images_are_not_shared(kosmos):
 def test_a_prompt_that_is_a_prefix_of_the_others(kosmos, ends):
     """Each has its last token to itself, from which the next is predicted."""
     text = f"{DEMONSTRATIONS} {DEMONSTRATIONS}"
-    state = assert_read_as_alone(kosmos, [kosmos.prompt(text + end) for end in ends])
+    state = assert_same_as_uncached(kosmos, [kosmos.prompt(text + end) for end in ends])
     assert state.cache.levels[0].length == len(kosmos.prompt(text)) - 1
 
 
@@ -87,7 +87,7 @@ def test_each_group_of_adjacent_prompts_shares_its_prefix(kosmos, monkeypatch):
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", 8)
     texts = [f"{DEMONSTRATIONS} cat", f"{DEMONSTRATIONS} dog", "river"]
     texts += [f"{OTHER_DEMONSTRATIONS} {end} car" for end in ("a", "the", "")]
-    state = assert_read_as_alone(kosmos, [kosmos.prompt(text) for text in texts])
+    state = assert_same_as_uncached(kosmos, [kosmos.prompt(text) for text in texts])
     shared, own = state.cache.levels[:2]
     assert shared.rows == 3 and own.parents == [0, 0, 1, 2, 2, 2]
     assert own.length < 8, "the demonstrations of neither group are read again"
@@ -95,11 +95,11 @@ def test_each_group_of_adjacent_prompts_shares_its_prefix(kosmos, monkeypatch):
 
 @torch.no_grad()
 def test_a_short_prefix_does_not_break_up_a_group_with_a_long_one(kosmos, monkeypatch):
-    """All six begin with the same words; the three of an item have far more in common."""
+    """All six share a short prefix; the three of an item share a far longer one."""
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", 3)
     middles = [DEMONSTRATIONS, OTHER_DEMONSTRATIONS]
     texts = [f"the red house {middle} {end}" for middle in middles for end in ("a", "of", "by")]
-    state = assert_read_as_alone(kosmos, [kosmos.prompt(text) for text in texts])
+    state = assert_same_as_uncached(kosmos, [kosmos.prompt(text) for text in texts])
     assert state.cache.levels[1].parents == [0, 0, 0, 1, 1, 1]
 
 
@@ -113,11 +113,11 @@ WORDS = st.lists(st.sampled_from(["<image>", "a cat", "the river", "slowly"]), m
     st.sampled_from([3, 8, MIN_SHARED_PREFIX]),
     st.randoms(use_true_random=False),
 )
-def test_any_batch_is_read_as_its_prompts_alone(kosmos, monkeypatch, drawn, shortest, rng):
+def test_any_batch_equals_uncached_passes(kosmos, monkeypatch, drawn, shortest, rng):
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", shortest)
     prefixes = ["", DEMONSTRATIONS, f"{DEMONSTRATIONS[:60]} house", OTHER_DEMONSTRATIONS]
     prompts = []
     for number, words in drawn:
         text = " ".join([prefixes[number], *words])
         prompts.append(kosmos.prompt(text, [rng.choice(IMAGES) for _ in range(text.count("<image>"))]))
-    assert_read_as_alone(kosmos, prompts)
+    assert_same_as_uncached(kosmos, prompts)

@@ -87,7 +87,7 @@ def test_a_beam_as_wide_as_there_are_names_finds_the_best_one(kosmos, seed, coun
 
 
 def test_probabilities_are_the_models_own(kosmos):
-    """Not shared out among the names alone."""
+    """They are not renormalized over the names."""
     rng = random.Random(4)
     prompt = prompts_of(kosmos, rng)[0]
     [name] = names_of(kosmos, rng, 1)
