@@ -37,10 +37,10 @@ def generate(
     Args:
         model: The model, in evaluation mode.
         vocabulary: Its vocabulary.
-        prompts: B prompts of any lengths, each as long as the model's positions minus the new tokens at most.
+        prompts: B prompts of any lengths, each of which leaves room for the new tokens in the model's positions.
         options: Greedy or beam search, and when it ends.
-        allowed: The only sequences that may be generated; None: any. Their probabilities are the model's over the whole
-            vocabulary, not renormalized.
+        allowed: The only sequences that may be generated; None: any. Probabilities are over the whole vocabulary, not
+            renormalized over what is allowed.
 
     Returns:
         The hypothesis with the highest score for each prompt.
@@ -60,14 +60,14 @@ def search(
     options: SearchOptions,
     allowed: TokenTrie | None = None,
 ) -> list[Hypothesis]:
-    """Find the best continuation of each row of a prefilled state, which stays as it is.
+    """Find the best continuation of each row of a prefilled state, which is not changed.
 
     Args:
         state: The state, of B rows.
         last: The hidden states [B, E] that predict the rows' next tokens.
         vocabulary: The model's vocabulary.
         options: Greedy or beam search, and when it ends.
-        allowed: As of `generate`.
+        allowed: As for `generate`.
     """
     stepper = Stepper(state, last, vocabulary, options.stop, allowed)
     return _greedy_search(stepper, options) if options.beam == 1 else _beam_search(stepper, options)
@@ -197,6 +197,7 @@ class _Beams:
             if len(running) == beam:
                 break
             path = _Path((*self.running[row].tokens, token), log_probability)
+            # As in fairseq's and transformers' search, only one of the `beam` best candidates may end.
             if not is_end(path.tokens):
                 parents.append(row)
                 running.append(path)

@@ -70,7 +70,7 @@ class Generator:
             **options: Those of SearchOptions.
 
         Raises:
-            UserError: As of `prompt` and `search`.
+            UserError: As for `prompt` and `search`.
         """
         search_options = SearchOptions(**options)
         [hypothesis] = self.search([self.prompt(text, images)], search_options)

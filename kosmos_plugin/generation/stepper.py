@@ -1,4 +1,4 @@
-"""One step of decoding, which all strategies share.
+"""One step of decoding, shared by all search strategies.
 
 hidden states [R, E] → logits [R, V] → log-probabilities → the likeliest tokens of each row
   → the strategy chooses rows and tokens → hidden states [R', E] of the rows with one more token
@@ -21,7 +21,7 @@ class Stepper:
     """The rows that are being generated, and the model's predictions for them.
 
     Args:
-        state: The prompts' state, which stays as it is.
+        state: The prefilled state of the prompts, which is not changed.
         last: The hidden states [B, E] that predict the prompts' next tokens.
         vocabulary: The model's vocabulary.
         stop: Text that ends generation, as `</s>` does.

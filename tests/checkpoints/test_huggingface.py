@@ -133,7 +133,7 @@ def test_tokens_are_the_same(source, imported):
         assert vocabulary.encode(sentence) == theirs(sentence, add_special_tokens=False)["input_ids"]
 
 
-def test_trained_model_goes_out(imported, data, tmp_path):
+def test_a_trained_model_is_exported(imported, data, tmp_path):
     """Import, one update of fairseq-train from it, export: transformers gives the trained model's logits."""
     config = yaml.safe_load(data.read_text())
     shutil.copytree(data.parent, tmp_path / "data")

@@ -85,7 +85,7 @@ def test_padding_is_never_the_likeliest(kosmos, monkeypatch):
     assert likelihood.log_probability == pytest.approx(found.log_probability, abs=1e-3)
 
 
-def test_a_batch_of_texts_scores_as_each_prompt_alone(kosmos):
+def test_a_batch_of_texts_scores_as_each_prompt_by_itself(kosmos):
     rng = random.Random(5)
     image = tiny.png(rng)
     texts = [("<image> a", [image]), ("the red cat sees", [])]
