@@ -24,6 +24,8 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
         UserError: The source cannot be read or converted, or the target exists or cannot be written. Nothing is left
             behind then.
     """
+    if to not in FORMATS:
+        raise UserError(f"The format {to!r} is unknown; known are {', '.join(FORMATS)}.")
     if not source.exists():
         raise UserError(f"{source} does not exist.")
     if to == "huggingface":

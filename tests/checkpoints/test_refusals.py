@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fairseq_cli_ext import convert
 from kosmos_plugin.checkpoints.convert import convert as convert_checkpoint
+from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.checkpoints import peer
 
@@ -212,7 +213,10 @@ def test_without_the_extra(theirs, refusal, monkeypatch, missing):
     assert missing in message and "pip install kosmos-plugin[huggingface]" in message
 
 
-def test_unknown_format(capsys):
+def test_unknown_format(ours, tmp_path, capsys):
+    with pytest.raises(UserError, match="'onnx' is unknown; known are fairseq, huggingface, safetensors"):
+        convert_checkpoint(ours / "model.pt", tmp_path / "model.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
     assert "invalid choice: 'onnx'" in capsys.readouterr().err
