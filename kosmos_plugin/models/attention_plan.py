@@ -22,7 +22,10 @@ _SHORTEST_GROUP = 128
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one attention call. Rows shorter than P repeat their last token, which no earlier position sees."""
+    """The rows of one attention call.
+
+    Documents shorter than P repeat their last token: with causal attention, no earlier position sees the repeats.
+    """
 
     token_index: torch.Tensor  # int64 [G, P], into the flat sequence
     mask: torch.Tensor | None = None  # bool [G, 1, P, P], True where a query sees a key; None: plain causal attention

@@ -134,9 +134,9 @@ class KeyValueCache:
         self.is_causal = False  # plain causal attention, without a mask
 
     def branch(self, parents: Sequence[int]) -> "KeyValueCache":
-        """A cache whose row b continues row `parents[b]` of this one, without a copy.
+        """Start a level whose row b continues row `parents[b]`, without a copy.
 
-        It shares this cache's levels, and is valid until this cache is extended.
+        The new cache shares this cache's levels, and is valid until this one is extended.
         """
         above = self.levels[-1]
         index = torch.tensor(parents, device=above.next_position.device)
@@ -225,7 +225,7 @@ class KeyValueCache:
             return None, False
         device = last.next_position.device
         causal = torch.ones(length, last.length, dtype=torch.bool, device=device).tril(last.length - length)
-        # A position of padding may see nothing, and its result is NaN: `pack` drops it.
+        # Padding may see no key at all; the result there is NaN, and `pack` drops it.
         visible_last = causal.expand(last.rows, -1, -1) if last.valid is None else last.valid.unsqueeze(1) & causal
         visible = []
         for level, grouping in zip(above, groupings, strict=True):
@@ -244,28 +244,32 @@ class KeyValueCache:
         self, layer: int, q_BHTD: torch.Tensor, k_BHTD: torch.Tensor, v_BHTD: torch.Tensor, dropout: float
     ) -> torch.Tensor:
         """Store one layer's k and v of the reserved positions; attention of q over all levels, [B, H, T, D]."""
-        *above, last = self.levels
+        last = self.levels[-1]
         last.write(layer, self.num_layers, k_BHTD, v_BHTD)
-        keys, values = last.keys_and_values(layer)
-        if not above:
-            return F.scaled_dot_product_attention(
-                q_BHTD, keys, values, attn_mask=self.mask, dropout_p=dropout, is_causal=self.is_causal
-            )
+        if len(self.levels) > 1:
+            return self._attend_to_levels(layer, q_BHTD, dropout)
+        k_BHPD, v_BHPD = last.keys_and_values(layer)
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BHPD, v_BHPD, attn_mask=self.mask, dropout_p=dropout, is_causal=self.is_causal
+        )
+
+    def _attend_to_levels(self, layer: int, q_BHTD: torch.Tensor, dropout: float) -> torch.Tensor:
+        """Scores against each level's keys, one softmax over all of them, and the sum over each level's values."""
         assert self.groupings is not None, "reserve comes first"
-        cached = [level.keys_and_values(layer) for level in above]
+        *above, (k_BHPD, v_BHPD) = [level.keys_and_values(layer) for level in self.levels]
         q_BHTD = q_BHTD * q_BHTD.size(-1) ** -0.5
         scores_above = [
-            grouping.ungroup(grouping.group(q_BHTD) @ keys_above.transpose(-2, -1))
-            for grouping, (keys_above, _) in zip(self.groupings, cached, strict=True)
+            grouping.ungroup(grouping.group(q_BHTD) @ k_AHPD.transpose(-2, -1))
+            for grouping, (k_AHPD, _) in zip(self.groupings, above, strict=True)
         ]
-        scores_BHTP = torch.cat((*scores_above, q_BHTD @ keys.transpose(-2, -1)), dim=-1)
+        scores_BHTP = torch.cat((*scores_above, q_BHTD @ k_BHPD.transpose(-2, -1)), dim=-1)
         if self.mask is not None:
             scores_BHTP = scores_BHTP.masked_fill_(~self.mask, -torch.inf)
-        weights_BHTP = scores_BHTP.softmax(dim=-1, dtype=torch.float32).to(v_BHTD.dtype)
+        weights_BHTP = scores_BHTP.softmax(dim=-1, dtype=torch.float32).to(v_BHPD.dtype)
         if dropout:
             weights_BHTP = F.dropout(weights_BHTP, dropout)
         *weights_above, weights_last = weights_BHTP.split([level.length for level in self.levels], dim=-1)
-        attended_BHTD = weights_last @ values
-        for grouping, weights, (_, values_above) in zip(self.groupings, weights_above, cached, strict=True):
-            attended_BHTD = attended_BHTD + grouping.ungroup(grouping.group(weights) @ values_above)
+        attended_BHTD = weights_last @ v_BHPD
+        for grouping, weights, (_, v_AHPD) in zip(self.groupings, weights_above, above, strict=True):
+            attended_BHTD = attended_BHTD + grouping.ungroup(grouping.group(weights) @ v_AHPD)
         return attended_BHTD

@@ -65,7 +65,7 @@ def build_vision_encoder(
         UserError: If the encoder, the model or the weights do not exist, or the weights do not fit.
     """
     if name not in VISION_ENCODERS:
-        raise UserError(f"--vision-encoder {name} is unknown; known are {', '.join(VISION_ENCODERS)}, none.")
+        raise UserError(f"--vision-encoder {name} is unknown: choose one of {', '.join(VISION_ENCODERS)}, none.")
     module, function = VISION_ENCODERS[name]
     return getattr(importlib.import_module(module), function)(
         model, weights, image_size, trainable_layers, load_weights

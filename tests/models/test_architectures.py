@@ -155,7 +155,7 @@ def test_the_error_names_an_unknown_architecture(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"vision_encoder": "dinosaur"}, "--vision-encoder dinosaur is unknown; known are clip.* none"),
+        ({"vision_encoder": "dinosaur"}, "--vision-encoder dinosaur is unknown: choose one of clip.* none"),
         ({"decoder_attention_heads": 3}, "--decoder-embed-dim 32 is not a multiple"),
         ({"decoder_attention_heads": 32, "positions": "both"}, "--decoder-embed-dim 32 is not a multiple"),
         ({"resampler": "linear"}, "--image-tokens 5, not 4"),

@@ -1,4 +1,4 @@
-"""The model stands without fairseq, and without the packages that use it."""
+"""The model depends neither on fairseq nor on the packages that use it."""
 
 import ast
 import sys
@@ -9,7 +9,7 @@ import pytest
 import kosmos_plugin.models
 
 FOLDER = Path(kosmos_plugin.models.__file__).parent
-# What may be imported besides the standard library, imports inside functions included.
+# Modules that models/ may import besides the standard library, inside functions too.
 ALLOWED = {
     "torch", "torchscale", "open_clip", "efficientnet_lite_pytorch",
     "kosmos_plugin.models", "kosmos_plugin.errors", "kosmos_plugin.images", "kosmos_plugin.options",
