@@ -14,10 +14,12 @@ _copy = PathManager.copy
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always copies over the old file."""
     return True
 
 
 def apply() -> None:
+    """Replace copy and rename of `PathManager`."""
     PathManager.copy = staticmethod(copy)
     PathManager.rename = staticmethod(rename)
 

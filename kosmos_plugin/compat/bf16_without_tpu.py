@@ -17,10 +17,12 @@ _parse_args_and_arch = options.parse_args_and_arch
 
 
 def is_needed() -> bool:
+    """Whether the parser turns --bf16 into --tpu."""
     return "if args.bf16:\n        args.tpu = True" in inspect.getsource(_parse_args_and_arch)
 
 
 def apply() -> None:
+    """Replace `options.parse_args_and_arch`."""
     options.parse_args_and_arch = parse_args_and_arch
 
 

@@ -15,10 +15,12 @@ from fairseq.distributed import utils as distributed_utils
 
 
 def is_needed() -> bool:
+    """Whether fairseq unpickles broadcasts with the default of `torch.load`."""
     return "weights_only" not in inspect.getsource(distributed_utils._broadcast_object_slow)
 
 
 def apply() -> None:
+    """Replace `distributed_utils._broadcast_object_slow`."""
     distributed_utils._broadcast_object_slow = _broadcast_object_slow
 
 

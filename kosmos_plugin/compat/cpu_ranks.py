@@ -25,11 +25,13 @@ _all_gather_list = distributed_utils.all_gather_list
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always counts GPUs as ranks."""
     # Whether there are GPUs is checked when a training starts, as that would slow `import fairseq` down.
     return True
 
 
 def apply() -> None:
+    """Replace `infer_init_method`, `all_gather_list` and the DistributedDataParallel of fairseq."""
     distributed_utils.infer_init_method = infer_init_method
     distributed_utils.all_gather_list = all_gather_list
     distributed_fairseq_model.DistributedDataParallel = _DistributedDataParallel

@@ -11,10 +11,12 @@ _find_extra_valid_paths = data_utils._find_extra_valid_paths
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always lists DATA as a folder."""
     return True
 
 
 def apply() -> None:
+    """Replace `data_utils._find_extra_valid_paths`."""
     data_utils._find_extra_valid_paths = find_extra_valid_paths
 
 

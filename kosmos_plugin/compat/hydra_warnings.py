@@ -14,10 +14,12 @@ _compose = dataclass_utils.compose
 
 
 def is_needed() -> bool:
+    """Whether Hydra is newer than the interface that fairseq uses."""
     return not hydra.__version__.startswith("1.0")
 
 
 def apply() -> None:
+    """Replace Hydra in `fairseq.dataclass.utils`."""
     dataclass_utils.initialize = initialize
     dataclass_utils.compose = compose
 

@@ -32,10 +32,12 @@ class _NumpyWithRemovedNames(ModuleType):
 
 
 def is_needed() -> bool:
+    """Whether NumPy lacks one of the names."""
     return not (hasattr(numpy, "compat") and "int" in vars(numpy))
 
 
 def apply() -> None:
+    """Replace NumPy in the four modules."""
     from fairseq.data import data_utils, language_pair_dataset, token_block_dataset
     from fairseq.modules import dynamic_crf_layer
 

@@ -13,10 +13,12 @@ _setup_task = tasks.setup_task
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always compares missing parameters too."""
     return True
 
 
 def apply() -> None:
+    """Replace `_catalog_shared_params` of the trainer, once a task is set up."""
     tasks.setup_task = setup_task
 
 

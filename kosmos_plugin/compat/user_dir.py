@@ -15,10 +15,12 @@ _import_user_module = utils.import_user_module
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always compares paths as they are spelled."""
     return True
 
 
 def apply() -> None:
+    """Replace `utils.import_user_module`."""
     utils.import_user_module = import_user_module
 
 
