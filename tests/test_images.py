@@ -1,4 +1,4 @@
-"""Decoded images against open_clip's own preprocessing; kinds of images, and bytes that are none."""
+"""Decoded images against open_clip's own preprocessing; modes and formats, and bytes that are not an image."""
 
 import io
 import struct

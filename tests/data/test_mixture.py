@@ -22,7 +22,7 @@ def mixture(path, split="train", **options) -> Mixture:
 
 
 def edited(data, tmp_path, edit):
-    """Another YAML over the same files."""
+    """A changed YAML over the same files."""
     config = yaml.safe_load(data.read_text())
     config["vocabulary"] = str(data.parent / config["vocabulary"])
     for stream in config["streams"].values():
