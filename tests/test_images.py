@@ -1,4 +1,4 @@
-"""Decoded images against open_clip's own preprocessing; kinds of images, and bytes that are none."""
+"""Decoded images against open_clip's own preprocessing; modes and formats, and bytes that are not an image."""
 
 import io
 import struct
@@ -233,8 +233,8 @@ def test_no_bytes():
 )
 def test_damaged_bytes_give_an_image_or_are_broken(data, damage):
     damaged = bytearray(data)
-    for place, value in damage:
-        damaged[min(int(place * len(data)), len(data) - 1)] = value
+    for position, value in damage:
+        damaged[min(int(position * len(data)), len(data) - 1)] = value
     try:
         assert decode_image(bytes(damaged), SIZE).shape == (3, SIZE, SIZE)
     except BrokenImage as error:

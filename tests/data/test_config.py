@@ -1,4 +1,4 @@
-"""The data YAML: what is read, and that every mistake is an error that names the file and the place."""
+"""The data YAML: what is read, and that every mistake is an error that names the file and the key."""
 
 import copy
 
@@ -75,7 +75,7 @@ def test_wildcards_leave_indexes_out(write):
 
 
 @pytest.mark.parametrize("folder", ["run [1]", "a{b,c}", "what?*"])
-def test_folder_with_the_signs_of_patterns(write, folder):
+def test_folder_with_pattern_characters(write, folder):
     path = write(GOOD, folder)
     corpus = read_data_config(path).streams[1].corpora[0]
     assert [len(corpus.paths(split)) for split in ("train", "valid")] == [3, 2]
@@ -93,7 +93,7 @@ A = (*PICTURES, "corpora", 0)
 
 
 @pytest.mark.parametrize(
-    "place, value, message",
+    "keys, value, message",
     [
         (
             ("vocabluary",),
@@ -141,12 +141,12 @@ A = (*PICTURES, "corpora", 0)
         ),
     ],
 )
-def test_mistakes(write, place, value, message):
+def test_mistakes(write, keys, value, message):
     config = copy.deepcopy(GOOD)
     target = config
-    for key in place[:-1]:
+    for key in keys[:-1]:
         target = target[key]
-    target[place[-1]] = value
+    target[keys[-1]] = value
     path = write(config)
     with pytest.raises(UserError, match=rf"(?s)^{path}: .*{message}") as error:
         read_data_config(path)
@@ -154,7 +154,7 @@ def test_mistakes(write, place, value, message):
 
 
 @pytest.mark.parametrize(
-    "place",
+    "keys",
     [
         ("vocabulary",),
         ("streams",),
@@ -162,13 +162,13 @@ def test_mistakes(write, place, value, message):
         *[(*A, key) for key in ("name", "train")],
     ],
 )
-def test_missing_keys(write, place):
+def test_missing_keys(write, keys):
     config = copy.deepcopy(GOOD)
     target = config
-    for key in place[:-1]:
+    for key in keys[:-1]:
         target = target[key]
-    del target[place[-1]]
-    with pytest.raises(UserError, match=f"lacks the key '{place[-1]}'"):
+    del target[keys[-1]]
+    with pytest.raises(UserError, match=f"lacks the key '{keys[-1]}'"):
         read_data_config(write(config))
 
 

@@ -97,7 +97,7 @@ def test_advice_when_followed_works(data, seed):
             assert followed, str(error)
             given |= followed
     else:
-        raise AssertionError(f"advice goes round in circles: {given}")
+        raise AssertionError(f"the advice never ends: {given}")
     rows = len(dataset.rows(0))
     dealt = [
         len(MicroBatches(dataset, None, rank, ranks, given["update_freq"]).rows(step))
@@ -110,7 +110,7 @@ def test_advice_when_followed_works(data, seed):
 
 
 def test_no_update_freq_fits(data):
-    """Where only a larger micro-batch helps, that is the advice."""
+    """If only a larger micro-batch helps, that is the advice."""
     _, dataset = loaded(data)
     rows = len(dataset.rows(0))
     ranks = rows - 1

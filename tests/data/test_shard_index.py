@@ -78,7 +78,7 @@ def test_broken_index_is_rebuilt(tmp_path, damage):
 
 
 def bytes_read() -> int:
-    """Of this process, so far."""
+    """By this process, so far."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["rchar"])
 

@@ -88,7 +88,7 @@ def test_odd_names_equal_webdataset(tmp_path):
 
 
 def test_img2dataset_naming(tmp_path):
-    """000000123.jpg, .txt and .json; the caption is in the JSON alone where the .txt is left out."""
+    """000000123.jpg, .txt and .json; without a .txt, the caption is in the JSON."""
     details = {"caption": " from the json ", "url": "https://…", "status": "success", "key": "000000124"}
     members = [
         *[("000000123.jpg", b"first"), ("000000123.txt", "  from the txt: café\n".encode()), ("000000123.json", b"{}")],
@@ -167,7 +167,7 @@ def test_page_without_json(tmp_path):
         pages(tmp_path / "0.tar")[0]
 
 
-def test_several_tars_are_one_sequence(tmp_path):
+def test_several_tars_as_one_sequence(tmp_path):
     for shard, count in enumerate((3, 0, 1, 4)):
         members = [m for i in range(count) for m in tiny.caption_members(f"{i}", f"{shard} {i}", b"i")]
         tiny.write_tar(tmp_path / f"{shard}.tar", members)
