@@ -80,6 +80,12 @@ def test_a_checkpoint_of_another_model_and_one_moved_with_its_vocabulary(data, t
     assert "is a checkpoint of transformer_lm, not of" in error_of(capsys, inspect, "--like", tmp_path / "other.pt")
 
 
+def test_a_checkpoint_in_torchs_old_format(tmp_path, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert read_like(str(tmp_path / "old.pt")) == read_like(str(checkpoint))
+
+
 def test_a_training_with_its_own_vocabulary(data, tmp_path):
     vocabulary = data.parent / "vocabulary"
     path = script_of(tmp_path, data, f"--vocabulary '{vocabulary}'")
