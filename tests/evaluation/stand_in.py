@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from kosmos_plugin.evaluation.benchmark import Item
-from kosmos_plugin.evaluation.requests import Choose, Generate, Request, images_of, prompts_of, shown
+from kosmos_plugin.evaluation.requests import Choose, Generate, Request, distinct_images, distinct_prompts, prompt_text
 from kosmos_plugin.evaluation.run import Run
 
 RATIONALE = "a picture of words"
@@ -65,6 +65,6 @@ class Guessing:
 
 def _key(request: Request) -> tuple:
     """Tells the requests of a benchmark from each other."""
-    prompts = tuple(shown(prompt) for prompt in prompts_of(request))
+    prompts = tuple(prompt_text(prompt) for prompt in distinct_prompts(request))
     continuations = (choice.continuation for choice in request.choices) if isinstance(request, Choose) else ()
-    return prompts, tuple(image.name for image in images_of(request)), tuple(continuations)
+    return prompts, tuple(image.name for image in distinct_images(request)), tuple(continuations)

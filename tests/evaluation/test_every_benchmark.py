@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from kosmos_plugin.evaluation.answering import ask
+from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Choose, Generate
@@ -47,7 +47,7 @@ def test_who_guesses_gets_chance(name, releases):
     requests = [request_of(item) for item in items]
     share = chance(requests)
     guesses = GUESSES if share else 1  # nobody guesses a text
-    scores = [benchmark.score(items, ask(Guessing(seed), requests)) for seed in range(guesses)]
+    scores = [benchmark.score(items, answer(Guessing(seed), requests)) for seed in range(guesses)]
     headlines = [next(iter(of_seed.metrics.values())) for of_seed in scores]
     error = math.sqrt(share * (1 - share) / (len(items) * guesses))
     assert 100 * (share - 4 * error) <= statistics.fmean(headlines) <= 100 * (share + 4 * error)

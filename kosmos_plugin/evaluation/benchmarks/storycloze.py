@@ -1,9 +1,10 @@
-"""StoryCloze (§4.8): which of two endings belongs to a story of four sentences.
+"""StoryCloze (§4.8): which of two endings completes a story of four sentences.
 
-Release (Mostafazadeh et al., 2016; sent to who fills in the form of the ROCStories page): CSV files with the columns
+Release (Mostafazadeh et al., 2016; available through the form on the ROCStories page): CSV files with the columns
 InputStoryid, InputSentence1 … InputSentence4, RandomFifthSentenceQuiz1, RandomFifthSentenceQuiz2 and AnswerRightEnding
 (1 or 2); 1,871 stories each in validation and test. The training stories have no wrong endings, so demonstrations are
-drawn from the validation set, as GPT-3's were. The prompt is the harness's `storycloze_2016`; accuracy by likelihood.
+drawn from the validation set, as in GPT-3. The prompt is that of lm-evaluation-harness's `storycloze_2016`; accuracy is
+by likelihood.
 """
 
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
@@ -14,12 +15,14 @@ ENDINGS = {number: f"RandomFifthSentenceQuiz{number}" for number in ("1", "2")}
 
 
 class StoryCloze(LanguageTask):
+    """StoryCloze, on its test or validation set."""
+
     name = "storycloze"
     title = "StoryCloze"
     release = "storycloze"
     source = (
-        "the Story Cloze Test of spring 2016, sent to those who fill in the form of "
-        "https://cs.rochester.edu/nlp/rocstories; its CSV files keep their names"
+        "the CSV files of the Story Cloze Test, spring 2016, under their original names; available through the form on "
+        "https://cs.rochester.edu/nlp/rocstories"
     )
     splits = ("test", "val")
     training_split = "val"

@@ -1,7 +1,8 @@
 """BoolQ, CB and COPA of SuperGLUE (§4.8).
 
 Release (Wang et al., 2019; `combined.zip`): the folders BoolQ, CB and COPA, each with train.jsonl and val.jsonl; the
-test sets have no answers. The prompts are the harness's `boolq`, `cb` and `copa`; as there, accuracy is by likelihood.
+test sets have no answers. The prompts are those of lm-evaluation-harness's `boolq`, `cb` and `copa`; accuracy is by
+likelihood, as there.
 """
 
 from typing import ClassVar
@@ -11,6 +12,8 @@ from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, c
 
 
 class _SuperGlue(LanguageTask):
+    """A task of SuperGLUE, on its validation set."""
+
     release = "superglue"
     source = "the folders BoolQ, CB and COPA of https://dl.fbaipublicfiles.com/glue/superglue/data/v2/combined.zip"
     splits = ("val",)
@@ -18,7 +21,10 @@ class _SuperGlue(LanguageTask):
 
 
 class BoolQ(_SuperGlue):
-    """Whether a passage answers a question with yes; 9,427 and 3,270 records. Questions have no question mark."""
+    """BoolQ: whether the answer to a question on a passage is yes; 9,427 and 3,270 records.
+
+    The release's questions have no question mark.
+    """
 
     name = "boolq"
     title = "BoolQ"
@@ -48,9 +54,10 @@ class CB(_SuperGlue):
 
 
 class COPA(_SuperGlue):
-    """Which of two sentences is the cause or the effect of a premise; 400 and 100 records.
+    """COPA: which of two sentences is the cause or the effect of a premise; 400 and 100 records.
 
-    The harness has two spaces before the continuations, an oversight that SentencePiece undoes; here there is one.
+    lm-evaluation-harness has two spaces before the continuations, by mistake; SentencePiece makes them one, and here
+    there is one.
     """
 
     name = "copa"

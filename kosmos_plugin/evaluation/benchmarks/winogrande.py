@@ -1,10 +1,10 @@
-"""Winogrande (§4.8): which of two names or nouns belongs in a sentence's blank.
+"""Winogrande (§4.8): which of two names or nouns fills a sentence's blank.
 
 Release (Sakaguchi et al., 2020; `winogrande_1.1.zip`): `train_xl.jsonl` and `dev.jsonl` with 40,398 and 1,267 records
 that have sentence (its blank is "_"), option1, option2 and answer ("1" or "2"). The test set has no answers.
 
-Partial evaluation, as in `winograd` and in the harness's `winogrande`: the options are put in the blank's place, and
-the likelihood of what follows the blank is compared.
+Partial evaluation, as in `winograd` and in lm-evaluation-harness's `winogrande`: each option fills the blank, and the
+likelihoods of the rest of the sentence are compared.
 """
 
 from typing import ClassVar
@@ -14,6 +14,8 @@ from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
 
 
 class Winogrande(LanguageTask):
+    """Winogrande, on its validation set."""
+
     name = "winogrande"
     title = "Winogrande"
     release = "winogrande"

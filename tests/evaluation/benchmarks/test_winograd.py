@@ -4,7 +4,7 @@ import pytest
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.winograd import Winograd
-from kosmos_plugin.evaluation.requests import shown
+from kosmos_plugin.evaluation.requests import prompt_text
 from tests.evaluation.releases.language import write_winograd
 
 HEAD = '<?xml version="1.0" encoding="ISO-8859-1"?>\n<?xml-stylesheet type="text/xsl" href="WSExample.xsl"?>\n'
@@ -26,7 +26,8 @@ def write(folder, *schemas: str) -> Winograd:
 
 
 def asked(benchmark, item, *demonstrations):
-    return [(shown(c.prompt), c.continuation) for c in benchmark.request(item, demonstrations).choices]
+    request = benchmark.request(item, demonstrations)
+    return [(prompt_text(request.full_prompt(choice)), choice.continuation) for choice in request.choices]
 
 
 CUP = ("The cup", "The bag")

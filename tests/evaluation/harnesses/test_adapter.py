@@ -17,7 +17,7 @@ from kosmos_plugin.evaluation.harnesses.adapter import (
     search_options,
     texts,
 )
-from kosmos_plugin.evaluation.requests import shown
+from kosmos_plugin.evaluation.requests import prompt_text
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.images import decode_image
 from tests import tiny
@@ -50,7 +50,7 @@ def warnings_of(caplog) -> list[logging.LogRecord]:
 )
 def test_images_stand_where_the_text_has_them_or_else_before_it(text, images, expected):
     prompt = make_prompt(text, [picture(seed) for seed in range(images)])
-    assert shown(prompt) == expected
+    assert prompt_text(prompt) == expected
     assert sum(isinstance(segment, Text) and "<image>" in segment.text for segment in prompt) == (images == 0) * (
         "<image>" in text
     )

@@ -34,7 +34,7 @@ def test_the_best_of_several_references_counts():
     scores = spans(items, [Answer("the house", ()), Answer("no", ()), Answer("b", ())])
     assert scores.metrics == pytest.approx({"EM": 100 / 3, "F1": 100 * (1 + 0 + 2 * 1 * (1 / 3) / (4 / 3)) / 3})
     assert list(scores.metrics) == ["EM", "F1"]
-    assert scores.of_items == (1, 0, 0)
+    assert scores.per_item == (1, 0, 0)
 
 
 ANSWERS = st.one_of(
