@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,19 @@ def test_the_list_names_every_benchmark_and_where_its_files_belong(capsys):
     assert status == 0
     for name in BENCHMARKS:
         assert f"\n{name} " in f"\n{listed}" and f"FOLDER/{benchmark_class(name).release}/" in listed
+
+
+@pytest.mark.parametrize("option", ["--list", "--help"])
+def test_list_and_help_import_neither_torch_nor_fairseq(option):
+    code = (
+        "import sys\nfrom fairseq_cli_ext.evaluate import cli_main\n"
+        f"try:\n    cli_main([{option!r}])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'fairseq', 'jinja2', 'PIL'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("imagenet_constrained" if option == "--list" else "default: 16") in done.stdout
 
 
 @pytest.mark.parametrize(
