@@ -2,7 +2,7 @@
 
 To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the class in `benchmarks/__init__.py`:
 
-    class Riddles(Benchmark):
+    class Riddles(Benchmark[Riddle]):
         name = "riddles"
         title = "Riddles"
         section = "4.8"
@@ -20,7 +20,7 @@ To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the c
         def request(self, item: Riddle, demonstrations: Sequence[Riddle]) -> Request:
             return Generate(question(f"Riddle: {item.text} Answer:"))
 
-        def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+        def score(self, items: Sequence[Riddle], answers: Sequence[Answer]) -> Scores:
             return accuracy(items, answers)
 
 Its tests are a miniature release in `tests/evaluation/releases/` and a snapshot of its prompts. A benchmark outside the
@@ -32,7 +32,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from kosmos_plugin.errors import UserError, did_you_mean
 from kosmos_plugin.evaluation.requests import Request
@@ -44,6 +44,9 @@ class Item:
 
     id: str  # unique within the split
     reference: Any  # the right answer, as JSON values in the form the metric takes; None where it is not public
+
+
+ItemType = TypeVar("ItemType", bound=Item)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Scores:
     are_grades: bool = True  # whether a `per_item` of 0 means wrong and 1 right (False for CIDEr)
 
 
-class Benchmark(ABC):
+class Benchmark(ABC, Generic[ItemType]):
     """A benchmark: reads its release, asks about each item, and scores the answers.
 
     Args:
@@ -108,19 +111,19 @@ class Benchmark(ABC):
         """
 
     @abstractmethod
-    def items(self) -> list[Item]:
+    def items(self) -> list[ItemType]:
         """Read all items of the split, in the release's order.
 
         Raises:
             UserError: A file or a record is not as the release has it; the message names it.
         """
 
-    def training_items(self) -> list[Item]:
+    def training_items(self) -> list[ItemType]:
         """Items that few-shot demonstrations are drawn from, in the release's order."""
         raise NotImplementedError(f"{self.name} has no demonstrations")
 
     @abstractmethod
-    def request(self, item: Item, demonstrations: Sequence[Item]) -> Request:
+    def request(self, item: ItemType, demonstrations: Sequence[ItemType]) -> Request:
         """Make the request for an item.
 
         Args:
@@ -129,7 +132,7 @@ class Benchmark(ABC):
         """
 
     @abstractmethod
-    def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+    def score(self, items: Sequence[ItemType], answers: Sequence[Answer]) -> Scores:
         """Compute the metrics.
 
         Args:
@@ -137,11 +140,11 @@ class Benchmark(ABC):
             answers: The answer to each item. One with a `problem` has an empty prediction, and counts as wrong.
         """
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any] | None:
+    def submission(self, items: Sequence[ItemType], answers: Sequence[Answer]) -> tuple[str, Any] | None:
         """Return (file name, JSON value) in the format of the benchmark's test server; None if it has no server."""
         return None
 
-    def check_tools(self) -> None:  # noqa: B027 - most benchmarks need none
+    def check_tools(self) -> None:
         """Check for the packages and programs of the metric, before hours of answering.
 
         Raises:
@@ -161,7 +164,7 @@ class Benchmark(ABC):
                 f"The release: {self.source}"
             )
 
-    def demonstrations(self, item: Item, pool: Sequence[Item], shots: int, seed: int) -> list[Item]:
+    def demonstrations(self, item: ItemType, pool: Sequence[ItemType], shots: int, seed: int) -> list[ItemType]:
         """Draw demonstrations for an item (§4.8.1). They depend only on the seed and the item.
 
         Args:

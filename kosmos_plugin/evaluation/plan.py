@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from kosmos_plugin.checkpoints.files import require_file
 from kosmos_plugin.errors import UserError
@@ -48,12 +49,12 @@ def plan_runs(
     return [Run(benchmark, count, str(checkpoint), digest, seed, limit) for benchmark, count in runs]
 
 
-def _benchmark(name: str, data: Path, split: str | None) -> Benchmark:
+def _benchmark(name: str, data: Path, split: str | None) -> Benchmark[Any]:
     kind = benchmark_class(name)
     return kind(data / kind.release, split)
 
 
-def _shots(benchmark: Benchmark, shots: str | None) -> list[int]:
+def _shots(benchmark: Benchmark[Any], shots: str | None) -> list[int]:
     if shots is None:
         return list(benchmark.shots)
     try:
@@ -67,7 +68,7 @@ def _shots(benchmark: Benchmark, shots: str | None) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def _check_files(runs: list[tuple[Benchmark, int]]) -> None:
+def _check_files(runs: list[tuple[Benchmark[Any], int]]) -> None:
     """Raise one UserError for the missing files of all benchmarks; it also says which benchmarks are complete."""
     incomplete: set[str] = set()
     problems: dict[str, None] = {}

@@ -83,5 +83,7 @@ def _line(item: Item, answer: Answer, score: float | None = None) -> str:
 
 
 def _answer(line: dict[str, Any]) -> Answer:
-    values = {field.name: line[field.name] for field in dataclasses.fields(Answer)}
-    return Answer(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values: dict[str, Any] = {field.name: line[field.name] for field in dataclasses.fields(Answer)}
+    for name, value in values.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return Answer(**values)

@@ -30,7 +30,7 @@ from kosmos_plugin.evaluation.results import Result
 class Run:
     """A benchmark with a number of demonstrations, to be answered by one checkpoint."""
 
-    benchmark: Benchmark
+    benchmark: Benchmark[Any]
     shots: int
     checkpoint: str  # path, for the report
     digest: str  # of the checkpoint's file: answers of another one are never mixed in
@@ -111,6 +111,9 @@ def _measure(
     answers = [answered[item.id] for item in items]
     scores = None if any(item.reference is None for item in items) else benchmark.score(items, answers)
     per_item = None if scores is None else scores.per_item
+    interval = None if scores is None else scores.interval
+    if interval is None and per_item is not None:
+        interval = bootstrap_interval(per_item)
     predictions.finish(items, answers, per_item or [None] * len(items))
     submission = benchmark.submission(items, answers)
     if submission is not None:
@@ -124,7 +127,7 @@ def _measure(
         items=len(items),
         problems=sum(bool(answer.problem) for answer in answers),
         metrics={} if scores is None else scores.metrics,
-        interval=None if scores is None else scores.interval or bootstrap_interval(scores.per_item),
+        interval=interval,
         folder=run.folder,
         checkpoint=run.checkpoint,
         seed=run.seed,

@@ -4,6 +4,8 @@ Libraries that only some benchmarks need (lxml, scipy, open_clip, pycocoevalcap,
 functions that use them, so that listing the benchmarks is quick.
 """
 
+from typing import Any
+
 from kosmos_plugin.errors import UserError, did_you_mean
 from kosmos_plugin.evaluation.benchmark import Benchmark
 from kosmos_plugin.evaluation.benchmarks.animals import Animals, AnimalsDescriptions
@@ -23,7 +25,7 @@ from kosmos_plugin.evaluation.benchmarks.websrc import WebSrc, WebSrcImage, WebS
 from kosmos_plugin.evaluation.benchmarks.winograd import Winograd
 from kosmos_plugin.evaluation.benchmarks.winogrande import Winogrande
 
-_IN_THE_PAPERS_ORDER: tuple[type[Benchmark], ...] = (
+_IN_THE_PAPERS_ORDER: tuple[type[Benchmark[Any]], ...] = (
     Coco,
     Flickr30k,
     VqaV2,
@@ -54,7 +56,7 @@ _IN_THE_PAPERS_ORDER: tuple[type[Benchmark], ...] = (
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _IN_THE_PAPERS_ORDER}  # `--benchmark` → its class
 
 
-def benchmark_class(name: str) -> type[Benchmark]:
+def benchmark_class(name: str) -> type[Benchmark[Any]]:
     """Look up a benchmark by its name.
 
     Raises:

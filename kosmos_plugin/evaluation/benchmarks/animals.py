@@ -52,7 +52,7 @@ class Photo(Item):
     image: Image
 
 
-class Animals(Benchmark):
+class Animals(Benchmark[Photo]):
     """Only the two names are in the prompt."""
 
     name = "animals"

@@ -46,7 +46,7 @@ class Picture(Item):
         return question(f"{PROMPT} {caption}", self.image)
 
 
-class Captioning(Benchmark):
+class Captioning(Benchmark[Picture]):
     """Captioning in one of Karpathy's splits. A subclass names its images."""
 
     section = "4.1"

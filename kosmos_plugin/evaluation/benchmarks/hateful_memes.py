@@ -35,7 +35,7 @@ class Meme(Item):
     image: Image
 
 
-class HatefulMemes(Benchmark):
+class HatefulMemes(Benchmark[Meme]):
     """Hateful Memes, by the probabilities of "yes" and "no"."""
 
     name = "hateful_memes"

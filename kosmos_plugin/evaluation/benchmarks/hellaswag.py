@@ -10,7 +10,8 @@ as is usual.
 """
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations, texts
 
@@ -34,7 +35,7 @@ class HellaSwag(LanguageTask):
     }
     by_length = True
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = _prepared(f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}")
         endings = texts(record, "endings", 4)
         return continuations(context, {str(label): _prepared(ending) for label, ending in enumerate(endings)})

@@ -38,7 +38,7 @@ class Photo(Item):
     image: Image
 
 
-class ImageNet(Benchmark):
+class ImageNet(Benchmark[Photo]):
     """Any text can be generated."""
 
     name = "imagenet"
@@ -124,8 +124,11 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
         raise UserError(f'{path} needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
     try:
         with tarfile.open(path) as archive:
-            synsets = loadmat(archive.extractfile(META), squeeze_me=True)["synsets"]
-            labels = [int(label) for label in archive.extractfile(GROUND_TRUTH).read().split()]
+            meta, ground_truth = archive.extractfile(META), archive.extractfile(GROUND_TRUTH)
+            if meta is None or ground_truth is None:
+                raise KeyError(f"{META} or {GROUND_TRUTH} is not a file")
+            synsets = loadmat(meta, squeeze_me=True)["synsets"]
+            labels = [int(label) for label in ground_truth.read().split()]
         # Only the categories have no children; the other synsets are above them in WordNet's tree.
         wordnet_ids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if s["num_children"] == 0}
     except (OSError, tarfile.TarError, KeyError, ValueError) as error:

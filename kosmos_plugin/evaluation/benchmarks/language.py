@@ -55,7 +55,7 @@ class Question(Item):
         return (Text(self.solved + AFTER_DEMONSTRATION),)
 
 
-class RankedText(Benchmark):
+class RankedText(Benchmark[Question]):
     """A benchmark that ranks texts. A subclass names its file and fields, and makes the options of a record."""
 
     file: ClassVar[str]  # of a split's records, with `{split}` for the split's name

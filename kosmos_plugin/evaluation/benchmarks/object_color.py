@@ -12,7 +12,8 @@ basic color terms of Berlin and Kay (1969): MemoryColor has all of them as label
 spell "grey".
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations
 from kosmos_plugin.evaluation.files import read_table
@@ -34,7 +35,7 @@ class MemoryColor(RankedText):
     file = "memory_colors.jsonl"
     fields: ClassVar = {"descriptor": str, "item": str, "label": str}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         return _color_options(f"{record['descriptor']} {record['item']}".strip())
 
 
@@ -50,13 +51,13 @@ class ColorTerms(RankedText):
     file = "color-concrete-objects.csv"
     fields: ClassVar = {"object": str, "color": str}
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         return read_table(self.folder / self.file, tuple(self.fields))
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         return _color_options(record["object"])
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["color"]
 
 

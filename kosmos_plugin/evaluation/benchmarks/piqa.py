@@ -8,7 +8,8 @@ The prompt is that of lm-evaluation-harness's `piqa`. Accuracy is by length-norm
 GPT-3 and LLaMA.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
@@ -33,7 +34,7 @@ class Piqa(LanguageTask):
     def split_files(self, split: str) -> list[str]:
         return [*super().split_files(split), LABELS.format(split=split)]
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         records = super().records(split)
         path = self.folder / LABELS.format(split=split)
         labels = read_text(path).split()
@@ -42,5 +43,5 @@ class Piqa(LanguageTask):
         pairs = zip(records, labels, strict=True)
         return [{**record, "label": label} if isinstance(record, dict) else record for record, label in pairs]
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         return continuations(f"Question: {record['goal']}\nAnswer:", {"0": record["sol1"], "1": record["sol2"]})

@@ -21,7 +21,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
-from kosmos_plugin.evaluation.requests import Choice, Choose, Request
+from kosmos_plugin.evaluation.requests import Choice, Choose, Prompt, Request
 
 NUMBERS = {3: "three", 4: "four", 8: "eight"}
 CANDIDATES = "abcdef"
@@ -36,7 +36,7 @@ class Matrix(Item):
     candidates: tuple[tuple[str, Image], ...]  # (letter, image)
 
 
-class RavenIq(Benchmark):
+class RavenIq(Benchmark[Matrix]):
     """The Raven IQ test, by the probability of "Yes" for each candidate."""
 
     name = "raven_iq"
@@ -57,7 +57,8 @@ class RavenIq(Benchmark):
         return [self._item(name) for name in sorted((path.name for path in folders), key=_number)]
 
     def request(self, item: Matrix, demonstrations: Sequence[Item]) -> Request:
-        matrix = (Text(f"Here are {NUMBERS[len(item.images)]} images:"), *item.images, Text("The following image is:"))
+        number = NUMBERS[len(item.images)]
+        matrix: Prompt = (Text(f"Here are {number} images:"), *item.images, Text("The following image is:"))
         return Choose(
             tuple(Choice((*matrix, image, Text("Is it correct?")), " Yes", letter) for letter, image in item.candidates)
         )

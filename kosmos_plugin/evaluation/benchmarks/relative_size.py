@@ -9,7 +9,8 @@ presumably in the paper, the split `pairs` asks about the pairs in the release's
 split `both_orders` asks about each pair in both orders, which shows whether a model merely always agrees.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations, texts
 from kosmos_plugin.evaluation.files import read_text
@@ -27,7 +28,7 @@ class RelativeSize(RankedText):
     file = "sizePairsFull.txt"
     fields: ClassVar = {"objects": list, "answer": str}
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         lines = read_text(self.folder / self.file).splitlines()
         pairs = [line.split() for line in lines if line.strip()]
         records = [{"objects": pair, "answer": "Yes"} for pair in pairs]
@@ -35,9 +36,9 @@ class RelativeSize(RankedText):
             records += [{"objects": pair[::-1], "answer": "No"} for pair in pairs]
         return records
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         first, second = texts(record, "objects", 2)
         return continuations(f"Is {first} larger than {second}?", {"Yes": "Yes", "No": "No"})
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["answer"]

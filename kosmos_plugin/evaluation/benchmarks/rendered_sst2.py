@@ -24,7 +24,7 @@ class Picture(Item):
     image: Image
 
 
-class RenderedSst2(Benchmark):
+class RenderedSst2(Benchmark[Picture]):
     """The sentiment is asked for directly (§4.3)."""
 
     name = "rendered_sst2"

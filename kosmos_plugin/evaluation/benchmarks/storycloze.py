@@ -7,6 +7,9 @@ drawn from the validation set, as in GPT-3. The prompt is that of lm-evaluation-
 by likelihood.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
 from kosmos_plugin.evaluation.files import read_table
 
@@ -29,12 +32,12 @@ class StoryCloze(LanguageTask):
     file = "cloze_test_{split}__spring2016 - cloze_test_ALL_{split}.csv"
     fields = dict.fromkeys((*SENTENCES, *ENDINGS.values(), "AnswerRightEnding"), str)
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         return read_table(self.folder / self.file.format(split=split), tuple(self.fields))
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = " ".join(record[sentence] for sentence in SENTENCES)
         return continuations(context, {label: record[ending] for label, ending in ENDINGS.items()})
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["AnswerRightEnding"]

@@ -5,7 +5,8 @@ test sets have no answers. The prompts are those of lm-evaluation-harness's `boo
 likelihood, as there.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
@@ -31,11 +32,11 @@ class BoolQ(_SuperGlue):
     file = "BoolQ/{split}.jsonl"
     fields: ClassVar = {"passage": str, "question": str, "label": bool}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = f"{record['passage']}\nQuestion: {record['question']}?\nAnswer:"
         return continuations(context, {"no": "no", "yes": "yes"})
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return "yes" if record["label"] else "no"
 
 
@@ -48,7 +49,7 @@ class CB(_SuperGlue):
     words: ClassVar = {"entailment": "True", "contradiction": "False", "neutral": "Neither"}
     fields: ClassVar = {"premise": str, "hypothesis": str, "label": str}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         question = f"Question: {record['hypothesis']}. True, False, or Neither?"
         return continuations(f"{record['premise']}\n{question}\nAnswer:", self.words)
 
@@ -72,7 +73,7 @@ class COPA(_SuperGlue):
         "label": int,
     }
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         if record["question"] not in self.connectors:
             raise UserError(f'"question" must be cause or effect; it is {record["question"]!r}.')
         premise = record["premise"].strip()[:-1]  # without its full stop

@@ -59,7 +59,7 @@ class Question(Item):
         return question(f"Question: {self.question} Answer: {max(answers, key=answers.count)}", self.image)
 
 
-class VisualQuestionAnswering(Benchmark):
+class VisualQuestionAnswering(Benchmark[Question]):
     """Visual question answering. A subclass reads its release."""
 
     section = "4.1"
@@ -189,7 +189,7 @@ def _records(path: Path, name: str | None = None) -> list[tuple[str, Any]]:
     return [(f"{path}, record {number}", record) for number, record in enumerate(records, start=1)]
 
 
-def _reference(record: Any, where: str) -> dict:
+def _reference(record: Any, where: str) -> dict[str, Any]:
     answers = [field(answer, "answer", str, where) for answer in field(record, "answers", list, where)]
     if not answers:
         raise UserError(f'{where}: there is no answer in "answers".')

@@ -43,7 +43,7 @@ class Question(Item):
     screenshot: Image
 
 
-class WebSrc(Benchmark):
+class WebSrc(Benchmark[Question]):
     """The screenshot, then the prompt with the page's text."""
 
     name = "websrc"

@@ -14,7 +14,8 @@ There is no training set: demonstrations are other schemas, which may include a 
 """
 
 import xml.etree.ElementTree as ElementTree
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, texts
@@ -36,7 +37,7 @@ class Winograd(LanguageTask):
     file = "WSCollection.xml"
     fields: ClassVar = {"txt1": str, "pron": str, "txt2": str, "answers": list, "correctAnswer": str}
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         path = self.folder / self.file
         try:
             schemas = ElementTree.parse(path).getroot().findall("schema")
@@ -44,16 +45,16 @@ class Winograd(LanguageTask):
             raise UserError(f"{path} cannot be read: {error}") from None
         return [_record(schema) for schema in schemas[:SCHEMAS]]
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, pronoun = record["txt1"], record["pron"]
         contexts = (f"{before} {_fit(answer, pronoun, before)}" for answer in texts(record, "answers", 2))
         return tuple(Option(context, record["txt2"], label) for context, label in zip(contexts, "AB", strict=True))
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["correctAnswer"]
 
 
-def _record(schema: ElementTree.Element) -> dict:
+def _record(schema: ElementTree.Element) -> dict[str, Any]:
     """Collect a schema's texts, with single spaces; None for a missing one."""
     return {
         "txt1": _text(schema.find("text/txt1")),

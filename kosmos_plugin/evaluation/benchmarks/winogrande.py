@@ -7,7 +7,8 @@ Partial evaluation, as in `winograd` and in lm-evaluation-harness's `winogrande`
 likelihoods of the rest of the sentence are compared.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
@@ -27,11 +28,11 @@ class Winogrande(LanguageTask):
     file = "{split}.jsonl"
     fields: ClassVar = {"sentence": str, "option1": str, "option2": str, "answer": str}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, blank, after = record["sentence"].partition("_")
         if not blank:
             raise UserError(f"its sentence {record['sentence']!r} has no blank _.")
         return tuple(Option(before + record[f"option{label}"], after.strip(), label) for label in ("1", "2"))
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["answer"]

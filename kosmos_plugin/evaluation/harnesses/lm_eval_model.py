@@ -82,7 +82,7 @@ class KosmosLM(LM):
         continuations = [request.args[1] for request in requests]
         found = log_likelihoods(self.kosmos, _contexts(requests), continuations, self.batch_size)
         for index, likelihood in self._progress(found, requests, "Log-likelihoods"):
-            answers[index] = tuple(likelihood)
+            answers[index] = (likelihood.log_probability, likelihood.greedy)
             self.cache_hook.add_partial("loglikelihood", requests[index].args, answers[index])
         return [answers[index] for index in range(len(requests))]
 

@@ -82,7 +82,7 @@ def normalize(answer: str) -> str:
     """
     answer = _on_one_line(answer)
     has_number = COMMA_IN_NUMBER.search(answer) is not None
-    replacements = {
+    replacements: dict[str, str | int | None] = {
         mark: "" if has_number or f"{mark} " in answer or f" {mark}" in answer else " " for mark in PUNCTUATION
     }
     answer = FULL_STOP.sub("", answer.translate(str.maketrans(replacements)), count=MAX_FULL_STOPS)

@@ -119,7 +119,7 @@ def _lines(pair: Pair) -> list[tuple[str, ...]]:
     """Write a row for each metric that both have, the headline first."""
     first, second = pair.first, pair.second
     names = dict.fromkeys((first.title, second.title))
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for metric in (metric for metric in first.metrics if metric in second.metrics):
         value, other = first.metrics[metric], second.metrics[metric]
         with_interval = pair.interval if metric == first.headline else None

@@ -79,7 +79,7 @@ class Card:
             return "unasked"
         if not self.is_graded or self.score is None:
             return ""
-        return {0: "wrong", 1: "right"}.get(self.score, "partial")
+        return {0.0: "wrong", 1.0: "right"}.get(self.score, "partial")
 
 
 def write_page(
@@ -175,8 +175,11 @@ def common_prefix(prompts: Sequence[Prompt]) -> Prompt:
 def without_prefix(prefix: Prompt, prompt: Prompt) -> Prompt:
     """Remove a common prefix, which may end within a text of the prompt."""
     rest = prompt[len(prefix) :]
-    if prefix and prefix[-1] != prompt[len(prefix) - 1]:
-        rest = (Text(prompt[len(prefix) - 1].text[len(prefix[-1].text) :]), *rest)
+    if not prefix:
+        return rest
+    last, whole = prefix[-1], prompt[len(prefix) - 1]
+    if isinstance(last, Text) and isinstance(whole, Text) and last != whole:
+        return (Text(whole.text.removeprefix(last.text)), *rest)
     return rest
 
 

@@ -6,7 +6,7 @@ A benchmark measured with one number of demonstrations is a row of dots; one wit
 import io
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.results import Result
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which color-blind readers can tell apart.
 MEASURED, REPORTED, CHANCE, GRID = "#0072b2", "#d55e00", "#6b7280", "#e5e7eb"
-REPORTED_MARK = {"marker": "D", "color": REPORTED, "markerfacecolor": "none", "markersize": 6, "markeredgewidth": 1.5}
-MEASURED_MARK = {"marker": "o", "color": MEASURED, "markersize": 6}
-CHANCE_MARK = {"marker": "|", "color": CHANCE, "markersize": 12, "markeredgewidth": 2, "linestyle": ""}
+REPORTED_MARK: dict[str, Any] = {
+    "marker": "D",
+    "color": REPORTED,
+    "markerfacecolor": "none",
+    "markersize": 6,
+    "markeredgewidth": 1.5,
+}
+MEASURED_MARK: dict[str, Any] = {"marker": "o", "color": MEASURED, "markersize": 6}
+CHANCE_MARK: dict[str, Any] = {"marker": "|", "color": CHANCE, "markersize": 12, "markeredgewidth": 2, "linestyle": ""}
 CAP = 3
 PANELS_PER_ROW = 4
 WIDTH, ROW_HEIGHT, PANEL_HEIGHT, AXIS_HEIGHT, LEGEND_HEIGHT = 10.0, 0.36, 2.3, 0.6, 0.4  # inches
@@ -71,7 +77,7 @@ def draw(results: Sequence[Result]) -> "Figure":
     )
     handles = [Line2D([], [], label=label, **{**mark, "linestyle": ""}) for mark, label in marks]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[max(height, 0.01) for height in heights])
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[max(height, 0.01) for height in heights]).flat
     if dots:
         _plot_dots(upper.subplots(), dots)
     if lines:
