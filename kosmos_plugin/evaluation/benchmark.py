@@ -2,6 +2,10 @@
 
 To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the class in `benchmarks/__init__.py`:
 
+    @dataclass(frozen=True)
+    class Riddle(Item):
+        text: str
+
     class Riddles(Benchmark[Riddle]):
         name = "riddles"
         title = "Riddles"
@@ -13,7 +17,7 @@ To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the c
         def files(self, few_shot: bool) -> list[str]:
             return ["riddles.jsonl"]
 
-        def items(self) -> list[Riddle]:                     # Riddle: a dataclass derived from Item, with `text`
+        def items(self) -> list[Riddle]:
             records = read_json_lines(self.folder / "riddles.jsonl")
             return [Riddle(record["id"], record["answer"], record["text"]) for record in records]
 
