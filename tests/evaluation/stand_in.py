@@ -1,4 +1,4 @@
-"""Somebody who answers a benchmark's requests in a model's place: who knows the answers, or who guesses."""
+"""Stand-ins for a model: one knows the answers, one guesses."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ RATIONALE = "a picture of words"
 
 
 def truth(reference) -> str:
-    """An answer that is right, whatever form a benchmark's references have."""
+    """A right answer, for any form of reference."""
     if isinstance(reference, dict):
         return truth(reference["answers"])
     return max(reference, key=reference.count) if isinstance(reference, list) else str(reference)

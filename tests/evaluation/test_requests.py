@@ -1,4 +1,4 @@
-"""Which choice is the likeliest, and what the model reads."""
+"""Requests: which choice is the likeliest, and the full prompt that the model reads."""
 
 import itertools
 import random

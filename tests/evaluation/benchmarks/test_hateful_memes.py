@@ -1,4 +1,4 @@
-"""HatefulMemes: the picture alone, yes or no, and the area under the curve."""
+"""HatefulMemes: only the image, yes or no, and the area under the curve."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_dev_seen_is_measured_first(folder):
     assert HatefulMemes(folder, "dev_unseen").items()[0].id == "1247"
 
 
-def test_the_model_sees_the_picture_alone(folder):
+def test_the_model_sees_only_the_image(folder):
     benchmark = HatefulMemes(folder)
     item = benchmark.items()[0]
     request = benchmark.request(item, [])

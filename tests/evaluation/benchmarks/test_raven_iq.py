@@ -59,7 +59,7 @@ class Undecided:
         return [[-1.0] * len(request.choices) for request in requests]
 
 
-def test_who_finds_all_candidates_equally_likely_is_not_always_right(folder):
+def test_equally_likely_candidates_are_not_always_right(folder):
     benchmark = RavenIq(folder)
     items = benchmark.items()
     answers = answer(Undecided(), [benchmark.request(item, []) for item in items])

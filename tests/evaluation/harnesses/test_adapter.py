@@ -48,7 +48,7 @@ def warnings_of(caplog) -> list[logging.LogRecord]:
         ("", 1, "<image>"),
     ],
 )
-def test_images_stand_where_the_text_has_them_or_else_before_it(text, images, expected):
+def test_images_go_where_the_text_has_them_or_before_it(text, images, expected):
     prompt = make_prompt(text, [picture(seed) for seed in range(images)])
     assert prompt_text(prompt) == expected
     assert sum(isinstance(segment, Text) and "<image>" in segment.text for segment in prompt) == (images == 0) * (
@@ -166,7 +166,7 @@ def test_what_greedy_search_says_is_greedy(kosmos):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_each_request_generates_what_it_would_alone(kosmos, batch_size):
+def test_a_request_generates_the_same_in_any_batch(kosmos, batch_size):
     image = picture(5)
     asked = [
         (question("the red house"), SearchOptions(1, 5)),

@@ -18,7 +18,7 @@ def test_accuracy_is_the_share_that_is_right_to_the_letter():
     assert scores.interval is None
 
 
-def test_choices_are_counted_by_likelihood_and_by_likelihood_for_length():
+def test_choice_accuracy_by_likelihood_and_length_normalized():
     likeliest, by_length = "aaca", "bbba"
     answers = [
         Answer(one, (), likeliest=one, likeliest_by_length=other)

@@ -1,4 +1,4 @@
-"""Caption metrics beside pycocoevalcap called directly, and what is said of tools that are not there."""
+"""Caption metrics beside pycocoevalcap called directly, and errors about missing tools."""
 
 import os
 import random

@@ -48,7 +48,7 @@ ANSWERS = st.one_of(
 @settings(deadline=None)  # torchmetrics is imported in the first
 @given(prediction=ANSWERS, references=st.lists(ANSWERS, min_size=1, max_size=3))
 @example(prediction="İ the", references=["i̇"])
-def test_any_answers_score_as_torchmetrics_has_it(prediction, references):
+def test_scores_equal_torchmetrics(prediction, references):
     torchmetrics = pytest.importorskip("torchmetrics.functional.text")
     # of answers without words it has another opinion: the script of SQuAD 1.1 knows none
     assume(words(prediction) and all(words(reference) for reference in references))

@@ -94,7 +94,7 @@ def test_notes_below_the_table():
     assert "another split" not in plain and "fit" not in plain and "submitted" not in plain
 
 
-def test_a_quick_look_is_not_taken_for_the_whole():
+def test_a_limit_is_noted():
     assert "first 3 items only" in as_text([result("copa", COPA, items=3, limit=3)])
     assert "items only" not in as_text([result("copa", COPA)])
 
@@ -228,7 +228,7 @@ def test_whiskers_are_the_interval():
     assert segments.tolist() == [[47.0, 0.0], [52.5, 0.0]]
 
 
-def test_plots_of_nothing_and_of_lines_alone():
+def test_plots_of_no_results_and_of_only_lines():
     for some in ([], [RESULTS[0], RESULTS[1]], [RESULTS[5]]):
         draw(tables.in_order(some)).canvas.draw()
 
