@@ -1,7 +1,7 @@
 # make train       trains the quickstart's model, end to end
 # make corpora     prepares corpora of all kinds from raw text, pictures and web pages, and trains on them
 # make test        the tests; make test-all also the slow ones
-# make check       style
+# make check       style, types, layers, spelling
 # make benchmark   measurements of speed, memory and the model's behavior
 #
 # The first use creates .venv and installs what is needed into it, the plugin itself editable. PYTHON chooses the
@@ -31,6 +31,9 @@ test-all: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 benchmark: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
@@ -39,7 +42,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 # Made again when what is to be installed has changed.
-$(INSTALLED): setup.py constraints.txt $(wildcard fairseq_hook/*.py)
+$(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard fairseq_hook/*.py)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
 	  echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)':" \
 	       "make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }

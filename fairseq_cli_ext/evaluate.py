@@ -69,6 +69,7 @@ class _ListBenchmarks(argparse.Action):
 
 
 def parser() -> CommandParser:
+    """Make the command's parser."""
     parser = CommandParser("kosmos-evaluate", __doc__)
     add_options(parser, EvaluateOptions)
     parser.add_argument(
@@ -85,6 +86,7 @@ def parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Evaluate a checkpoint, or compare two."""
     if args.compare:
         from kosmos_plugin.evaluation.reporting.compare import compare
 
@@ -126,6 +128,7 @@ def _evaluate(options: EvaluateOptions) -> None:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run kosmos-evaluate."""
     run_command(parser(), run, arguments)
 
 

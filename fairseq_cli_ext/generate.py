@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateOptions:
+    """The command line of kosmos-generate, besides SearchOptions."""
+
     path: Path = option(REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT")
     data: str | None = option(
         None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml"
@@ -45,6 +47,7 @@ class GenerateOptions:
 
 
 def parser() -> CommandParser:
+    """Build the command's parser."""
     parser = CommandParser("kosmos-generate", __doc__)
     add_options(parser, GenerateOptions)
     add_options(parser.add_argument_group("search"), SearchOptions)
@@ -52,6 +55,7 @@ def parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print the continuation of --prompt, or of each line of standard input."""
     from kosmos_plugin.generation.generator import load
 
     options, search = parsed_options(args, GenerateOptions), parsed_options(args, SearchOptions)
@@ -68,15 +72,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _answer_prompt(kosmos: "Generator", options: GenerateOptions, search: SearchOptions) -> str:
-    from kosmos_plugin.generation.beam_search import text_of
+    from kosmos_plugin.generation.beam_search import generated_text
 
     assert options.prompt is not None
     hypothesis = kosmos.search([kosmos.prompt(options.prompt, options.image, "--prompt")], search)[0]
-    return text_of(kosmos.vocabulary, hypothesis, search.stop)
+    return generated_text(kosmos.vocabulary, hypothesis, search.stop)
 
 
 def _answer_lines(kosmos: "Generator", batch_size: int, search: SearchOptions) -> Iterator[dict[str, Any]]:
-    from kosmos_plugin.generation.beam_search import text_of
+    from kosmos_plugin.generation.beam_search import generated_text
 
     lines = (pair for pair in enumerate(sys.stdin, start=1) if pair[1].strip())
     while batch := list(itertools.islice(lines, batch_size)):
@@ -86,7 +90,7 @@ def _answer_lines(kosmos: "Generator", batch_size: int, search: SearchOptions) -
             for (number, _), record in zip(batch, records, strict=True)
         ]
         for record, hypothesis in zip(records, kosmos.search(prompts, search), strict=True):
-            output = text_of(kosmos.vocabulary, hypothesis, search.stop)
+            output = generated_text(kosmos.vocabulary, hypothesis, search.stop)
             yield {**record, "output": output, "score": hypothesis.score}
 
 
@@ -104,6 +108,7 @@ def _record(number: int, line: str) -> dict[str, Any]:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run kosmos-generate with `arguments` (None: of this process)."""
     run_command(parser(), run, arguments)
 
 

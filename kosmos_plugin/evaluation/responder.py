@@ -6,7 +6,7 @@ from typing import Protocol
 from kosmos_plugin.data.documents import Document, Text
 from kosmos_plugin.data.samples import PromptTooLong, Sample
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Prompt, Request, distinct_prompts
-from kosmos_plugin.generation.beam_search import SearchOptions, generate, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, generate, generated_text
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.token_trie import TokenTrie
@@ -38,7 +38,7 @@ class KosmosResponder:
     def __init__(self, kosmos: Generator):
         self.model = kosmos.model
         self.vocabulary = kosmos.vocabulary
-        self.sample_builder = kosmos.task.sample_builder
+        self.sample_builder = kosmos.sample_builder
         self._constraints: dict[tuple[str, ...], _Constraint] = {}
 
     def problem(self, request: Request) -> str:
@@ -72,7 +72,7 @@ class KosmosResponder:
                 if constraint:
                     texts[index] = constraint.texts[hypothesis.tokens]
                 else:
-                    texts[index] = text_of(self.vocabulary, hypothesis)
+                    texts[index] = generated_text(self.vocabulary, hypothesis)
         return [texts[index] for index in range(len(requests))]
 
     def score(self, requests: Sequence[Choose]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""The options of a search, for Python and for the commands."""
+"""Options of generation. This module imports neither torch nor fairseq, so commands can show them in their help."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,11 @@ from kosmos_plugin.options import option
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How hypotheses are searched and when they end."""
+    """How the continuation of a prompt is searched for."""
 
-    beam: int = option(1, "beam size; 1 is greedy search", minimum=1)
+    beam: int = option(1, "beams (1: greedy search)", minimum=1)
     max_new_tokens: int = option(64, "maximum number of tokens to generate", minimum=1)
-    length_penalty: float = option(1.0, "exponent of the length by which a beam's log-probability is divided")
-    stop: tuple[str, ...] = option((), "text that ends generation, as </s> does; may be repeated", repeated=True)
+    length_penalty: float = option(1.0, "exponent of the length that a hypothesis's log-probability is divided by")
+    stop: tuple[str, ...] = option(
+        (), "text that ends generation, as `</s>` does; it is not part of the output; may be repeated", repeated=True
+    )

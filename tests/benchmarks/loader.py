@@ -35,7 +35,7 @@ import webdataset
 from PIL import Image
 from torchvision import transforms
 
-from kosmos_plugin.data.micro_batches import EpochIterator
+from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.planning.command import read_training_command

@@ -1,4 +1,4 @@
-"""The text-only benchmarks (§4.8, §4.9.2): continuations of a text, ranked by likelihood.
+r"""The text-only benchmarks (§4.8, §4.9.2): continuations of a text, ranked by likelihood.
 
 The paper says of the prompts of §4.8 only that they have "task instructions" or "demonstration examples". Here they are
 those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use in other public code (YOCO in unilm).
@@ -8,7 +8,7 @@ likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm
 reported.
 
 A SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space, so
-"\\n" and "\\n\\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.
+"\n" and "\n\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.
 """
 
 from abc import abstractmethod

@@ -1,6 +1,6 @@
-"""KOSMOS as a model of EleutherAI's lm-evaluation-harness (`lm_eval`).
+r"""KOSMOS as a model of EleutherAI's lm-evaluation-harness (`lm_eval`).
 
-    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos \\
+    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos \
       --model_args path=CHECKPOINT[,data=DATA.yaml,vocabulary=FOLDER] --tasks … --batch_size 16
     torchrun --nproc_per_node 8 -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos …
 

@@ -5,7 +5,7 @@ float32 goes to fairseq's own `cross_entropy`; CLIP run whole in the model's pre
 architecture's options from `KosmosConfig`, and its weights have our names.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
@@ -18,15 +18,17 @@ from torchscale.architecture.decoder import Decoder
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.fairseq_modules.architectures import fairseq_dataclass
 from kosmos_plugin.images import normalize
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.decoder import decoder_config
 from kosmos_plugin.models.resampler import build_resampler
+from kosmos_plugin.options import option
 
 
 @dataclass
 class StockConfig(KosmosConfig):
-    freeze_clip: bool = field(default=False, metadata={"help": "cut the layers that are not trained off the graph"})
+    freeze_clip: bool = option(False, "cut the layers that are not trained off the graph")
 
 
 class StockClip(nn.Module):
@@ -67,7 +69,7 @@ class StockClip(nn.Module):
         return F.normalize(visual.ln_post(visual.transformer(visual._embeds(x))), dim=-1)
 
 
-@register_model("stock", dataclass=StockConfig)
+@register_model("stock", dataclass=fairseq_dataclass(StockConfig))
 class StockModel(BaseFairseqModel):
     def __init__(self, config: StockConfig, vision: StockClip | None, resampler: nn.Module | None, decoder: Decoder):
         super().__init__()

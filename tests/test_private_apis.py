@@ -1,0 +1,82 @@
+"""The private APIs of other libraries that the package uses, in one list, each with a canary.
+
+A release that moves one of them fails here, by its name, instead of somewhere in a training.
+"""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# (module, attribute path) → what it is used for
+PRIVATE_APIS = {
+    ("torch", "UntypedStorage._new_shared"): "data/batch: a worker's batch in one block of shared memory",
+    (
+        "torch.fx.experimental._config",
+        "use_duck_shape",
+    ): "models/kosmos: sizes that are equal by chance stay independent",
+    ("torch", "ops.aten._scaled_dot_product_flash_attention"): "models/decoder: results that checkpointing keeps",
+    ("torch", "ops.aten._scaled_dot_product_efficient_attention"): "models/decoder: the same",
+    ("torch", "ops.aten._scaled_dot_product_cudnn_attention"): "models/decoder: the same",
+    ("torch", "ops.aten._scaled_dot_product_flash_attention_for_cpu"): "models/decoder: the same",
+    ("open_clip.transformer", "VisionTransformer._embeds"): "models/vision_clip: patches, class token and positions",
+    ("hydra._internal.utils", "get_args_parser"): "planning/command: the arguments of fairseq-hydra-train",
+    ("datatrove.executor", "LocalPipelineExecutor._run_for_rank"): "curation/pipeline: tasks on concurrent.futures",
+    ("fairseq.distributed.utils", "_broadcast_object_slow"): "compat/broadcast: resuming on several ranks",
+    ("fairseq.data.data_utils", "_find_extra_valid_paths"): "compat/data_file: DATA is a file",
+}
+# models/vision_efficientnet runs EfficientNet part by part.
+EFFICIENTNET_PARTS = {"_fc", "_blocks", "_conv_head", "_conv_stem", "_bn0", "_bn1", "_swish"}
+
+
+@pytest.mark.parametrize(("module", "path"), PRIVATE_APIS)
+def test_it_is_there(module, path):
+    found = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+
+
+def test_parts_of_efficientnet_are_there():
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite0")
+    assert all(hasattr(net, name) for name in EFFICIENTNET_PARTS)
+
+
+def private_attributes(tree: ast.Module) -> set[str]:
+    """Names such as `_x` that are looked up on something other than `self`, `cls` and `super()`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            target = node.value
+            own = isinstance(target, ast.Name) and target.id in ("self", "cls")
+            if not own and not (isinstance(target, ast.Call) and getattr(target.func, "id", "") == "super"):
+                found.add(node.attr)
+    return found
+
+
+def defined_names(tree: ast.Module) -> set[str]:
+    """Functions, methods, and attributes of `self` that a module defines."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+    return found
+
+
+def test_every_one_is_listed():
+    sources = [path for room in ("kosmos_plugin", "fairseq_cli_ext") for path in sorted((ROOT / room).rglob("*.py"))]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources}
+    ours = set().union(*map(defined_names, trees.values()))
+    listed = {path.rpartition(".")[2] for _, path in PRIVATE_APIS} | EFFICIENTNET_PARTS | {"_name"}  # fairseq's configs
+    unlisted = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, tree in trees.items()
+        for name in private_attributes(tree) - listed - ours
+    }
+    assert not unlisted
