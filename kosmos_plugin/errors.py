@@ -1,6 +1,7 @@
 """The error for what a user can get wrong, and its one-line form on a terminal."""
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 from types import TracebackType
@@ -22,6 +23,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 def print_user_errors_plainly() -> None:
     """Make an uncaught UserError end the program with its message only, without a traceback."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints a traceback of its own
     previous = sys.excepthook
     if getattr(previous, "prints_user_errors", False):
         return

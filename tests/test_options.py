@@ -128,6 +128,8 @@ def test_sub_commands():
         UserError, match=r"unknown option --verson\. Did you mean '--version'\? `prepare captions --help`"
     ):
         parser.parse_args(["captions", "a", "--verson"])
+    with pytest.raises(UserError, match=r"unknown option --verson\. Did you mean '--version'\? `prepare --help`"):
+        parser.parse_args(["--verson"])
     with pytest.raises(UserError, match="required: COMMAND"):
         parser.parse_args([])
     assert "example:\n  prepare captions a" in commands.choices["captions"].format_help()

@@ -86,5 +86,8 @@ def _check_files(runs: list[tuple[Benchmark[Any], int]]) -> None:
 
 def file_digest(path: Path) -> str:
     """Hash a checkpoint, to recognize a later one of the same name."""
+    digest = hashlib.blake2b()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:32]
