@@ -176,10 +176,10 @@ def test_curation(with_extra, tmp_path):
     paragraphs = "".join(f'<p>{text}.</p><img src="{number}.png">' for number, text in enumerate(texts[:3]))
     (raw / "page.html").write_text(f"<html><body><article>{paragraphs}</article></body></html>")
     counts = prepare("pages", raw / "page.html", "--valid-share", 0, "--out", tmp_path / "pages")
-    assert counts["kept"] == 1
+    assert counts["kept"]["train: documents"] == 1
     (raw / "flan.jsonl").write_text(json.dumps({"inputs": "a", "targets": "b"}) + "\n")
     counts = prepare("instructions", raw / "flan.jsonl", "--valid-share", 0, "--out", tmp_path / "instructions")
-    assert counts["kept"] == 1
+    assert counts["kept"]["train: documents"] == 1
     data = tiny.write_data(tmp_path / "data")
     sizes = ["--image-tokens", 4, "--tokens-per-sample", 64]
     environment.run("fairseq_cli_ext.prepare", "stats", data, *sizes, "--out", tmp_path / "statistics")

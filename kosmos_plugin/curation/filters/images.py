@@ -49,7 +49,7 @@ def check_decodes(data: bytes) -> None:
 
 
 def check_page_image(data: bytes, min_side: int, allow_one_color: bool) -> None:
-    """Raise Dropped if an image of a web page is not to be used (§B.1.3).
+    """Raise Dropped if an image of a web page cannot be used (§B.1.3).
 
     Args:
         data: The encoded image.

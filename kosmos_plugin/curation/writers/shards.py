@@ -96,11 +96,11 @@ class _ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> bool | None:
-        return self.open.__exit__(*error)  # type: ignore[arg-type]  # the three arguments of __exit__
+        return self._stack.__exit__(*error)  # type: ignore[arg-type]  # the three arguments of __exit__
 
     def write(self, record: dict[str, bytes]) -> None:
         if self.records == RECORDS_PER_SHARD or self.bytes >= BYTES_PER_SHARD:
-            self.open.close()
+            self._stack.close()
             self._open_next()
         self.bytes += self.tar.write({"__key__": f"{self.records:09d}", **record})
         self.records += 1
@@ -110,7 +110,7 @@ class _ShardWriter:
         self.records = self.bytes = 0
         with contextlib.ExitStack() as stack:
             self.tar = stack.enter_context(_open_tar(self.folder / f"{self.prefix}-{self.shard:03d}.tar"))
-            self.open = stack.pop_all()
+            self._stack = stack.pop_all()
 
 
 @contextlib.contextmanager

@@ -160,3 +160,12 @@ def test_half_a_surrogate_pair_in_an_address_is_no_error(tmp_path):
     (tmp_path / "docs.jsonl").write_text(json.dumps(record))
     run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", img2dataset_tar(tmp_path))
     assert kept(tmp_path / "out") == [DOCUMENT]
+
+
+def test_an_image_without_a_sentence_is_ignored(tmp_path):
+    record = json.loads(mmc4_lines().splitlines()[0])
+    for index in (None, [1], {}, "1", 99):
+        record["image_info"].append({"raw_url": URLS[0], "matched_text_index": index})
+    (tmp_path / "docs.jsonl").write_text(json.dumps(record))
+    run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", img2dataset_tar(tmp_path))
+    assert kept(tmp_path / "out") == [DOCUMENT]
