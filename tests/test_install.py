@@ -157,8 +157,9 @@ def test_says_so_when_fairseq_is_not_installed(tmp_path):
     program = (
         "import sys\n"
         "sys.path = [path for path in sys.path if not path.endswith('-packages')]\n"
+        "import kosmos_plugin\n"
         "try:\n"
-        "    import kosmos_plugin\n"
+        "    kosmos_plugin.register()\n"
         "except ImportError as error:\n"
         "    print(error)\n"
     )

@@ -77,7 +77,7 @@ def test_trains_validates_and_generates(bin_folder, tmp_path):
     task = ["--task", "kosmos_multimodal", "--path", checkpoint, "--batch-size", 64]
     output = run(bin_folder / "fairseq-validate", data, *task)
     assert "valid on 'valid' subset" in output
-    output = run(bin_folder / "fairseq-eval-lm", data, *task)
+    output = run(bin_folder / "fairseq-eval-lm", data, *task, "--gen-subset", "valid")
     assert "Perplexity" in output
     generate = [bin_folder / "kosmos-generate", "--path", checkpoint, "--prompt", "a dog", "--max-new-tokens", 2]
     assert len(run(*generate).splitlines()) == 1

@@ -4,6 +4,7 @@ TorchScale and open_clip, which take seconds to import, are imported only when a
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -84,6 +85,11 @@ def kosmos_config(options: Any) -> KosmosConfig:
     return KosmosConfig(**values)
 
 
+@functools.cache  # the architectures share them, and making one takes time
+def _choice_enum(choices: tuple[str, ...]) -> Any:
+    return ChoiceEnum(list(choices))
+
+
 def fairseq_dataclass(config: type[KosmosConfig]) -> type[FairseqDataclass]:
     """Convert an architecture's options to fairseq's form: choices as enums, the input format from the task."""
     fields: list[tuple[str, Any, Any]] = []
@@ -93,7 +99,7 @@ def fairseq_dataclass(config: type[KosmosConfig]) -> type[FairseqDataclass]:
         if typing.get_origin(kind) is types.UnionType:
             kind = typing.Optional[typing.get_args(kind)[0]]  # the only form that fairseq understands
         if choices := field.metadata.get("choices"):
-            kind = ChoiceEnum(list(choices))
+            kind = _choice_enum(choices)
         if field.name in INPUT_FORMAT:
             fields.append((field.name, kind, II(f"task.{field.name}")))
         else:
