@@ -24,7 +24,7 @@ PAGE_TEMPLATE = """\
 # Training options
 
 The options that the plugin adds to `fairseq-train`, whose `--help` does not list the options of a task or a model. All
-other options are fairseq's own. Under Hydra, a task's option `--image-tokens` is `task.image_tokens`; the same holds for
+other options are fairseq's own. Under Hydra, a task's option `--image-tokens` is `task.image_tokens`; likewise for
 `model`, `criterion` and `optimizer`.
 
 ## Task: `--task kosmos_multimodal`
