@@ -160,17 +160,17 @@ def run(out: Path) -> Result:
         tokens = sum(count for what, count in binarize.result["kept"].items() if what.endswith("tokens"))
         rows = [
             row("pages, WARC to shards", pages, "pages", write_pages),
-            row("captions, indexed in place", samples, "samples", index, "webdataset, reading alone", webdatasets),
+            row("captions, indexed in place", samples, "samples", index, "webdataset, reading only", webdatasets),
             row("near-duplicates dropped", documents, "documents", near, "datasketch's example", datasketchs),
             row("exact duplicates dropped", documents, "documents", exact, "sorting hashes, in memory", sorting),
             row("text, binarized", tokens, "tokens", binarize, "SentencePiece, fairseq-preprocess", fairseq),
         ]
         notes = [
-            f"{documents:,} texts of 150 to 250 words, {samples:,} captions, {pages:,} pages of two pictures, each in "
-            f"{FILES} files; median of {TURNS} turns, ratios with the lowest and the highest.",
-            f"Kept of the texts: {near.result:,}, as many as datasketch ({datasketchs.result:,}); without exact copies "
-            f"alone {exact.result:,} ({sorting.result:,} by sorting).",
+            f"{documents:,} texts of 150 to 250 words, {samples:,} captions, {pages:,} pages of two pictures, in "
+            f"{FILES} files each; median of {TURNS} turns, ratios with the lowest and the highest.",
+            f"Kept of the texts: {near.result:,}, the same number as datasketch ({datasketchs.result:,}); dropping "
+            f"only exact copies keeps {exact.result:,} ({sorting.result:,} by sorting).",
             f"Kept of the pages: {write_pages.result['kept']['train: documents']:,}.",
         ]
-    columns = ["measure", "one process", "two processes", "two / one", "peer, one process", "ours / peer"]
-    return Result("Corpora: what kosmos-prepare does in a second", columns, rows, notes)
+    columns = ["measure", "one process", "two processes", "two / one", "baseline, one process", "ours / baseline"]
+    return Result("Corpora: throughput of kosmos-prepare", columns, rows, notes)

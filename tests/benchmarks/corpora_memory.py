@@ -58,6 +58,6 @@ def run(out: Path) -> Result:
             )
             mebibytes = [f"{peak / 2**20:,.0f} MiB" for peak in (one, files, larger)]
             rows.append([f"{command}: {about}", *mebibytes, max(files, larger) / one, AT_MOST])
-    columns = ["command: input", "peak", "ten times the files", "files ten times as large", "ratio", "at most"]
+    columns = ["command: input", "peak", "ten times the files", "files ten times as large", "ratio", "limit"]
     notes = ["One process, with all that it imports: fairseq and torch take most of it."]
     return Result("Corpora: peak memory against the input", columns, rows, notes)

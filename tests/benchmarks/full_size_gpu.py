@@ -44,7 +44,7 @@ def peak_flops(device: str) -> tuple[float, str]:
 def run(out: Path) -> Result:
     if not torch.cuda.is_available():
         row: list[Cell] = ["MFU, vision included", "not measured on a GPU", AT_LEAST]
-        return Result(TITLE, ["measure", "value", "at least"], [row], ["This machine has no CUDA device."])
+        return Result(TITLE, ["measure", "value", "target"], [row], ["This machine has no CUDA device."])
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder) / "data")
         streams = {"text": (5, ROW), "captions": (5, ROW), "interleaved": (2, ROW)}
@@ -66,7 +66,7 @@ def run(out: Path) -> Result:
     utilization = Spread(tuple(flops / each / peak for each in seconds.values))
     return Result(
         title=TITLE,
-        columns=["measure", "value", "at least"],
+        columns=["measure", "value", "target"],
         rows=[
             ["GPU", device, ""],
             ["its peak in bf16, TFLOP/s", peak / 1e12, ""],

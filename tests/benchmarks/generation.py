@@ -184,7 +184,7 @@ def conversation(kosmos: Generator) -> list[Cell]:
     )
     turn, words = QUESTION_WORDS + 4 + ANSWER_TOKENS, len(kosmos.vocabulary)
     costs = [reading_flops(turn, IMAGE_TOKENS + before * turn, 1, words) for before in (1, QUESTIONS - 1)]
-    name = "first token of the tenth question about an image; peer: of the second"
+    name = "first token of the tenth question about an image; baseline: of the second"
     return times.row(name, 1, "first tokens/s", 1 / 1.2, costs[0] / costs[1])
 
 
@@ -206,13 +206,14 @@ def run(out: Path) -> Result:
         rows=rows,
         notes=[
             f"Decoder of {LAYERS} layers of {WIDTH}, {words:,} words, ViT-B/32, random weights, float32. "
-            "Captions and steps of both sides are equal, token for token.",
-            f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none ends early; the images are encoded '
-            "in the time.",
+            "Both sides generate the same captions and steps, token for token.",
+            f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none of which ends early; the time '
+            "includes encoding the images.",
             f"Context: {STEPS} tokens after a prompt that was read before; TorchScale's `Decoder` with its incremental "
-            "state, whose beams are reordered by index_select. Its xPos moves more bytes than the limit counts.",
+            "state, whose beams are reordered by index_select. Its xPos moves more bytes than the "
+            "theoretical limit includes.",
             f"Candidates: {FROM_SCRATCH} of the {CANDIDATES} are scored from scratch, and the time is scaled.",
             f"Conversation: each turn has {QUESTION_WORDS} words and an answer of {ANSWER_TOKENS} tokens; the tenth "
-            "may take 1.2 times the second's time.",
+            "may take 1.2 times as long as the second.",
         ],
     )

@@ -123,10 +123,10 @@ def run(out: Path) -> Result:
             rows.append([what, way, f"{sizes[0]:,} to {sizes[-1]:,}", *spans, *slopes])
     return Result(
         title="Growth of time and memory of an update",
-        columns=["what grows", "way", "from, to", "seconds", "GiB", "slope of time", "slope of memory"],
+        columns=["what grows", "implementation", "from, to", "seconds", "GiB", "slope of time", "slope of memory"],
         rows=rows,
         notes=[
-            f"{LAYERS} layers of 256, {PIECES[0]:,} words where they do not grow; one update a point, "
+            f"{LAYERS} layers of 256, {PIECES[0]:,} words where that does not grow; one update per point, "
             f"{'on the GPU in bf16' if torch.cuda.is_available() else 'float32'}.",
             "Slopes are those of log-log lines through the last three points.",
         ],

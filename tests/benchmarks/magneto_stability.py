@@ -251,12 +251,12 @@ def run(out: Path) -> Result:
             "layers",
             "learning rate",
             "model",
-            "residual stream at the start (RMS)",
-            "grows at most by",
+            "initial residual stream (RMS)",
+            "largest growth factor",
             "largest gradient norm",
-            "that of one layer",
-            "first update moves the logits by",
-            "loss at the end (nats)",
+            "largest of one layer",
+            "change of logits by the first update",
+            "final loss (nats)",
         ],
         rows=[
             table_row(layers, rate, variant, measured[layers, variant, value])
@@ -265,7 +265,7 @@ def run(out: Path) -> Result:
             for variant in VARIANTS
         ],
         notes=[
-            f"Width 64, {len(SEEDS)} seeds (median, lowest to highest), {ROWS * LENGTH} tokens an update, AdamW with "
+            f"Width 64, {len(SEEDS)} seeds (median, lowest to highest), {ROWS * LENGTH} tokens per update, AdamW with "
             "β = (0.9, 0.98), no warm-up, no clipping.",
             depth_note(measured),
         ],

@@ -12,7 +12,7 @@ import torch
 from tests.benchmarks.result import Cell, Spread
 
 # The columns of every table of ratios; `row` fills them.
-COLUMNS = ["measure", "ours", "peer", "ratio", "at least", "limit by arithmetic"]
+COLUMNS = ["measure", "ours", "baseline", "speed-up", "target", "theoretical limit"]
 
 
 @dataclass(frozen=True)

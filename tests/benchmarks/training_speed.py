@@ -1,4 +1,4 @@
-"""A training step beside the peers': captions and text beside *stock*, the three streams beside transformers.
+"""Training step against the baselines: captions and text beside *stock*, the three streams beside transformers.
 
 `kosmos_base` with ViT-B/32 (beside transformers on a CPU, half its layers), 64,007 words, dropout as in the paper; an
 update on a row of each stream, on more of them on a GPU. The sides take turns, each a process of its own. Memory is
@@ -62,9 +62,9 @@ def measures(data: Path) -> list[Measure]:
     transformers = arithmetic.TRANSFORMERS_ON_GPU if gpu else arithmetic.TRANSFORMERS
     fast, faster = (2.0, 2.5) if gpu else (1.5, 1.5)
     return [
-        Measure("captions, beside stock", "targets", captions, Stock, arithmetic.STOCK, faster),
-        Measure("text, beside stock", "tokens", text, Stock, arithmetic.STOCK, faster, memory_at_least=2.0),
-        Measure("three streams 5 : 5 : 2, beside transformers", "targets", mixed, Kosmos2, transformers, fast),
+        Measure("captions, against stock", "targets", captions, Stock, arithmetic.STOCK, faster),
+        Measure("text, against stock", "tokens", text, Stock, arithmetic.STOCK, faster, memory_at_least=2.0),
+        Measure("three streams 5 : 5 : 2, against transformers", "targets", mixed, Kosmos2, transformers, fast),
     ]
 
 
@@ -103,15 +103,15 @@ def row_of(measure: Measure, rates: Rates) -> tuple[list[list[Cell]], str]:
         rows.append([f"{measure.name}: peak memory", *shown, memory[1] / memory[0], measure.memory_at_least, ""])
     images = sum(len(sample.images) for samples in batches for sample in samples)
     note = (
-        f"{measure.name}: {tokens:,} tokens, {targets:,} targets, {images} images; at least {counts(least)}, the "
-        f"peer's way {counts(theirs)}; by FLOPs alone {theirs.flops / least.flops:.2f}; peak memory {memory[0]:.1f} "
+        f"{measure.name}: {tokens:,} tokens, {targets:,} targets, {images} images; ours needs {counts(least)}, "
+        f"the baseline {counts(theirs)}; by FLOPs only {theirs.flops / least.flops:.2f}; peak memory {memory[0]:.1f} "
         f"and {memory[1]:.1f} GiB."
     )
     if images and measure.way.vision_graph:
         without = update_cost(model, batches, pad, measure.way._replace(vision_graph=False))
         note += (
-            f" The backward pass through CLIP's frozen layers is {1 - without.flops / theirs.flops:.0%} of the peer's "
-            f"FLOPs; without it the limit would be {rates.seconds(without) / rates.seconds(least):.2f}."
+            f" The backward pass through CLIP's frozen layers is {1 - without.flops / theirs.flops:.0%} of the "
+            f"baseline's FLOPs; without it the limit would be {rates.seconds(without) / rates.seconds(least):.2f}."
         )
     return rows, note
 
@@ -130,13 +130,13 @@ def measured(measures: Callable[[Path], list[Measure]]) -> Result:
             rows += more
             notes.append(note)
     return Result(
-        title="A training step beside the peers'",
+        title="Training step against the baselines",
         columns=COLUMNS,
         rows=rows,
         notes=[
-            f"Ratios: median of {TURNS} turns (lowest to highest). The limit is by what this machine reaches: "
+            f"Ratios: median of {TURNS} turns (lowest to highest). Theoretical limits use the rates of this machine: "
             f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s in place and {rates.new_bytes / 1e9:.1f} "
-            f"into new memory, {rates.random / 1e6:,.0f} million random numbers a second.",
+            f"into new memory, {rates.random / 1e6:,.0f} million random numbers per second.",
             f"Ours trains with `{our_options()}` (bfloat16 where this machine multiplies faster in it).",
             *notes,
         ],

@@ -15,7 +15,7 @@ def run(out: Path) -> Result:
 
 def beside_frozen_stock(data: Path) -> list[Measure]:
     captions = measures(data)[0]
-    name = "captions, beside stock with CLIP's frozen layers cut off the graph"
+    name = "captions, against stock with CLIP's frozen layers cut off the graph"
     way = arithmetic.STOCK_FROZEN_CLIP
     return [dataclasses.replace(captions, name=name, peer=frozen_stock, way=way, at_least=None)]
 
