@@ -110,6 +110,7 @@ def default(field: dataclasses.Field) -> str:
 
 
 def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown; bars within a cell are escaped."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
