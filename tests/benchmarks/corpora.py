@@ -1,7 +1,7 @@
-"""Corpora: how much kosmos-prepare does in a second, with one process and with two, beside others' code.
+"""Corpora: throughput of kosmos-prepare with one process and with two, against other code.
 
-Processes are started before the clock; libraries are loaded. A peer does the same, in one process, as its documentation
-has it, or less: what it leaves out is in its name.
+Processes are started, and libraries loaded, before the clock starts. A baseline does the same work in one process, as
+its documentation shows, or less: its name says what it leaves out.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ TURNS = 3
 
 
 class Work:
-    """Something done with a number of processes, in a new folder each time. `do(out, workers)`."""
+    """Work `do(out, workers)`, done with a number of processes and in a new folder each time."""
 
     def __init__(self, folder: Path, do: Callable[[Path, int], object]):
         self.folder = folder
@@ -49,11 +49,11 @@ class Work:
         out = self.folder / "out"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             self.result = self.do(out, workers)
-        shutil.rmtree(out, ignore_errors=True)  # some peers write nothing
+        shutil.rmtree(out, ignore_errors=True)  # some baselines write nothing
 
 
 def command(*arguments: object) -> Callable[[Path, int], dict]:
-    """A command of kosmos-prepare; its counts."""
+    """Run a command of kosmos-prepare; return its counts."""
 
     def do(out: Path, workers: int) -> dict:
         prepare.run([*map(str, arguments), "--out", str(out), "--workers", str(workers)])
@@ -63,7 +63,7 @@ def command(*arguments: object) -> Callable[[Path, int], dict]:
 
 
 def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
-    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarizes; how many are kept."""
+    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarizes; return how many are kept."""
     inputs = find_inputs([str(folder)])
     tasks = len(inputs)
 
@@ -82,7 +82,7 @@ def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
     return do
 
 
-# ---- Peers ----
+# ---- Baselines ----
 
 
 def read_json_lines(folder: Path) -> list[str]:
@@ -90,7 +90,7 @@ def read_json_lines(folder: Path) -> list[str]:
 
 
 def by_datasketch(folder: Path) -> int:
-    """How many are kept, the way datasketch's documentation has it: insert what has no match yet."""
+    """Near-duplicates as in datasketch's documentation: insert texts without a match yet; return how many."""
     index = datasketch.MinHashLSH(num_perm=112, params=(14, 8))
     for number, text in enumerate(read_json_lines(folder)):
         tokens = words(text)
@@ -102,19 +102,19 @@ def by_datasketch(folder: Path) -> int:
 
 
 def by_sorting(folder: Path) -> int:
-    """How many are kept if exact copies alone go: their hashes, sorted."""
+    """Drop only exact copies, by sorting hashes; return how many are kept."""
     hashes = [xxhash.xxh3_64_intdigest(" ".join(words(text)).encode()) for text in read_json_lines(folder)]
     return len(np.unique(np.array(hashes, np.uint64)))
 
 
 def by_fairseq(folder: Path, vocabulary: Path, out: Path) -> None:
-    """SentencePiece over all texts at once, a text a line, then fairseq-preprocess."""
+    """SentencePiece over all texts in one call, one text per line, then fairseq-preprocess."""
     pieces = Vocabulary.load(vocabulary).processor.encode(read_json_lines(folder), out_type=str, num_threads=1)
     out.mkdir()
     (out / "pieces.txt").write_text("".join(f"{' '.join(text)}\n" for text in pieces), encoding="utf-8")
-    asked = f"--only-source --srcdict {vocabulary / DICTIONARY_FILE} --trainpref {out / 'pieces.txt'}"
-    asked += f" --destdir {out / 'binarized'} --dataset-impl mmap --workers 1"
-    preprocess.main(options.get_preprocessing_parser().parse_args(asked.split()))
+    arguments = f"--only-source --srcdict {vocabulary / DICTIONARY_FILE} --trainpref {out / 'pieces.txt'}"
+    arguments += f" --destdir {out / 'binarized'} --dataset-impl mmap --workers 1"
+    preprocess.main(options.get_preprocessing_parser().parse_args(arguments.split()))
 
 
 def by_webdataset(folder: Path) -> int:
@@ -126,7 +126,7 @@ def by_webdataset(folder: Path) -> int:
 
 
 def row(name: str, work: float, unit: str, ours: Work, peer_name: str = "", peer: Work | None = None) -> list[Cell]:
-    """A line of the table for `work` units done, timed in turns: with one process, with two, by the peer."""
+    """A row of the table for `work` units, timed in turns: with one process, with two, and the baseline."""
     ones, twos, peers = [], [], []
     for _ in range(TURNS):
         ones.append(seconds_of(ours))
@@ -134,8 +134,8 @@ def row(name: str, work: float, unit: str, ours: Work, peer_name: str = "", peer
         if peer is not None:
             peers.append(seconds_of(peer))
     speeds = (f"{work / statistics.median(seconds):,.0f} {unit}/s" for seconds in (ones, twos))
-    beside = SideBySide(tuple(ones), tuple(peers)).ratio if peers else ""
-    return [name, *speeds, SideBySide(tuple(twos), tuple(ones)).ratio, peer_name, beside]
+    against = SideBySide(tuple(ones), tuple(peers)).ratio if peers else ""
+    return [name, *speeds, SideBySide(tuple(twos), tuple(ones)).ratio, peer_name, against]
 
 
 def run(out: Path) -> Result:

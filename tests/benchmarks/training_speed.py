@@ -1,8 +1,8 @@
-"""Training step against the baselines: captions and text beside *stock*, the three streams beside transformers.
+"""A training step: captions and text against *stock*, the three streams against transformers.
 
-`kosmos_base` with ViT-B/32 (beside transformers on a CPU, half its layers), 64,007 words, dropout as in the paper; an
-update on a row of each stream, on more of them on a GPU. The sides take turns, each a process of its own. Memory is
-the highest of a side's process during its updates, with the libraries in it. `arithmetic` counts what bounds a ratio.
+`kosmos_base` with ViT-B/32 (half its layers against transformers on a CPU), a vocabulary of 64,007, dropout as in the
+paper; an update on one row of each stream, on more rows on a GPU. The two sides run in turns, each in its own process.
+Memory is the peak of a side's process during its updates, libraries included. `arithmetic` has the theoretical limits.
 """
 
 import tempfile
@@ -37,19 +37,19 @@ TURNS = 3
 
 @dataclass(frozen=True)
 class Measure:
-    """Ours beside a peer on the same work."""
+    """Ours against a baseline on the same work."""
 
     name: str
-    unit: str  # whose number a second is the speed: targets or tokens
+    unit: str  # of work, for the speed: targets or tokens
     work: Work
     peer: Callable
-    way: Way  # what the peer's costs
+    way: Way  # of the baseline, for its cost
     at_least: float | None
     memory_at_least: float | None = None
 
 
 def measures(data: Path) -> list[Measure]:
-    """On a CPU as little as shows the matter: a row of text, half a row of captions, and as much of each stream."""
+    """What is measured. On a CPU as little as is enough: a row of text, half a row of captions, and that of each."""
     gpu = torch.cuda.is_available()
     vision, geometry = "--vision-model ViT-B-32", preset_options("kosmos_base")
     captions = Work(data, "kosmos_base", vision, captions=(4, 2048) if gpu else (1, 1024))
@@ -80,7 +80,7 @@ def counts(cost: Cost) -> str:
 
 
 def row_of(measure: Measure, rates: Rates) -> tuple[list[list[Cell]], str]:
-    """The measure's rows of the table, and what was counted."""
+    """Rows of the table for a measure, and a note on what was computed."""
     work = measure.work
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(Ours, work))
@@ -121,7 +121,7 @@ def run(out: Path) -> Result:
 
 
 def measured(measures: Callable[[Path], list[Measure]]) -> Result:
-    """The table of the measures that a function makes of the path of noise."""
+    """The table of `measures(data)`, where data is the path of noise."""
     rates = arithmetic.measured_rates()
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as folder:

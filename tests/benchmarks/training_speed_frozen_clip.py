@@ -1,4 +1,4 @@
-"""Captions beside stock whose CLIP is frozen and off the graph: what autograd makes of the public relative's code."""
+"""Captions against stock with CLIP frozen and out of the graph, as autograd treats KOSMOS-2's public code."""
 
 import dataclasses
 from pathlib import Path

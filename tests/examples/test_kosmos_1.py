@@ -1,4 +1,4 @@
-"""examples/kosmos_1 has the paper's values: scripts and YAML agree, and the plan of each fails if a value is changed."""
+"""examples/kosmos_1 has the paper's values: scripts and YAML agree, and each plan fails if a value is changed."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The quickstart's data, made from a few images: the same each time, complete, and with nothing shared between splits."""
+"""The quickstart's data, from a few images: the same each time, complete, and with nothing shared between splits."""
 
 import importlib.util
 import io
