@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: list[str] | None) -> None:
     args = parser().parse_args(arguments)
     from kosmos_plugin.errors import UserError
-    from kosmos_plugin.generation.beam_search import SearchOptions, text_of
+    from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
     from kosmos_plugin.generation.generator import load
 
     require_positive(args, ("beam", "max_new_tokens", "batch_size"))
@@ -44,7 +44,7 @@ def run(arguments: list[str] | None) -> None:
     options = SearchOptions(args.beam, args.max_new_tokens, args.length_penalty, tuple(args.stop))
     if args.prompt is not None:
         hypothesis = kosmos.search([kosmos.prompt(args.prompt, args.image, "--prompt")], options)[0]
-        print(text_of(kosmos.vocabulary, hypothesis, options.stop))
+        print(generated_text(kosmos.vocabulary, hypothesis, options.stop))
         return
     lines = (pair for pair in enumerate(sys.stdin, start=1) if pair[1].strip())
     while batch := list(itertools.islice(lines, args.batch_size)):
@@ -54,7 +54,7 @@ def run(arguments: list[str] | None) -> None:
             for (number, _), record in zip(batch, records, strict=True)
         ]
         for record, hypothesis in zip(records, kosmos.search(prompts, options), strict=True):
-            output = text_of(kosmos.vocabulary, hypothesis, options.stop)
+            output = generated_text(kosmos.vocabulary, hypothesis, options.stop)
             result = {**record, "output": output, "score": hypothesis.score}
             print(json.dumps(result, ensure_ascii=False), flush=True)
 

@@ -8,6 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kosmos_plugin.generation.generator import Generator
 
 __version__ = "0.2.0"
@@ -16,7 +18,7 @@ __all__ = ["__version__", "load", "register"]
 _registered = False
 
 
-def load(path: str, **options: Any) -> "Generator":
+def load(path: "str | Path", **options: Any) -> "Generator":
     """A trained model from its checkpoint, in evaluation mode: see `kosmos_plugin.generation.generator.load`."""
     from kosmos_plugin.generation import generator
 

@@ -24,7 +24,7 @@ import torch
 from prepare import answer_of, question_prompt
 from tqdm import tqdm
 
-from kosmos_plugin.generation.beam_search import SearchOptions, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import score_candidates
 
@@ -62,7 +62,7 @@ def answers(kosmos: Generator, questions: list[dict], images: list[Path], name: 
             kosmos.prompt(f"<image> {question_prompt(line['question'])}", [image])
             for line, image in zip(questions[begin : begin + BATCH], images[begin : begin + BATCH], strict=True)
         ]
-        said += [answer_of(text_of(kosmos.vocabulary, found)) for found in kosmos.search(prompts, options)]
+        said += [answer_of(generated_text(kosmos.vocabulary, found)) for found in kosmos.search(prompts, options)]
     return said
 
 

@@ -26,6 +26,7 @@ from kosmos_plugin.evaluation.responder import KosmosResponder
 from kosmos_plugin.evaluation.results import Result
 from kosmos_plugin.evaluation.run import Run, evaluate
 from kosmos_plugin.generation.generator import Generator
+from kosmos_plugin.models.kosmos import Kosmos
 
 SEED = 1
 
@@ -110,7 +111,8 @@ def shuffled(kind: type[Benchmark]) -> type[Benchmark]:
 def untrained(kosmos: Generator) -> Generator:
     """A model of the same architecture before training."""
     torch.manual_seed(SEED)
-    return Generator(kosmos.cfg, kosmos.task, kosmos.task.build_model(kosmos.cfg.model))
+    model = Kosmos.build(kosmos.model.config, len(kosmos.vocabulary), kosmos.vocabulary.pad)
+    return Generator(model, kosmos.vocabulary, kosmos.sample_builder)
 
 
 def measure(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict[str, dict[str, Result]]:

@@ -1,6 +1,7 @@
-"""Which conversion a source and a target format ask for."""
+"""Conversion of a checkpoint to another format: picks the reader and the writer."""
 
 from pathlib import Path
+from types import ModuleType
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, training_state, write_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
@@ -10,11 +11,21 @@ FORMATS = ("fairseq", "huggingface", "safetensors")
 
 
 def convert(source: Path, target: Path, to: str, data: str | None = None, vocabulary: str | None = None) -> None:
-    """Write `source` as `target` in the format `to`; UserError, and no target, if that cannot be done whole.
+    """Write `source` as `target` in another format.
 
-    `source`: a fairseq checkpoint (.pt), a .safetensors file of this function, or a Hugging Face folder. `data` and
-    `vocabulary` say where a checkpoint's vocabulary is now, for `huggingface`.
+    Args:
+        source: A fairseq checkpoint (.pt), a .safetensors file of this function, or a Hugging Face folder.
+        target: The new file (fairseq, safetensors) or folder (huggingface, or from a Hugging Face folder).
+        to: One of FORMATS.
+        data: For `huggingface`: the data YAML of the source's training, if it moved.
+        vocabulary: For `huggingface`: the source's vocabulary folder, if it moved.
+
+    Raises:
+        UserError: The source cannot be read or converted, or the target exists or cannot be written. Nothing is left
+            behind then.
     """
+    if to not in FORMATS:
+        raise UserError(f"The format {to!r} is unknown; known are {', '.join(FORMATS)}.")
     if not source.exists():
         raise UserError(f"{source} does not exist.")
     if to == "huggingface":
@@ -22,16 +33,16 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
     elif source.is_dir() and to == "fairseq":
         _huggingface().import_folder(source, target)
     elif source.is_dir():
-        raise UserError(f"{source} is a folder, which converts to fairseq alone; name the checkpoint in it.")
+        raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
     elif to == "safetensors":
         write_safetensors(read_checkpoint(source), target)
     else:
         write_fairseq(training_state(read_checkpoint(source)), target)
 
 
-def _huggingface():
+def _huggingface() -> ModuleType:
     try:
-        import google.protobuf  # noqa: F401 - by which transformers reads a SentencePiece model
+        import google.protobuf  # noqa: F401 - transformers reads a SentencePiece model with it
         import transformers  # noqa: F401
 
         from kosmos_plugin.checkpoints import huggingface

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,19 +14,24 @@ from kosmos_plugin.models.decoder import KosmosDecoder
 PREFIX = "decoder."
 XPOS_BUFFER = "self_attn.xpos.scale"
 SINUSOIDS_BUFFER = "embed_positions._float_tensor"
-# Options that change what a decoder computes and leave no trace in the names and shapes of its weights.
+# Options that change what a decoder computes, but neither the names nor the shapes of its weights.
 UNSEEN_OPTIONS = ("decoder_attention_heads", "activation_fn", "layernorm_eps", "no_scale_embedding", "xpos_scale_base")
 
 
 def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
-    """Fill `decoder` from a .pt or .safetensors file: the tensors named `decoder.…` of a model, or a bare decoder's.
+    """Fill `decoder` from the weights of a trained decoder.
 
-    Every weight must be there, in its shape. Raises UserError, naming what does not fit.
+    Args:
+        decoder: The decoder to fill.
+        path: A .pt or .safetensors file of a model, whose tensors named `decoder.…` are taken, or of a bare decoder.
+
+    Raises:
+        UserError: The file is not a checkpoint, or its decoder differs: a weight's name or shape, or an option.
     """
     tensors, options = _read(Path(path))
     expected = decoder.state_dict()
-    _require_the_same_options(decoder, tensors, options, path)
-    # Fairseq may keep a buffer of sinusoids, which are computed here.
+    _require_same_options(decoder, tensors, options, path)
+    # fairseq may save a buffer of sinusoids, which are computed here.
     tensors.pop(SINUSOIDS_BUFFER, None)
     if "output_projection.weight" not in tensors and "embed_tokens.weight" in tensors:
         tensors["output_projection.weight"] = tensors["embed_tokens.weight"]
@@ -33,9 +39,9 @@ def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
     unexpected = sorted(set(tensors) - set(expected))
     if missing or unexpected:
         raise UserError(
-            f"--decoder-weights {path}: it is not a decoder like this one, TorchScale's with sub-LayerNorm."
-            + _listing("It lacks", missing)
-            + _listing("It has besides", unexpected)
+            f"--decoder-weights {path} is not a decoder like this one, TorchScale's with sub-LayerNorm."
+            + _listing("Missing:", missing)
+            + _listing("Unexpected:", unexpected)
         )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
@@ -52,8 +58,8 @@ def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
     decoder.load_state_dict(tensors)
 
 
-def _read(path: Path) -> tuple[Tensors, dict]:
-    """The decoder's tensors under a bare decoder's names, and the options of its model as far as the file has them."""
+def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The decoder's tensors under a bare decoder's names, and the model's options, empty if the file has none."""
     try:
         if path.suffix == ".safetensors":
             tensors, metadata = read_safetensors(path)
@@ -70,15 +76,15 @@ def _read(path: Path) -> tuple[Tensors, dict]:
     return tensors, options if isinstance(options, dict) else {}
 
 
-def _require_the_same_options(decoder: KosmosDecoder, tensors: Tensors, options: dict, path: str) -> None:
-    """Weights trained with other positions, or another number of heads, would fit and mean nothing."""
+def _require_same_options(decoder: KosmosDecoder, tensors: Tensors, options: dict[str, Any], path: str) -> None:
+    """Weights trained with other positions or another number of heads would load, and compute nonsense."""
     if "embed_positions.weight" in tensors:
-        raise UserError(f"--decoder-weights {path} has learned positions, which this decoder cannot hold.")
+        raise UserError(f"--decoder-weights {path} has learned positions, which this decoder does not support.")
     has_xpos = any(name.endswith(XPOS_BUFFER) for name in tensors)
-    _require_the_same("xPos", has_xpos, decoder.args.xpos_rel_pos, path)
+    _require_same("xPos", has_xpos, decoder.args.xpos_rel_pos, path)
     has_sinusoids = _has_sinusoids(tensors, options)
     if has_sinusoids is not None:
-        _require_the_same("sinusoidal positions", has_sinusoids, decoder.embed_positions is not None, path)
+        _require_same("sinusoidal positions", has_sinusoids, decoder.embed_positions is not None, path)
     for option in UNSEEN_OPTIONS:
         here = getattr(decoder.args, option)
         if options.get(option, here) != here:
@@ -87,16 +93,16 @@ def _require_the_same_options(decoder: KosmosDecoder, tensors: Tensors, options:
             )
 
 
-def _require_the_same(what: str, there: bool, here: bool, path: str) -> None:
+def _require_same(feature: str, there: bool, here: bool, path: str) -> None:
     if there != here:
         raise UserError(
-            f"--decoder-weights {path} was trained {'with' if there else 'without'} {what}, unlike this decoder: "
+            f"--decoder-weights {path} was trained {'with' if there else 'without'} {feature}, unlike this decoder: "
             "see --positions."
         )
 
 
-def _has_sinusoids(tensors: Tensors, options: dict) -> bool | None:
-    """Whether a sinusoid is added to the embeddings there; None if the file does not tell."""
+def _has_sinusoids(tensors: Tensors, options: dict[str, Any]) -> bool | None:
+    """Whether a sinusoid is added to the embeddings; None if the file does not say."""
     if "positions" in options:  # ours
         return options["positions"] != "xpos"
     if "no_token_positional_embeddings" in options:  # TorchScale's language model under fairseq

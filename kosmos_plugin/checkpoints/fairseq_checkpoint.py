@@ -1,72 +1,93 @@
-"""A KOSMOS model's checkpoint as fairseq's loaders take it, from a .pt or a .safetensors file, and new ones."""
+"""Checkpoints of fairseq-train, as .pt or .safetensors: reading a KOSMOS model's, and writing new ones."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from fairseq import tasks
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
-from kosmos_plugin.checkpoints.files import Tensors, read_fairseq, require_file, written_whole
+from kosmos_plugin.checkpoints.files import Tensors, new_target, read_fairseq, require_file
 from kosmos_plugin.checkpoints.safetensors_file import read_state
+from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.vocabulary import Vocabulary
 
 VOCABULARY_FOLDER = "vocabulary"
 
 
-def read_checkpoint(path: Path) -> dict:
-    """The `model` and `cfg` of any fairseq checkpoint, .pt or .safetensors."""
+@dataclass(frozen=True)
+class KosmosCheckpoint:
+    """What a checkpoint of a KOSMOS model says about it."""
+
+    config: KosmosConfig
+    vocabulary: Vocabulary
+    weights: Tensors  # the model's state dict
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read `model` and `cfg` of any fairseq checkpoint, .pt or .safetensors."""
     return read_state(path) if path.suffix == ".safetensors" else read_fairseq(path)
 
 
-def read_kosmos(path: Path, data: str | None = None, vocabulary: str | None = None) -> dict:
-    """The same of a KOSMOS model, `cfg` as an OmegaConf that says where the vocabulary is.
+def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Path | None = None) -> KosmosCheckpoint:
+    """Read a KOSMOS model's checkpoint and its vocabulary.
 
-    `data` (a data YAML) or `vocabulary` (a folder) replace what the model was trained with; without them a folder
-    `vocabulary` beside the checkpoint comes first, so that a folder with both can be moved.
+    Args:
+        path: The checkpoint, .pt or .safetensors.
+        data: The data YAML of its training, if it moved.
+        vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
+            so that a folder with both can be moved, or else the one of the training.
+
+    Raises:
+        UserError: The file is not a checkpoint of a KOSMOS model, or there is no vocabulary.
     """
     require_file(path)
     state = read_checkpoint(path)
-    architecture = ((state.get("cfg") or {}).get("model") or {}).get("_name")
-    if architecture not in ARCHITECTURES:
-        raise UserError(
-            f"{path} is a checkpoint of {architecture or 'an unknown architecture'}, not of a KOSMOS model "
-            f"({', '.join(ARCHITECTURES)})."
-        )
-    cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+    cfg = state.get("cfg") or {}
+    config = _model_config(path, cfg.get("model") or {})
     beside = path.parent / VOCABULARY_FOLDER
     if data is None and vocabulary is None and beside.is_dir():
-        vocabulary = str(beside)
-    for name, value in (("data", data), ("vocabulary", vocabulary)):
-        if value is not None:
-            cfg.task[name] = value
-    model_file = path.parent / Path(cfg.model.vision_model).name
-    if cfg.model.vision_model.endswith(".json") and model_file.is_file():
-        cfg.model.vision_model = str(model_file)
-    return {**state, "cfg": cfg}
+        vocabulary = beside
+    task = cfg.get("task") or {}
+    loaded = _load_vocabulary(data or task.get("data"), vocabulary or task.get("vocabulary"))
+    return KosmosCheckpoint(config, loaded, state["model"])
 
 
-def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vocabulary: str) -> dict:
-    """A checkpoint at update 0 of fairseq-train: `--restore-file` takes it, and so do fairseq's loaders."""
-    cfg = OmegaConf.to_container(OmegaConf.structured(FairseqConfig()), resolve=True, enum_to_str=True)
-    cfg["model"] = {**dataclasses.asdict(config), "_name": architecture}
-    cfg["criterion"] = {"_name": "multimodal_cross_entropy"}
-    cfg["task"] = {
-        "_name": "kosmos_multimodal",
-        "data": None,
-        "vocabulary": vocabulary,
-        "image_tokens": config.image_tokens,
-        "image_size": config.image_size,
-        "image_fit": config.image_fit,
-        "tokens_per_sample": config.tokens_per_sample,
+def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vocabulary: str) -> dict[str, Any]:
+    """A checkpoint at update 0 of fairseq-train: `--restore-file` takes it, and so do fairseq's loaders.
+
+    Args:
+        architecture: Its name, of ARCHITECTURES.
+        config: The model's configuration.
+        weights: The model's state dict.
+        vocabulary: The vocabulary folder.
+    """
+    defaults = OmegaConf.to_container(OmegaConf.structured(FairseqConfig()), resolve=True, enum_to_str=True)
+    assert isinstance(defaults, dict)
+    cfg = {
+        **defaults,
+        "model": {**dataclasses.asdict(config), "_name": architecture},
+        "criterion": {"_name": "multimodal_cross_entropy"},
+        "task": {
+            "_name": "kosmos_multimodal",
+            "data": None,
+            "vocabulary": vocabulary,
+            "image_tokens": config.image_tokens,
+            "image_size": config.image_size,
+            "image_fit": config.image_fit,
+            "tokens_per_sample": config.tokens_per_sample,
+        },
     }
     return training_state({"model": weights, "cfg": cfg})
 
 
-def training_state(state: dict) -> dict:
-    """`model` and `cfg` with what fairseq-train expects besides in a checkpoint: nothing trained yet."""
+def training_state(state: dict[str, Any]) -> dict[str, Any]:
+    """`model` and `cfg`, with the state of a training at update 0 that fairseq-train expects in a checkpoint."""
     return {
         "args": None,
         **state,
@@ -79,15 +100,41 @@ def training_state(state: dict) -> dict:
     }
 
 
-def write_fairseq(state: dict, target: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    with written_whole(target) as path:
-        torch.save(state, path)
+def write_fairseq(state: dict[str, Any], target: Path) -> None:
+    """Write a checkpoint as .pt. Raises UserError, and leaves nothing behind, if that fails."""
+    with new_target(target) as path, path.open("wb") as file:  # a path would put its temporary name in the file
+        torch.save(state, file)
 
 
-def build_empty(state: dict):
-    """A checkpoint's task, and its model without memory for its weights (on the meta device)."""
-    cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
-    task = tasks.setup_task(cfg.task, from_checkpoint=True)
+def build_empty(config: KosmosConfig, vocabulary: Vocabulary) -> Kosmos:
+    """A model without memory for its weights (on the meta device)."""
     with torch.device("meta"):
-        return task, task.build_model(cfg.model, from_checkpoint=True)
+        return Kosmos.build(config, len(vocabulary), vocabulary.pad, pretrained_vision=False)
+
+
+def _model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
+    """The configuration in a checkpoint; options that it lacks have the architecture's defaults."""
+    architecture = options.get("_name")
+    if architecture not in ARCHITECTURES:
+        raise UserError(
+            f"{path} is a checkpoint of {architecture or 'an unknown architecture'}, not of a KOSMOS model "
+            f"({', '.join(ARCHITECTURES)})."
+        )
+    values = dataclasses.asdict(ARCHITECTURES[architecture]())
+    config = KosmosConfig(**{name: options.get(name, default) for name, default in values.items()})
+    beside = path.parent / Path(config.vision_model).name
+    if config.vision_model.endswith(".json") and beside.is_file():
+        config.vision_model = str(beside)
+    return config
+
+
+def _load_vocabulary(data: str | Path | None, folder: str | Path | None) -> Vocabulary:
+    """The vocabulary in `folder`, or if that is None the data YAML's."""
+    try:
+        if folder is not None:
+            return Vocabulary.load(folder)
+        if data is not None:
+            return Vocabulary.load(read_data_config(data).vocabulary)
+        raise UserError("The checkpoint does not say where its vocabulary is.")
+    except UserError as error:
+        raise UserError(f"{error} (Give --data or --vocabulary if the data the model was trained on moved.)") from None

@@ -1,7 +1,8 @@
-"""transformers' `Kosmos2Config` ⇄ the architecture kosmos_2; what one cannot say of the other is refused by name."""
+"""transformers' `Kosmos2Config` (hf) ⇄ the architecture kosmos_2. What the other cannot express is refused by name."""
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 from open_clip.transformer import QuickGELU
@@ -11,31 +12,35 @@ from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from transformers import Kosmos2Config
+
 ARCHITECTURE = "kosmos_2"
 
 
-def to_theirs(model: Kosmos, vocabulary: Vocabulary):
-    """The `transformers.Kosmos2Config` of our model; UserError for what it cannot express."""
+def to_hf(model: Kosmos, vocabulary: Vocabulary) -> "Kosmos2Config":
+    """The `transformers.Kosmos2Config` of our model. Raises UserError for what it cannot express."""
     from transformers import Kosmos2Config
 
-    ours = model.config
-    refuse("transformers' Kosmos2ForConditionalGeneration", _not_in_theirs(ours))
-    visual = model.vision.encoder.visual
+    config = model.config
+    refuse("transformers' Kosmos2ForConditionalGeneration", _unsupported_by_hf(config))
+    assert model.vision is not None
+    visual: Any = model.vision.encoder.visual  # open_clip's VisionTransformer
     block = visual.transformer.resblocks[0]
-    config = Kosmos2Config(
+    hf_config = Kosmos2Config(
         text_config={
             "vocab_size": len(vocabulary),
-            "max_position_embeddings": ours.tokens_per_sample,
-            "embed_dim": ours.decoder_embed_dim,
-            "layers": ours.decoder_layers,
-            "ffn_dim": ours.decoder_ffn_embed_dim,
-            "attention_heads": ours.decoder_attention_heads,
-            "activation_function": str(ours.activation_fn),
-            "dropout": ours.dropout,
-            "attention_dropout": ours.attention_dropout,
-            "activation_dropout": ours.activation_dropout,
-            "layer_norm_eps": ours.layernorm_eps,
-            "tie_word_embeddings": not ours.untied_embeddings,
+            "max_position_embeddings": config.tokens_per_sample,
+            "embed_dim": config.decoder_embed_dim,
+            "layers": config.decoder_layers,
+            "ffn_dim": config.decoder_ffn_embed_dim,
+            "attention_heads": config.decoder_attention_heads,
+            "activation_function": config.activation_fn,
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+            "activation_dropout": config.activation_dropout,
+            "layer_norm_eps": config.layernorm_eps,
+            "tie_word_embeddings": not config.untied_embeddings,
             "bos_token_id": vocabulary.bos,
             "pad_token_id": vocabulary.pad,
             "eos_token_id": vocabulary.eos,
@@ -45,38 +50,28 @@ def to_theirs(model: Kosmos, vocabulary: Vocabulary):
             "intermediate_size": block.mlp.c_fc.out_features,
             "num_hidden_layers": len(visual.transformer.resblocks),
             "num_attention_heads": block.attn.num_heads,
-            "image_size": ours.image_size,
+            "image_size": config.image_size,
             "patch_size": visual.conv1.kernel_size[0],
             "hidden_act": "quick_gelu" if isinstance(block.mlp.gelu, QuickGELU) else "gelu",
             "layer_norm_eps": block.ln_1.eps,
         },
-        latent_query_num=ours.image_tokens,
-        tie_word_embeddings=not ours.untied_embeddings,
+        latent_query_num=config.image_tokens,
+        tie_word_embeddings=not config.untied_embeddings,
     )
-    config.architectures = ["Kosmos2ForConditionalGeneration"]
-    return config
+    hf_config.architectures = ["Kosmos2ForConditionalGeneration"]
+    return hf_config
 
 
-def _not_in_theirs(ours: KosmosConfig) -> list[str]:
-    if ours.vision_encoder == "none":
-        return ["a text-only model (--vision-encoder none)"]
-    refused = []
-    if ours.positions != "sinusoidal":
-        refused.append(f"xPos (--positions {ours.positions})")
-    if ours.resampler != "attentive":
-        refused.append(f"the {ours.resampler} resampler (--resampler {ours.resampler})")
-    if ours.vision_encoder != "clip":
-        refused.append(f"a vision encoder other than CLIP (--vision-encoder {ours.vision_encoder})")
-    return refused
+def from_hf(hf_config: "Kosmos2Config") -> tuple[KosmosConfig, dict[str, Any] | None]:
+    """Our configuration of a `transformers.Kosmos2Config`. Raises UserError for what ours cannot express.
 
-
-def to_ours(theirs) -> tuple[KosmosConfig, dict | None]:
-    """Our configuration of a `transformers.Kosmos2Config`, and the vision tower in open_clip's JSON format.
-
-    The second is None if open_clip knows the tower by a name; else its file is to be named by `vision_model`.
+    Returns:
+        The configuration, and the vision tower in open_clip's JSON format: `vision_model` must be set to a file of it.
+        None if open_clip has the tower under a name of its own.
     """
-    text, vision = theirs.text_config, theirs.vision_config
-    refuse("The architecture kosmos_2", _not_in_ours(theirs))
+    text: Any = hf_config.text_config
+    vision: Any = hf_config.vision_config
+    refuse("The architecture kosmos_2", _unsupported_by_ours(hf_config))
     tower = _open_clip_json(vision)
     name = _open_clip_name(tower)
     config = ARCHITECTURES[ARCHITECTURE](
@@ -89,20 +84,40 @@ def to_ours(theirs) -> tuple[KosmosConfig, dict | None]:
         attention_dropout=float(text.attention_dropout),
         activation_dropout=float(text.activation_dropout),
         layernorm_eps=text.layer_norm_eps,
-        untied_embeddings=not theirs.tie_word_embeddings,
+        untied_embeddings=not hf_config.tie_word_embeddings,
         vision_model=name or "",
         vision_weights="none",
         trainable_vision_layers=1,
-        image_tokens=theirs.latent_query_num,
+        image_tokens=hf_config.latent_query_num,
         image_size=vision.image_size,
         tokens_per_sample=text.max_position_embeddings,
     )
     return config, None if name else tower
 
 
-def _not_in_ours(theirs) -> list[str]:
-    text, vision = theirs.text_config, theirs.vision_config
-    expected = {
+def refuse(format_name: str, features: list[str]) -> None:
+    """Raise UserError that names all `features`, if there are any."""
+    if features:
+        raise UserError(f"{format_name} cannot express {'; nor '.join(features)}.")
+
+
+def _unsupported_by_hf(config: KosmosConfig) -> list[str]:
+    if config.vision_encoder == "none":
+        return ["a text-only model (--vision-encoder none)"]
+    unsupported = []
+    if config.positions != "sinusoidal":
+        unsupported.append(f"xPos (--positions {config.positions})")
+    if config.resampler != "attentive":
+        unsupported.append(f"the {config.resampler} resampler (--resampler {config.resampler})")
+    if config.vision_encoder != "clip":
+        unsupported.append(f"a vision encoder other than CLIP (--vision-encoder {config.vision_encoder})")
+    return unsupported
+
+
+def _unsupported_by_ours(hf_config: "Kosmos2Config") -> list[str]:
+    text: Any = hf_config.text_config
+    vision: Any = hf_config.vision_config
+    supported = {
         "text_config.add_cross_attention": (text.add_cross_attention, (False,)),
         "text_config.scale_embedding": (text.scale_embedding, (True,)),
         "text_config.layerdrop": (text.layerdrop, (0,)),
@@ -113,19 +128,13 @@ def _not_in_ours(theirs) -> list[str]:
         "vision_config.hidden_act": (vision.hidden_act, ("quick_gelu", "gelu")),
         "vision_config.layer_norm_eps": (vision.layer_norm_eps, (1e-5,)),
         "vision_config.num_channels": (vision.num_channels, (3,)),
-        "quantization_config": (getattr(theirs, "quantization_config", None), (None,)),
+        "quantization_config": (getattr(hf_config, "quantization_config", None), (None,)),
     }
-    return [f"{name} {value}" for name, (value, known) in expected.items() if value not in known]
+    return [f"{name} {value}" for name, (value, values) in supported.items() if value not in values]
 
 
-def refuse(format_name: str, features: list[str]) -> None:
-    """UserError that names all `features`, if there are any."""
-    if features:
-        raise UserError(f"{format_name} cannot express {'; nor '.join(features)}.")
-
-
-def _open_clip_json(vision) -> dict:
-    """open_clip's configuration of the vision tower, with the smallest text tower, which is built and dropped."""
+def _open_clip_json(vision: Any) -> dict[str, Any]:
+    """open_clip's configuration of an hf vision_config, with the smallest text tower, which is built and dropped."""
     return {
         "embed_dim": 8,
         "quick_gelu": vision.hidden_act == "quick_gelu",
@@ -141,8 +150,8 @@ def _open_clip_json(vision) -> dict:
     }
 
 
-def _open_clip_name(tower: dict) -> str | None:
-    """The model among open_clip's own whose vision tower is this one."""
+def _open_clip_name(tower: dict[str, Any]) -> str | None:
+    """open_clip's name for a model with this vision tower, if it has one."""
     defaults = {"head_width": 64, "mlp_ratio": 4.0}
     for path in sorted(Path(open_clip.__file__).parent.glob("model_configs/*.json")):
         known = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""The names of the weights in transformers' `Kosmos2ForConditionalGeneration`, beside ours.
+"""The names of the weights, ours and those of transformers' `Kosmos2ForConditionalGeneration` (hf).
 
-The decoder's layers have the same names in both, TorchScale's. CLIP's are open_clip's here and transformers' there,
-where the query, key and value projections, one matrix in open_clip, are three.
+The decoder's layers have TorchScale's names in both. CLIP has open_clip's names here and transformers' there, where the
+query, key and value projections, one matrix in open_clip, are three.
 """
 
 import re
@@ -13,8 +13,8 @@ from kosmos_plugin.checkpoints.files import Tensors
 
 _VISUAL = "vision.encoder.visual."
 _VISION_MODEL = "vision_model.model."
-# What our names begin with → what theirs do. The first that fits counts.
-_BEGINNINGS = {
+# Our prefix → hf's. The first one that matches applies.
+_PREFIXES = {
     "decoder.output_projection.": "text_model.lm_head.",
     "decoder.": "text_model.model.",
     "resampler.dense.": "image_to_text_projection.dense.",
@@ -38,36 +38,36 @@ _BLOCK = {
 _IN_PROJECTION = re.compile(r"\.attn\.in_proj_(weight|bias)$")
 
 
-def their_names(name: str) -> tuple[str, ...]:
-    """Our name of a tensor → theirs: one, or three whose tensors stand one below the other in ours; none if unknown."""
-    for ours, theirs in _BEGINNINGS.items():
+def hf_names(name: str) -> tuple[str, ...]:
+    """hf's names for one of ours: one, three whose tensors are concatenated in ours, or none without an equivalent."""
+    for ours, hf in _PREFIXES.items():
         if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
+            name = hf + name.removeprefix(ours)
             break
     else:
         return ()
     if name.startswith(f"{_VISION_MODEL}encoder."):
         if match := _IN_PROJECTION.search(name):
             return tuple(f"{name[: match.start()]}.self_attn.{x}_proj.{match.group(1)}" for x in "qkv")
-        for ours, theirs in _BLOCK.items():
-            name = name.replace(ours, theirs)
+        for ours, hf in _BLOCK.items():
+            name = name.replace(ours, hf)
     return (name,)
 
 
-def to_theirs(ours: Tensors) -> Tensors:
-    """Our weights under their names; every name must be known to `their_names`."""
-    theirs: Tensors = {}
-    for name, tensor in ours.items():
-        names = their_names(name)
+def to_hf(weights: Tensors) -> Tensors:
+    """Our weights under hf's names; `hf_names` must have one for each."""
+    hf_weights: Tensors = {}
+    for name, tensor in weights.items():
+        names = hf_names(name)
         parts = [tensor] if len(names) == 1 else [part.clone() for part in tensor.chunk(len(names))]
-        theirs.update(zip(names, parts, strict=True))
-    return theirs
+        hf_weights.update(zip(names, parts, strict=True))
+    return hf_weights
 
 
-def to_ours(theirs: Tensors, names: Iterable[str]) -> Tensors:
-    """Their weights under our `names`; each name's tensors must be there. Those with several are joined."""
-    ours: Tensors = {}
+def from_hf(hf_weights: Tensors, names: Iterable[str]) -> Tensors:
+    """hf's weights under our `names`, for each of which they must be there."""
+    weights: Tensors = {}
     for name in names:
-        tensors = [theirs[their_name] for their_name in their_names(name)]
-        ours[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-    return ours
+        tensors = [hf_weights[hf_name] for hf_name in hf_names(name)]
+        weights[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return weights

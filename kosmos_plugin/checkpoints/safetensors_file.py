@@ -1,28 +1,31 @@
 """Any fairseq checkpoint ⇄ one .safetensors file: the weights under their names, bit by bit, and the configuration.
 
-Optimizer and training state stay behind. The file's metadata holds, under `kosmos_plugin`, JSON of the checkpoint's
-`cfg` and of the name each tensor is stored under, in order: of tied ones safetensors stores one.
+The state of the optimizer and of the training is not converted. The file's metadata holds, under `kosmos_plugin`, JSON
+of the checkpoint's `cfg` and of the name that each tensor is stored under, in order: safetensors stores tied tensors
+once.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from kosmos_plugin.checkpoints.files import read_safetensors, written_whole
+from kosmos_plugin.checkpoints.files import new_target, read_safetensors
 from kosmos_plugin.errors import UserError
 
 METADATA_KEY = "kosmos_plugin"
 
 
-def write_safetensors(state: dict, target: Path) -> None:
-    """Write the weights and the configuration of a fairseq checkpoint."""
-    name_of: dict[tuple, str] = {}
-    stored_as = {}
-    for name, tensor in state["model"].items():
-        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        stored_as[name] = name_of.setdefault(memory, name) if tensor.numel() > 0 else name
+def write_safetensors(state: dict[str, Any], target: Path) -> None:
+    """Write the weights and the configuration of a fairseq checkpoint.
+
+    Raises:
+        UserError: `target` exists or cannot be written, or the configuration is not JSON. Nothing is left behind then.
+    """
+    stored_as = _stored_names(state["model"])
+    # Clones: safetensors refuses tensors that share memory, and those that are not contiguous.
     stored = {
         name: state["model"][name].clone(memory_format=torch.contiguous_format) for name in set(stored_as.values())
     }
@@ -30,12 +33,12 @@ def write_safetensors(state: dict, target: Path) -> None:
         metadata = json.dumps({"cfg": state.get("cfg"), "stored_as": stored_as})
     except TypeError as error:
         raise UserError(f"safetensors cannot express the checkpoint's configuration: {error}") from None
-    with written_whole(target) as path:
+    with new_target(target) as path:
         save_file(stored, path, metadata={"format": "pt", METADATA_KEY: metadata})
 
 
-def read_state(path: Path) -> dict:
-    """A file of `write_safetensors` as a fairseq checkpoint: `model` and `cfg`."""
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a file of `write_safetensors` as a fairseq checkpoint: `model` and `cfg`."""
     tensors, metadata = read_safetensors(path)
     try:
         ours = json.loads(metadata[METADATA_KEY])
@@ -43,6 +46,16 @@ def read_state(path: Path) -> dict:
         return {"model": weights, "cfg": ours["cfg"]}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path} has no configuration that kosmos-convert wrote; of other safetensors files it reads Hugging Face "
-            "folders (config.json beside the weights)."
+            f"{path} has no configuration that kosmos-convert wrote. Other safetensors files are read only as Hugging "
+            "Face folders (config.json beside the weights)."
         ) from None
+
+
+def _stored_names(weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """The name that each tensor is stored under: of identical views of the same memory, the first one's."""
+    first_names: dict[tuple, str] = {}
+    stored_as = {}
+    for name, tensor in weights.items():
+        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        stored_as[name] = first_names.setdefault(memory, name) if tensor.numel() > 0 else name
+    return stored_as

@@ -6,7 +6,7 @@ from typing import Protocol
 from kosmos_plugin.data.documents import Document, Text
 from kosmos_plugin.data.samples import PromptTooLong, Sample
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Prompt, Request, prompts_of
-from kosmos_plugin.generation.beam_search import SearchOptions, generate, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, generate, generated_text
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.token_trie import TokenTrie
@@ -33,7 +33,7 @@ class KosmosResponder:
     def __init__(self, kosmos: Generator):
         self.model = kosmos.model
         self.vocabulary = kosmos.vocabulary
-        self.sample_builder = kosmos.task.sample_builder
+        self.sample_builder = kosmos.sample_builder
         self._names_of: dict[tuple[str, ...], _Names] = {}
 
     def problem(self, request: Request) -> str:
@@ -61,7 +61,7 @@ class KosmosResponder:
             names = None if among is None else self._names(among)
             found = generate(self.model, self.vocabulary, prompts, options, names.trie if names else None)
             for number, hypothesis in zip(numbers, found, strict=True):
-                texts[number] = names.texts[hypothesis.tokens] if names else text_of(self.vocabulary, hypothesis)
+                texts[number] = names.texts[hypothesis.tokens] if names else generated_text(self.vocabulary, hypothesis)
         return [texts[number] for number in range(len(requests))]
 
     def score(self, requests: Sequence[Choose]) -> list[list[float]]:

@@ -1,65 +1,78 @@
-"""Turns of a talk about text and images; what was read stays in the cache, so a turn costs its own tokens alone."""
+"""Conversations about text and images. The KV cache is kept, so a turn costs only its own tokens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.beam_search import SearchOptions, search, text_of
+from kosmos_plugin.generation.beam_search import generated_text, search
 from kosmos_plugin.generation.decoding_state import DecodingState
-from kosmos_plugin.generation.prefill import ImageEmbeddings, content, read
+from kosmos_plugin.generation.options import SearchOptions
+from kosmos_plugin.generation.prefill import ImageEmbeddings, extend_rows, ids_with_image_refs
 from kosmos_plugin.generation.prompt import parse_prompt
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Conversation:
-    """Questions and answers, each answer the continuation of all that was said before.
+    """Turns and answers, each answer the continuation of everything before it.
 
-    To the model it is one document: the segments of each turn, then its answer's text. An answer is what `generate`
-    says after that document. `Generator.conversation()` begins one.
+    To the model a conversation is one document: the segments of each turn, followed by the text of its answer. An
+    answer is what `generate` gives for that document as the prompt. `Generator.conversation()` starts one.
+
+    Attributes:
+        segments: The transcript.
     """
 
     def __init__(self, model: Kosmos, vocabulary: Vocabulary, sample_builder: SampleBuilder):
         self.model = model
         self.vocabulary = vocabulary
         self.sample_builder = sample_builder
-        self.segments: list[Text | Image] = []  # all that was said
-        self._unread: list[Text] = []  # of it what the state has not read: the last answer
-        self._length = 0  # tokens that the state has read
+        self.segments: list[Text | Image] = []
+        self._pending: list[Text] = []  # the last answer, which the state does not hold yet
+        self._length = 0  # tokens that the state holds
         self._state = DecodingState(model)
         self._images = ImageEmbeddings(model)
 
     @torch.inference_mode()
-    def ask(self, text: str, images: Sequence[str | Path | bytes] = (), **options) -> str:
-        """The answer to one more turn; `<image>` in the text stands for each of `images` in turn.
+    def ask(self, text: str, images: Sequence[str | Path | bytes] = (), **options: Any) -> str:
+        """Answer one more turn.
 
-        `options` are those of SearchOptions. A turn that is refused (UserError) leaves the conversation as it was.
+        Args:
+            text: The turn, with one `<image>` for each of `images`.
+            images: Paths of image files, or their bytes, in order.
+            **options: Those of SearchOptions.
+
+        Raises:
+            UserError: The turn is empty or too long, or an image cannot be read. The conversation stays as it was.
         """
         assert not self.model.training
-        options = SearchOptions(**options)
+        search_options = SearchOptions(**options)
         turn = parse_prompt(text, images, "the turn")
         if not turn.segments:
             raise UserError("A turn needs text or an image.")
-        unread = self.sample_builder.prompt(replace(turn, segments=(*self._unread, *turn.segments)))
-        begin = 1 if self.segments else 0  # `<s>` stands at the beginning alone
-        length = self._length + len(unread) - begin
-        if length + options.max_new_tokens > self.model.max_positions():
+        sample = self.sample_builder.prompt(replace(turn, segments=(*self._pending, *turn.segments)))
+        begin = 1 if self.segments else 0  # only the first turn starts with `<s>`
+        length = self._length + len(sample) - begin
+        if length + search_options.max_new_tokens > self.model.max_positions():
             raise UserError(
-                f"The conversation's {length:,} tokens and {options.max_new_tokens:,} new ones are more than the "
-                f"{self.model.max_positions():,} the model was trained on; begin another, or ask for fewer new tokens."
+                f"The conversation's {length:,} tokens and {search_options.max_new_tokens:,} new ones do not fit in "
+                f"the {self.model.max_positions():,} positions of the model; start a new conversation, or ask for "
+                "fewer new tokens."
             )
-        [numbers] = self._images.add([unread])
-        last = read(self._state, [content(unread, numbers)[begin:]], self.vocabulary.pad, self._images)
+        [image_indices] = self._images.add([sample])
+        ids = ids_with_image_refs(sample, image_indices)[begin:]
+        last = extend_rows(self._state, [ids], self.vocabulary.pad, self._images)
         self.segments += turn.segments
-        self._length, self._unread = length, []
-        [hypothesis] = search(self._state, last, self.vocabulary, options)
-        answer = text_of(self.vocabulary, hypothesis, options.stop)
+        self._length, self._pending = length, []
+        [hypothesis] = search(self._state, last, self.vocabulary, search_options)
+        answer = generated_text(self.vocabulary, hypothesis, search_options.stop)
         if answer:
-            self.segments.append(Text(answer))
-            self._unread = [Text(answer)]
+            self._pending = [Text(answer)]
+            self.segments += self._pending
         return answer

@@ -1,4 +1,4 @@
-"""The decoder's state between steps: what each row of a batch has read."""
+"""The decoder's state between steps: the KV cache of a batch of sequences."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from kosmos_plugin.models.kv_cache import KeyValueCache
 
 
 class DecodingState:
-    """What the model has read so far, for a batch of rows of unequal lengths.
+    """The tokens that the model has processed so far, for a batch of rows of unequal lengths.
 
-    Rows are aligned at their ends: `extend` takes padding before or after a row's tokens, and padding is seen by no
-    other place and counts in no position, so a row's results are those of the row alone.
+    Rows are aligned at their ends: `extend` takes padding before or after a row's tokens. Padding is never attended to
+    and advances no position, so the results of a row do not depend on the other rows.
     """
 
     def __init__(self, model: Kosmos, cache: KeyValueCache | None = None):
@@ -26,20 +26,30 @@ class DecodingState:
         image_slots: torch.Tensor | None = None,
         image_embeddings: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Read tokens [B, T] → hidden states [B, T, E].
+        """Append T tokens to each row.
 
-        `valid` (bool [B, T]) is False where there is padding (None: nowhere); `image_embeddings` [N, image_tokens, E]
-        stand where `image_slots` (bool [B, T]) is True, row by row.
+        Args:
+            tokens: Token ids, int64 [R, T].
+            valid: False at padding, bool [R, T]; None: there is no padding.
+            image_slots: True where an image embedding replaces the token's, bool [R, T].
+            image_embeddings: The embeddings for these slots in row-major order, [N, image_tokens, E].
+
+        Returns:
+            Hidden states [R, T, E]; zero at padding.
         """
         embeddings = self.model.embed(tokens, None, None)
         if image_embeddings is not None:
+            assert image_slots is not None
             embeddings = embeddings.masked_scatter(image_slots.unsqueeze(-1), image_embeddings.to(embeddings.dtype))
         return self.model.decoder.extend(embeddings, self.cache, valid)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep the rows `rows`, in that order; a row may be kept several times."""
+        """Rearrange the state to the given rows, in their order. A row may be repeated, as beam search does."""
         self.cache.select([int(row) for row in rows])
 
     def branch(self, parents: Sequence[int]) -> "DecodingState":
-        """A state whose rows go on after the rows `parents`, which are not copied and must not go on meanwhile."""
+        """A new state whose row r continues row `parents[r]` of this one, whose cache is shared and not copied.
+
+        This state must not be extended while the branch is in use.
+        """
         return DecodingState(self.model, self.cache.branch(parents))

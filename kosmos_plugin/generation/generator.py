@@ -1,100 +1,147 @@
-"""A trained model in Python: fairseq's hub interface for prompts that mix text and images.
+"""A trained model in Python: prompts of text and images in, text out.
 
 kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
 kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
-talk = kosmos.conversation()
-talk.ask("<image> Question: what is this? Answer:", ["cat.png"], stop=(".",))
-talk.ask("Question: which color is it? Answer:", stop=(".",))
+
+conversation = kosmos.conversation()
+conversation.ask("<image> Question: what is this? Answer:", ["cat.png"], stop=(".",))
+conversation.ask("Question: which color is it? Answer:", stop=(".",))
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from fairseq import checkpoint_utils
-from torch import nn
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
-from kosmos_plugin.data.samples import Sample
+from kosmos_plugin.checkpoints.state_dict import require_matching_weights
+from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.beam_search import Hypothesis, SearchOptions, generate, text_of
+from kosmos_plugin.generation.beam_search import Hypothesis, generate, generated_text
 from kosmos_plugin.generation.conversation import Conversation
 from kosmos_plugin.generation.likelihood import score_batch
+from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prompt import parse_prompt
+from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.vocabulary import Vocabulary
 
 
-class Generator(nn.Module):
-    """A model with its vocabulary: prompts in, text out."""
+class Generator:
+    """A model with its vocabulary and input format.
 
-    def __init__(self, cfg, task, model):
-        super().__init__()
-        self.cfg = cfg
-        self.task = task
+    Attributes:
+        model: The model, in evaluation mode; `model.config` is its architecture.
+        vocabulary: Text ⇄ token ids.
+        sample_builder: Documents → token sequences in the model's input format.
+    """
+
+    def __init__(self, model: Kosmos, vocabulary: Vocabulary, sample_builder: SampleBuilder):
         self.model = model.eval()
-        self.vocabulary = task.vocabulary
+        self.vocabulary = vocabulary
+        self.sample_builder = sample_builder
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model to a device."""
+        self.model.to(device)
+        return self
 
     def prompt(self, text: str, images: Sequence[str | Path | bytes] = (), name: str = "prompt") -> Sample:
-        """A prompt in the model's input format; `<image>` in the text stands for each of `images` in turn."""
-        return self.task.sample_builder.prompt(parse_prompt(text, images, name))
+        """Make a prompt in the model's input format.
 
-    def generate(
-        self,
-        text: str,
-        images: Sequence[str | Path | bytes] = (),
-        **options,
-    ) -> str:
-        """The model's continuation of one prompt; `options` are those of SearchOptions."""
-        options = SearchOptions(**options)
-        hypothesis = self.search([self.prompt(text, images)], options)[0]
-        return text_of(self.vocabulary, hypothesis, options.stop)
+        Args:
+            text: The prompt, with one `<image>` for each of `images`.
+            images: Paths of image files, or their bytes, in order.
+            name: What error messages call the prompt.
+
+        Raises:
+            UserError: The numbers of `<image>` and of images differ, an image file does not exist, or the prompt is
+                longer than the model's positions.
+        """
+        return self.sample_builder.prompt(parse_prompt(text, images, name))
+
+    def generate(self, text: str, images: Sequence[str | Path | bytes] = (), **options: Any) -> str:
+        """Continue one prompt.
+
+        Args:
+            text: The prompt, with one `<image>` for each of `images`.
+            images: Paths of image files, or their bytes, in order.
+            **options: Those of SearchOptions.
+
+        Raises:
+            UserError: As for `prompt` and `search`.
+        """
+        search_options = SearchOptions(**options)
+        [hypothesis] = self.search([self.prompt(text, images)], search_options)
+        return generated_text(self.vocabulary, hypothesis, search_options.stop)
 
     def search(self, prompts: Sequence[Sample], options: SearchOptions) -> list[Hypothesis]:
-        """The best hypothesis of each prompt, all in one batch."""
+        """Find the best hypothesis for each prompt, all in one batch.
+
+        Raises:
+            UserError: A prompt and its new tokens do not fit in the model's positions, or an image cannot be decoded.
+        """
         longest = max(len(prompt) for prompt in prompts)
         if longest + options.max_new_tokens > self.model.max_positions():
             raise UserError(
-                f"A prompt of {longest:,} tokens and {options.max_new_tokens:,} new ones are more than the "
-                f"{self.model.max_positions():,} the model was trained on; ask for fewer new tokens."
+                f"A prompt of {longest:,} tokens and {options.max_new_tokens:,} new ones do not fit in the "
+                f"{self.model.max_positions():,} positions of the model; ask for fewer new tokens."
             )
         return generate(self.model, self.vocabulary, prompts, options)
 
     def score(
         self, text: str, images: Sequence[str | Path | bytes] = (), candidates: Sequence[str] = ()
     ) -> list[float]:
-        """The log-probability of each candidate text after the prompt."""
+        """The log-probability of each candidate text after one prompt, given as for `generate`."""
         return self.score_batch([self.prompt(text, images)], [candidates])[0]
 
     def score_batch(self, prompts: Sequence[Sample], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The log-probability of each prompt's own candidate texts after it, all prompts in one batch."""
-        tokens = [[self.vocabulary.encode(candidate) for candidate in of_prompt] for of_prompt in candidates]
-        for prompt, of_prompt in zip(prompts, tokens, strict=True):
-            lengths = [len(candidate) for candidate in of_prompt]
+        """Compute the log-probability of each candidate text after its prompt, all prompts in one batch.
+
+        Args:
+            prompts: B prompts.
+            candidates: For each prompt, any number of texts.
+
+        Raises:
+            UserError: A candidate is empty or does not fit in the model's positions, or an image cannot be decoded.
+        """
+        tokens = [[self.vocabulary.encode(text) for text in its_candidates] for its_candidates in candidates]
+        for prompt, its_tokens in zip(prompts, tokens, strict=True):
+            lengths = [len(candidate) for candidate in its_tokens]
             if 0 in lengths:
                 raise UserError(f"{prompt.id}: candidate {lengths.index(0) + 1} is empty; a candidate needs text.")
             if len(prompt) + max(lengths, default=0) > self.model.max_positions():
                 raise UserError(
-                    f"{prompt.id} has {len(prompt):,} tokens and its longest candidate {max(lengths):,}; the model was "
-                    f"trained on {self.model.max_positions():,}."
+                    f"{prompt.id} has {len(prompt):,} tokens and its longest candidate {max(lengths):,}, which do not "
+                    f"fit in the {self.model.max_positions():,} positions of the model."
                 )
         return score_batch(self.model, self.vocabulary, prompts, tokens)
 
     def conversation(self) -> Conversation:
-        """Questions and answers whose text and images stay in the cache."""
-        return Conversation(self.model, self.vocabulary, self.task.sample_builder)
+        """Start a conversation, whose text and images stay in the cache."""
+        return Conversation(self.model, self.vocabulary, self.sample_builder)
 
 
-def load(path: str | Path, data: str | None = None, vocabulary: str | None = None) -> Generator:
-    """A checkpoint of fairseq-train (.pt) or kosmos-convert (.safetensors too), in evaluation mode.
+def load(path: str | Path, data: str | Path | None = None, vocabulary: str | Path | None = None) -> Generator:
+    """Load a trained model for generation, on the GPU if there is one.
 
-    Its vocabulary is the folder `vocabulary` beside it, or else that of the data YAML it was trained with; `data` names
-    another place of that, `vocabulary` a folder with the vocabulary alone.
+    Args:
+        path: A checkpoint of fairseq-train or kosmos-convert, .pt or .safetensors.
+        data: The data YAML of its training, if it moved; only its vocabulary is used.
+        vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
+            or the one that the model was trained with.
+
+    Raises:
+        UserError: The file is not a checkpoint of a KOSMOS model, its weights do not match its configuration, or there
+            is no vocabulary.
     """
-    path = Path(path)
-    state = read_kosmos(path, data, vocabulary)
-    state["cfg"].model.compile = False  # what is read grows with every step
-    try:
-        models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
-    except UserError as error:
-        raise UserError(f"{error} (Give --data or --vocabulary if the data the model was trained on moved.)") from None
-    model = models[0]
-    return Generator(cfg, task, model.cuda() if torch.cuda.is_available() else model)
+    checkpoint = read_kosmos(Path(path), data, vocabulary)
+    config = replace(checkpoint.config, compile=False)  # shapes change with every step
+    model = Kosmos.build(config, len(checkpoint.vocabulary), checkpoint.vocabulary.pad, pretrained_vision=False)
+    require_matching_weights(checkpoint.weights, model.state_dict(), path)
+    model.load_state_dict(checkpoint.weights)
+    if torch.cuda.is_available():
+        model.cuda()
+    sample_builder = SampleBuilder(checkpoint.vocabulary, config.image_tokens, config.tokens_per_sample)
+    return Generator(model, checkpoint.vocabulary, sample_builder)

@@ -1,4 +1,4 @@
-"""How likely each of several candidates is as the continuation of its prompt, which is read once for all of them."""
+"""Log-probabilities of candidates after their prompts; each prompt is run through the model once."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,29 +8,26 @@ import torch
 import torch.nn.functional as F
 
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.generation.prefill import read_prompts
+from kosmos_plugin.generation.prefill import prefill
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
-# Most candidates' tokens (with padding) read at a time, and most positions whose logits are in memory at a time.
+# Candidates' tokens, with padding, in one forward pass; and positions whose logits are in memory at a time.
 TOKENS_AT_ONCE = 1024
 LOGITS_AT_ONCE = 256
 
 
 class Likelihood(NamedTuple):
-    """Of a candidate: the sum of its tokens' log-probabilities, and whether greedy search would find it.
+    """How likely a candidate is after its prompt."""
 
-    Greedy search does if each token is the likeliest one after those before it.
-    """
-
-    log_probability: float
-    greedy: bool
+    log_probability: float  # the sum over its tokens
+    greedy: bool  # whether greedy search finds it: each token is the likeliest one after those before it
 
 
 def score_candidates(
     model: Kosmos, vocabulary: Vocabulary, prompt: Sample, candidates: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Sum of log-probabilities of each candidate's tokens (at least one each) after the prompt."""
+    """The log-probability of each candidate after one prompt; see `likelihoods`."""
     return score_batch(model, vocabulary, [prompt], [candidates])[0]
 
 
@@ -40,9 +37,9 @@ def score_batch(
     prompts: Sequence[Sample],
     candidates: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
-    """`score_candidates` of several prompts, each with `candidates` of its own."""
+    """The log-probability of each candidate after its prompt; see `likelihoods`."""
     found = likelihoods(model, vocabulary, prompts, candidates)
-    return [[likelihood.log_probability for likelihood in of_prompt] for of_prompt in found]
+    return [[likelihood.log_probability for likelihood in prompt_likelihoods] for prompt_likelihoods in found]
 
 
 @torch.inference_mode()
@@ -52,36 +49,60 @@ def likelihoods(
     prompts: Sequence[Sample],
     candidates: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[Likelihood]]:
-    """As `score_batch`, also with whether greedy search would find each candidate."""
+    """Compute the log-likelihood of each candidate after its prompt.
+
+        prompt p, prefilled once         its candidates a and b, each a row that continues it
+
+        input      p0  p1  p2  p3  ──┬──→  a0  a1       the last token, a2, is not fed in
+                                │    └──→  b0
+                                ↓          ↓   ↓
+        predicts                a0, b0     a1  a2  b1
+
+    The first token of every candidate is scored by the prompt's last position; candidates of one token need no further
+    pass. Candidates of all prompts go through the model together, TOKENS_AT_ONCE tokens at a time.
+
+    Args:
+        model: The model, in evaluation mode.
+        vocabulary: Its vocabulary.
+        prompts: B prompts of any lengths.
+        candidates: For each prompt, token ids of any number of candidates, of at least one token each.
+
+    Returns:
+        For each prompt, the likelihoods of its candidates, in order.
+
+    Raises:
+        UserError: An image cannot be decoded.
+    """
     assert not model.training
-    state, last = read_prompts(model, prompts, vocabulary.pad)
-    first = model.decoder.output_layer(last).float().log_softmax(dim=-1)  # of the first tokens, [B, V]
-    first_likeliest = _likeliest(first, vocabulary.pad)
-    rows = [(row, candidate) for row, of_prompt in enumerate(candidates) for candidate in of_prompt]
+    state, last = prefill(model, prompts, vocabulary.pad)
+    first_log_probs = model.decoder.output_layer(last).float().log_softmax(dim=-1)  # [B, V]
+    first_likeliest = _likeliest(first_log_probs, vocabulary.pad)
+    rows = [(prompt, candidate) for prompt, its_candidates in enumerate(candidates) for candidate in its_candidates]
     found: list[Likelihood] = []
     for chunk in _chunks(rows):
-        parents = [row for row, _ in chunk]
+        parents = [prompt for prompt, _ in chunk]
         tokens = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(candidate) for _, candidate in chunk], batch_first=True, padding_value=vocabulary.pad
         ).to(last.device)
         valid = tokens.ne(vocabulary.pad)
-        log_probs, likeliest = first.new_zeros(tokens.shape), tokens.clone()
-        log_probs[:, 0], likeliest[:, 0] = first[parents, tokens[:, 0]], first_likeliest[parents]
+        log_probs, likeliest = first_log_probs.new_zeros(tokens.shape), tokens.clone()
+        log_probs[:, 0], likeliest[:, 0] = first_log_probs[parents, tokens[:, 0]], first_likeliest[parents]
         if tokens.size(1) > 1:
-            following = valid[:, 1:]  # a token is read if another is to be predicted from it
-            hidden = state.branch(parents).extend(tokens[:, :-1], following)
-            log_probs[:, 1:][following], likeliest[:, 1:][following] = _log_probabilities(
-                model, hidden[following], tokens[:, 1:][following], vocabulary.pad
+            predicts = valid[:, 1:]  # positions that another token follows
+            hidden = state.branch(parents).extend(tokens[:, :-1], predicts)
+            log_probs[:, 1:][predicts], likeliest[:, 1:][predicts] = _log_probabilities(
+                model, hidden[predicts], tokens[:, 1:][predicts], vocabulary.pad
             )
         greedy = likeliest.eq(tokens).all(dim=1)
         found += itertools.starmap(Likelihood, zip(log_probs.sum(dim=1).tolist(), greedy.tolist(), strict=True))
-    each = iter(found)
-    return [list(itertools.islice(each, len(of_prompt))) for of_prompt in candidates]
+    remaining = iter(found)
+    return [list(itertools.islice(remaining, len(its_candidates))) for its_candidates in candidates]
 
 
 def _chunks(rows: list[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """(prompt, candidate) in order, as many at a time as make TOKENS_AT_ONCE tokens, padded to the longest."""
-    chunks, longest = [], 0
+    """(prompt, candidate) in order, in chunks of at most TOKENS_AT_ONCE tokens after padding, or of one candidate."""
+    chunks: list[list[tuple[int, Sequence[int]]]] = []
+    longest = 0
     for row in rows:
         longest = max(longest, len(row[1]))
         if not chunks or longest * (len(chunks[-1]) + 1) > TOKENS_AT_ONCE:
@@ -94,7 +115,7 @@ def _chunks(rows: list[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Seque
 def _log_probabilities(
     model: Kosmos, hidden: torch.Tensor, tokens: torch.Tensor, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """hidden [N, E] → float32 log-probabilities [N] of `tokens` [N] there, and the likeliest tokens [N]."""
+    """For hidden [M, E]: float32 log-probabilities [M] of `tokens` [M], and the likeliest tokens [M]."""
     log_probs, likeliest = [], []
     for some_hidden, some_tokens in zip(hidden.split(LOGITS_AT_ONCE), tokens.split(LOGITS_AT_ONCE), strict=True):
         logits = model.decoder.output_layer(some_hidden).float()
@@ -104,6 +125,6 @@ def _log_probabilities(
 
 
 def _likeliest(scores: torch.Tensor, pad: int) -> torch.Tensor:
-    """scores [N, V] → the token [N] that greedy search would take, which is never `pad`; overwrites pad's scores."""
+    """scores [M, V] → the token [M] that greedy search takes, which is never `pad`. Overwrites the scores of `pad`."""
     scores[:, pad] = -torch.inf
     return scores.argmax(dim=-1)

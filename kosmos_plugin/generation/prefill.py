@@ -1,4 +1,10 @@
-"""Prompts → a DecodingState: what neighbors begin with is read once, and each distinct image is encoded once."""
+"""Prefill: run prompts through the model once.
+
+prompts (Samples)
+  → ids_with_image_refs   token ids; each distinct image encoded once, its slots refer to it by index
+  → shared prefixes       adjacent prompts with a common prefix (few-shot demonstrations) share one row for it
+  → DecodingState         a row for each prompt, and the hidden state that predicts its next token
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,118 +21,156 @@ from kosmos_plugin.images import BrokenImage, decode_image
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
 
-# A common beginning shorter than this is read with each prompt: one pass more costs about as much as so many tokens.
-SHORTEST_COMMON_BEGINNING = 32
+# A shorter common prefix is not shared: the additional pass costs about as much as this many tokens.
+MIN_SHARED_PREFIX = 32
 
 
 class ImageEmbeddings:
-    """Embeddings of images by number, each distinct image (by its encoded bytes) decoded and encoded once."""
+    """Embeddings of images by index. Each distinct image, by its encoded bytes, is decoded and encoded once."""
 
     def __init__(self, model: Kosmos):
         self.model = model
-        self.table: torch.Tensor | None = None  # [images, image_tokens, E]
-        self._numbers: dict[bytes, int] = {}
+        self._table: torch.Tensor | None = None  # [images, image_tokens, E]
+        self._indices: dict[bytes, int] = {}
 
     def add(self, prompts: Sequence[Sample]) -> list[list[int]]:
-        """The numbers of each prompt's images in `table`; those that are new are encoded, all in one batch."""
+        """Encode the images that are new, all in one batch.
+
+        Returns:
+            The indices of each prompt's images.
+
+        Raises:
+            UserError: An image cannot be decoded; nothing is added then.
+        """
         new: dict[bytes, torch.Tensor] = {}
-        keys = []
+        keys: list[list[bytes]] = []
         for prompt in prompts:
             keys.append([])
             for image in prompt.images:
                 encoded = image.read()
                 key = hashlib.blake2b(encoded, digest_size=16).digest()
-                if key not in self._numbers and key not in new:
+                if key not in self._indices and key not in new:
                     new[key] = _decode(prompt, image, encoded, self.model.config)
                 keys[-1].append(key)
         if new:
             pixels = torch.stack([*new.values()]).to(self.model.decoder.embed_tokens.weight.device)
             embeddings = self.model.embed_images(pixels)
-            self.table = embeddings if self.table is None else torch.cat((self.table, embeddings))
-            self._numbers |= {key: number for number, key in enumerate(new, start=len(self._numbers))}
-        return [[self._numbers[key] for key in of_prompt] for of_prompt in keys]
+            self._table = embeddings if self._table is None else torch.cat((self._table, embeddings))
+            self._indices |= {key: index for index, key in enumerate(new, start=len(self._indices))}
+        return [[self._indices[key] for key in prompt_keys] for prompt_keys in keys]
+
+    def lookup(self, indices: np.ndarray) -> torch.Tensor:
+        """Embeddings [N, image_tokens, E] of the images with these indices, int64 [N]."""
+        assert self._table is not None
+        return self._table[torch.from_numpy(indices).to(self._table.device)]
 
 
-def read_prompts(model: Kosmos, prompts: Sequence[Sample], pad: int) -> tuple[DecodingState, torch.Tensor]:
-    """Read a batch of prompts → (state, hidden states [B, E] from which each one's next token is predicted).
+def prefill(model: Kosmos, prompts: Sequence[Sample], pad: int) -> tuple[DecodingState, torch.Tensor]:
+    """Run the prompts through the model once.
 
-    Neighbors with a common beginning (candidates' contexts, the demonstrations of several questions) share it.
+    Adjacent prompts with a common prefix (the demonstrations of several questions, contexts of one item's candidates)
+    share it; each distinct image is encoded once.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompts: B prompts of any lengths.
+        pad: The id of `<pad>`.
+
+    Returns:
+        The state, with a row for each prompt, and the hidden states [B, E] that predict the next tokens.
+
+    Raises:
+        UserError: An image cannot be decoded.
     """
     images = ImageEmbeddings(model)
-    contents = [content(prompt, numbers) for prompt, numbers in zip(prompts, images.add(prompts), strict=True)]
+    rows = [ids_with_image_refs(prompt, indices) for prompt, indices in zip(prompts, images.add(prompts), strict=True)]
     state = DecodingState(model)
-    groups = _groups(contents)
+    groups = _group_by_prefix(rows)
     if any(group.saved for group in groups):
-        read(state, [contents[group.first][: group.beginning] for group in groups], pad, images)
+        extend_rows(state, [rows[group.first][: group.prefix] for group in groups], pad, images)
         state = state.branch([number for number, group in enumerate(groups) for _ in range(group.size)])
-        beginnings = [group.beginning for group in groups for _ in range(group.size)]
-        contents = [rest[beginning:] for rest, beginning in zip(contents, beginnings, strict=True)]
-    return state, read(state, contents, pad, images)
+        prefixes = [group.prefix for group in groups for _ in range(group.size)]
+        rows = [row[prefix:] for row, prefix in zip(rows, prefixes, strict=True)]
+    return state, extend_rows(state, rows, pad, images)
 
 
-def content(prompt: Sample, numbers: Sequence[int]) -> np.ndarray:
-    """What a prompt says, int64 [L]: its tokens, and −1 − n in each slot of an image whose number is n."""
-    slots = prompt.image_slots
-    tokens = prompt.tokens.copy()
-    if numbers:
-        tokens[slots] = np.repeat(-1 - np.array(numbers), slots.sum() // len(numbers))
-    return tokens
+def ids_with_image_refs(prompt: Sample, image_indices: Sequence[int]) -> np.ndarray:
+    """Token ids int64 [L]; image slots hold −1 − image_index, so equal ids mean equal content."""
+    ids = prompt.tokens.copy()
+    if image_indices:
+        slots = prompt.image_slots
+        ids[slots] = np.repeat(-1 - np.array(image_indices), slots.sum() // len(image_indices))
+    return ids
 
 
-def read(state: DecodingState, contents: Sequence[np.ndarray], pad: int, images: ImageEmbeddings) -> torch.Tensor:
-    """Read one content a row, aligned at their ends → hidden states [B, E] of the last place of each."""
-    lengths = np.array([len(row) for row in contents])
+def extend_rows(state: DecodingState, rows: Sequence[np.ndarray], pad: int, images: ImageEmbeddings) -> torch.Tensor:
+    """Append a sequence to each row of the state, aligned at their ends.
+
+    Args:
+        state: The state to extend, of R rows or empty.
+        rows: R sequences of ids with image references, int64 [L] of any lengths.
+        pad: The id of `<pad>`.
+        images: The images that the ids refer to.
+
+    Returns:
+        Hidden states [R, E] of the last position of each row.
+    """
+    lengths = np.array([len(row) for row in rows])
     longest = lengths.max()
-    places = np.arange(longest) >= (longest - lengths)[:, None]
-    padded = np.full(places.shape, pad)
-    padded[places] = np.concatenate(contents)
+    valid = np.arange(longest) >= (longest - lengths)[:, None]
+    padded = np.full(valid.shape, pad)
+    padded[valid] = np.concatenate(rows)
     slots = padded < 0
     device = state.model.decoder.embed_tokens.weight.device
-    tokens = torch.from_numpy(np.where(slots, pad, padded)).to(device)
-    valid = None if places.all() else torch.from_numpy(places).to(device)
     embeddings = None
     if slots.any():
-        numbers = -1 - padded[slots][:: state.model.config.image_tokens]  # an image's slots all hold its number
-        embeddings = images.table[torch.from_numpy(numbers).to(device)]
-    return state.extend(tokens, valid, torch.from_numpy(slots).to(device), embeddings)[:, -1]
+        # An image's slots all hold its index.
+        embeddings = images.lookup(-1 - padded[slots][:: state.model.config.image_tokens])
+    return state.extend(
+        torch.from_numpy(np.where(slots, pad, padded)).to(device),
+        None if valid.all() else torch.from_numpy(valid).to(device),
+        torch.from_numpy(slots).to(device),
+        embeddings,
+    )[:, -1]
 
 
 @dataclass
-class _Group:
-    """Neighboring contents: the first one's number, how many there are, and how many places all of them share."""
+class _PrefixGroup:
+    """Adjacent rows with a common prefix."""
 
-    first: int
-    size: int
-    beginning: int
+    first: int  # number of the first row
+    size: int  # number of rows
+    prefix: int  # length of their common prefix
 
     @property
     def saved(self) -> int:
-        """Places that need not be read again."""
-        return (self.size - 1) * self.beginning
+        """Positions that are not computed again, since the prefix is shared."""
+        return (self.size - 1) * self.prefix
 
 
-def _groups(contents: Sequence[np.ndarray]) -> list[_Group]:
-    """Contents in groups that are worth to be read from their common beginnings.
+def _group_by_prefix(rows: Sequence[np.ndarray]) -> list[_PrefixGroup]:
+    """Groups of adjacent rows whose common prefix is worth sharing; a row on its own is a group of one.
 
-    A content joins the group before it if more is saved with it than without. At least one place of each is left over.
+    A row joins the group before it if that saves at least as much as the group saves without it.
     """
-    groups: list[_Group] = []
-    for number, row in enumerate(contents):
+    groups: list[_PrefixGroup] = []
+    for number, row in enumerate(rows):
         if groups:
             group = groups[-1]
-            joined = _Group(group.first, group.size + 1, _common_beginning(contents[group.first], row, group.beginning))
-            if joined.beginning >= SHORTEST_COMMON_BEGINNING and joined.saved >= group.saved:
+            prefix = _common_prefix_length(rows[group.first], row, group.prefix)
+            joined = _PrefixGroup(group.first, group.size + 1, prefix)
+            if joined.prefix >= MIN_SHARED_PREFIX and joined.saved >= group.saved:
                 groups[-1] = joined
                 continue
-        groups.append(_Group(number, 1, len(row) - 1))
+        groups.append(_PrefixGroup(number, 1, len(row) - 1))
     return groups
 
 
-def _common_beginning(first: np.ndarray, second: np.ndarray, most: int) -> int:
-    """How many places two contents begin with alike, at most `most`; at least one place of each is left over."""
-    longest = min(most, len(first) - 1, len(second) - 1)
-    alike = first[:longest] == second[:longest]
-    return longest if alike.all() else int(alike.argmin())
+def _common_prefix_length(first: np.ndarray, second: np.ndarray, limit: int) -> int:
+    """Length of the common prefix, at most `limit`; at least the last position of each row is not in it."""
+    length = min(limit, len(first) - 1, len(second) - 1)
+    equal = first[:length] == second[:length]
+    return length if equal.all() else int(equal.argmin())
 
 
 def _decode(prompt: Sample, image: Image, encoded: bytes, config: KosmosConfig) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Prompts: text with `<image>` where an image stands, and the images' files or bytes → a Document."""
+"""Prompts: text with an `<image>` for each image, and the images' files or bytes → a Document."""
 
 import functools
 from collections.abc import Sequence
@@ -12,7 +12,16 @@ IMAGE_MARK = "<image>"
 
 
 def parse_prompt(text: str, images: Sequence[str | Path | bytes] = (), name: str = "prompt") -> Document:
-    """`text` with as many `<image>` as there are `images` (paths or encoded bytes), in order."""
+    """Split `text` at each `<image>` and put the images in their positions.
+
+    Args:
+        text: The prompt, with one `<image>` for each of `images`.
+        images: Paths of image files, or their bytes, in order.
+        name: What error messages call the prompt.
+
+    Raises:
+        UserError: The numbers of `<image>` and of images differ, or an image file does not exist.
+    """
     pieces = text.split(IMAGE_MARK)
     marks = len(pieces) - 1
     if marks != len(images):

@@ -1,4 +1,4 @@
-"""Constrained decoding: only some texts can be generated, each to its end."""
+"""Constrained decoding: only the given token sequences can be generated, each to its end."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,9 +6,9 @@ import torch
 
 
 class TokenTrie:
-    """Token sequences by their beginnings: which tokens may follow what was generated so far.
+    """A prefix tree of token sequences: which tokens may follow a prefix.
 
-    No sequence may be empty; one may be the beginning of another. Each should end in `</s>`, which ends generation.
+    A sequence has at least one token and may be a prefix of another. Each should end in `</s>`, which ends generation.
     """
 
     def __init__(self, sequences: Iterable[Sequence[int]]):
@@ -21,18 +21,18 @@ class TokenTrie:
             for token in sequence:
                 node = node.setdefault(token, {})
 
-    def following(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens that may follow `tokens`, which begin a sequence; none if they are a whole one."""
+    def next_tokens(self, prefix: Sequence[int]) -> list[int]:
+        """The tokens that may follow `prefix`, which must be in the trie; none after a sequence that none continues."""
         node = self._root
-        for token in tokens:
+        for token in prefix:
             node = node[token]
         return list(node)
 
-    def mask(self, log_probs: torch.Tensor, paths: Iterable[Sequence[int]]) -> torch.Tensor:
-        """log_probs [R, V] of what follows the R `paths`: −∞ for every token that may not follow."""
-        allowed = [self.following(path) for path in paths]
+    def mask(self, log_probs: torch.Tensor, prefixes: Iterable[Sequence[int]]) -> torch.Tensor:
+        """`log_probs` [R, V] with −∞ for every token that may not follow the prefix of its row."""
+        allowed = [self.next_tokens(prefix) for prefix in prefixes]
         rows = [row for row, tokens in enumerate(allowed) for _ in tokens]
-        places = torch.tensor([rows, [token for tokens in allowed for token in tokens]], device=log_probs.device)
+        index = torch.tensor([rows, [token for tokens in allowed for token in tokens]], device=log_probs.device)
         masked = torch.full_like(log_probs, -torch.inf)
-        masked[places[0], places[1]] = log_probs[places[0], places[1]]
+        masked[index[0], index[1]] = log_probs[index[0], index[1]]
         return masked

@@ -17,13 +17,14 @@ import torch
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
+from kosmos_plugin.checkpoints.fairseq_checkpoint import build_empty
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.beam_search import SearchOptions, search
 from kosmos_plugin.generation.conversation import Conversation
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
-from kosmos_plugin.generation.prefill import read_prompts
+from kosmos_plugin.generation.prefill import prefill
 from kosmos_plugin.models.config import KosmosBaseConfig
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.planning.costs import image_flops
@@ -58,9 +59,7 @@ def reading_flops(tokens: float, context: float, predictions: float, words: int)
 
 
 def flops_of_image(kosmos: Generator) -> int:
-    with torch.device("meta"):
-        model = KosmosModel.build_model(kosmos.model.config, kosmos.task)
-    return sum(image_flops(model)[:2])
+    return sum(image_flops(build_empty(kosmos.model.config, kosmos.vocabulary))[:2])
 
 
 def step_bytes(words: int, cached: float) -> float:
@@ -109,7 +108,7 @@ def long_context(kosmos: Generator) -> list[Cell]:
     stock = stock.to(device).eval()
     tokens = torch.randint(4, len(vocabulary), (CONTEXT,))
     slots = torch.zeros(CONTEXT, dtype=torch.bool).numpy()
-    state, last = read_prompts(model, [Sample("noise", tokens.numpy(), tokens.numpy(), slots)], vocabulary.pad)
+    state, last = prefill(model, [Sample("noise", tokens.numpy(), tokens.numpy(), slots)], vocabulary.pad)
     read = torchscale_generation.read_prompt(stock, tokens[None].to(device))
 
     def ours() -> list[int]:

@@ -16,7 +16,7 @@ from transformers import (
 
 from tests import tiny
 
-NO_TEXT = 3  # pieces of a SentencePiece model that are none: <unk>, <s>, </s>
+NO_TEXT = 3  # pieces of a SentencePiece model that are not text: <unk>, <s>, </s>
 TEXT = {"embed_dim": 32, "layers": 3, "ffn_dim": 64, "attention_heads": 2, "max_position_embeddings": 128}
 VISION = {
     "hidden_size": 32,

@@ -14,7 +14,7 @@ from torchscale.architecture.decoder import Decoder
 
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation import generator as hub
+from kosmos_plugin.generation.generator import load
 from tests import tiny
 
 TEXT_ONLY = ["--arch", "kosmos_1_lm", "--vision-encoder", "none", "--max-update", 1]
@@ -56,7 +56,7 @@ def weights(request, language_model, tmp_path_factory):
     return path, state["model"]
 
 
-def test_the_language_model_is_a_decoder_alone(weights):
+def test_the_language_model_is_only_a_decoder(weights):
     assert decoder_of(weights[1]) == weights[1]
 
 
@@ -83,12 +83,12 @@ def test_other_weights_are_not_touched(task, weights):
     )
 
 
-def test_a_trained_checkpoint_needs_the_file_no_more(data, language_model, tmp_path):
+def test_a_trained_checkpoint_does_not_need_the_file(data, language_model, tmp_path):
     start = tmp_path / "start.pt"
     os.link(language_model, start)
     trained = tiny.train(data, tmp_path / "checkpoints", "--decoder-weights", start, "--max-update", 1)
     start.unlink()
-    loaded = hub.load(trained)
+    loaded = load(trained)
     assert_equal_bits(loaded.model.state_dict(), torch.load(trained, weights_only=True)["model"])
     assert loaded.generate("the cat", max_new_tokens=2) is not None
 
@@ -149,7 +149,7 @@ def test_a_tied_decoder_may_be_untied(task, tmp_path):
     assert decoder.output_projection.weight is not decoder.embed_tokens.weight
 
 
-def test_half_precision_is_taken_up(task, tmp_path):
+def test_half_precision_weights_become_float32(task, tmp_path):
     stock = torchscale(task)
     path = saved({"model": stock.half().state_dict()}, tmp_path / "lm.pt")
     decoder = tiny.model(task, decoder_weights=path).decoder
@@ -167,9 +167,9 @@ def test_half_precision_is_taken_up(task, tmp_path):
         ({"positions": "xpos"}, {"positions": "sinusoidal"}, "was trained with xPos"),
         ({"positions": "sinusoidal"}, {}, "was trained without xPos"),
         ({"tied": False}, {}, "--untied-embeddings"),
-        ({"decoder_layers": 3}, {}, "It has besides layers.2."),
-        ({"decoder_layers": 1}, {}, "It lacks layers.1."),
-        ({"subln": False}, {}, "sub-LayerNorm.* It lacks layers.0.ffn.ffn_layernorm.bias"),
+        ({"decoder_layers": 3}, {}, "Unexpected: layers.2."),
+        ({"decoder_layers": 1}, {}, "Missing: layers.1."),
+        ({"subln": False}, {}, "sub-LayerNorm.* Missing: layers.0.ffn.ffn_layernorm.bias"),
         ({"decoder_ffn_embed_dim": 48}, {}, r"decoder.layers.0.ffn.* is \(48.* there and \(64.* here"),
         ({"vocab_size": 7}, {"untied_embeddings": True}, r"is \(7, 32\) there"),
         ({"decoder_attention_heads": 4}, {}, r"xpos.scale is \(4,\) there and \(8,\) here"),
@@ -195,7 +195,7 @@ def test_another_decoder_is_refused(task, tmp_path, there, here, words):
     ],
 )
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_what_shapes_do_not_show_is_told_by_the_checkpoints_options(task, tmp_path, options, words, suffix):
+def test_options_that_shapes_do_not_show_are_compared(task, tmp_path, options, words, suffix):
     """Without xPos nothing in the weights says how many heads they have, for one."""
     stock = torchscale(task, "sinusoidal")
     same = {"decoder_attention_heads": 2, "activation_fn": "gelu", "positions": "sinusoidal", "layernorm_eps": 1e-5}
@@ -234,7 +234,7 @@ def test_learned_positions_are_refused(task, tmp_path, positions):
         tiny.model(task, decoder_weights=saved({"model": weights}, tmp_path / "lm.pt"), positions=positions)
 
 
-def test_a_file_that_is_not_there_is_named_by_fairseq_train(data, tmp_path):
+def test_a_missing_file_is_named_by_fairseq_train(data, tmp_path):
     with pytest.raises(UserError, match=r"--decoder-weights .*gone\.pt does not exist"):
         tiny.train(data, tmp_path, "--decoder-weights", tmp_path / "gone.pt")
     with pytest.raises(UserError, match="is not a file"):
@@ -245,7 +245,7 @@ def test_a_file_that_is_not_there_is_named_by_fairseq_train(data, tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "no checkpoint", [1], torch.zeros(3), {}, {"model": 3}, {"model": {}}], ids=str
 )
-def test_a_file_that_is_no_checkpoint(task, tmp_path, content, suffix):
+def test_a_file_that_is_not_a_checkpoint(task, tmp_path, content, suffix):
     path = tmp_path / f"none{suffix}"
     path.write_text(content) if isinstance(content, str) else torch.save(content, path)
     with pytest.raises(UserError) as error:

@@ -36,7 +36,7 @@ def imported(source, tmp_path_factory) -> Path:
 
 
 def prompts(kosmos: Generator, seed: int) -> list:
-    """Text alone, with one image, with two: of unequal lengths."""
+    """Text only, with one image, with two: of unequal lengths."""
     rng = random.Random(seed)
     texts = [tiny.sentence(rng), f"<image> {tiny.sentence(rng)}", f"<image> {tiny.sentence(rng)} <image> the"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
@@ -123,7 +123,7 @@ def test_processor_goes_there_and_back(imported, tmp_path, image_fit):
     text = processor(text="the red cat", images=None)["input_ids"]
     assert text == [vocabulary.bos, *vocabulary.encode("the red cat")]
     convert(tmp_path / "theirs", tmp_path / "again", "fairseq")
-    assert load(tmp_path / "again" / "model.pt").cfg.task.image_fit == image_fit
+    assert load(tmp_path / "again" / "model.pt").model.config.image_fit == image_fit
 
 
 def test_tokens_are_the_same(source, imported):
@@ -133,7 +133,7 @@ def test_tokens_are_the_same(source, imported):
         assert vocabulary.encode(sentence) == theirs(sentence, add_special_tokens=False)["input_ids"]
 
 
-def test_trained_model_goes_out(imported, data, tmp_path):
+def test_a_trained_model_is_exported(imported, data, tmp_path):
     """Import, one update of fairseq-train from it, export: transformers gives the trained model's logits."""
     config = yaml.safe_load(data.read_text())
     shutil.copytree(data.parent, tmp_path / "data")
@@ -205,7 +205,7 @@ def test_folder_can_be_moved(source, tmp_path):
 
 def test_public_geometry_is_known_by_its_name():
     """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and as many parameters as transformers has."""
-    config, tower = huggingface_config.to_ours(Kosmos2Config())
+    config, tower = huggingface_config.from_hf(Kosmos2Config())
     assert (config.vision_model, tower) == ("ViT-L-14-quickgelu", None)
     assert config.positions == "sinusoidal"
     with torch.device("meta"):

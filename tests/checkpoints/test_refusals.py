@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fairseq_cli_ext import convert
 from kosmos_plugin.checkpoints.convert import convert as convert_checkpoint
+from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.checkpoints import peer
 
@@ -41,7 +42,7 @@ def refusal(tmp_path, capsys):
         with pytest.raises(SystemExit) as status:
             convert.cli_main(["--to", to, str(source), str(tmp_path / "target"), *options])
         assert status.value.code == 2
-        assert sorted(tmp_path.rglob("*")) == before  # no target, and nothing half-written beside it
+        assert sorted(tmp_path.rglob("*")) == before  # no target, and nothing temporary beside it
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: "), lines
         return lines[0]
@@ -76,20 +77,20 @@ BROKEN_FOLDERS = {
     "no sentencepiece model": (lambda f: (f / "sentencepiece.bpe.model").unlink(), "has no sentencepiece.bpe.model"),
     "broken sentencepiece model": (lambda f: truncate(f / "sentencepiece.bpe.model"), "tokenizer of"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
-    "config is no JSON": (lambda f: truncate(f / "config.json"), "config.json is not a configuration"),
+    "config is not JSON": (lambda f: truncate(f / "config.json"), "config.json is not a configuration"),
     "another model": (lambda f: with_config(f, None, model_type="llama"), "model type 'llama'"),
-    "truncated shard": (lambda f: truncate(a_shard(f)), "is not a whole safetensors file"),
+    "truncated shard": (lambda f: truncate(a_shard(f)), "is not a valid safetensors file"),
     "missing shard": (lambda f: a_shard(f).unlink(), "safetensors does not exist"),
-    "index is no JSON": (lambda f: truncate(f / "model.safetensors.index.json"), "is not an index of shards"),
+    "index is not JSON": (lambda f: truncate(f / "model.safetensors.index.json"), "is not an index of shards"),
     "no weights": (lambda f: [path.unlink() for path in f.glob("model*")], "has neither model.safetensors nor"),
     "wrong shape": (lambda f: with_weights(f, lambda t, n: t.update({n: torch.zeros(3, 5)})), "by its configuration"),
-    "a tensor too many": (lambda f: with_weights(f, lambda t, n: t.update(odd=t[n] * 1)), "has besides odd"),
+    "a tensor too many": (lambda f: with_weights(f, lambda t, n: t.update(odd=t[n] * 1)), "has the unexpected odd"),
     "a tensor too few": (lambda f: with_weights(f, lambda t, n: t.pop(n)), "which model.safetensors.index.json names"),
     "cross attention": (lambda f: with_config(f, "text_config", add_cross_attention=True), "add_cross_attention True"),
     "no embedding scale": (lambda f: with_config(f, "text_config", scale_embedding=False), "scale_embedding False"),
     "activation": (lambda f: with_config(f, "vision_config", hidden_act="tanh"), "hidden_act tanh"),
     "epsilon": (lambda f: with_config(f, "vision_config", layer_norm_eps=1e-3), "layer_norm_eps 0.001"),
-    "more words than the tokenizer": (lambda f: with_config(f, "text_config", vocab_size=2000), "2,000 words"),
+    "more words than the tokenizer": (lambda f: with_config(f, "text_config", vocab_size=2000), "2,000 tokens"),
 }
 
 
@@ -127,7 +128,7 @@ def test_what_hugging_face_cannot_express(ours, tmp_path, refusal, options, mess
     assert message in refusal("huggingface", with_model(ours, tmp_path / "ours", **options))
 
 
-def test_trained_kosmos_tiny_goes_not_to_hugging_face(data, tmp_path, refusal):
+def test_trained_kosmos_tiny_is_refused(data, tmp_path, refusal):
     """With xPos, as every architecture but kosmos_2."""
     checkpoint = tiny.train(data, tmp_path / "trained", "--max-update", 1, "--disable-validation")
     assert "cannot express xPos" in refusal("huggingface", checkpoint)
@@ -153,11 +154,11 @@ def test_checkpoint_of_other_shapes_than_its_configuration(ours, tmp_path, refus
 
 
 @pytest.mark.parametrize("to", ["fairseq", "safetensors", "huggingface"])
-def test_file_that_is_no_checkpoint(tmp_path, refusal, to):
+def test_file_that_is_not_a_checkpoint(tmp_path, refusal, to):
     (tmp_path / "text.pt").write_text("no checkpoint")
     assert "text.pt is not a checkpoint of fairseq" in refusal(to, tmp_path / "text.pt")
     (tmp_path / "text.safetensors").write_text("no checkpoint")
-    assert "text.safetensors is not a whole safetensors file" in refusal(to, tmp_path / "text.safetensors")
+    assert "text.safetensors is not a valid safetensors file" in refusal(to, tmp_path / "text.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "others.safetensors")
     assert "no configuration that kosmos-convert wrote" in refusal(to, tmp_path / "others.safetensors")
     assert "gone.pt does not exist" in refusal(to, tmp_path / "gone.pt")
@@ -171,13 +172,13 @@ def test_truncated_files(ours, tmp_path, refusal):
         assert name in refusal("fairseq", tmp_path / name)
 
 
-def test_targets_that_are_there_stay(ours, theirs, tmp_path, capsys):
+def test_existing_targets_stay(ours, theirs, tmp_path, capsys):
     for to, source in (("fairseq", theirs), ("huggingface", ours / "model.pt"), ("safetensors", ours / "model.pt")):
         target = tmp_path / to
         target.write_text("mine")
         with pytest.raises(SystemExit):
             convert.cli_main(["--to", to, str(source), str(target)])
-        assert "exists already" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
         assert target.read_text() == "mine"
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "safetensors", str(ours / "model.pt"), str(tmp_path / "no" / "folder.safetensors")])
@@ -212,7 +213,10 @@ def test_without_the_extra(theirs, refusal, monkeypatch, missing):
     assert missing in message and "pip install kosmos-plugin[huggingface]" in message
 
 
-def test_unknown_format(capsys):
+def test_unknown_format(ours, tmp_path, capsys):
+    with pytest.raises(UserError, match="'onnx' is unknown; known are fairseq, huggingface, safetensors"):
+        convert_checkpoint(ours / "model.pt", tmp_path / "model.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
     assert "invalid choice: 'onnx'" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_trained_checkpoint_there_and_back(checkpoint, data, tmp_path):
     assert kosmos.generate("the cat", max_new_tokens=8) == other.generate("the cat", max_new_tokens=8)
 
 
-def test_training_goes_on_from_it(checkpoint, data, tmp_path):
+def test_training_continues_from_it(checkpoint, data, tmp_path):
     convert(checkpoint, tmp_path / "model.safetensors", "safetensors")
     convert(tmp_path / "model.safetensors", tmp_path / "model.pt", "fairseq")
     options = ["--restore-file", tmp_path / "model.pt", "--max-update", 1, "--disable-validation", "--lr", 0]
@@ -57,7 +57,7 @@ def test_training_goes_on_from_it(checkpoint, data, tmp_path):
     seed=st.integers(0, 99),
 )
 def test_any_tensors_there_and_back(tmp_path_factory, shapes, dtype, seed):
-    """Also views of one another, transposed, empty, and none contiguous."""
+    """Also views of one another, transposed, empty, and not contiguous."""
     folder = tmp_path_factory.mktemp("any")
     generator = torch.Generator().manual_seed(seed)
     weights = {f"a.{i}": torch.randn(shape, generator=generator).to(dtype) for i, shape in enumerate(shapes)}

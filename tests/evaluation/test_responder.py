@@ -23,7 +23,7 @@ def prompt(text: str, *images: bytes):
 
 def log_probability(kosmos, choice: Choice) -> float:
     """Of a choice, by one pass over the tokens of its text as a whole."""
-    vocabulary, sample = kosmos.vocabulary, kosmos.task.sample_builder
+    vocabulary, sample = kosmos.vocabulary, kosmos.sample_builder
     *before, last = choice.prompt
     whole = sample.prompt(Document("whole", (*before, Text(last.text + choice.continuation))))
     count = len(vocabulary.encode(last.text + choice.continuation)) - len(vocabulary.encode(last.text))

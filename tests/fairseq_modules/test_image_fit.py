@@ -46,6 +46,7 @@ def test_in_generation(data, pictures):
 
     def scores(picture, image_fit):
         task = tiny.task(data, image_fit=image_fit)
-        return Generator(None, task, tiny.model(task)).score("<image>", [picture], ["a dog", "the cat"])
+        kosmos = Generator(tiny.model(task), task.vocabulary, task.sample_builder)
+        return kosmos.score("<image>", [picture], ["a dog", "the cat"])
 
     assert scores(wide, "stretch") == scores(square, "crop") != scores(wide, "crop")

@@ -1,4 +1,4 @@
-"""Generation with the cache equals recomputing from scratch, batched equals alone, beams never score below greedy."""
+"""Cached generation equals recomputing, a batch equals its prompts one by one, beams never score below greedy."""
 
 import random
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.beam_search import SearchOptions, _Beams, generate, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, _Beams, generate, generated_text
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
 from tests import tiny
@@ -18,7 +18,7 @@ def kosmos(request, data):
     model = tiny.model(task, seed=request.param)
     # At their initialization, models repeat themselves; larger embeddings make them decided and varied.
     model.decoder.embed_tokens.weight.data *= 3
-    return Generator(None, task, model)
+    return Generator(model, task.vocabulary, task.sample_builder)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def test_greedy_with_the_cache_equals_recomputing(kosmos, prompts):
 
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
-def test_batched_equals_alone(kosmos, prompts, beam):
+def test_a_batch_equals_its_prompts_one_by_one(kosmos, prompts, beam):
     together = search(kosmos, prompts, beam=beam, max_new_tokens=10)
     for prompt, found in zip(prompts, together, strict=True):
-        alone = search(kosmos, [prompt], beam=beam, max_new_tokens=10)[0]
-        assert found.tokens == alone.tokens
-        assert found.score == pytest.approx(alone.score, abs=1e-4)
+        [single] = search(kosmos, [prompt], beam=beam, max_new_tokens=10)
+        assert found.tokens == single.tokens
+        assert found.score == pytest.approx(single.score, abs=1e-4)
 
 
 @pytest.mark.parametrize("beam", [2, 3, 5])
@@ -98,7 +98,7 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
     model = tiny.model(task, seed=10, vision_encoder="none")
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    kosmos = Generator(None, task, model)
+    kosmos = Generator(model, task.vocabulary, task.sample_builder)
     prompt = kosmos.prompt("a")
     greedy = search(kosmos, [prompt], max_new_tokens=12)[0]
     assert plain_beam_search(kosmos, prompt, beam, 12) < greedy.log_probability - 1e-3
@@ -127,7 +127,7 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
     assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
 
 
-def test_an_end_counts_among_the_best_alone():
+def test_a_sequence_may_only_end_among_the_best():
     """As in fairseq's and transformers' search: what ends must be one of the `beam` best continuations."""
     end = 9
     beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
@@ -184,15 +184,15 @@ def test_candidates_share_the_prompt_and_score_as_from_scratch(kosmos, prompts):
 
 
 def test_stop_text_ends_generation(kosmos, prompts):
-    free = text_of(kosmos.vocabulary, search(kosmos, prompts[3:], max_new_tokens=16)[0])
+    free = generated_text(kosmos.vocabulary, search(kosmos, prompts[3:], max_new_tokens=16)[0])
     words = free.split()
     assert len(words) > 2, "this seed says too little to test stopping"
     stopped = search(kosmos, prompts[3:], max_new_tokens=16, stop=(words[1],))[0]
     assert len(stopped.tokens) < 16
-    assert text_of(kosmos.vocabulary, stopped, (words[1],)) == free.partition(words[1])[0].strip()
+    assert generated_text(kosmos.vocabulary, stopped, (words[1],)) == free.partition(words[1])[0].strip()
 
 
-def test_images_matter_and_are_in_their_places(kosmos):
+def test_images_matter_and_are_in_their_positions(kosmos):
     rng = random.Random(5)
     first, second = tiny.png(rng), tiny.png(rng)
     one = kosmos.score("<image> a <image> b", [first, second], ["cat", "dog"])

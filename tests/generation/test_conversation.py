@@ -6,7 +6,7 @@ import pytest
 
 from kosmos_plugin.data.documents import Document
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.beam_search import SearchOptions, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
 from kosmos_plugin.generation.generator import Generator
 from tests import tiny
 
@@ -20,7 +20,7 @@ def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
     model.decoder.embed_tokens.weight.data *= 3
-    return Generator(None, task, model)
+    return Generator(model, task.vocabulary, task.sample_builder)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_answers_are_those_to_the_whole_transcript(kosmos, options):
     for text, images in TURNS:
         answers.append(conversation.ask(text, images, **options))
         said = conversation.segments[:-1] if answers[-1] else conversation.segments
-        transcript = kosmos.task.sample_builder.prompt(Document("transcript", tuple(said)))
+        transcript = kosmos.sample_builder.prompt(Document("transcript", tuple(said)))
         [found] = kosmos.search([transcript], SearchOptions(**options))
-        assert answers[-1] == text_of(kosmos.vocabulary, found, options.get("stop", ()))
+        assert answers[-1] == generated_text(kosmos.vocabulary, found, options.get("stop", ()))
     assert any(answers)
 
 
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_conversation_as_it_was(kosm
     conversation, other = kosmos.conversation(), kosmos.conversation()
     for talk in (conversation, other):
         talk.ask("<image> the cat", [FIRST], max_new_tokens=4)
-    with pytest.raises(UserError, match="begin another"):
+    with pytest.raises(UserError, match="start a new conversation"):
         conversation.ask("a cat", max_new_tokens=tiny.TOKENS_PER_SAMPLE)
     with pytest.raises(UserError, match="takes 64"):
         conversation.ask("a cat " * 50, max_new_tokens=1)
@@ -87,8 +87,8 @@ def test_what_does_not_fit_is_refused_and_leaves_the_conversation_as_it_was(kosm
 
 def test_a_long_conversation_ends_with_an_error(kosmos):
     conversation = kosmos.conversation()
-    with pytest.raises(UserError, match="begin another"):
+    with pytest.raises(UserError, match="start a new conversation"):
         for _ in range(tiny.TOKENS_PER_SAMPLE):
             conversation.ask("a cat", max_new_tokens=2)
-    said = kosmos.task.sample_builder.prompt(Document("transcript", tuple(conversation.segments)))
+    said = kosmos.sample_builder.prompt(Document("transcript", tuple(conversation.segments)))
     assert tiny.TOKENS_PER_SAMPLE - 10 < len(said) <= tiny.TOKENS_PER_SAMPLE

@@ -10,7 +10,7 @@ from kosmos_plugin.generation import likelihood as scoring
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import likelihoods, score_batch
-from kosmos_plugin.generation.prefill import read_prompts
+from kosmos_plugin.generation.prefill import prefill
 from tests import tiny
 
 
@@ -19,7 +19,7 @@ def kosmos(data):
     task = tiny.task(data)
     model = tiny.model(task)
     model.decoder.embed_tokens.weight.data *= 3
-    return Generator(None, task, model)
+    return Generator(model, task.vocabulary, task.sample_builder)
 
 
 @torch.no_grad()
@@ -64,9 +64,9 @@ def test_greedy_candidates_are_those_that_greedy_search_finds(kosmos, monkeypatc
     prompts = [kosmos.prompt(*prompt) for prompt in (("a", ()), ("<image> the red", [image]), ("the cat sees a", ()))]
     candidates = []
     for hypothesis in kosmos.search(prompts, SearchOptions(max_new_tokens=5)):
-        *beginning, last = found = list(hypothesis.tokens)
-        assert beginning
-        candidates.append([found, found[:1], [*beginning, last + 1], [found[0] + 1, *found[1:]], [last + 1]])
+        *prefix, last = found = list(hypothesis.tokens)
+        assert prefix
+        candidates.append([found, found[:1], [*prefix, last + 1], [found[0] + 1, *found[1:]], [last + 1]])
     judged = likelihoods(kosmos.model, kosmos.vocabulary, prompts, candidates)
     assert [[likelihood.greedy for likelihood in of_prompt] for of_prompt in judged] == [[1, 1, 0, 0, 0]] * 3
     scores = score_batch(kosmos.model, kosmos.vocabulary, prompts, candidates)
@@ -76,7 +76,7 @@ def test_greedy_candidates_are_those_that_greedy_search_finds(kosmos, monkeypatc
 def test_padding_is_never_the_likeliest(kosmos, monkeypatch):
     vocabulary, weight = kosmos.vocabulary, kosmos.model.decoder.embed_tokens.weight.detach().clone()
     prompt = kosmos.prompt("the cat")
-    _, [hidden] = read_prompts(kosmos.model, [prompt], vocabulary.pad)
+    _, [hidden] = prefill(kosmos.model, [prompt], vocabulary.pad)
     weight[vocabulary.pad] = 100 * hidden / hidden.norm()
     monkeypatch.setattr(kosmos.model.decoder.embed_tokens.weight, "data", weight)
     [found] = kosmos.search([prompt], SearchOptions(max_new_tokens=2))
@@ -85,7 +85,7 @@ def test_padding_is_never_the_likeliest(kosmos, monkeypatch):
     assert likelihood.log_probability == pytest.approx(found.log_probability, abs=1e-3)
 
 
-def test_a_batch_of_texts_scores_as_each_prompt_alone(kosmos):
+def test_a_batch_of_texts_scores_as_each_prompt_by_itself(kosmos):
     rng = random.Random(5)
     image = tiny.png(rng)
     texts = [("<image> a", [image]), ("the red cat sees", [])]

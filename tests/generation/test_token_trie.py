@@ -21,11 +21,11 @@ def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
     model.decoder.embed_tokens.weight.data *= 3
-    return Generator(None, task, model)
+    return Generator(model, task.vocabulary, task.sample_builder)
 
 
 def names_of(kosmos, rng: random.Random, count: int) -> dict[tuple[int, ...], str]:
-    """Tokens → name, of names of one to four words, some the beginning of others."""
+    """Tokens → name, of names of one to four words, some prefixes of others."""
     names = {" ".join(rng.choice(tiny.WORDS[:12]) for _ in range(rng.randint(1, 4))) for _ in range(count)}
     return {(*kosmos.vocabulary.encode(name), kosmos.vocabulary.eos): name for name in sorted(names)}
 
@@ -46,7 +46,7 @@ def test_what_may_follow_is_what_follows_in_some_sequence(sequences, path):
     begun = [sequence for sequence in sequences if sequence[: len(path)] == path]
     assert trie.longest == max(map(len, sequences))
     if begun:
-        following = trie.following(path)
+        following = trie.next_tokens(path)
         assert len(set(following)) == len(following)
         assert set(following) == {sequence[len(path)] for sequence in begun if len(sequence) > len(path)}
 
@@ -58,7 +58,7 @@ def test_the_mask_leaves_the_values_of_what_may_follow(sequences, data):
     log_probs = torch.randn(len(paths), 5)
     masked = trie.mask(log_probs, paths)
     for row, path in enumerate(paths):
-        allowed = trie.following(path)
+        allowed = trie.next_tokens(path)
         assert torch.equal(masked[row, allowed], log_probs[row, allowed])
         assert masked[row].isinf().sum() == 5 - len(allowed)
 
@@ -87,7 +87,7 @@ def test_a_beam_as_wide_as_there_are_names_finds_the_best_one(kosmos, seed, coun
 
 
 def test_probabilities_are_the_models_own(kosmos):
-    """Not shared out among the names alone."""
+    """They are not renormalized over the names."""
     rng = random.Random(4)
     prompt = prompts_of(kosmos, rng)[0]
     [name] = names_of(kosmos, rng, 1)

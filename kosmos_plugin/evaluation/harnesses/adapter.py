@@ -21,7 +21,7 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.requests import Prompt
 from kosmos_plugin.evaluation.responder import continuation_tokens
-from kosmos_plugin.generation.beam_search import SearchOptions, generate, text_of
+from kosmos_plugin.generation.beam_search import SearchOptions, generate, generated_text
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import Likelihood, likelihoods
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
@@ -144,7 +144,7 @@ def texts(
             samples = _samples(kosmos, prompts, [room] * len(prompts))
             found = generate(kosmos.model, kosmos.vocabulary, samples, some)
             for numbers, hypothesis in zip(batch, found, strict=True):
-                text = text_of(kosmos.vocabulary, hypothesis, some.stop)
+                text = generated_text(kosmos.vocabulary, hypothesis, some.stop)
                 yield from ((number, text) for number in numbers)
 
 
@@ -177,7 +177,7 @@ def _continuation(kosmos: Generator, prompt: Prompt, continuation: str) -> list[
 
 def _samples(kosmos: Generator, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Sample]:
     """Prompts in the model's format, each of as many tokens at most as there is room for it."""
-    sample_builder = replace(kosmos.task.sample_builder, max_tokens=sys.maxsize)
+    sample_builder = replace(kosmos.sample_builder, max_tokens=sys.maxsize)
     whole = [sample_builder.prompt(Document("a context of the task", prompt)) for prompt in prompts]
     samples = [_shortened(kosmos, sample, most) for sample, most in zip(whole, room, strict=True)]
     lost = [len(before) - len(after) for before, after in zip(whole, samples, strict=True) if len(after) < len(before)]

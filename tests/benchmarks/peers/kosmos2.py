@@ -21,11 +21,11 @@ IGNORED = -100  # their label of a position that is not in the loss
 
 def kosmos2_model(ours: KosmosModel, vocabulary: Vocabulary) -> Kosmos2ForConditionalGeneration:
     """Their model of the same architecture, weights and trained parameters."""
-    theirs = Kosmos2ForConditionalGeneration(huggingface_config.to_theirs(ours, vocabulary))
-    theirs.load_state_dict(huggingface_weights.to_theirs(ours.state_dict()))
+    theirs = Kosmos2ForConditionalGeneration(huggingface_config.to_hf(ours, vocabulary))
+    theirs.load_state_dict(huggingface_weights.to_hf(ours.state_dict()))
     for name, parameter in ours.named_parameters():
-        for their_name in huggingface_weights.their_names(name):
-            theirs.get_parameter(their_name).requires_grad_(parameter.requires_grad)
+        for hf_name in huggingface_weights.hf_names(name):
+            theirs.get_parameter(hf_name).requires_grad_(parameter.requires_grad)
     return theirs
 
 

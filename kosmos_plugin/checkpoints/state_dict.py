@@ -1,0 +1,26 @@
+"""Whether weights match the model that a configuration describes."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from kosmos_plugin.checkpoints.files import Tensors
+from kosmos_plugin.errors import UserError
+
+
+def require_matching_weights(weights: Tensors, expected: Tensors, source: str | Path) -> None:
+    """Raise UserError, naming `source`, unless `weights` have the names and shapes of `expected`."""
+    require_matching_names(weights, expected, source)
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{source}: {name} has the shape {tuple(tensor.shape)}, and {tuple(expected[name].shape)} by its "
+                "configuration."
+            )
+
+
+def require_matching_names(names: Collection[str], expected: Collection[str], source: str | Path) -> None:
+    """Raise UserError, naming `source`, unless `names` are those of `expected`."""
+    for verb, odd in (("lacks", set(expected) - set(names)), ("has the unexpected", set(names) - set(expected))):
+        if odd:
+            more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+            raise UserError(f"{source} {verb} {min(odd)}{more}: its weights do not match its configuration.")

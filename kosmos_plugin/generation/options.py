@@ -1,0 +1,15 @@
+"""Options of generation. This module imports neither torch nor fairseq, so commands can show them in their help."""
+
+from dataclasses import dataclass
+
+from kosmos_plugin.options import option
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the continuation of a prompt is searched for."""
+
+    beam: int = option(1, "beams (1: greedy search)")
+    max_new_tokens: int = option(64, "maximum number of tokens to generate")
+    length_penalty: float = option(1.0, "exponent of the length that a hypothesis's log-probability is divided by")
+    stop: tuple[str, ...] = option((), "text that ends generation, as `</s>` does; it is not part of the output")

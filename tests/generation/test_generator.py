@@ -1,0 +1,95 @@
+"""`load`: from a checkpoint to a Generator, wherever its vocabulary is now, and clear errors for what does not fit."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import kosmos_plugin
+from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.architectures import KosmosModel
+from kosmos_plugin.generation.generator import load
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    return tiny.model(tiny.task(data))
+
+
+@pytest.fixture
+def state(data, model):
+    """A checkpoint of the model, to be changed and written."""
+    return new_checkpoint("kosmos_tiny", model.config, model.state_dict(), str(data.parent / "vocabulary"))
+
+
+@pytest.fixture
+def saved(state, tmp_path):
+    """Writes `state` and returns its path."""
+
+    def write():
+        write_fairseq(state, tmp_path / "model.pt")
+        return tmp_path / "model.pt"
+
+    return write
+
+
+def test_the_model_is_the_one_in_the_checkpoint(model, saved):
+    path = saved()
+    for kosmos in (load(path), kosmos_plugin.load(str(path)), KosmosModel.from_pretrained(str(path.parent))):
+        assert not kosmos.model.training
+        assert kosmos.model.config == model.config
+        found = kosmos.model.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+        assert kosmos.sample_builder.max_tokens == tiny.TOKENS_PER_SAMPLE
+        assert len(kosmos.prompt("<image>", [b""])) == 3 + tiny.IMAGE_TOKENS
+
+
+def test_options_that_the_checkpoint_lacks_have_their_defaults(state, saved):
+    del state["cfg"]["model"]["positions"]
+    state["cfg"]["model"]["an_option_of_another_version"] = 1
+    assert load(saved()).model.config.positions == "xpos"
+
+
+def test_where_the_vocabulary_is(data, state, saved, tmp_path):
+    state["cfg"]["task"]["vocabulary"] = None
+    path = saved()
+    with pytest.raises(UserError, match=r"does not say where its vocabulary is.*--data or --vocabulary"):
+        load(path)
+    given, from_data = load(path, vocabulary=data.parent / "vocabulary"), load(path, data=str(data))
+    (tmp_path / "vocabulary").symlink_to(data.parent / "vocabulary")
+    for kosmos in (given, from_data, load(path)):
+        assert kosmos.vocabulary.decode(kosmos.vocabulary.encode("the red cat")) == "the red cat"
+    with pytest.raises(UserError, match=r"has no sentencepiece\.model"):
+        load(path, vocabulary=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("resampler.latents"), "lacks resampler.latents: its weights do not match"),
+        (lambda weights: weights.update(odd=torch.zeros(2)), "has the unexpected odd: its weights do not match"),
+        (
+            lambda weights: weights.update({"resampler.latents": torch.zeros(2)}),
+            r"resampler.latents has the shape \(2,\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_match_the_configuration(state, saved, change, message):
+    change(state["model"])
+    with pytest.raises(UserError, match=f"model.pt.*{message}") as error:
+        load(saved())
+    assert "\n" not in str(error.value)
+
+
+def test_another_architecture_is_refused(state, saved):
+    state["cfg"]["model"]["_name"] = "transformer_lm"
+    with pytest.raises(UserError, match="is a checkpoint of transformer_lm, not of a KOSMOS model"):
+        load(saved())
+
+
+def test_options_of_generation_import_neither_torch_nor_fairseq():
+    code = "import sys, kosmos_plugin.generation.options; print({'torch', 'fairseq'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
