@@ -205,7 +205,7 @@ def run(out: Path) -> Result:
         columns=COLUMNS,
         rows=rows,
         notes=[
-            f"Decoder of {LAYERS} layers of {WIDTH}, {words:,} words, ViT-B/32, random weights, float32. "
+            f"Decoder of {LAYERS} layers of {WIDTH}, a vocabulary of {words:,}, ViT-B/32, random weights, float32. "
             "Both sides generate the same captions and steps, token for token.",
             f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none of which ends early; the time '
             "includes encoding the images.",
