@@ -1,13 +1,14 @@
-"""The architectures as fairseq's models: `--arch NAME`, Hydra's `model: NAME`, and `from_pretrained`.
+"""The architectures as fairseq models: `--arch NAME`, Hydra's `model: NAME`, and `from_pretrained`.
 
-Importing this module imports neither TorchScale nor open_clip; building a model does.
+TorchScale and open_clip, which take seconds to import, are imported only when a model is built.
 """
 
 import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -17,18 +18,29 @@ from omegaconf import II
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
 
-# Options of the task that the model follows.
+if TYPE_CHECKING:
+    from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
+    from kosmos_plugin.generation.generator import Generator
+
+# Options whose values the model takes from the task.
 INPUT_FORMAT = ("image_tokens", "image_size", "image_fit", "tokens_per_sample")
 
 
 class KosmosModel(Kosmos, BaseFairseqModel):
-    """A Kosmos that fairseq builds, trains, saves and loads."""
+    """A `Kosmos` that fairseq builds, trains, saves and loads."""
 
     @classmethod
-    def build_model(cls, config: Any, task: Any) -> "KosmosModel":
-        """fairseq's constructor. `config` has the options of a KosmosConfig: OmegaConf's, or a dataclass."""
+    def build_model(
+        cls, options: Mapping[str, Any] | FairseqDataclass | KosmosConfig, task: "KosmosMultimodalTask"
+    ) -> Self:
+        """Build the model for a task; called by fairseq.
+
+        Args:
+            options: The fields of a KosmosConfig: OmegaConf's, fairseq's or our dataclass.
+            task: Gives the vocabulary, and whether pretrained weights are to be read.
+        """
         dictionary = task.source_dictionary
-        config = kosmos_config(config)
+        config = kosmos_config(options)
         model = cls.build(config, len(dictionary), dictionary.pad(), task.needs_pretrained_weights)
         if config.decoder_weights is not None and task.needs_pretrained_weights:
             from kosmos_plugin.checkpoints.decoder_weights import load_decoder_weights
@@ -37,33 +49,48 @@ class KosmosModel(Kosmos, BaseFairseqModel):
         return model
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=None, **kwargs):
-        """fairseq's hub call: the checkpoint `checkpoint_file` in a folder → `Generator`."""
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str | None = None,
+        **kwargs: Any,
+    ) -> "Generator":
+        """Load a checkpoint for generation; fairseq's hub call.
+
+        Args:
+            model_name_or_path: The folder of the checkpoint.
+            checkpoint_file: Its file name.
+            data_name_or_path: The data YAML, if it is not where the model was trained.
+            **kwargs: More arguments of `generation.generator.load`.
+        """
         from kosmos_plugin.generation.generator import load
 
         return load(f"{model_name_or_path}/{checkpoint_file}", data=data_name_or_path, **kwargs)
 
     def get_normalized_probs(self, net_output: tuple, log_probs: bool, sample: Any = None) -> torch.Tensor:
-        """(Log-)probabilities in float32, as fairseq's scorers ask for them."""
+        """(Log-)probabilities [B, T, V] in float32; called by fairseq's scorers."""
         logits = net_output[0].float()
         return logits.log_softmax(dim=-1) if log_probs else logits.softmax(dim=-1)
 
 
 def kosmos_config(options: Any) -> KosmosConfig:
-    """The plain dataclass of fairseq's options, whose choices are enums there."""
-    names = [field.name for field in dataclasses.fields(KosmosConfig)]
-    values = {name: options[name] if isinstance(options, Mapping) else getattr(options, name) for name in names}
-    return KosmosConfig(**{name: str(value) if isinstance(value, str) else value for name, value in values.items()})
+    """Copy fairseq's options into the plain dataclass; choices, which are enums there, become strings."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(KosmosConfig):
+        value = options[field.name] if isinstance(options, Mapping) else getattr(options, field.name)
+        values[field.name] = str(value) if isinstance(value, str) else value
+    return KosmosConfig(**values)
 
 
 def fairseq_dataclass(config: type[KosmosConfig]) -> type[FairseqDataclass]:
-    """The options of an architecture as fairseq takes them: choices are enums, the input format follows the task."""
+    """Convert an architecture's options to fairseq's form: choices as enums, the input format from the task."""
     fields: list[tuple[str, Any, Any]] = []
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind, default = hints[field.name], field.default
         if typing.get_origin(kind) is types.UnionType:
-            kind = typing.Optional[typing.get_args(kind)[0]]  # the one form of it that fairseq knows
+            kind = typing.Optional[typing.get_args(kind)[0]]  # the only form that fairseq understands
         if choices := field.metadata.get("choices"):
             kind = ChoiceEnum(list(choices))
         if field.name in INPUT_FORMAT:
@@ -77,7 +104,7 @@ def fairseq_dataclass(config: type[KosmosConfig]) -> type[FairseqDataclass]:
 
 
 def register() -> None:
-    """Register every architecture as a fairseq model of its own."""
+    """Register each architecture as a fairseq model."""
     for name, config in ARCHITECTURES.items():
         class_name = "".join(word.capitalize() for word in name.split("_")) + "Model"
         model = type(class_name, (KosmosModel,), {"__doc__": config.__doc__})

@@ -1,1 +1,16 @@
-"""The model by itself: vision encoder, resampler and decoder. It knows no task, no checkpoint and no generation."""
+"""The model: vision tower → resampler → decoder. It knows no fairseq task, no checkpoints and no generation.
+
+Letters of tensor shapes, in docstrings (`[B, T, E]`) and as suffixes of names (`q_BTHD`):
+
+    B  rows of a batch                          N  images
+    T  positions of a row                       S  side of an image in pixels
+    M  tokens of a batch without its padding,   L  features per image
+       as one flat sequence                     W  width of the features
+    E  width of the decoder                     K  image tokens: embeddings per image in the decoder's input
+    H  attention heads                          G  rows of one attention call
+    D  width of a head, E / H                   P  positions of such a row; of a KV cache: keys
+    V  vocabulary
+
+Files in reading order: config, kosmos, decoder, attention, attention_plan, positions, resampler, vision, cross_entropy;
+then dropout_attention (a kernel for CPUs) and kv_cache (generation).
+"""

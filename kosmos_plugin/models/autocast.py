@@ -1,4 +1,4 @@
-"""bfloat16 where it is asked for: products of matrices and attention, over weights that stay as they are."""
+"""Mixed precision over weights that keep their dtype."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,5 +6,5 @@ import torch
 
 
 def bfloat16_autocast(enabled: bool, device: torch.device) -> AbstractContextManager:
-    """Autocast to bfloat16 on `device`, or nothing: what was chosen further out stays."""
+    """Autocast to bfloat16 on `device` if `enabled`, else a no-op that leaves an outer autocast in force."""
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()

@@ -1,7 +1,8 @@
-"""The architectures (`--arch`) as dataclasses: presets of one set of options; kosmos_1 is the paper's Table 17."""
+"""The architectures (`--arch`): presets of one set of options. kosmos_1 is the paper's Table 17."""
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kosmos_plugin.options import option
 
@@ -24,15 +25,17 @@ class KosmosConfig:
         "xpos (the paper), sinusoidal (added to the embeddings, as in KOSMOS-2) or both",
         ("xpos", "sinusoidal", "both"),
     )
-    untied_embeddings: bool = option(False, "give the output projection a matrix of its own (the paper ties it)")
+    untied_embeddings: bool = option(
+        False, "give the output projection its own matrix (the paper ties it to the input)"
+    )
     initialization: str = option(
         "xavier",
-        "Magneto's initialization: the paper's on Xavier, or TorchScale's on torch's default",
+        "Magneto's initialization: its gain on Xavier's (xavier, the paper) or on torch's default (torchscale)",
         ("xavier", "torchscale"),
     )
     attention: str = option(
         "documents",
-        "how attention is computed, with the same result: documents (each as a row of its own) or masked (packed rows "
+        "how attention is computed, with the same result: documents (each as a separate row) or masked (packed rows "
         "with a T×T mask)",
         ("documents", "masked"),
     )
@@ -44,10 +47,10 @@ class KosmosConfig:
     )
     bf16_autocast: bool = option(
         False,
-        "compute in bfloat16 over float32 weights, whose gradients add up in float32; instead of --bf16, where they "
-        "add up in bfloat16 and checkpoints hold rounded weights",
+        "compute in bfloat16 over float32 weights, whose gradients accumulate in float32; unlike --bf16, where they "
+        "accumulate in bfloat16 and checkpoints hold rounded weights",
     )
-    compile: bool = option(False, "torch.compile the decoder's layers and the vision encoder's")
+    compile: bool = option(False, "torch.compile each layer of the decoder and of the vision encoder")
     decoder_weights: str | None = option(
         None, "start the decoder from this checkpoint: a kosmos_1_lm, or TorchScale's language model"
     )
@@ -59,9 +62,9 @@ class KosmosConfig:
     )
     vision_weights: str = option(
         "openai",
-        "clip: openai, another open_clip tag, a .pt or .safetensors file; efficientnet_lite: imagenet; none: random",
+        "clip: openai, another open_clip tag, or a .pt or .safetensors file; efficientnet_lite: imagenet; none: random",
     )
-    trainable_vision_layers: int = option(1, "how many of the vision encoder's last layers are trained (the paper: 1)")
+    trainable_vision_layers: int = option(1, "last layers of the vision encoder that are trained (the paper: 1)")
     frozen_vision_dtype: str = option(
         "model", "precision of the frozen layers: the model's own, or bfloat16", ("model", "bfloat16")
     )
@@ -70,21 +73,27 @@ class KosmosConfig:
     )
     resampler: str = option(
         "attentive",
-        "attentive (one attention layer, as in KOSMOS-2), perceiver (Flamingo's) or linear (none: a linear map of each "
+        "attentive (one attention layer, as in KOSMOS-2), perceiver (Flamingo's) or linear (a linear map of each "
         "feature)",
         ("attentive", "perceiver", "linear"),
     )
-    resampler_layers: int = option(6, "depth of the perceiver resampler (Flamingo: 6)")
-    # The input format. Under fairseq these are the task's options, and the model's follow them.
-    image_tokens: int = 64  # embeddings that an image takes in a sequence
-    image_size: int = 224  # height and width in pixels
-    image_fit: str = "crop"  # of kosmos_plugin.images.FITS
-    tokens_per_sample: int = 2048  # the longest sequence
+    resampler_layers: int = option(6, "layers of the perceiver resampler (Flamingo: 6)")
+    # The input format. Under fairseq the task has these options, and the model takes their values.
+    image_tokens: int = 64  # K, embeddings per image in a sequence
+    image_size: int = 224  # S, height and width in pixels
+    image_fit: str = "crop"  # one of kosmos_plugin.images.FITS
+    tokens_per_sample: int = 2048  # the longest sequence, in positions
 
 
-def preset(cls: type) -> type:
-    """Make a dataclass of a class that names other defaults; types, choices and help texts stay."""
-    for field in dataclasses.fields(cls.__base__):
+Preset = TypeVar("Preset", bound=KosmosConfig)
+
+
+def preset(cls: type[Preset]) -> type[Preset]:
+    """Turn a subclass of KosmosConfig that assigns other defaults into a dataclass.
+
+    A bare `name = value` is enough: types, choices and help texts are KosmosConfig's.
+    """
+    for field in dataclasses.fields(KosmosConfig):
         if field.name in vars(cls):
             default = vars(cls)[field.name]
             setattr(cls, field.name, dataclasses.field(default=default, metadata=field.metadata))
@@ -101,7 +110,7 @@ class KosmosLmConfig(KosmosConfig):
 
 @preset
 class KosmosBaseConfig(KosmosConfig):
-    """kosmos_base: the size of GPT's and BERT's base models."""
+    """kosmos_base: the size of GPT-1 and BERT-base."""
 
     decoder_layers = 12
     decoder_embed_dim = 768

@@ -1,22 +1,32 @@
-"""Cross-entropy over a large vocabulary without the logits of all positions at once.
+"""Cross-entropy over a large vocabulary without holding the logits of all positions in memory.
 
-Logits are made for some targets at a time, and their gradients, which are known at once, with them: no logits are kept
-for the backward pass, and none are made twice.
+Logits are computed chunk by chunk, and with each chunk its gradient, so that no logits are kept for the backward pass
+or computed twice.
 """
+
+from typing import Any
 
 import torch
 
-# Of the float32 logits that exist at a time.
+# Size of the float32 logits that exist at any time.
 CHUNK_BYTES = 256 * 2**20
 
 
 def summed_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of nll, float32 [], and without a gradient the nll of each target, float32 [M].
+    """Sum the nll of targets under the logits `hidden @ weight.T`.
 
-    hidden [M, E], weight [V, E] of the output projection, targets int64 [M]. Products have the dtype of `hidden`, or
-    autocast's; softmax, loss and the sum of the weight's gradient over chunks are float32.
+    Matrix products have the dtype of `hidden`, or autocast's. Softmax, loss and the weight's gradient, which is summed
+    over chunks, are float32.
+
+    Args:
+        hidden: Hidden states [M, E] at the positions in the loss.
+        weight: The output projection [V, E].
+        targets: int64 [M].
+
+    Returns:
+        The sum of nll, float32 [], and the nll of each target, float32 [M], without a gradient.
     """
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
@@ -27,32 +37,42 @@ def summed_cross_entropy(
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, dtype: torch.dtype, with_gradient: bool):
-        cast = weight.to(dtype)
-        nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    def forward(
+        ctx: Any,
+        hidden_ME: torch.Tensor,
+        weight_VE: torch.Tensor,
+        targets_M: torch.Tensor,
+        dtype: torch.dtype,
+        with_gradient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        cast_VE = weight_VE.to(dtype)
+        nll_M = torch.empty(len(targets_M), dtype=torch.float32, device=hidden_ME.device)
         if with_gradient:
-            grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        size = max(1, CHUNK_BYTES // (4 * len(weight)))
-        for begin in range(0, len(targets), size):
-            chunk = slice(begin, begin + size)
-            h, target = hidden[chunk].to(dtype), targets[chunk].unsqueeze(1)
-            log_probs = torch.log_softmax(h @ cast.T, dim=-1, dtype=torch.float32)
-            nll[chunk] = -log_probs.gather(1, target).squeeze(1)
+            grad_hidden_ME = torch.empty_like(hidden_ME)
+            grad_weight_VE = torch.zeros_like(weight_VE, dtype=torch.float32)
+        size = max(1, CHUNK_BYTES // (4 * len(weight_VE)))
+        for start in range(0, len(targets_M), size):
+            chunk = slice(start, start + size)
+            hidden_CE, target_C1 = hidden_ME[chunk].to(dtype), targets_M[chunk].unsqueeze(1)  # C: targets of the chunk
+            log_probs_CV = torch.log_softmax(hidden_CE @ cast_VE.T, dim=-1, dtype=torch.float32)
+            nll_M[chunk] = -log_probs_CV.gather(1, target_C1).squeeze(1)
             if with_gradient:
-                grad_logits = log_probs.exp_().scatter_add_(1, target, log_probs.new_full(target.shape, -1.0))
-                grad_logits = grad_logits.to(dtype)
-                grad_hidden[chunk] = grad_logits @ cast
+                # d nll / d logits = softmax − one-hot
+                minus_one_C1 = log_probs_CV.new_full(target_C1.shape, -1.0)
+                grad_logits_CV = log_probs_CV.exp_().scatter_add_(1, target_C1, minus_one_C1).to(dtype)
+                grad_hidden_ME[chunk] = grad_logits_CV @ cast_VE
                 if dtype == torch.float32:
-                    torch.addmm(grad_weight, grad_logits.T, h, out=grad_weight)
+                    torch.addmm(grad_weight_VE, grad_logits_CV.T, hidden_CE, out=grad_weight_VE)
                 else:
-                    grad_weight += grad_logits.T @ h
+                    grad_weight_VE += grad_logits_CV.T @ hidden_CE
         if with_gradient:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
-        ctx.mark_non_differentiable(nll)
-        return nll.sum(), nll
+            ctx.save_for_backward(grad_hidden_ME, grad_weight_VE.to(weight_VE.dtype))
+        ctx.mark_non_differentiable(nll_M)
+        return nll_M.sum(), nll_M
 
     @staticmethod
-    def backward(ctx, grad_sum, _):
-        # In place: the weight's is as large as the weight. A second backward pass would be refused, not wrong.
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden.mul_(grad_sum), grad_weight.mul_(grad_sum), None, None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # In place: the weight's gradient is as large as the weight. A second backward pass raises an error.
+        grad_hidden_ME, grad_weight_VE = ctx.saved_tensors
+        grad_sum, _ = grads
+        return grad_hidden_ME.mul_(grad_sum), grad_weight_VE.mul_(grad_sum), None, None, None

@@ -1,26 +1,34 @@
 """The decoder: TorchScale's `Decoder` and `DecoderLayer` with fused attention and the paper's initialization.
 
-State-dict names are TorchScale's. What TorchScale does in every layer (a T×T mask, the xPos tables) is done once a
-batch here; the layers are TorchScale's own.
+Modules, parameters and state-dict names are TorchScale's; the forward passes are written out here. What TorchScale
+computes in every layer (a T×T mask, the xPos tables) is computed once per batch. Training on packed rows (`forward`)
+and decoding with a KV cache (`extend`) run the same layers.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 from torchscale.architecture.config import DecoderConfig
 from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.attention import FusedAttention, plan_packed_attention
+from kosmos_plugin.models.attention import AttentionContext, SelfAttention
+from kosmos_plugin.models.attention_plan import AttentionPlan, plan_packed_attention
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
-    """TorchScale's configuration for ours: Magneto (sub-LayerNorm), and xPos if it is asked for."""
+    """TorchScale's configuration of our decoder: Magneto (sub-LayerNorm), and xPos if `config` has it."""
     return DecoderConfig(
         decoder_embed_dim=config.decoder_embed_dim,
         decoder_attention_heads=config.decoder_attention_heads,
@@ -40,8 +48,10 @@ def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
 
 
 class KosmosDecoderLayer(DecoderLayer):
-    def build_self_attention(self, embed_dim, args):
-        return FusedAttention(
+    """TorchScale's pre-LayerNorm layer: attention and feed-forward network, each with a residual."""
+
+    def build_self_attention(self, embed_dim: int, args: DecoderConfig) -> SelfAttention:
+        return SelfAttention(
             args,
             embed_dim,
             args.decoder_attention_heads,
@@ -50,15 +60,27 @@ class KosmosDecoderLayer(DecoderLayer):
             subln=args.subln,
         )
 
+    def forward(self, x: torch.Tensor, rotation: Rotation | None, context: AttentionContext) -> torch.Tensor:
+        """x [B, T, E] → [B, T, E]; `context` is what its positions attend over (see `SelfAttention`)."""
+        attended = self.self_attn(self.self_attn_layer_norm(x), rotation, context)
+        x = x + self.dropout_module(attended)
+        return x + self.ffn(self.final_layer_norm(x))  # the feed-forward network ends in its own dropout
+
 
 class KosmosDecoder(Decoder):
-    """Token embeddings (image embeddings already in place) → hidden states; `output_layer` makes logits of them."""
+    """Token embeddings (image embeddings inserted) → hidden states; `output_layer` turns those into logits.
+
+    Args:
+        config: The architecture.
+        vocabulary_size: V.
+        padding_idx: The id of `<pad>`, whose embedding is zero.
+    """
 
     def __init__(self, config: KosmosConfig, vocabulary_size: int, padding_idx: int):
         if config.decoder_embed_dim % (2 * config.decoder_attention_heads):
             raise UserError(
                 f"--decoder-embed-dim {config.decoder_embed_dim} is not a multiple of twice --decoder-attention-heads "
-                f"{config.decoder_attention_heads}: heads are equally wide, and positions turn pairs of components."
+                f"{config.decoder_attention_heads}: heads have equal width, and xPos rotates pairs of components."
             )
         embed_tokens = nn.Embedding(vocabulary_size, config.decoder_embed_dim, padding_idx)
         nn.init.normal_(embed_tokens.weight, std=config.decoder_embed_dim**-0.5)
@@ -71,51 +93,70 @@ class KosmosDecoder(Decoder):
         if config.initialization == "xavier":
             initialize_magneto(self)
 
-    def build_decoder_layer(self, args, depth, is_moe_layer=False, is_encoder_decoder=False):
+    def build_decoder_layer(
+        self, args: DecoderConfig, depth: int, is_moe_layer: bool = False, is_encoder_decoder: bool = False
+    ) -> KosmosDecoderLayer:
         return KosmosDecoderLayer(args, depth, is_moe_layer, is_encoder_decoder)
 
     def forward(self, token_embeddings: torch.Tensor, document_ids: torch.Tensor) -> torch.Tensor:
-        """token_embeddings [B, T, E], document_ids [B, T] → hidden states [B, T, E], zeros where there is padding."""
-        plan = plan_packed_attention(document_ids, self.attention)
-        x = token_embeddings.flatten(0, 1).index_select(0, plan.tokens).unsqueeze(0)
-        x, rotation = self._place(x, plan.positions.unsqueeze(0))
-        for layer in self.layers:
-            x = self._run(layer, x, self_attn_mask=plan, self_attn_rel_pos=rotation)[0]
-        hidden = self.layer_norm(x)[0]
-        rows = hidden.new_zeros(document_ids.numel(), hidden.size(-1)).index_copy(0, plan.tokens, hidden)
-        return rows.view(*document_ids.shape, -1)
+        """Run the decoder over packed rows, in which documents do not see each other.
 
-    def _run(self, layer: KosmosDecoderLayer, x: torch.Tensor, **arguments):
-        """The layer's result; what `--checkpoint-activations` says of its activations is computed again in backward."""
-        if self.checkpoint_activations == "none" or not torch.is_grad_enabled():
-            return layer(x, **arguments)
-        selective = {"context_fn": _keep_expensive} if self.checkpoint_activations == "selective" else {}
-        return checkpoint(layer, x, use_reentrant=False, **selective, **arguments)
+        Args:
+            token_embeddings: [B, T, E].
+            document_ids: int64 [B, T], as in `plan_packed_attention`.
+
+        Returns:
+            Hidden states [B, T, E], zero at padding.
+        """
+        plan = plan_packed_attention(document_ids, self.attention)
+        x, rotation = self._add_positions(plan.pack(token_embeddings), plan.positions.unsqueeze(0))
+        for layer in self.layers:
+            x = self._run_layer(layer, x, rotation, plan)
+        return plan.unpack(self.layer_norm(x))
 
     def extend(
         self, token_embeddings: torch.Tensor, cache: KeyValueCache, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states [B, T, E] of T more positions after what `cache` holds, which grows by them.
+        """Run the decoder over the next positions of the rows in `cache`, which grows by them.
 
-        token_embeddings [B, T, E]; `valid` (bool [B, T]) is False where there is padding (None: nowhere), which costs
-        no more than its place in the cache.
+        Args:
+            token_embeddings: [B, T, E].
+            cache: What the rows have read before; empty at first.
+            valid: bool [B, T], False at padding, for which no layer computes anything; None: there is no padding.
+
+        Returns:
+            Hidden states [B, T, E], zero at padding.
         """
-        positions = cache.begin(*token_embeddings.shape[:2], token_embeddings.device, valid)
-        x, rotation = self._place(cache.pack(token_embeddings), cache.pack(positions))
+        batch, length, _ = token_embeddings.shape
+        positions = cache.reserve(batch, length, token_embeddings.device, valid)
+        x, rotation = self._add_positions(cache.pack(token_embeddings), cache.pack(positions))
         for number, layer in enumerate(self.layers):
-            x = layer(x, incremental_state=cache.of_layer(number), self_attn_rel_pos=rotation)[0]
+            x = layer(x, rotation, cache.layer(number))
         return cache.unpack(self.layer_norm(x))
 
-    def _place(self, token_embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, Rotation | None]:
-        """The layers' input [B, T, E] for `positions` [B, T], and the xPos tables."""
-        # TorchScale hands its first argument on to `embed_positions` and, given embeddings, uses it for nothing else.
-        x, _ = self.forward_embedding(positions, token_embeddings)
-        if not self.args.xpos_rel_pos:
-            return x, None
-        return x, xpos_rotation(positions, self.head_dim, self.args.xpos_scale_base)
+    def _add_positions(
+        self, token_embeddings: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, Rotation | None]:
+        """The first layer's input [B, T, E] and the xPos tables, for `positions` [B, T]."""
+        x = self.embed_scale * token_embeddings
+        if self.embed_positions is not None:
+            x = (x + self.embed_positions(positions)).to(x.dtype)  # added in float32
+        rotation = None
+        if self.args.xpos_rel_pos:
+            rotation = xpos_rotation(positions, self.head_dim, self.args.xpos_scale_base)
+        return self.dropout_module(x), rotation
+
+    def _run_layer(
+        self, layer: KosmosDecoderLayer, x: torch.Tensor, rotation: Rotation | None, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """The layer's output; the backward pass recomputes the activations that `--checkpoint-activations` names."""
+        if self.checkpoint_activations == "none" or not torch.is_grad_enabled():
+            return layer(x, rotation, plan)
+        context_fn = _save_expensive if self.checkpoint_activations == "selective" else noop_context_fn
+        return checkpoint(layer, x, rotation, plan, use_reentrant=False, context_fn=context_fn)
 
 
-# The operations whose results `--checkpoint-activations selective` keeps.
+# Operations whose results `--checkpoint-activations selective` saves.
 EXPENSIVE = (
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -126,18 +167,20 @@ EXPENSIVE = (
 )
 
 
-def _keep_expensive():
-    def policy(context, operation, *args, **kwargs) -> CheckpointPolicy:
+def _save_expensive() -> tuple[Any, Any]:
+    """The context managers of selective checkpointing, for the forward pass and for recomputation."""
+
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if operation in EXPENSIVE else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)
 
 
 def initialize_magneto(decoder: Decoder) -> None:
-    """Magneto's initialization (Wang et al. 2022, for a decoder-only model): Xavier, biases zero.
+    """Initialize the layers as Magneto does (Wang et al. 2022, decoder-only): Xavier weights, zero biases.
 
-    The gain is γ = √(ln 2N) on the value, output and both feed-forward projections, 1 on query and key. TorchScale
-    multiplies γ onto torch's default initialization instead, biases included (`--initialization torchscale`).
+    The gain is γ = √(ln 2N) on the value, output and both feed-forward projections of N layers, 1 on query and key.
+    TorchScale multiplies torch's default initialization by γ instead, biases included (`--initialization torchscale`).
     """
     gamma = math.sqrt(math.log(2 * decoder.num_layers))
     for name, module in decoder.layers.named_modules():

@@ -1,42 +1,52 @@
-"""Causal attention with dropout on the attention weights, for CPUs: torch's fused kernel there knows no dropout.
+"""Causal attention with dropout on the attention weights, for CPUs, where torch's fused kernel has no dropout.
 
-Tile by tile, so that no T×T matrix is held, and the half of it that a causal mask hides is not computed. Backward
-computes the weights again (Dao et al. 2022, FlashAttention, algorithm 4); which were dropped is kept, a byte each.
+Computed tile by tile, so that no P×P matrix is held and the half behind the causal mask is not computed. The backward
+pass recomputes the weights (Dao et al. 2022, FlashAttention, algorithm 4); the dropout mask is kept, a byte per weight.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-# Queries of a tile, and how many weights it has at most: about what a core's cache holds.
+# Queries per tile, and the most weights per tile: about what a core's cache holds.
 _TILE_QUERIES = 128
 _TILE_WEIGHTS = 1 << 20
 
 
 def causal_attention_with_dropout(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: float) -> torch.Tensor:
-    """q, k, v [N, H, T, head_dim] → [N, H, T, head_dim], softmax(q·kᵀ/√head_dim) with dropout, times v.
+    """Causal attention: dropout(softmax(q·kᵀ/√D))·v.
 
-    Kept weights are scaled by the inverse of the share that is kept, `rate` rounded to 1/65,536.
+    Args:
+        q: [G, H, P, D].
+        k: [G, H, P, D].
+        v: [G, H, P, D].
+        rate: Probability of dropping a weight, rounded to 1/65,536. The others are scaled by 1 / (1 − rate).
+
+    Returns:
+        [G, H, P, D]
     """
     flat = (x.flatten(0, 1) for x in (q, k, v))
     return _CausalAttentionWithDropout.apply(*flat, rate).unflatten(0, q.shape[:2])
 
 
-def _tiles(heads: int, length: int):
-    """(heads, queries, keys) of each tile, as slices: keys are those that its last query sees."""
+def _tiles(heads: int, length: int) -> Iterator[tuple[slice, slice, slice]]:
+    """(heads, queries, keys) of each tile; the keys are those that its last query sees."""
     size = max(1, _TILE_WEIGHTS // (min(_TILE_QUERIES, length) * length))
     for head in range(0, heads, size):
-        for begin in range(0, length, _TILE_QUERIES):
-            end = min(begin + _TILE_QUERIES, length)
-            yield slice(head, head + size), slice(begin, end), slice(0, end)
+        for start in range(0, length, _TILE_QUERIES):
+            end = min(start + _TILE_QUERIES, length)
+            yield slice(head, head + size), slice(start, end), slice(0, end)
 
 
-def _kept(shape: torch.Size, dropped: int) -> torch.Tensor:
-    """Random bool of `shape`, False with probability `dropped` / 65,536, four of them out of each 64 random bits."""
+def _random_keep(shape: torch.Size, dropped: int) -> torch.Tensor:
+    """Random bool of `shape`, False with probability `dropped` / 65,536; four come from each 64 random bits."""
     words = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     return (words.view(torch.int16)[: shape.numel()] >= dropped - 2**15).view(shape)
 
 
 def _scores(q: torch.Tensor, k: torch.Tensor, heads: slice, queries: slice, keys: slice) -> torch.Tensor:
-    """Scaled float32 scores of a tile, −∞ where a key is later than the query."""
+    """Scaled float32 scores of a tile, −∞ where a key comes after the query."""
     scores = torch.bmm(q[heads, queries] * q.size(-1) ** -0.5, k[heads, keys].transpose(1, 2)).float()
     size = queries.stop - queries.start
     future = torch.ones(size, size, dtype=torch.bool).triu(1)
@@ -45,10 +55,10 @@ def _scores(q: torch.Tensor, k: torch.Tensor, heads: slice, queries: slice, keys
 
 
 class _CausalAttentionWithDropout(torch.autograd.Function):
-    """q, k, v [H, T, head_dim]. Weights are float32 whatever the inputs are; their products have the inputs' dtype."""
+    """q, k, v [G·H, P, D] → [G·H, P, D]. Weights are float32 for any input dtype; matrix products have that dtype."""
 
     @staticmethod
-    def forward(ctx, q, k, v, rate: float) -> torch.Tensor:
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: float) -> torch.Tensor:
         dropped = round(rate * 2**16)
         scale = 2**16 / (2**16 - dropped)
         out, tiles = torch.empty_like(v), list(_tiles(*q.shape[:2]))
@@ -59,7 +69,7 @@ class _CausalAttentionWithDropout(torch.autograd.Function):
             maximum = weights.amax(dim=-1, keepdim=True)
             total = weights.sub_(maximum).exp_().sum(dim=-1, keepdim=True)
             log_sums[heads, queries] = maximum + total.log()
-            kept.append(_kept(weights.shape, dropped))
+            kept.append(_random_keep(weights.shape, dropped))
             weights = weights.mul_(kept[-1]).mul_(scale / total)
             out[heads, queries] = torch.bmm(weights.to(v.dtype), v[heads, keys])
         ctx.save_for_backward(q, k, v, out, log_sums, *kept)
@@ -67,11 +77,12 @@ class _CausalAttentionWithDropout(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        [grad] = grads
         q, k, v, out, log_sums, *kept = ctx.saved_tensors
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         root = q.size(-1) ** -0.5
-        # Σ_j weight_ij · ∂loss/∂weight_ij, which softmax's derivative subtracts, is out_i · ∂loss/∂out_i.
+        # Softmax's derivative subtracts Σ_j weight_ij · ∂loss/∂weight_ij, which equals out_i · ∂loss/∂out_i.
         mean = (grad * out).sum(dim=-1, keepdim=True, dtype=torch.float32)
         for (heads, queries, keys), keep in zip(ctx.tiles, kept, strict=True):
             weights = _scores(q, k, heads, queries, keys).sub_(log_sums[heads, queries]).exp_()

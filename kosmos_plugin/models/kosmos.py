@@ -1,4 +1,9 @@
-"""The model: vision encoder → resampler → the image slots of the decoder's input (Figure 1 of the paper)."""
+"""The model (Figure 1 of the paper).
+
+images [N, 3, S, S] ─ vision tower ─→ features [N, L, W] ─ resampler ─→ image embeddings [N, K, E]
+                                                                              │ into the image slots
+tokens [B, T] ───────────────── embedding table ─────────────→ embeddings [B, T, E] ─ decoder ─→ logits [B, T, V]
+"""
 
 from typing import TYPE_CHECKING, Self
 
@@ -12,34 +17,38 @@ from kosmos_plugin.models.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:  # TorchScale and open_clip take seconds to import
     from kosmos_plugin.models.decoder import KosmosDecoder
-    from kosmos_plugin.models.vision import Vision
+    from kosmos_plugin.models.vision import VisionTower
 
 
 class Kosmos(nn.Module):
-    """Vision, resampler and decoder. Tensors are those of `data.batch.Batch`; E is the decoder's width.
+    """Vision tower, resampler and decoder. `build` makes them from a configuration.
 
-    A text-only model (`--vision-encoder none`) is only the decoder: `vision` and `resampler` are None.
+    Args:
+        config: The architecture.
+        vision: The vision tower; None for a text-only model (`--vision-encoder none`).
+        resampler: features [N, L, W] → image embeddings [N, K, E]; None for a text-only model.
+        decoder: The language model.
     """
 
     def __init__(
         self,
         config: KosmosConfig,
-        vision: "Vision | None",
+        vision: "VisionTower | None",
         resampler: nn.Module | None,
         decoder: "KosmosDecoder",
     ):
         super().__init__()
         if config.compile and config.checkpoint_activations == "selective":
             raise UserError(
-                "--compile chooses itself what is cheap to recompute: give --checkpoint-activations none or full."
+                "--compile decides by itself what is cheap to recompute: give --checkpoint-activations none or full."
             )
         self.config = config
         self.vision = vision
         self.resampler = resampler
         self.decoder = decoder
         if config.compile:
-            # Layer by layer: equal layers share what was compiled. Lengths and numbers of images vary freely, also from
-            # what they happen to equal in the first batch.
+            # Layer by layer: equal layers share the compiled code. Sequence lengths and numbers of images vary
+            # independently, even if they happen to be equal in the first batch.
             from torch.fx.experimental import _config
 
             _config.use_duck_shape = False
@@ -48,17 +57,20 @@ class Kosmos(nn.Module):
 
     @classmethod
     def build(cls, config: KosmosConfig, vocabulary_size: int, pad: int, pretrained_vision: bool = True) -> Self:
-        """A model with random weights, but for the vision encoder's pretrained ones.
+        """Build a model with random weights and a pretrained vision encoder.
 
         Args:
             config: The architecture.
-            vocabulary_size: Tokens of the vocabulary.
+            vocabulary_size: V.
             pad: The id of `<pad>`.
-            pretrained_vision: Whether to read `config.vision_weights`; not if a checkpoint is about to be loaded.
+            pretrained_vision: Whether to read `config.vision_weights`; False if a checkpoint is loaded afterwards.
+
+        Raises:
+            UserError: If options do not fit together, or a vision model or its weights cannot be loaded.
         """
         from kosmos_plugin.models.decoder import KosmosDecoder
         from kosmos_plugin.models.resampler import build_resampler
-        from kosmos_plugin.models.vision import Vision, build_vision_encoder
+        from kosmos_plugin.models.vision import VisionTower, build_vision_encoder
 
         encoder = None
         if config.vision_encoder != "none":
@@ -74,11 +86,11 @@ class Kosmos(nn.Module):
         if encoder is None:
             return cls(config, None, None, decoder)
         resampler = build_resampler(config, decoder.args, encoder.num_features, encoder.width)
-        vision = Vision(encoder, config.cache_vision_features, config.frozen_vision_dtype)
+        vision = VisionTower(encoder, config.cache_vision_features, config.frozen_vision_dtype)
         return cls(config, vision, resampler, decoder)
 
     def max_positions(self) -> int:
-        """The longest sequence that the model was trained on."""
+        """The longest sequence that the model is trained on, in positions."""
         return self.config.tokens_per_sample
 
     def forward(
@@ -89,38 +101,51 @@ class Kosmos(nn.Module):
         images: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(logits [B, T, V], None), or the loss and nothing larger if `targets` [B, T] are given.
+        """Compute logits, or the loss of a training batch. The arguments are the tensors of `data.batch.Batch`.
 
-        Then it is (the sum of nll over the M targets that are not `pad`, the nll of each [M], row by row, without a
-        gradient). The loss is computed in here, where wrappers that gather the weights for `forward` have them.
+        The loss is computed in here because wrappers such as FSDP gather the weights only for `forward`.
+
+        Args:
+            tokens: int64 [B, T].
+            document_ids: int64 [B, T]; tokens attend within their document. 0 is padding.
+            image_slots: bool [B, T], True where an image embedding replaces the token's.
+            images: uint8 [N, 3, S, S], in the order of their slots.
+            targets: int64 [B, T], `pad` where there is no loss.
+
+        Returns:
+            Without targets, (logits [B, T, V], None). With targets, (the sum of nll [], the nll of each target in the
+            loss [M], row by row, without a gradient).
         """
         with bfloat16_autocast(self.config.bf16_autocast, tokens.device):
-            hidden = self.decoder(self.embed(tokens, image_slots, images), document_ids)
+            hidden_BTE = self.decoder(self.embed(tokens, image_slots, images), document_ids)
             if targets is None:
-                return self.decoder.output_layer(hidden), None
-            places = targets.flatten().ne(self.decoder.embed_tokens.padding_idx).nonzero().flatten()
-            weight = self.decoder.output_projection.weight
-            return summed_cross_entropy(hidden.flatten(0, 1).index_select(0, places), weight, targets.flatten()[places])
+                return self.decoder.output_layer(hidden_BTE), None
+            in_loss_M = targets.flatten().ne(self.decoder.embed_tokens.padding_idx).nonzero().flatten()  # into B·T
+            hidden_ME = hidden_BTE.flatten(0, 1).index_select(0, in_loss_M)
+            return summed_cross_entropy(hidden_ME, self.decoder.output_projection.weight, targets.flatten()[in_loss_M])
 
     def embed(
         self, tokens: torch.Tensor, image_slots: torch.Tensor | None, images: torch.Tensor | None
     ) -> torch.Tensor:
-        """Token embeddings [B, T, E] with the image embeddings in the places of the slots."""
-        embeddings = self.decoder.embed_tokens(tokens)
-        if images is not None and len(images) > 0:
-            places = image_slots.unsqueeze(-1)
-            return embeddings.masked_scatter(places, self.embed_images(images).to(embeddings.dtype))
-        if self.training and images is not None and self.vision is not None:
-            # Every trainable parameter needs a gradient on every rank: one blank image, with weight zero.
+        """The decoder's input [B, T, E]: token embeddings, and image embeddings in the image slots."""
+        embeddings_BTE = self.decoder.embed_tokens(tokens)
+        if images is None:
+            return embeddings_BTE
+        if len(images) > 0:
+            assert image_slots is not None, "images without slots"
+            image_embeddings_NKE = self.embed_images(images).to(embeddings_BTE.dtype)
+            return embeddings_BTE.masked_scatter(image_slots.unsqueeze(-1), image_embeddings_NKE)
+        if self.training and self.vision is not None:
+            # Every trainable parameter needs a gradient on every rank: embed one blank image with weight zero.
             blank = images.new_zeros(1, *images.shape[1:])
-            return embeddings + 0.0 * self.embed_images(blank).sum().to(embeddings.dtype)
-        return embeddings
+            return embeddings_BTE + 0.0 * self.embed_images(blank).sum().to(embeddings_BTE.dtype)
+        return embeddings_BTE
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        """images uint8 [N, 3, S, S] → [N, image_tokens, E]"""
-        if self.vision is None:
-            raise UserError("This model reads text alone (--vision-encoder none), and its data has an image.")
+        """images uint8 [N, 3, S, S] → image embeddings [N, K, E]"""
+        if self.vision is None or self.resampler is None:
+            raise UserError("This model reads only text (--vision-encoder none), and its data has an image.")
         if self.config.compile and len(images) == 1:
-            # torch.compile compiles once more for dimensions of one, whatever it is told.
+            # torch.compile specializes on dimensions of size 1, even with dynamic=True.
             return self.embed_images(images.repeat(2, 1, 1, 1))[:1]
         return self.resampler(self.vision(images))

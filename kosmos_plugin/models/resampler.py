@@ -1,7 +1,7 @@
-"""Resamplers: an image's features → a fixed number of image embeddings of the decoder's width (§2.1).
+"""Resamplers: features of an image [N, L, W] → a fixed number of image embeddings for the decoder [N, K, E] (§2.1).
 
-The paper says "Resampler [ADL+22]", Flamingo's (Alayrac et al. 2022); its count of parameters fits the public
-relative's form of it, one attention layer. `--resampler` chooses; another one is a class more in RESAMPLERS.
+The paper says "Resampler [ADL+22]", which is Flamingo's (Alayrac et al. 2022), but its parameter count fits KOSMOS-2's
+form of it, one attention layer. `--resampler` selects one; to add another, add its class to RESAMPLERS.
 """
 
 import torch
@@ -15,9 +15,10 @@ from kosmos_plugin.models.config import KosmosConfig
 
 
 class AttentiveResampler(nn.Module):
-    """The public relative's: a linear map, then one attention layer, [N, L, vision_width] → [N, image_tokens, E].
+    """KOSMOS-2's resampler: a linear map, then one attention layer.
 
-    Learned latents query the image's features and the latents themselves; no residual, no feed-forward network.
+    Learned latents attend to the image's features and to themselves; no residual, no feed-forward network.
+    Source: kosmos-2/unilm/models/connector.py of https://github.com/microsoft/unilm.
     """
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):
@@ -34,17 +35,18 @@ class AttentiveResampler(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        latents = self.latents.unsqueeze(0).expand(features.size(0), -1, -1)
-        seen = torch.cat((self.dense(features), latents), dim=1)
-        return self.attention(latents, seen, seen)[0]
+        """features [N, L, W] → [N, K, E]"""
+        latents_NKE = self.latents.unsqueeze(0).expand(features.size(0), -1, -1)
+        keys = torch.cat((self.dense(features), latents_NKE), dim=1)  # [N, L + K, E]
+        return self.attention(latents_NKE, keys, keys)[0]
 
 
 class PerceiverResampler(nn.Module):
-    """Flamingo's, of any depth, then a linear map to the decoder's width: [N, L, vision_width] → [N, image_tokens, E].
+    """Flamingo's resampler of any depth, then a linear map to the decoder's width.
 
-    An image is a clip of one frame: the first time embedding is added to all of its features, and nothing tells them
-    apart in space. Each layer is an attention of the latents to features and latents, and a feed-forward network, both
-    on normalized input and with a residual (Flamingo, §3.1.1 and appendix A.1.1).
+    An image is a video of one frame: the first time embedding is added to all of its features, which get no spatial
+    positions. In each layer the latents attend to the features and to themselves, then pass a feed-forward network;
+    both have pre-LayerNorm and a residual. Source: Flamingo, §3.1.1 and appendix A.1.1.
     """
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):
@@ -60,6 +62,7 @@ class PerceiverResampler(nn.Module):
         self.dense = nn.Linear(vision_width, decoder.decoder_embed_dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features [N, L, W] → [N, K, E]"""
         features = features + self.time_embeddings
         latents = self.latents.unsqueeze(0).expand(features.size(0), -1, -1)
         for layer in self.layers:
@@ -68,7 +71,7 @@ class PerceiverResampler(nn.Module):
 
 
 class PerceiverLayer(nn.Module):
-    """latents [N, M, W], features [N, L, W] → latents [N, M, W]"""
+    """One layer of the perceiver resampler, as wide as the vision features."""
 
     HEAD_DIM = 64
 
@@ -87,11 +90,12 @@ class PerceiverLayer(nn.Module):
         self.fc2 = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, latents: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """latents [N, K, W], features [N, L, W] → latents [N, K, W]"""
         queries = self.latents_layer_norm(latents)
-        seen = torch.cat((self.features_layer_norm(features), queries), dim=1)
+        keys = torch.cat((self.features_layer_norm(features), queries), dim=1)  # [N, L + K, W]
         q, k, v = (
             projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(queries), self.k_proj(seen), self.v_proj(seen))
+            for projected in (self.q_proj(queries), self.k_proj(keys), self.v_proj(keys))
         )
         dropout = self.attention_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -101,18 +105,19 @@ class PerceiverLayer(nn.Module):
 
 
 class LinearResampler(nn.Module):
-    """No resampler: a linear map of each of the image's L features, [N, L, vision_width] → [N, L, E]."""
+    """No resampling: a linear map of each feature, so K = L."""
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):
         super().__init__()
         if config.image_tokens != num_features:
             raise UserError(
-                f"--resampler linear makes an embedding of each of the vision encoder's {num_features} features: "
+                f"--resampler linear turns each of the vision encoder's {num_features} features into an embedding: "
                 f"give --image-tokens {num_features}, not {config.image_tokens}."
             )
         self.dense = nn.Linear(vision_width, decoder.decoder_embed_dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features [N, L, W] → [N, L, E]"""
         return self.dense(features)
 
 
@@ -120,5 +125,12 @@ RESAMPLERS = {"attentive": AttentiveResampler, "perceiver": PerceiverResampler, 
 
 
 def build_resampler(config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int) -> nn.Module:
-    """The resampler that `config` names, for `num_features` features of `vision_width` an image."""
+    """Build the resampler that `config` names.
+
+    Args:
+        config: The architecture.
+        decoder: TorchScale's configuration of the decoder.
+        num_features: L.
+        vision_width: W.
+    """
     return RESAMPLERS[config.resampler](config, decoder, num_features, vision_width)

@@ -1,12 +1,13 @@
-"""The vision encoder: uint8 images → features, frozen but for its last layers.
+"""The vision tower: images uint8 [N, 3, S, S] → features [N, L, W], from a pretrained encoder that is mostly frozen.
 
-An encoder is a module with two halves: `frozen(images)`, run without a graph, and `trainable(x)`, which gives the
-features [N, L, width]. `build_vision_encoder` finds the function that builds it; another encoder is one function more
-in VISION_ENCODERS, `(model, weights, image_size, trainable_layers, load_weights) → encoder`.
+An encoder has two halves: `frozen`, which runs without an autograd graph, and `trainable`, its last layers. To add an
+encoder, write a function `(model, weights, image_size, trainable_layers, load_weights) → VisionEncoder` and name it in
+VISION_ENCODERS.
 """
 
 import hashlib
 import importlib
+from typing import Self
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.images import normalize
 from kosmos_plugin.models.autocast import bfloat16_autocast
 
-# name → module and function; imported only when that encoder is asked for.
+# --vision-encoder → (module, function), imported on use: open_clip takes seconds.
 VISION_ENCODERS = {
     "clip": ("kosmos_plugin.models.vision_clip", "clip"),
     "efficientnet_lite": ("kosmos_plugin.models.vision_efficientnet", "efficientnet_lite"),
@@ -23,19 +24,19 @@ VISION_ENCODERS = {
 
 
 class VisionEncoder(nn.Module):
-    """What an encoder offers. `trained` names the submodules that are trained; everything else is frozen."""
+    """Interface of an encoder. Everything but its `trained_modules` is frozen."""
 
-    width: int  # of the features
-    num_features: int  # L, how many an image has
-    mean: tuple[float, float, float]  # of the training data, by which images are normalized
+    width: int  # W
+    num_features: int  # L
+    mean: tuple[float, float, float]  # per channel (RGB, pixels in 0 … 1), for normalizing images
     std: tuple[float, float, float]
 
     def frozen(self, images: torch.Tensor) -> torch.Tensor:
-        """images [N, 3, S, S], normalized → what the frozen layers make of them [N, …]"""
+        """Run the frozen layers: normalized images [N, 3, S, S] → the trainable layers' input [N, …]."""
         raise NotImplementedError
 
     def trainable(self, x: torch.Tensor) -> torch.Tensor:
-        """`frozen`'s result → features [N, L, width]"""
+        """Run the last layers: output of `frozen` → features [N, L, W]."""
         raise NotImplementedError
 
     def trained_modules(self) -> list[nn.Module]:
@@ -43,29 +44,42 @@ class VisionEncoder(nn.Module):
         raise NotImplementedError
 
     def layers(self) -> list[nn.Module]:
-        """All layers, each to be compiled on its own (`--compile`)."""
+        """All layers, each of which `--compile` compiles separately."""
         raise NotImplementedError
 
 
 def build_vision_encoder(
     name: str, model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool = True
 ) -> VisionEncoder:
-    """The encoder `name`; random if `weights` is None, or not `load_weights` (a checkpoint is about to be loaded)."""
+    """Build a vision encoder.
+
+    Args:
+        name: A key of VISION_ENCODERS.
+        model: `--vision-model`.
+        weights: `--vision-weights`; None for random weights.
+        image_size: S.
+        trainable_layers: How many of the last layers are trained.
+        load_weights: False to leave `weights` unread, because a checkpoint is loaded afterwards.
+
+    Raises:
+        UserError: If the encoder, the model or the weights do not exist, or the weights do not fit.
+    """
     if name not in VISION_ENCODERS:
-        raise UserError(f"--vision-encoder {name} is unknown; known are {', '.join(VISION_ENCODERS)}, none.")
+        raise UserError(f"--vision-encoder {name} is unknown: choose one of {', '.join(VISION_ENCODERS)}, none.")
     module, function = VISION_ENCODERS[name]
     return getattr(importlib.import_module(module), function)(
         model, weights, image_size, trainable_layers, load_weights
     )
 
 
-class Vision(nn.Module):
-    """Normalizes images, runs the encoder's halves, and keeps the frozen one frozen and in evaluation mode.
+class VisionTower(nn.Module):
+    """Normalizes images and runs the two halves of the encoder, the frozen one without gradients.
 
-    With `frozen_dtype` "bfloat16" the frozen half is computed in bfloat16, whatever the model's dtype.
-
-    With `cache`, the frozen half's result is kept in memory for each image, found by a hash of its pixels. Images are
-    then run one by one, so that a result never depends on which others were new (and resuming stays bit-equal).
+    Args:
+        encoder: The encoder; all of it stays in evaluation mode.
+        cache: Whether to keep the frozen half's output of every image in memory, keyed by a hash of its pixels. Images
+            then run one by one, so that no result depends on which others were new, and resuming stays bit-equal.
+        frozen_dtype: "bfloat16" to run the frozen half in bfloat16; "model" for the model's dtype.
     """
 
     def __init__(self, encoder: VisionEncoder, cache: bool, frozen_dtype: str = "model"):
@@ -79,29 +93,30 @@ class Vision(nn.Module):
 
     @property
     def width(self) -> int:
+        """W"""
         return self.encoder.width
 
-    def train(self, mode: bool = True) -> "Vision":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self.encoder.eval()  # no dropout or batch statistics in a pretrained tower, not in its trained layers either
+        self.encoder.eval()  # no dropout or batch statistics in a pretrained encoder, not even in its trained layers
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images uint8 [N, 3, S, S] → features [N, L, width]"""
+        """images uint8 [N, 3, S, S] → features [N, L, W]"""
         with torch.no_grad():
-            frozen = self._frozen(images) if self.cache is None else self._cached(images)
-        return self.encoder.trainable(frozen)
+            x = self._run_frozen(images) if self.cache is None else self._cached(images, self.cache)
+        return self.encoder.trainable(x)
 
-    def _frozen(self, images: torch.Tensor) -> torch.Tensor:
-        # No buffers: the model's dtype must not round what images are normalized by.
+    def _run_frozen(self, images: torch.Tensor) -> torch.Tensor:
+        # Not buffers, because the model's dtype would round them.
         mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (self.encoder.mean, self.encoder.std))
         dtype = next(self.encoder.parameters()).dtype
         with bfloat16_autocast(self.frozen_in_bfloat16, images.device):
             return self.encoder.frozen(normalize(images, mean, std, dtype)).to(dtype)
 
-    def _cached(self, images: torch.Tensor) -> torch.Tensor:
+    def _cached(self, images: torch.Tensor, cache: dict[bytes, torch.Tensor]) -> torch.Tensor:
         keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.cpu()]
         for key, image in zip(keys, images, strict=True):
-            if key not in self.cache:
-                self.cache[key] = self._frozen(image.unsqueeze(0))[0]
-        return torch.stack([self.cache[key] for key in keys])
+            if key not in cache:
+                cache[key] = self._run_frozen(image.unsqueeze(0))[0]
+        return torch.stack([cache[key] for key in keys])

@@ -1,4 +1,4 @@
-"""CLIP's vision transformers by open_clip: every token after `ln_post`, L2-normalized, without the projection."""
+"""CLIP's vision transformers from open_clip: every token after `ln_post`, L2-normalized, without the projection."""
 
 import os
 import textwrap
@@ -6,7 +6,7 @@ import zipfile
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from kosmos_plugin.errors import UserError
@@ -14,35 +14,46 @@ from kosmos_plugin.models.vision import VisionEncoder
 
 
 class ClipVision(VisionEncoder):
-    """open_clip's `VisionTransformer`: 257 tokens of 1,024 features for ViT-L/14 at 224×224.
+    """open_clip's `VisionTransformer`. For ViT-L/14 at 224×224, L = 257 tokens of width W = 1,024.
 
-    A layer is a residual block; `ln_post` belongs to the last.
+    A layer is a residual block; `ln_post` belongs to the last one.
+
+    Args:
+        visual: open_clip's vision transformer, whose blocks are replaced.
+        mean: Per channel, for normalizing images.
+        std: Per channel, for normalizing images.
+        trainable_layers: How many of the last layers are trained.
     """
 
-    def __init__(self, visual: nn.Module, mean, std, trainable_layers: int):
+    def __init__(
+        self,
+        visual: VisionTransformer,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        trainable_layers: int,
+    ):
         super().__init__()
-        for block in visual.transformer.resblocks:
+        blocks = visual.transformer.resblocks
+        for number, block in enumerate(blocks):
             if type(block) is ResidualAttentionBlock:
-                block.__class__ = FusedBlock  # keeps its weights and their names
+                blocks[number] = FusedBlock(block)
         visual.proj = None  # the projection to the contrastive space is not used
         self.visual = visual
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = mean, std
         self.num_features, self.width = visual.positional_embedding.shape
-        self.first_trained = len(visual.transformer.resblocks) - trainable_layers
+        self.first_trained = len(blocks) - trainable_layers
         self.train_ln_post = trainable_layers > 0
 
     def frozen(self, images: torch.Tensor) -> torch.Tensor:
-        return self._blocks(self.visual._embeds(images), slice(0, self.first_trained))
+        x_NLW = self.visual._embeds(images)
+        for block in self.visual.transformer.resblocks[: self.first_trained]:
+            x_NLW = block(x_NLW)
+        return x_NLW
 
     def trainable(self, x: torch.Tensor) -> torch.Tensor:
-        x = self._blocks(x, slice(self.first_trained, None))
-        return F.normalize(self.visual.ln_post(x), dim=-1)
-
-    def _blocks(self, x: torch.Tensor, which: slice) -> torch.Tensor:
-        """x [N, L, width] through some of the residual blocks."""
-        for block in self.visual.transformer.resblocks[which]:
+        for block in self.visual.transformer.resblocks[self.first_trained :]:
             x = block(x)
-        return x
+        return F.normalize(self.visual.ln_post(x), dim=-1)
 
     def layers(self) -> list[nn.Module]:
         return list(self.visual.transformer.resblocks)
@@ -52,28 +63,43 @@ class ClipVision(VisionEncoder):
         return [*self.visual.transformer.resblocks[self.first_trained :], *ln_post]
 
 
-class FusedBlock(ResidualAttentionBlock):
-    """open_clip's block, its attention without `nn.MultiheadAttention`.
+class FusedBlock(nn.Module):
+    """open_clip's block, made of its submodules, without the forward pass of `nn.MultiheadAttention`.
 
-    That turns [N, L, W] to [L, N, W]; of such a view, without a graph and outside its float32 fast path, torch's linear
-    layers copy their weight N times.
+    `nn.MultiheadAttention` transposes [N, L, W] to [L, N, W]. On such a view, without an autograd graph and outside the
+    float32 fast path, torch's linear layers copy their weight N times.
     """
+
+    def __init__(self, block: ResidualAttentionBlock):
+        super().__init__()
+        self.ln_1, self.attn, self.ls_1 = block.ln_1, block.attn, block.ls_1
+        self.ln_2, self.mlp, self.ls_2 = block.ln_2, block.mlp, block.ls_2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, L, W] → [N, L, W]"""
         attention = self.attn
         qkv = F.linear(self.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-        q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [N, H, L, head_dim]
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.ls_1(attention.out_proj(attended))
+        q_NHLD, k_NHLD, v_NHLD = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended_NLW = F.scaled_dot_product_attention(q_NHLD, k_NHLD, v_NHLD).transpose(1, 2).flatten(2)
+        x = x + self.ls_1(attention.out_proj(attended_NLW))
         return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
-    """The vision tower of an open_clip model: its name, or a JSON file in open_clip's format.
+    """Build the vision transformer of an open_clip model.
 
-    `weights` is one of open_clip's tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None.
-    Tags bring QuickGELU where their weights want it; a file cannot tell, so the model's name must ("…-quickgelu").
+    A tag implies QuickGELU if its weights were trained with it. A file does not say, so the model's name must
+    ("…-quickgelu").
+
+    Args:
+        model: One of `open_clip.list_models()`, or a JSON file in open_clip's format.
+        weights: One of the model's tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None.
+        image_size: S.
+        trainable_layers: How many of the last layers are trained.
+        load_weights: False to leave the weights unread.
+
+    Raises:
+        UserError: If the model or its weights do not exist or cannot be loaded.
     """
     import open_clip
 
@@ -83,19 +109,19 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
         open_clip.add_model_config(model)
         model = os.path.basename(model).removesuffix(".json")
     if open_clip.get_model_config(model) is None:
-        raise UserError(f"--vision-model {model} is no model of open_clip (open_clip.list_models() has them).")
+        raise UserError(f"--vision-model {model} is not a model of open_clip (open_clip.list_models() names them).")
     tags = open_clip.list_pretrained_tags_by_model(model)
     is_archive = False
     if load_weights and weights is not None and weights not in tags:
         if not os.path.isfile(weights):
             raise UserError(
-                f"--vision-weights {weights} is neither a file nor one of {model}'s: {', '.join(tags)}, none."
+                f"--vision-weights {weights} is neither a file nor a tag of {model}: {', '.join(tags)}, none."
             )
         is_archive = _is_torchscript(weights)
         if is_archive and not open_clip.get_model_config(model).get("quick_gelu"):
             raise UserError(
-                f"--vision-weights {weights} is one of OpenAI's archives, whose weights want QuickGELU: give a "
-                f"--vision-model with it ({model}-quickgelu)."
+                f"--vision-weights {weights} is one of OpenAI's archives, whose weights need QuickGELU: give a "
+                f"--vision-model that has it ({model}-quickgelu)."
             )
     tag = open_clip.get_pretrained_cfg(model, weights) if weights in tags else {}
     try:
@@ -108,8 +134,8 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
             load_weights_only=not is_archive,
             device=torch.get_default_device(),
         )
-    except Exception as error:  # torch, safetensors and the network raise anything on a file that is none
-        reason = textwrap.shorten(str(error), 500)  # of another model's, it lists every tensor
+    except Exception as error:  # torch, safetensors and the network raise anything on invalid files
+        reason = textwrap.shorten(str(error), 500)  # for another model's weights it lists every tensor
         raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {reason}") from None
     visual = whole.visual
     if not hasattr(visual, "transformer") or not hasattr(visual, "_embeds"):
@@ -117,14 +143,14 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     layers = len(visual.transformer.resblocks)
     if not 0 <= trainable_layers <= layers:
         raise UserError(f"--trainable-vision-layers must be 0 to {layers}, not {trainable_layers}.")
-    # The tag's own, also where its weights are not loaded since a checkpoint's are about to be.
+    # From the tag, even if its weights are not loaded because a checkpoint's follow.
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = tag.get("std") or open_clip.OPENAI_DATASET_STD
-    return ClipVision(visual, mean, std, trainable_layers)
+    return ClipVision(visual, tuple(mean), tuple(std), trainable_layers)
 
 
 def _is_torchscript(path: str) -> bool:
-    """Whether a file is a TorchScript archive, the form of OpenAI's own releases."""
+    """Whether a file is a TorchScript archive, the format of OpenAI's releases."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -4,6 +4,7 @@ import importlib
 import math
 from contextlib import redirect_stdout
 from os import devnull
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +13,31 @@ from torch import nn
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.vision import VisionEncoder
 
+if TYPE_CHECKING:  # the package is optional
+    from efficientnet_lite_pytorch import EfficientNet
+
 MODELS = ("lite0", "lite1", "lite2")
-STRIDE = 32  # pixels from one place of the last feature map to the next
+STRIDE = 32  # pixels per position of the last feature map
 
 
 class EfficientNetLite(VisionEncoder):
-    """The feature map before pooling, each place a feature of 1,280 channels scaled to unit root mean square.
+    """The feature map before pooling: each position is a feature of W = 1,280 channels, scaled to unit RMS.
 
-    A layer is one of the network's blocks; the head convolution belongs to the last.
+    A layer is one of the network's blocks; the head convolution belongs to the last one.
+
+    Args:
+        net: The network; its classifier is removed.
+        image_size: S.
+        trainable_layers: How many of the last layers are trained.
     """
 
-    # The packaged weights' own normalization, (x − 127) / 128.
+    # The packaged weights were trained on (x − 127) / 128.
     mean = (127 / 255, 127 / 255, 127 / 255)
     std = (128 / 255, 128 / 255, 128 / 255)
 
-    def __init__(self, net: nn.Module, image_size: int, trainable_layers: int):
+    def __init__(self, net: "EfficientNet", image_size: int, trainable_layers: int):
         super().__init__()
-        # The classifier is of no use here, and a parameter without gradient would stall a distributed training.
+        # The classifier is not used, and a parameter without a gradient would stall distributed training.
         del net._fc
         self.net = net
         self.first_trained = len(net._blocks) - trainable_layers
@@ -60,11 +69,22 @@ class EfficientNetLite(VisionEncoder):
 def efficientnet_lite(
     model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool
 ) -> EfficientNetLite:
-    """EfficientNet-`model` (lite0 … lite2); `weights` is "imagenet" or None. It takes images of any size."""
+    """Build an EfficientNet-lite, which takes images of any size.
+
+    Args:
+        model: One of MODELS.
+        weights: "imagenet" or None.
+        image_size: S.
+        trainable_layers: How many of the last layers are trained.
+        load_weights: False to leave the weights unread.
+
+    Raises:
+        UserError: If there is no such model, or its package is not installed.
+    """
     if model not in MODELS:
-        raise UserError(f"--vision-model {model}: efficientnet_lite has {', '.join(MODELS)}.")
+        raise UserError(f"--vision-model {model} is unknown: efficientnet_lite has {', '.join(MODELS)}.")
     if weights not in (None, "imagenet"):
-        raise UserError(f"--vision-weights {weights}: efficientnet_lite has imagenet and none.")
+        raise UserError(f"--vision-weights {weights} is unknown: efficientnet_lite has imagenet, or none.")
     try:
         from efficientnet_lite_pytorch import EfficientNet
 

@@ -1,4 +1,4 @@
-"""The architectures: the paper's sizes, their options, and every combination of options builds and trains."""
+"""Architectures: sizes as in the paper, options, and every combination of options builds and trains."""
 
 import argparse
 import itertools
@@ -23,7 +23,7 @@ PATCHES_AND_CLASS = 5  # tokens of the tiny CLIP
 
 
 def parse(architecture, *arguments):
-    """What fairseq-train makes of its command line."""
+    """fairseq-train's configuration for a command line."""
     parser = options.get_training_parser()
     command = ["data.yaml", "--task", "kosmos_multimodal", "--arch", architecture, *map(str, arguments)]
     command += ["--criterion", "multimodal_cross_entropy"]
@@ -31,7 +31,7 @@ def parse(architecture, *arguments):
 
 
 def at_full_size(architecture, words, *arguments):
-    """The model as fairseq-train would build it, on the meta device: shapes without memory."""
+    """The model that fairseq-train would build, on the meta device: shapes without memory."""
     cfg = parse(architecture, *arguments)
     dictionary = Dictionary()
     for word in range(words - len(dictionary)):
@@ -67,7 +67,7 @@ def test_kosmos_1_has_the_papers_size(kosmos_1):
     }
 
 
-def test_kosmos_1_lm_is_the_decoder_alone(kosmos_1):
+def test_kosmos_1_lm_is_only_the_decoder(kosmos_1):
     model = at_full_size("kosmos_1_lm", 64_007)
     assert count(model) == 1_340_180_480
     assert {name.partition(".")[0] for name in shapes(model)} == {"decoder"}
@@ -100,13 +100,13 @@ def option_table(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_option_has_a_help_text_and_its_type(architecture):
-    table, of_kosmos_1 = option_table(architecture), option_table("kosmos_1")
-    assert table.keys() == of_kosmos_1.keys()
+    table, reference = option_table(architecture), option_table("kosmos_1")
+    assert table.keys() == reference.keys()
     for name, option in table.items():
         assert option.help and len(option.help) > 5, name
-        assert type(option) is type(of_kosmos_1[name]), name
+        assert type(option) is type(reference[name]), name
         for trait in ("type", "choices", "nargs", "option_strings", "help"):
-            assert getattr(option, trait) == getattr(of_kosmos_1[name], trait), (name, trait)
+            assert getattr(option, trait) == getattr(reference[name], trait), (name, trait)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -115,14 +115,14 @@ def test_every_option_has_a_help_text_and_its_type(architecture):
     [("--positions", "nonsense"), ("--resampler", "nonsense"), ("--initialization", "kaiming"),
      ("--decoder-layers", "two")],
 )  # fmt: skip
-def test_values_that_an_option_does_not_have_are_refused(architecture, option, value, capsys):
+def test_invalid_values_are_refused(architecture, option, value, capsys):
     with pytest.raises(SystemExit):
         parse(architecture, option, value)
     assert option in capsys.readouterr().err
 
 
 def test_presets():
-    """Table 17, and where the others differ from it; each option can still be given."""
+    """Table 17, how the other presets differ from it, and that options override presets."""
     paper = {
         "decoder_layers": 24, "decoder_embed_dim": 2048, "decoder_ffn_embed_dim": 8192, "decoder_attention_heads": 32,
         "dropout": 0.1, "attention_dropout": 0.1, "activation_fn": "gelu", "positions": "xpos",
@@ -143,7 +143,7 @@ def test_presets():
     assert (base.positions, base.dropout, base.image_tokens) == ("both", 0.3, 32)
 
 
-def test_an_unknown_architecture_is_named(monkeypatch, capsys):
+def test_the_error_names_an_unknown_architecture(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["fairseq-train", "data.yaml", "--task", "kosmos_multimodal", "--arch", "kosmos_9"])
     with pytest.raises(SystemExit) as exit_:
         train.cli_main()
@@ -155,14 +155,14 @@ def test_an_unknown_architecture_is_named(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"vision_encoder": "dinosaur"}, "--vision-encoder dinosaur is unknown; known are clip.* none"),
+        ({"vision_encoder": "dinosaur"}, "--vision-encoder dinosaur is unknown: choose one of clip.* none"),
         ({"decoder_attention_heads": 3}, "--decoder-embed-dim 32 is not a multiple"),
         ({"decoder_attention_heads": 32, "positions": "both"}, "--decoder-embed-dim 32 is not a multiple"),
         ({"resampler": "linear"}, "--image-tokens 5, not 4"),
         ({"resampler": "perceiver", "resampler_layers": 0}, "--resampler-layers must be at least 1"),
     ],
 )
-def test_options_that_do_not_fit_are_one_error(task, wrong, words):
+def test_incompatible_options_are_user_errors(task, wrong, words):
     with pytest.raises(UserError, match=words):
         tiny.model(task, **wrong)
 
@@ -187,13 +187,13 @@ def test_a_text_only_model_trains_on_text_and_refuses_images(data, tmp_path):
     losses = train_a_little(model, tiny.batch(text), MultimodalCrossEntropyCriterion(text))
     assert losses[-1] < 0.8 * losses[0]
     everything = tiny.task(data)
-    with pytest.raises(UserError, match="reads text alone"):
+    with pytest.raises(UserError, match="reads only text"):
         MultimodalCrossEntropyCriterion(everything)(model, tiny.batch(everything))
 
 
 @pytest.fixture(scope="module")
 def mixed(data):
-    """A task whose images take as many slots as CLIP has features, so that no resampler is possible too."""
+    """A task with one image slot per CLIP feature, so that `--resampler linear` is possible too."""
     task = tiny.task(data, image_tokens=PATCHES_AND_CLASS)
     return task, tiny.batch(task)
 
@@ -215,7 +215,7 @@ def test_every_combination_of_options_trains(mixed, chosen):
     model = tiny.model(task, **dict(zip(CHOICES, chosen, strict=True)), resampler_layers=2).train()
     loss, targets, _ = MultimodalCrossEntropyCriterion(task)(model, batch)
     (loss / targets).backward()
-    assert 4 < loss / targets < 8, "an untrained model guesses"
+    assert 4 < loss / targets < 8, "an untrained model is near chance"
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name

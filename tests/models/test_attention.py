@@ -1,4 +1,4 @@
-"""Every way to compute attention against TorchScale's own, and the CPU's attention with dropout against autograd."""
+"""Packed attention against TorchScale's own, and attention with dropout on CPUs against autograd."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
-from kosmos_plugin.models.attention import plan_packed_attention
+from kosmos_plugin.models.attention_plan import plan_packed_attention
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.models.dropout_attention import causal_attention_with_dropout
 from tests import tiny
@@ -36,20 +36,20 @@ def packed(draw):
 
 
 def documents_of(ids):
-    """(row, begin, end) of each document."""
+    """(row, start, end) of each document."""
     for b, row in enumerate(ids.tolist()):
-        begin = 0
-        for place in range(1, len(row) + 1):
-            if place == len(row) or row[place] != row[begin]:
-                if row[begin]:
-                    yield b, begin, place
-                begin = place
+        start = 0
+        for position in range(1, len(row) + 1):
+            if position == len(row) or row[position] != row[start]:
+                if row[start]:
+                    yield b, start, position
+                start = position
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None)
 @given(ids=packed())
-def test_packed_documents_equal_torchscale_on_each_alone(data, kind, ids):
+def test_packed_documents_equal_torchscale_on_each_document(data, kind, ids):
     ours = decoder(data, attention=kind)
     stock = Decoder(
         decoder_config(tiny.model_config(data), VOCABULARY), nn.Embedding(VOCABULARY, ours.embed_dim)
@@ -59,9 +59,9 @@ def test_packed_documents_equal_torchscale_on_each_alone(data, kind, ids):
     with torch.no_grad():
         logits = ours.output_layer(ours(ours.embed_tokens(tokens), ids))
         assert logits.isfinite().all()
-        for row, begin, end in documents_of(ids):
-            alone = stock(tokens[row : row + 1, begin:end])[0][0]
-            torch.testing.assert_close(logits[row, begin:end], alone, atol=1e-5, rtol=1e-5)
+        for row, start, end in documents_of(ids):
+            expected = stock(tokens[row : row + 1, start:end])[0][0]
+            torch.testing.assert_close(logits[row, start:end], expected, atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -80,7 +80,7 @@ def test_gradients_equal_those_of_the_masked_reference(data, ids):
 
 @torch.no_grad()
 def test_bfloat16_is_within_its_rounding_of_float32(data):
-    """Documents as rows are as far from float32 as the masked reference in bfloat16 is."""
+    """Documents as rows are no further from float32 than 1.5 times the masked reference in bfloat16."""
     ids = torch.tensor([[1] * 150 + [2] * 70 + [3] * 30 + [0] * 6, [1] * 256])
     embeddings = torch.randn(*ids.shape, 32)
     exact = decoder(data, attention="masked")(embeddings, ids)
@@ -93,7 +93,7 @@ def test_bfloat16_is_within_its_rounding_of_float32(data):
 def test_positions_count_within_documents():
     ids = torch.tensor([[1, 1, 1, 2, 2, 3, 0, 0], [4, 4, 4, 4, 4, 4, 4, 4]])
     plan = plan_packed_attention(ids, "documents")
-    assert plan.tokens.tolist() == [0, 1, 2, 3, 4, 5, *range(8, 16)]
+    assert plan.token_index.tolist() == [0, 1, 2, 3, 4, 5, *range(8, 16)]
     assert plan.positions.tolist() == [0, 1, 2, 0, 1, 0, *range(8)]
 
 
@@ -101,17 +101,17 @@ def test_nothing_is_computed_between_documents():
     """24 captions in a row: 24 rows of a caption's length each, not one of 2,048."""
     ids = torch.arange(1, 25).repeat_interleave(85).unsqueeze(0)
     [group] = plan_packed_attention(ids, "documents").groups
-    assert group.places.shape == (24, 85) and group.mask is None
+    assert group.token_index.shape == (24, 85) and group.mask is None
 
 
-def test_rows_of_padding_alone_still_give_every_parameter_a_gradient(data):
+def test_a_batch_of_only_padding_gives_every_parameter_a_gradient(data):
     model = decoder(data).train()
     hidden = model(torch.randn(1, 16, 32), torch.zeros(1, 16, dtype=torch.int64))
     hidden.sum().backward()
     assert all(p.grad is not None for p in model.layers.parameters())
 
 
-# ---- The CPU's attention with dropout
+# ---- attention with dropout on CPUs
 
 
 def tensors(heads=3, length=7, width=4, dtype=torch.float64):
@@ -120,7 +120,7 @@ def tensors(heads=3, length=7, width=4, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("length", [1, 127, 128, 300])
-def test_without_dropout_it_is_torchs_attention(length):
+def test_at_rate_zero_it_equals_torchs_attention(length):
     q, k, v = tensors(length=length, dtype=torch.float32)
     weight = torch.randn_like(v)
     results = []
@@ -134,21 +134,21 @@ def test_without_dropout_it_is_torchs_attention(length):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_its_gradient_with_dropout_is_numerically_right(monkeypatch):
+def test_gradients_with_dropout_equal_numerical_ones(monkeypatch):
     monkeypatch.setattr("kosmos_plugin.models.dropout_attention._TILE_QUERIES", 3)
 
     def fixed(q, k, v):
         torch.manual_seed(5)
         return causal_attention_with_dropout(q, k, v, 0.3)
 
-    # The weights are float32, so that the numerical gradient is no better.
+    # The weights are float32, which limits the precision of the numerical gradient.
     torch.autograd.gradcheck(fixed, tensors(), eps=1e-2, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("length", [60, 400])
-def test_its_mean_is_attention_without_dropout_and_its_rate_the_one_asked_for(rate, length):
-    """Values that are unit vectors show the weights themselves."""
+def test_weights_are_kept_scaled_or_dropped_at_the_given_rate(rate, length):
+    """With unit vectors as values, the output is the attention weights."""
     torch.manual_seed(0)
     q, k = torch.randn(2, 4, 2, length, 8)
     v = torch.eye(length).expand(4, 2, -1, -1)
@@ -160,7 +160,7 @@ def test_its_mean_is_attention_without_dropout_and_its_rate_the_one_asked_for(ra
     torch.testing.assert_close(weights[kept], plain[kept] / (1 - rate), atol=1e-6, rtol=1e-3)
     share = 1 - kept[..., visible].double().mean().item()
     assert share == pytest.approx(rate, abs=5 * (rate * (1 - rate) / kept[..., visible].numel()) ** 0.5)
-    # No pattern: neither neighbors, nor the four that share 64 random bits, nor heads go together.
+    # No correlation: not between neighbors, between the four that share 64 random bits, or between heads.
     dropped = (~kept[..., -1, :]).double().flatten(0, 1)
     for shifted in (dropped.roll(1, -1), dropped.roll(2, -1), dropped.roll(4, -1), dropped.roll(1, 0)):
         assert (

@@ -1,4 +1,4 @@
-"""`--bf16-autocast`: products in bfloat16, everything that is kept or added up in float32."""
+"""`--bf16-autocast`: matrix products in bfloat16; weights, gradients and sums in float32."""
 
 import torch
 
@@ -11,13 +11,13 @@ def gradients(task, batch, precision):
     criterion = MultimodalCrossEntropyCriterion(task)
     if precision == "bfloat16":
         model.bfloat16()
-    for _ in range(8):  # as --update-freq 8 adds them up
+    for _ in range(8):  # like --update-freq 8
         loss, _, log = criterion(model, batch)
         loss.backward()
     return log["loss"], {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_gradients_add_up_in_float32(data):
+def test_gradients_accumulate_in_float32(data):
     task = tiny.task(data)
     batch = tiny.batch(task)
     loss, exact = gradients(task, batch, "float32")

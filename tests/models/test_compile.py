@@ -1,4 +1,4 @@
-"""`--compile`: the same loss and gradients as without, and nothing is compiled again as batches change."""
+"""`--compile`: the same loss and gradients as without it, and no recompilation as batches vary."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def batches(data):
-    """Batches of different numbers of rows, documents and images; one is of text alone."""
+    """Batches with different numbers of rows, documents and images; one has only text."""
     task = tiny.task(data)
     task.load_dataset("train")
     iterator = task.get_batch_iterator(task.dataset("train"), max_sentences=100).micro_batches
@@ -42,20 +42,20 @@ def test_same_results_and_no_recompilation(batches, checkpoint_activations):
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     torch._dynamo.reset()
     for number, batch in enumerate(batches):
-        # The first batch compiles all that there is; a layer that was not yet met is no recompilation.
+        # The first batch compiles everything; compiling a layer for the first time is not a recompilation.
         with torch._dynamo.config.patch(error_on_recompile=number > 0):
             found = run(compiled, criterion, batch)
         for one, other in zip(found, run(plain, criterion, batch), strict=True):
             torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
 
 
-def test_the_compiler_and_selective_recomputing_exclude_each_other(batches):
+def test_compiling_and_selective_checkpointing_exclude_each_other(batches):
     task, _ = batches
     with pytest.raises(UserError, match="none or full"):
         tiny.model(task, compile=True, checkpoint_activations="selective")
 
 
-def test_a_model_that_was_trained_compiled_generates_without_the_compiler(batches, data, tmp_path):
+def test_a_model_trained_with_the_compiler_generates_without_it(batches, data, tmp_path):
     task, _ = batches
     config = tiny.model_config(data, compile=True)
     weights = tiny.model(task).state_dict()

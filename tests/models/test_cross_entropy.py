@@ -1,4 +1,4 @@
-"""Chunked cross-entropy against torch's own on all logits at once."""
+"""Chunked cross-entropy against torch's on all logits together."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def plain(hidden, weight, targets):
 
 
 def run(function, hidden, weight, targets, scale=1.0):
-    """Loss, nll of each target, gradients of hidden states and weight."""
+    """Loss, nll of each target, and the gradients of hidden states and weight."""
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     loss, nll = function(hidden, weight, targets)
     (scale * loss).backward()
@@ -61,8 +61,8 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_computation(autocast, monke
         assert error <= 1.5 * bound + 1e-6 < 0.02, name
 
 
-def test_all_logits_never_exist_at_once():
-    """The largest tensor is a chunk of them, or as large as the weight."""
+def test_only_a_chunk_of_logits_exists_at_a_time():
+    """The largest tensor has the size of a chunk of logits, or of the weight."""
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -80,7 +80,7 @@ def test_all_logits_never_exist_at_once():
     assert largest <= 10 * 4000
 
 
-def test_without_gradients_none_are_made():
+def test_no_gradients_are_computed_under_no_grad():
     hidden, weight, targets = inputs(10, 20)
     with torch.no_grad():
         loss, nll = summed_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), targets)

@@ -1,13 +1,16 @@
-"""The decoder against TorchScale's own, with the same weights."""
+"""The decoder against TorchScale's, with the same weights; and dropout on every path through it."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
-from torchscale.architecture.decoder import Decoder
+from torchscale.architecture.decoder import Decoder, DecoderLayer
 
+from kosmos_plugin.models.attention_plan import plan_packed_attention
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.models.kv_cache import KeyValueCache
-from kosmos_plugin.models.positions import xpos_rotation
+from kosmos_plugin.models.positions import rotate, xpos_rotation
 from tests import tiny
 
 VOCABULARY = 50
@@ -39,14 +42,14 @@ def test_full_pass_equals_torchscale(pair):
 
 
 @torch.no_grad()
-def test_packed_documents_equal_torchscale_on_each_alone(pair):
+def test_packed_documents_equal_torchscale_on_each_document(pair):
     ours, stock = pair
     tokens = torch.randint(4, VOCABULARY, (2, 30))
     ids = torch.tensor([[1] * 7 + [2] * 13 + [3] * 8 + [0] * 2, [1] * 1 + [2] * 29])
     logits = ours.output_layer(ours(ours.embed_tokens(tokens), ids))
-    for b, begin, end in [(0, 0, 7), (0, 7, 20), (0, 20, 28), (1, 0, 1), (1, 1, 30)]:
-        alone = stock(tokens[b : b + 1, begin:end])[0][0]
-        torch.testing.assert_close(logits[b, begin:end], alone, atol=1e-5, rtol=0)
+    for b, start, end in [(0, 0, 7), (0, 7, 20), (0, 20, 28), (1, 0, 1), (1, 1, 30)]:
+        expected = stock(tokens[b : b + 1, start:end])[0][0]
+        torch.testing.assert_close(logits[b, start:end], expected, atol=1e-5, rtol=0)
     assert logits.isfinite().all()
 
 
@@ -61,20 +64,59 @@ def test_cached_steps_equal_torchscale(pair, chunks):
     torch.testing.assert_close(logits, stock(tokens)[0], atol=1e-5, rtol=0)
 
 
-def test_scores_depend_on_distance_alone():
-    """xPos: a fixed query and key at a fixed distance score the same wherever they stand."""
+def test_scores_depend_only_on_distance():
+    """xPos: a fixed query and key at a fixed distance have the same score at all positions."""
     query, key = torch.randn(2, 1, 1, 1, 64, generator=torch.Generator().manual_seed(0))
-    from kosmos_plugin.models.positions import rotate
-
     length, distance = 2048, 5
     table = xpos_rotation(torch.arange(length)[None], 64)
-    q = rotate(query.expand(1, 1, length, 64), table.query_cos, table.query_sin)
-    k = rotate(key.expand(1, 1, length, 64), table.key_cos, table.key_sin)
-    scores = (q[..., distance:, :] * k[..., : length - distance, :]).sum(-1)
-    torch.testing.assert_close(scores, scores[..., :1].expand_as(scores), atol=1e-3, rtol=1e-4)
+    q = rotate(query.expand(1, length, 1, 64), table.query_cos, table.query_sin)
+    k = rotate(key.expand(1, length, 1, 64), table.key_cos, table.key_sin)
+    scores = (q[:, distance:] * k[:, : length - distance]).sum(-1)
+    torch.testing.assert_close(scores, scores[:, :1].expand_as(scores), atol=1e-3, rtol=1e-4)
 
 
-# ---- dropout, on every path that attention takes
+class WithTorchScalesSignature(nn.Module):
+    """Our attention, callable by TorchScale's layer."""
+
+    def __init__(self, attention, rotation, context):
+        super().__init__()
+        self.attention, self.rotation, self.context = attention, rotation, context
+
+    def forward(self, query, **_):
+        return self.attention(query, self.rotation, self.context), None
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_layer_equals_torchscales_layer_around_the_same_attention(data, training, dtype):
+    """Bit by bit, gradients too; dropout draws its random numbers in the same order."""
+    torch.manual_seed(0)
+    config = tiny.model_config(data, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+    decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1).to(dtype).train(training)
+    plan = plan_packed_attention(torch.tensor([[1] * 20 + [2] * 9 + [0] * 3, [1] * 32]), "documents")
+    rotation = xpos_rotation(plan.positions[None], decoder.head_dim)
+    ours = decoder.layers[0]
+    stock = DecoderLayer(decoder.args, depth=0).to(dtype).train(training)
+    stock.load_state_dict(ours.state_dict(), strict=True)
+    attention = copy.deepcopy(ours.self_attn)
+    stock.self_attn = WithTorchScalesSignature(attention, rotation, plan)
+    embeddings = torch.randn(1, len(plan.positions), config.decoder_embed_dim, dtype=dtype)
+    found = []
+    for layer in (lambda x: ours(x, rotation, plan), lambda x: stock(x)[0]):
+        x = embeddings.clone().requires_grad_()
+        torch.manual_seed(1)
+        out = layer(x)
+        out.square().sum().backward()
+        found.append([out, x.grad])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    theirs = {name.replace("self_attn.attention.", "self_attn."): p.grad for name, p in stock.named_parameters()}
+    assert theirs.keys() == dict(ours.named_parameters()).keys()
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(parameter.grad, theirs[name]), name
+
+
+# ---- dropout, on every path through attention
 
 LENGTH = 48
 RATE = 0.1
@@ -92,14 +134,14 @@ def documents(decoder, embeddings):
 
 
 def cached(decoder, embeddings):
-    """A prompt and steps of one token."""
+    """A prompt, then steps of one token."""
     cache = KeyValueCache(decoder.num_layers)
     parts = embeddings.split([LENGTH - 3, 1, 1, 1], dim=1)
     return torch.cat([decoder.extend(part, cache) for part in parts], dim=1)
 
 
 def branched(decoder, embeddings):
-    """As `cached`, with the steps in a level of their own."""
+    """Like `cached`, with the steps in a second level."""
     prompt, *steps = embeddings.split([LENGTH - 3, 1, 1, 1], dim=1)
     cache = KeyValueCache(decoder.num_layers)
     hidden = [decoder.extend(prompt, cache)]
@@ -119,7 +161,7 @@ PATHS = pytest.mark.parametrize(
 
 @PATHS
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "activation_dropout", None])
-def test_dropout_happens_in_training_alone(data, path, checkpoint_activations, kind):
+def test_dropout_happens_only_in_training(data, path, checkpoint_activations, kind):
     torch.manual_seed(0)
     rates = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0} | ({kind: RATE} if kind else {})
     config = tiny.model_config(data, checkpoint_activations=checkpoint_activations, **rates)
@@ -133,10 +175,10 @@ def test_dropout_happens_in_training_alone(data, path, checkpoint_activations, k
 
 
 def attention_weights(data, path, checkpoint_activations, training):
-    """What attention multiplies the values with, [B, T, T], seen through the decoder.
+    """The attention weights [B, T, T], read from the output of the decoder's attention.
 
-    Queries and keys are zero, so that each position attends equally to all it sees. Position j's embedding is the
-    unit vector j; values undo what LayerNorm adds to it, and are that vector again.
+    Queries and keys are zero, so each position attends equally to all that it sees. The embedding of position j is unit
+    vector j; the value projection undoes LayerNorm, so that values are unit vectors again.
     """
     width = 2 * LENGTH
     config = tiny.model_config(
@@ -156,11 +198,11 @@ def attention_weights(data, path, checkpoint_activations, training):
         projection.weight.data.copy_(weight)
     attention.inner_attn_ln = None
     height = width / (width - 1) ** 0.5
-    seen = []
-    attention.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    outputs = []
+    attention.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
     torch.manual_seed(1)
     path(decoder, torch.eye(LENGTH, width, requires_grad=True).expand(16, -1, -1))
-    return torch.cat(seen, dim=1).view(16, LENGTH, width)[..., :LENGTH] / height
+    return torch.cat(outputs, dim=1).view(16, LENGTH, width)[..., :LENGTH] / height
 
 
 @PATHS
@@ -180,7 +222,7 @@ def test_the_rate_of_attention_dropout(data, path, checkpoint_activations):
     torch.testing.assert_close(
         kept, (everything / (1 - RATE)).expand_as(weights)[~dropped & visible], atol=1e-5, rtol=1e-3
     )
-    assert not torch.equal(dropped[0], dropped[1]), "each row of a batch draws its own"
+    assert not torch.equal(dropped[0], dropped[1]), "dropout differs between the rows of a batch"
 
 
 @torch.no_grad()
@@ -198,7 +240,7 @@ def test_the_rate_of_dropout_on_embeddings_and_sublayers(data, path, checkpoint_
         other.weight.zero_()
     before, after = [], []
     layer.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
-    layer.register_forward_hook(lambda module, inputs, output: after.append(output[0]))
+    layer.register_forward_hook(lambda module, inputs, output: after.append(output))
     path(decoder, torch.randn(16, LENGTH, config.decoder_embed_dim))
     before, after = torch.cat(before, dim=1), torch.cat(after, dim=1)
     dropped = (before if sublayer == "embeddings" else after - before) == 0
@@ -207,7 +249,7 @@ def test_the_rate_of_dropout_on_embeddings_and_sublayers(data, path, checkpoint_
 
 @pytest.mark.parametrize("path", [causal, documents])
 def test_recomputed_activations_drop_the_same(data, path):
-    """Checkpointing changes no gradient, dropout included."""
+    """Checkpointing does not change gradients, with dropout."""
     found = []
     for checkpoint_activations in ("none", "selective", "full"):
         torch.manual_seed(0)

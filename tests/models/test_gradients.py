@@ -21,8 +21,8 @@ def mixed(data):
 
 
 @pytest.fixture(scope="module")
-def text_alone(data, tmp_path_factory):
-    task = tiny.task(tiny.text_data(data, tmp_path_factory.mktemp("text_alone")))
+def only_text(data, tmp_path_factory):
+    task = tiny.task(tiny.text_data(data, tmp_path_factory.mktemp("only_text")))
     return task, tiny.batch(task)
 
 
@@ -35,7 +35,7 @@ def gradients(task, batch, **options):
 
 
 def expected_trainable(names, vision_layers):
-    """By name: the last blocks and ln_post, the resampler, the decoder."""
+    """Names of the last blocks and ln_post, the resampler and the decoder."""
     blocks = tuple(f"vision.encoder.visual.transformer.resblocks.{i}." for i in range(BLOCKS - vision_layers, BLOCKS))
     ln_post = ("vision.encoder.visual.ln_post.",) if vision_layers else ()
     return {name for name in names if name.startswith(("decoder.", "resampler.", *blocks, *ln_post))}
@@ -54,12 +54,12 @@ def test_a_mixed_batch(mixed, trainable_vision_layers, checkpoint_activations, r
     for name in trainable:
         gradient = found[name][1]
         assert gradient.isfinite().all(), name
-        # A bias common to all keys, in no rotation, moves every score alike: its gradient is zero but for rounding.
+        # Without rotation, a bias common to all keys shifts every score equally: its gradient is zero up to rounding.
         assert gradient.any() or name == "resampler.attention.k_proj.bias", name
 
 
-def test_a_batch_of_text_alone(text_alone, trainable_vision_layers, checkpoint_activations, resampler):
-    task, batch = text_alone
+def test_a_batch_of_only_text(only_text, trainable_vision_layers, checkpoint_activations, resampler):
+    task, batch = only_text
     assert len(batch["images"]) == 0
     found = gradients(
         task, batch, trainable_vision_layers=trainable_vision_layers, checkpoint_activations=checkpoint_activations,

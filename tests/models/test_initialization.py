@@ -1,7 +1,7 @@
-"""Magneto's initialization: the measured standard deviation of each matrix is the formula's, or TorchScale's.
+"""Magneto's initialization: each matrix has the standard deviation of the formula, or of TorchScale.
 
-A measured standard deviation of n normal numbers has a standard error of 1/√(2n): at the width below 1 % is five of
-them for the smallest matrix.
+The sample standard deviation of n normal numbers has a relative standard error of 1/√(2n): with the width below, 1 % is
+five standard errors for the smallest matrix.
 """
 
 import math
@@ -31,7 +31,7 @@ def decoder(data, layers, **options):
 
 
 def linear_layers(model):
-    """(kind, module) of every linear map in the layers."""
+    """(kind, module) of every linear module in the layers."""
     for name, module in model.layers.named_modules():
         if isinstance(module, nn.Linear):
             yield name.rpartition(".")[2], module
@@ -39,7 +39,7 @@ def linear_layers(model):
 
 @pytest.mark.parametrize("layers", [2, 12, 24])
 @pytest.mark.parametrize("checkpoint_activations", ["none", "full"])
-def test_the_papers(data, layers, checkpoint_activations):
+def test_the_papers_initialization(data, layers, checkpoint_activations):
     gamma = math.sqrt(math.log(2 * layers))
     if layers == 24:
         assert gamma == pytest.approx(1.9675, abs=1e-4)
@@ -54,7 +54,7 @@ def test_the_papers(data, layers, checkpoint_activations):
         seen[kind] += 1
     assert seen == dict.fromkeys(MATRICES, layers)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    assert len(norms) == 4 * layers + 1, "two of each sublayer's, and the last"
+    assert len(norms) == 4 * layers + 1, "two per sublayer, and the last"
     assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
 
 
@@ -71,8 +71,8 @@ def test_embeddings(data, initialization):
 
 
 @pytest.mark.parametrize("layers", [2, 12, 24])
-def test_torchscales(data, layers):
-    """Torch's default of a linear map times the gain, biases included, as stock TorchScale has it."""
+def test_torchscales_initialization(data, layers):
+    """torch's default for linear modules times the gain, biases included, like stock TorchScale."""
 
     def spreads(model):
         pooled = defaultdict(list)
@@ -86,7 +86,7 @@ def test_torchscales(data, layers):
     stock = spreads(Decoder(decoder_config(config, VOCABULARY), nn.Embedding(VOCABULARY, WIDTH)))
     gamma = math.sqrt(math.log(2 * layers))
     for (kind, which), found in spreads(model).items():
-        # of uniform numbers, 0.45/√n is the standard error; the fewest biases are two layers' of one projection
+        # Relative standard error of uniform numbers: 0.45/√n, with the smallest n for one projection's biases.
         tolerance = 0.01 if which == "weight" else 0.11 / math.sqrt(layers)
         assert found == pytest.approx(stock[kind, which], rel=tolerance), (kind, which)
         torch_default = 1 / math.sqrt(3 * MATRICES[kind][0])

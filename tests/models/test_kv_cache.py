@@ -1,4 +1,4 @@
-"""The cache in levels against TorchScale's decoder on each row alone, whatever was read, branched and selected."""
+"""The KV cache against TorchScale's decoder on each row separately, for any sequence of extend, branch and select."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def pair(data):
 
 
 def read(decoder, cache, parts):
-    """Read one part (a list of tokens) a row, aligned at the ends → the logits of each part's tokens."""
+    """Extend each row by one part (a list of tokens), left-padded → the logits of each part's tokens."""
     length = max(map(len, parts))
     tokens = torch.tensor([[PAD] * (length - len(part)) + part for part in parts])
     unequal = any(len(part) < length for part in parts)
@@ -45,8 +45,8 @@ def parts(draw, rows, longest):
 @torch.no_grad()
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_levels_equal_torchscale_on_each_row_alone(pair, data):
-    """Any sequence of reading (unequal parts, longer than the smallest capacity too), branching and selecting."""
+def test_levels_equal_torchscale_on_each_row(pair, data):
+    """Any sequence of extending (by unequal lengths, also beyond the smallest capacity), branching and selecting."""
     ours, stock = pair
     rows = parts(data.draw, data.draw(st.integers(1, 4)), 20)
     cache = KeyValueCache(ours.num_layers)
@@ -67,8 +67,8 @@ def test_levels_equal_torchscale_on_each_row_alone(pair, data):
 
 
 @torch.no_grad()
-def test_a_branch_leaves_its_origin_as_it_was(pair):
-    """Several branches one after the other, and then the origin goes on."""
+def test_a_branch_does_not_change_its_origin(pair):
+    """Several branches one after the other; then the origin continues."""
     ours, stock = pair
     rows = [[5, 6, 7, 8], [9, 10]]
     cache = KeyValueCache(ours.num_layers)
@@ -77,12 +77,12 @@ def test_a_branch_leaves_its_origin_as_it_was(pair):
         branch = cache.branch(parents)
         for token in (11, 12):
             logits = read(ours, branch, [[token]] * len(parents))
-        for parent, of_row in zip(parents, logits, strict=True):
+        for parent, row_logits in zip(parents, logits, strict=True):
             expected = stock(torch.tensor([[*rows[parent], 11, 12]]))[0][0, -1:]
-            torch.testing.assert_close(of_row, expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(row_logits, expected, atol=1e-5, rtol=0)
     logits = read(ours, cache, [[20, 21]] * 2)
-    for row, of_row in zip(rows, logits, strict=True):
-        torch.testing.assert_close(of_row, stock(torch.tensor([[*row, 20, 21]]))[0][0, -2:], atol=1e-5, rtol=0)
+    for row, row_logits in zip(rows, logits, strict=True):
+        torch.testing.assert_close(row_logits, stock(torch.tensor([[*row, 20, 21]]))[0][0, -2:], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def stores(cache):
 
 
 @torch.no_grad()
-def test_what_rows_share_is_not_copied(pair):
+def test_shared_levels_are_not_copied(pair):
     ours, _ = pair
     cache = KeyValueCache(ours.num_layers)
     read(ours, cache, [[5] * 30, [6] * 30])
@@ -110,14 +110,14 @@ def test_what_rows_share_is_not_copied(pair):
     read(ours, branch, [[7]] * 6)
     before = stores(branch)
     branch.select([0, 1, 2, 3, 4, 5])
-    assert stores(branch) == before, "the order is as it was"
+    assert stores(branch) == before, "the order did not change"
     branch.select([2, 2, 0, 5, 5, 4])
     assert stores(branch)[0] == before[0] == stores(cache)[0]
     assert branch.levels[1].store.size(4) < 30
 
 
 @torch.no_grad()
-def test_rows_that_nothing_goes_on_from_are_dropped(pair):
+def test_rows_that_no_row_continues_are_dropped(pair):
     ours, stock = pair
     rows = [[5 + row] * 8 for row in range(8)]
     cache = KeyValueCache(ours.num_layers)
@@ -135,7 +135,7 @@ def test_rows_that_nothing_goes_on_from_are_dropped(pair):
 
 @torch.no_grad()
 def test_bfloat16_is_within_its_rounding(data):
-    """Of a whole pass in bfloat16, the error against float32; in levels it is no larger than twice that."""
+    """In levels, the error against float32 is less than twice that of a full pass in bfloat16."""
     torch.manual_seed(0)
     decoder = KosmosDecoder(tiny.model_config(data), VOCABULARY, padding_idx=PAD).eval()
     tokens = torch.randint(4, VOCABULARY, (1, 40))

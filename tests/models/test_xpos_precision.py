@@ -1,4 +1,4 @@
-"""xPos in half precision: scores depend on distance alone, up to the rounding of what is multiplied.
+"""xPos in half precision: scores depend only on distance, up to the rounding of the factors.
 
 Let u be a dtype's unit roundoff (half of torch's `eps`). The rotated query and key are each rounded once, a relative
 error of u in each of their components, so a score's error is at most 2u·Σ|q'ᵢk'ᵢ|. By Cauchy–Schwarz on each rotated
@@ -26,7 +26,7 @@ HALF = [torch.bfloat16, torch.float16]
 
 
 def exact_score(query, key, distance):
-    """The paper's formula in float64, pairs as complex numbers turned by d·θ and shrunk by ζ^(d/512); and its S."""
+    """The paper's formula in float64, pairs as complex numbers rotated by d·θ and scaled by ζ^(d/512); and its S."""
     i = torch.arange(0, HEAD, 2, dtype=torch.float64)
     theta, zeta = 10000 ** (-i / HEAD), (i / HEAD + 0.4) / 1.4
     q, k = (torch.view_as_complex(x.double().view(PAIRS, -1, 2)) for x in (query, key))
@@ -36,9 +36,9 @@ def exact_score(query, key, distance):
 
 def our_scores(query, key, distance):
     table = xpos_rotation(torch.arange(LENGTH)[None], HEAD)
-    everywhere = (x[None, :, None].expand(1, PAIRS, LENGTH, HEAD) for x in (query, key))
-    q = rotate(next(everywhere), table.query_cos, table.query_sin)[0]
-    k = rotate(next(everywhere), table.key_cos, table.key_sin)[0]
+    at_all_positions = (x[None, None].expand(1, LENGTH, PAIRS, HEAD) for x in (query, key))
+    q = rotate(next(at_all_positions), table.query_cos, table.query_sin)[0].transpose(0, 1)
+    k = rotate(next(at_all_positions), table.key_cos, table.key_sin)[0].transpose(0, 1)
     return products(q, k, distance, query.dtype)
 
 
@@ -55,7 +55,7 @@ def products(q, k, distance, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_scores_vary_no_more_than_rounding_explains_where_torchscales_do(dtype):
+def test_scores_vary_within_rounding_and_torchscales_do_not(dtype):
     query, key = torch.randn(2, PAIRS, HEAD, generator=torch.Generator().manual_seed(0)).to(dtype)
     for distance in (0, 1, 7, 64, 700):
         exact, most = exact_score(query, key, distance)
@@ -64,7 +64,7 @@ def test_scores_vary_no_more_than_rounding_explains_where_torchscales_do(dtype):
         theirs = torchscale_scores(query, key, distance)
         assert ((ours - exact[:, None]).abs().amax(dim=1) <= allowed).all(), distance
         assert (ours.amax(dim=1) - ours.amin(dim=1) <= 2 * allowed).all(), distance
-        if distance:  # a query and a key that are wrong alike make a right score of no distance
+        if distance:  # at distance 0 the errors of query and key cancel
             spread = theirs.amax(dim=1) - theirs.amin(dim=1)
             assert (spread >= 2 * allowed).all(), (distance, spread / allowed)
             assert (spread / allowed).median() >= 10, (distance, spread / allowed)
@@ -72,8 +72,8 @@ def test_scores_vary_no_more_than_rounding_explains_where_torchscales_do(dtype):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_a_decoder_in_half_precision_is_near_itself_in_float32(data, dtype):
-    """The same weights in both: at 2,048 tokens TorchScale's decoder is another function, this one is not."""
+def test_a_decoder_in_half_precision_is_close_to_float32(data, dtype):
+    """With the same weights, at 2,048 tokens: TorchScale's decoder becomes a different function, this one does not."""
     torch.manual_seed(0)
     config = tiny.model_config(data, decoder_layers=1, decoder_embed_dim=HEAD, decoder_attention_heads=1)
     ours = KosmosDecoder(config, 50, padding_idx=1).eval()
@@ -85,12 +85,12 @@ def test_a_decoder_in_half_precision_is_near_itself_in_float32(data, dtype):
     tokens = torch.randint(4, 50, (1, LENGTH))
     whole = torch.ones_like(tokens)
 
-    def of_ours(decoder):
+    def our_logits(decoder):
         return decoder.output_layer(decoder(decoder.embed_tokens(tokens), whole)).float()
 
-    in_float32 = of_ours(copy.deepcopy(ours).float())
+    in_float32 = our_logits(copy.deepcopy(ours).float())
     torch.testing.assert_close(in_float32, stock(tokens)[0], atol=1e-3, rtol=0)
-    our_error = (of_ours(ours) - in_float32).abs().amax()
+    our_error = (our_logits(ours) - in_float32).abs().amax()
     their_error = (stock.to(dtype)(tokens)[0].float() - in_float32).abs().amax()
     assert our_error <= 8 * torch.finfo(dtype).eps * in_float32.abs().amax()
     assert their_error >= 10 * our_error
