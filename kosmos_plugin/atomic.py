@@ -1,4 +1,4 @@
-"""Writing a file or a folder whole or not at all: readers find the old one or the new one, never a part."""
+"""Atomic writes of files and folders: readers find the old one or the new one, never a part of it."""
 
 import os
 import shutil
@@ -10,13 +10,21 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """A temporary path beside `target`, for a file or a folder, which becomes `target` if the block succeeds.
+    """Write a file or a folder at a temporary path beside `target`, which is renamed to `target` on success.
 
-    If the block raises, what was written is removed and `target` is as it was. Another file at `target` is replaced;
-    a folder there is not (OSError).
+    If the block raises, the temporary path is removed and `target` is unchanged. A file at `target` is replaced.
+
+    Args:
+        target: Path of the file or folder to write.
+
+    Yields:
+        The temporary path, where nothing exists yet.
+
+    Raises:
+        OSError: `target` is a folder that is not empty, or the other kind of path (file or folder) than was written.
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # processes of two machines may share an id
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # process ids are not unique over machines
     try:
         yield temporary
         os.replace(temporary, target)

@@ -1,23 +1,38 @@
 """The error for what a user can get wrong, and its one-line form on a terminal."""
 
+import difflib
+import os
 import sys
+from collections.abc import Iterable
+from types import TracebackType
 
 
 class UserError(ValueError):
     """A wrong option, path, file or configuration. The message names it and says what to do."""
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Suggest the known name closest to a misspelled one, for the end of an error message.
+
+    Returns:
+        " Did you mean 'captions'?", or "" if none is close.
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 def print_user_errors_plainly() -> None:
-    """From now on an uncaught UserError ends the program with its message alone, without a traceback."""
+    """Make an uncaught UserError end the program with its message only, without a traceback."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints a traceback of its own
     previous = sys.excepthook
     if getattr(previous, "prints_user_errors", False):
         return
 
-    def excepthook(kind, error, traceback):
+    def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, UserError):
             print(f"error: {error}", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 
-    excepthook.prints_user_errors = True
+    excepthook.prints_user_errors = True  # type: ignore[attr-defined]  # marks the hook as ours
     sys.excepthook = excepthook

@@ -1,11 +1,12 @@
 """Image bytes → a decoded, resized uint8 tensor; uint8 → normalized float on the device.
 
-As CLIP's preprocessing: the shorter side is resized to the target (bicubic), the center is cropped, channels are RGB.
-KOSMOS-2 was trained on whole images instead, stretched to a square, so that boxes can be told anywhere in them.
+As in CLIP's preprocessing, the shorter side is resized to the target (bicubic), the center is cropped, and channels are
+RGB. KOSMOS-2 was trained on whole images stretched to a square, so that a box can lie anywhere in them.
 """
 
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,46 +15,72 @@ from torch.nn import functional
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 FITS = ("crop", "stretch")
-# How exactly, the fastest last; see `decode_image`.
+# From the most exact to the fastest; see `decode_image`.
 DECODINGS = ("exact", "draft", "fast")
-# Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than a picture of the web.
+# Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than an image of the web.
 MAX_PIXELS = 24_000_000
-# Of a longer strip only the middle is enlarged: of one pixel by a million it would else make fifty billion.
+# Only the middle of a longer strip is enlarged: an image of one by a million pixels would become fifty billion.
 _LONGEST_SIDE = 16
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+Resize = Callable[[Image.Image, tuple[int, int], Box], torch.Tensor]
 
 
 class BrokenImage(ValueError):
-    """The bytes are not an image that can be used; the message says why."""
+    """Bytes that are not a usable image.
+
+    Attributes:
+        reason: Why, as one of a few phrases, so that reports can count it.
+        detail: More about this case, or "".
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
 
 
 def decode_image(
     data: bytes, size: int, fit: str = "crop", decoding: str = "draft", max_pixels: int = MAX_PIXELS
 ) -> torch.Tensor:
-    """Decode `data` (any format Pillow reads) to a uint8 tensor [3, size, size], made square by `fit` (FITS).
+    """Decode an image, and resize it to a square. Transparent pixels become white.
 
-    `decoding`: "exact" gives the pixels of open_clip's preprocessing. "draft" lets the JPEG decoder scale down by a
-    power of two while it decodes, to twice the target at least: JPEGs of that size in half the time, pixels off by 0.3
-    of 255 on average. "fast" is "draft" with torch's resize instead of Pillow's: nearly any image in half the time,
-    pixels off by 2 more at most, and of photographs by 0.01 on average.
+    Args:
+        data: An image in any format that Pillow reads.
+        size: Side of the square, in pixels.
+        fit: How it is made square, one of FITS: "crop" as CLIP does, or "stretch" as KOSMOS-2 does.
+        decoding: One of DECODINGS. "exact" gives the pixels of open_clip's preprocessing. "draft" lets the JPEG decoder
+            scale down by a power of two, to no less than twice the target: large JPEGs take half the time, and pixels
+            differ by 0.3 of 255 on average. "fast" is "draft" with torch's resize instead of Pillow's: nearly any image
+            takes half the time, and pixels differ by at most 2 more (in photographs by 0.01 on average).
+        max_pixels: An image that declares more is refused before any pixel is decoded.
 
-    Transparent pixels become white. Raises BrokenImage for anything that cannot be decoded, and for an image that
-    declares more than `max_pixels` pixels, before any of them is decoded.
+    Returns:
+        uint8 [3, size, size].
+
+    Raises:
+        BrokenImage: The image cannot be decoded or has too many pixels.
     """
+    if not data:
+        raise BrokenImage("image of 0 bytes")
     resize = _resize_by_torch if decoding == "fast" else _resize_by_pillow
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
-            image = Image.open(io.BytesIO(data))
+            warnings.simplefilter("ignore")  # Pillow's own warning of bombs: the limit is checked below
+            image: Image.Image = Image.open(io.BytesIO(data))
             width, height = image.size
             if width * height > max_pixels:
-                raise BrokenImage(f"{width}x{height} is more than {max_pixels:,} pixels")
+                raise BrokenImage(f"image of more than {max_pixels:,} pixels", f"{width}x{height}")
             drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
             extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
             return (_stretch if fit == "stretch" else _resize_and_crop)(resize, _to_rgb(image), extent, size)
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
-        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+        raise BrokenImage("image that cannot be decoded", f"{type(error).__name__}: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -66,8 +93,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resize_and_crop(resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
-    """torchvision's Resize and CenterCrop, pixel for pixel, of the first `extent` (width, height) of the pixels."""
+def _resize_and_crop(resize: Resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
+    """Do as torchvision's Resize and CenterCrop, pixel for pixel, to the first `extent` (width, height) pixels."""
     shorter = min(extent)
     kept = [min(side, _LONGEST_SIDE * shorter) for side in extent]
     left, top = ((side - keep) / 2 for side, keep in zip(extent, kept, strict=True))
@@ -77,17 +104,17 @@ def _resize_and_crop(resize, image: Image.Image, extent: tuple[float, float], si
     return pixels[:, top : top + size, left : left + size].contiguous()
 
 
-def _stretch(resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
+def _stretch(resize: Resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
     return resize(image, (size, size), (0, 0, *extent)).contiguous()
 
 
-def _resize_by_pillow(image: Image.Image, size: tuple[int, int], box: tuple[float, ...]) -> torch.Tensor:
-    """The pixels of `box` (left, top, right, bottom) at `size` (width, height): a view [3, height, width]."""
+def _resize_by_pillow(image: Image.Image, size: tuple[int, int], box: Box) -> torch.Tensor:
+    """Resize the pixels of `box` to `size` (width, height): a view [3, height, width]."""
     return _view(image.resize(size, Image.Resampling.BICUBIC, box))
 
 
-def _resize_by_torch(image: Image.Image, size: tuple[int, int], box: tuple[float, ...]) -> torch.Tensor:
-    """As `_resize_by_pillow`, which it leaves a box of fractions of pixels to: drafts of odd sizes have them."""
+def _resize_by_torch(image: Image.Image, size: tuple[int, int], box: Box) -> torch.Tensor:
+    """As `_resize_by_pillow`, which still handles boxes with fractions of pixels: drafts of odd sizes have them."""
     if any(side != int(side) for side in box):
         return _resize_by_pillow(image, size, box)
     left, top, right, bottom = map(int, box)
@@ -100,6 +127,6 @@ def _view(image: Image.Image) -> torch.Tensor:
 
 
 def normalize(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 images [N, 3, S, S] → `dtype`, (x / 255 − mean) / std with mean and std [3] a channel."""
+    """Normalize uint8 images [N, 3, S, S] to (x / 255 − mean) / std in `dtype`, with `mean` and `std` [3]."""
     scaled = images.to(torch.float32) / 255.0
     return ((scaled - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).to(dtype)

@@ -23,7 +23,8 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
     """Add an argument for each field of the dataclass `options`: `max_images: int` becomes `--max-images N`."""
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
-        kind, settings = hints[field.name], {}
+        kind = hints[field.name]
+        settings: dict[str, Any] = {}
         if typing.get_origin(kind) is types.UnionType:  # `int | None`
             kind = typing.get_args(kind)[0]
         if kind is bool:

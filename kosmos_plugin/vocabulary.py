@@ -1,17 +1,17 @@
 """Text ⇄ token ids: SentencePiece, fairseq's `Dictionary` and the special tokens, in one place.
 
 The ids are the public KOSMOS dictionary's: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then the SentencePiece pieces in
-the model's order, then `<mask>`, `</doc>`, `<image>`, `</image>`, `</chunk>`, `</line>`. With the public model's 63,997
-pieces that is the paper's vocabulary of 64,007.
+the model's order, then `<mask>`, `</doc>`, `<image>`, `</image>`, `</chunk>`, `</line>`. The public model has 63,997
+pieces, which makes the paper's vocabulary of 64,007.
 
-A vocabulary is a folder with two files: `sentencepiece.model`, and `dict.txt` (fairseq's format, the pieces alone).
-A third, `special_tokens.txt`, may name further special tokens, one a line, whose ids follow: KOSMOS-2 has 1,030, for
-places in an image.
+A vocabulary is a folder with two files: `sentencepiece.model`, and `dict.txt` (fairseq's format, only the pieces).
+A third, `special_tokens.txt`, may name further special tokens, one per line, whose ids follow: KOSMOS-2 has 1,030, for
+locations in an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 import sentencepiece
@@ -28,10 +28,15 @@ FURTHER_TOKENS_FILE = "special_tokens.txt"
 
 
 class Vocabulary:
-    """Encodes and decodes text, and knows the special tokens' ids.
+    """Encodes and decodes text, and knows the ids of special tokens.
 
-    Text that happens to spell a special token stays text: pieces are looked up by their place in the SentencePiece
-    model, and SentencePiece never makes a control symbol out of text.
+    Text that happens to spell a special token stays text: pieces are looked up by their index in the SentencePiece
+    model, and SentencePiece never turns text into a control symbol.
+
+    Args:
+        processor: The SentencePiece model.
+        dictionary: Its pieces in fairseq's format. The special tokens are added to it.
+        further_tokens: Special tokens beyond SPECIAL_TOKENS.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class Vocabulary:
         self._id_of_piece = np.array(
             [dictionary.index(processor.id_to_piece(i)) for i in range(processor.get_piece_size())], dtype=np.int64
         )
-        # Control symbols, and pieces that dict.txt lacks but that are spelled like one of fairseq's own symbols.
+        # Unknown: control symbols, and pieces that dict.txt lacks but that are spelled like one of fairseq's symbols.
         self._id_of_piece[self._id_of_piece < dictionary.nspecial] = dictionary.unk()
         self._piece_of_id = np.full(len(dictionary) + len(special_tokens), processor.unk_id(), dtype=np.int64)
         self._is_text = np.zeros(len(self._piece_of_id), dtype=bool)
@@ -55,12 +60,16 @@ class Vocabulary:
                 self._piece_of_id[token] = piece
                 self._is_text[token] = True
         self._is_text[dictionary.unk()] = True
-        # `overwrite` gives each special token an id of its own even where a piece is spelled the same.
+        # `overwrite` gives each special token its own id even if a piece is spelled the same.
         self._special = {symbol: dictionary.add_symbol(symbol, overwrite=True) for symbol in special_tokens}
 
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":
-        """Read `sentencepiece.model`, `dict.txt` and, if it is there, `special_tokens.txt` from `folder`."""
+        """Read `sentencepiece.model`, `dict.txt` and, if it exists, `special_tokens.txt` from `folder`.
+
+        Raises:
+            UserError: A file is missing or broken, or they do not belong together.
+        """
         from fairseq.data import Dictionary  # here, since importing fairseq imports this module
 
         folder = Path(folder)
@@ -97,6 +106,7 @@ class Vocabulary:
 
     @property
     def pad(self) -> int:
+        """`<pad>`, which fills rows and marks targets that are not in the loss."""
         return self.dictionary.pad()
 
     @property
@@ -106,6 +116,7 @@ class Vocabulary:
 
     @property
     def unk(self) -> int:
+        """`<unk>`, for what no piece spells."""
         return self.dictionary.unk()
 
     @property
@@ -120,35 +131,38 @@ class Vocabulary:
 
     @property
     def image_slot(self) -> int:
-        """The id written where an image embedding takes the place of a token (`<mask>`; its value never matters)."""
+        """The id at positions of image embeddings (`<mask>`; its value never matters)."""
         return self._special["<mask>"]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without `<s>` and `</s>`."""
+        """Encode `text` as token ids, without `<s>` and `</s>`."""
         return self._id_of_piece[self.processor.encode(text)].tolist()
 
-    def decode(self, tokens) -> str:
-        """The text of `tokens` (any iterable of ids); special tokens are left out."""
-        tokens = np.asarray([int(token) for token in tokens], dtype=np.int64)
-        return self.processor.decode(self._piece_of_id[tokens[self._is_text[tokens]]].tolist())
+    def decode(self, tokens: Iterable[SupportsInt]) -> str:
+        """Decode token ids as text, without special tokens."""
+        ids = np.asarray([int(token) for token in tokens], dtype=np.int64)
+        return self.processor.decode(self._piece_of_id[ids[self._is_text[ids]]].tolist())
 
     def symbol(self, token: int) -> str:
-        """The token as it stands in the dictionary: a piece such as `▁the`, or a special token such as `<image>`."""
+        """Look up the token in the dictionary: a piece such as `▁the`, or a special token such as `<image>`."""
         return self.dictionary[int(token)]
 
 
 def write_dictionary(folder: str | Path) -> Path:
     """Write `folder/dict.txt` for `folder/sentencepiece.model`: its pieces in order, without control symbols.
 
-    A piece spelled like one of fairseq's own symbols (`<pad>`) is marked, so that it gets an id of its own.
+    A piece that is spelled like one of fairseq's symbols (`<pad>`) is marked, so that it gets its own id.
+
+    Returns:
+        The path of the dict.txt.
     """
     from fairseq.data import Dictionary
 
     folder = Path(folder)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
-    own = set(Dictionary().symbols)
+    fairseqs = set(Dictionary().symbols)
     pieces = [processor.id_to_piece(i) for i in _text_pieces(processor)]
-    lines = [f"{piece} 1 #fairseq:overwrite\n" if piece in own else f"{piece} 1\n" for piece in pieces]
+    lines = [f"{piece} 1 #fairseq:overwrite\n" if piece in fairseqs else f"{piece} 1\n" for piece in pieces]
     path = folder / DICTIONARY_FILE
     path.write_text("".join(lines), encoding="utf-8")
     return path
@@ -157,11 +171,11 @@ def write_dictionary(folder: str | Path) -> Path:
 def _further_tokens(path: Path) -> list[str]:
     tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:
-        raise UserError(f"{path} must name one new special token a line, each once.")
+        raise UserError(f"{path} must name one new special token per line, each once.")
     return tokens
 
 
 def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:
-    """The model's ids that stand for text: neither control symbols nor `<unk>`."""
+    """The model's ids of text: neither control symbols nor `<unk>`."""
     ids = range(processor.get_piece_size())
     return [i for i in ids if not (processor.is_control(i) or processor.is_unknown(i))]

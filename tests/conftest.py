@@ -11,7 +11,7 @@ from tests import tiny
 
 kosmos_plugin.register()
 
-# Tiny tensors: more threads than this wait for each other.
+# Tensors are tiny: more threads would wait for each other.
 torch.set_num_threads(1)
 
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def forget_indexes():
-    """Of shards, as in a new process."""
+    """Forget opened indexes of shards, as a new process would."""
     open_index.cache_clear()
     yield
     open_index.cache_clear()

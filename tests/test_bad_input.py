@@ -116,6 +116,10 @@ def trainings(tmp_path_factory):
     case("cut", change=cut_in_half)
     case("no_vocabulary", change=lambda data: shutil.rmtree(data.parent / "vocabulary"))
     case("does_not_fit", "--update-freq", "100")
+    case("another_criterion", "--criterion", "label_smoothed_cross_entropy")
+    case("no_criterion")
+    position = cases[-1]["arguments"].index("--criterion")
+    del cases[-1]["arguments"][position : position + 2]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", FORK_EACH],
@@ -143,6 +147,11 @@ def trainings(tmp_path_factory):
         ("cut", ["captions/train-0.tar is cut short"]),
         ("no_vocabulary", ["The vocabulary folder", "has no sentencepiece.model"]),
         ("does_not_fit", ["too few for 1 ranks × --update-freq 100", "use --update-freq"]),
+        (
+            "no_criterion",
+            ["The criterion cross_entropy, fairseq's default,", "give --criterion multimodal_cross_entropy"],
+        ),
+        ("another_criterion", ["label_smoothed_cross_entropy", "give --criterion multimodal_cross_entropy"]),
         ("too_many", ["records and images are broken, more than --max-skipped-rate 0.01 allows; the last is"]),
     ],
 )
@@ -161,8 +170,8 @@ def test_broken_records_are_skipped_counted_and_logged(trainings):
     assert "Traceback" not in output + errors
     for words in (
         "skipped train-1.tar/garbage: ",  # a JPEG of garbage
-        "skipped train-1.tar/huge: 10000x5000 is more than 24,000,000 pixels",
-        "train-1.tar/empty: the caption is empty",
+        "skipped train-1.tar/huge: image of more than 24,000,000 pixels (10000x5000)",
+        "train-1.tar/empty: empty text",
         "train-1.tar/long: ",
         "tokens (1 images of 6) do not fit in a row of 64",
         "train-1.tar/crowded: ",

@@ -1,4 +1,4 @@
-"""Decoded images against open_clip's own preprocessing; kinds of images, and bytes that are none."""
+"""Decoded images against open_clip's own preprocessing; modes and formats, and bytes that are not an image."""
 
 import io
 import struct
@@ -199,8 +199,9 @@ def test_fifty_million_pixels_are_refused_unread(width, height):
 def test_limit_of_pixels():
     data = encoded(Image.new("RGB", (100, 50)))
     assert decode_image(data, SIZE, max_pixels=5000).shape == (3, SIZE, SIZE)
-    with pytest.raises(BrokenImage, match="100x50 is more than 4,999 pixels"):
+    with pytest.raises(BrokenImage, match=r"^image of more than 4,999 pixels \(100x50\)$") as error:
         decode_image(data, SIZE, max_pixels=4999)
+    assert (error.value.reason, error.value.detail) == ("image of more than 4,999 pixels", "100x50")
     assert MAX_PIXELS < 50_000_000
 
 
@@ -210,13 +211,19 @@ PNG, JPEG = encoded(picture(80, 60)), encoded(picture(80, 60), "JPEG")
 @pytest.mark.parametrize(
     "data",
     [
-        *[b"", b"garbage", bytes(1000), b"<html>404 not found</html>", PNG[:8], PNG[:60], PNG[: len(PNG) // 2]],
+        *[b"garbage", bytes(1000), b"<html>404 not found</html>", PNG[:8], PNG[:60], PNG[: len(PNG) // 2]],
         *[JPEG[:2], JPEG[:300], JPEG[: len(JPEG) // 2], JPEG[:20] + b"\xff" * 500],
     ],
 )
 def test_broken_bytes(data):
-    with pytest.raises(BrokenImage):
+    with pytest.raises(BrokenImage) as error:
         decode_image(data, SIZE)
+    assert error.value.reason == "image that cannot be decoded" and error.value.detail
+
+
+def test_no_bytes():
+    with pytest.raises(BrokenImage, match=r"^image of 0 bytes$"):
+        decode_image(b"", SIZE)
 
 
 @settings(deadline=None, max_examples=150)
@@ -226,8 +233,8 @@ def test_broken_bytes(data):
 )
 def test_damaged_bytes_give_an_image_or_are_broken(data, damage):
     damaged = bytearray(data)
-    for place, value in damage:
-        damaged[min(int(place * len(data)), len(data) - 1)] = value
+    for position, value in damage:
+        damaged[min(int(position * len(data)), len(data) - 1)] = value
     try:
         assert decode_image(bytes(damaged), SIZE).shape == (3, SIZE, SIZE)
     except BrokenImage as error:

@@ -39,7 +39,7 @@ def plain(folder):
 
 @pytest.fixture(scope="module")
 def spelling(tmp_path_factory):
-    """Of a corpus that spells the special tokens so often that SentencePiece learns them as pieces."""
+    """Trained on text that spells the special tokens so often that SentencePiece learns them as pieces."""
     sentences = [f"the{mark}dog {mark} runs{mark}" for mark in SPELLED for _ in range(200)]
     folder = tmp_path_factory.mktemp("vocabulary") / "spelling"
     return train(folder, sentences, vocab_size=120, split_by_unicode_script=False)
@@ -47,14 +47,14 @@ def spelling(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bytewise(tmp_path_factory):
-    """Falls back to bytes, so that nothing is unknown, and keeps white space."""
+    """Falls back to bytes, so that nothing is unknown, and keeps whitespace."""
     folder = tmp_path_factory.mktemp("vocabulary") / "bytewise"
     options = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     return train(folder, ["the dog runs", "the cat sleeps"] * 50, vocab_size=300, **options)
 
 
 def test_public_layout(folder):
-    """The public dictionary has 63,997 pieces; this one is filled up with made-up ones."""
+    """The public dictionary has 63,997 pieces; this one is padded with made-up ones."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
     dictionary = Dictionary.load(str(folder / "dict.txt"))
     while len(dictionary) < 4 + 63_997:
@@ -184,7 +184,7 @@ def test_broken_dictionary(folder, tmp_path, content):
 
 
 def test_dictionary_of_another_model(folder, tmp_path):
-    """Else nearly all text would silently become <unk>."""
+    """Otherwise nearly all text would silently become <unk>."""
     (tmp_path / "sentencepiece.model").write_bytes((folder / "sentencepiece.model").read_bytes())
     (tmp_path / "dict.txt").write_text("".join(f"other{i} 1\n" for i in range(500)))
     with pytest.raises(UserError, match=r"dict\.txt .*sentencepiece\.model"):

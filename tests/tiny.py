@@ -1,4 +1,7 @@
-"""Tiny real data and a tiny model, made on the spot: a vocabulary, shards of all three kinds, a CLIP of two layers."""
+"""Tiny real data and a tiny model for tests: a vocabulary, shards of all three kinds, a CLIP of two layers.
+
+Everything is a pure function of the arguments: the same call writes the same bytes.
+"""
 
 import io
 import json
@@ -6,6 +9,7 @@ import random
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -16,6 +20,7 @@ from fairseq_cli import train as fairseq_train
 from PIL import Image
 
 from kosmos_plugin.data.batch import Batch
+from kosmos_plugin.data.documents import Image as DocumentImage
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
 from kosmos_plugin.images import decode_image
@@ -37,10 +42,12 @@ CLIP = {
 
 
 def sentence(rng: random.Random, words: tuple[int, int] = (3, 12)) -> str:
+    """Random words; their number is between the two of `words`."""
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(*words)))
 
 
 def png(rng: random.Random, size: int = IMAGE_SIZE) -> bytes:
+    """A square of noise, `size` pixels wide, as PNG."""
     pixels = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (size, size, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -48,7 +55,7 @@ def png(rng: random.Random, size: int = IMAGE_SIZE) -> bytes:
 
 
 def write_vocabulary(folder: Path, pieces: int = 200) -> Vocabulary:
-    """A SentencePiece model of the words above, with its dict.txt."""
+    """Train a SentencePiece model on sentences of WORDS, and write it with its dict.txt into the new `folder`."""
     folder.mkdir(parents=True)
     rng = random.Random(0)
     with open(folder / "sentencepiece.model", "wb") as model:
@@ -66,7 +73,7 @@ def write_vocabulary(folder: Path, pieces: int = 200) -> Vocabulary:
 
 
 def write_text(prefix: Path, documents: list[list[int]], eos: int | None) -> None:
-    """Binarize token lists in fairseq's mmap format, with `eos` after each unless it is None."""
+    """Write token lists as PREFIX.bin and .idx in fairseq's mmap format, with `eos` after each unless it is None."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
     for document in documents:
@@ -75,6 +82,7 @@ def write_text(prefix: Path, documents: list[list[int]], eos: int | None) -> Non
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    """Write a tar of (name, content) members."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in members:
@@ -84,16 +92,27 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
 
 
 def caption_members(key: str, caption: str, image: bytes) -> list[tuple[str, bytes]]:
+    """The members of an image–caption pair."""
     return [(f"{key}.png", image), (f"{key}.txt", caption.encode())]
 
 
 def interleaved_members(key: str, segments: list[dict], images: list[bytes]) -> list[tuple[str, bytes]]:
+    """The members of an interleaved document."""
     numbered = [(f"{key}.{i}.png", image) for i, image in enumerate(images)]
     return [(f"{key}.json", json.dumps({"segments": segments}).encode()), *numbered]
 
 
 def write_data(folder: Path, documents: int = 40, sequences: tuple[int, int, int] = (2, 6, 4)) -> Path:
-    """All three streams with a train and a valid split; returns the path of data.yaml."""
+    """Write all three streams with a train and a valid split.
+
+    Args:
+        folder: A new folder.
+        documents: Documents of each stream for training; a fifth as many for validation.
+        sequences: Sequences per update of text, captions and interleaved documents.
+
+    Returns:
+        The path of data.yaml.
+    """
     vocabulary = write_vocabulary(folder / "vocabulary")
     for split, count in (("train", documents), ("valid", max(documents // 5, 2))):
         rng = random.Random(split)
@@ -134,7 +153,7 @@ streams:
 
 
 def text_data(data: Path, folder: Path) -> Path:
-    """The text stream of `data` alone: a data YAML in `folder`."""
+    """Write a data YAML of only the text stream of `data` into `folder`, and return its path."""
     config = yaml.safe_load(data.read_text())
     text = config["streams"]["text"]
     for corpus in text["corpora"]:
@@ -145,8 +164,8 @@ def text_data(data: Path, folder: Path) -> Path:
     return path
 
 
-def task(data: Path, update_freq: int = 1, **options) -> KosmosMultimodalTask:
-    """The task on a tiny data YAML."""
+def task(data: Path, update_freq: int = 1, **options: Any) -> KosmosMultimodalTask:
+    """The task on a tiny data YAML; `options` are those of the task."""
     cfg = KosmosMultimodalConfig(
         **{
             "data": str(data),
@@ -161,13 +180,13 @@ def task(data: Path, update_freq: int = 1, **options) -> KosmosMultimodalTask:
 
 
 def batch(a_task: KosmosMultimodalTask) -> Batch:
-    """The first batch of training."""
+    """The first training batch."""
     a_task.load_dataset("train")
     return a_task.get_batch_iterator(a_task.dataset("train"), max_sentences=100).micro_batches[0]
 
 
-def model_config(data: Path, **options) -> KosmosTinyConfig:
-    """A model of two layers with a random CLIP of two."""
+def model_config(data: Path, **options: Any) -> KosmosTinyConfig:
+    """The configuration of a model of two layers with a random CLIP of two; `options` are those of the model."""
     config = KosmosTinyConfig(
         **{
             "decoder_layers": 2,
@@ -185,7 +204,7 @@ def model_config(data: Path, **options) -> KosmosTinyConfig:
     return config
 
 
-def model(a_task: KosmosMultimodalTask, seed: int = 0, **options) -> KosmosModel:
+def model(a_task: KosmosMultimodalTask, seed: int = 0, **options: Any) -> KosmosModel:
     """The tiny model for `a_task`, with seeded random weights, in evaluation mode."""
     torch.manual_seed(seed)
     config = model_config(Path(a_task.cfg.data), **options)
@@ -201,8 +220,8 @@ TRAIN_OPTIONS = (
 )
 
 
-def train(data: Path, folder: Path, *options) -> Path:
-    """fairseq-train in this process; returns the last checkpoint."""
+def train(data: Path, folder: Path, *options: object) -> Path:
+    """Run fairseq-train in this process, with its checkpoints in `folder`, and return the last checkpoint."""
     arguments = [data, *TRAIN_OPTIONS.split(), "--vision-model", data.parent / "clip.json", *options]
     before, sys.argv = sys.argv, ["fairseq-train", *map(str, arguments), "--save-dir", str(folder)]
     try:
@@ -212,6 +231,6 @@ def train(data: Path, folder: Path, *options) -> Path:
     return folder / "checkpoint_last.pt"
 
 
-def decode(image) -> torch.Tensor:
-    """An image of a sample as the model takes it, uint8 [3, S, S]."""
+def decode(image: DocumentImage) -> torch.Tensor:
+    """Decode an image of a sample as the model takes it, uint8 [3, S, S]."""
     return decode_image(image.read(), IMAGE_SIZE)

@@ -1,15 +1,7 @@
-"""Rows → Batch: the tensors that pass from data to model, and nothing else.
-
-tokens        int64 [B, T]           token ids; image slots hold an id whose value never matters
-targets       int64 [B, T]           the next token, `pad` wherever the loss does not count
-document_ids  int64 [B, T]           positions see each other only where these are equal; 0 is padding
-image_slots   bool  [B, T]           True where an image embedding takes the token's place
-images        uint8 [N, 3, S, S]     row-major in the order of the slots: `image_tokens` slots each
-streams       int64 [B]              which stream each row is of (its number in the data YAML)
-"""
+"""Rows → Batch: the tensors that pass from data to model, and nothing else."""
 
 import math
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 import torch
@@ -22,16 +14,27 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Batch(TypedDict):
-    tokens: torch.Tensor
-    targets: torch.Tensor
-    document_ids: torch.Tensor
-    image_slots: torch.Tensor
-    images: torch.Tensor
-    streams: torch.Tensor
+    """B rows of T positions, with N images of S × S pixels."""
+
+    tokens: torch.Tensor  # int64 [B, T]: token ids; at image slots an id whose value never matters
+    targets: torch.Tensor  # int64 [B, T]: the next token, or `pad` where it is not in the loss
+    document_ids: torch.Tensor  # int64 [B, T]: positions attend to each other only where equal; 0 is padding
+    image_slots: torch.Tensor  # bool [B, T]: whether an image embedding replaces the token's
+    images: torch.Tensor  # uint8 [N, 3, S, S]: row-major in the order of their slots, `image_tokens` slots each
+    streams: torch.Tensor  # int64 [B]: stream of each row, as its index in the data YAML
 
 
 class Collator:
-    """Decodes the images of some rows and lays the rows out as tensors of `tokens_per_row` positions."""
+    """Decodes the images of rows, and lays the rows out as tensors.
+
+    Args:
+        vocabulary: Gives the ids of `<s>` and `<pad>`.
+        tokens_per_row: T, the positions of a row.
+        image_size: S, the side of an image in pixels.
+        skips: Counts broken images.
+        image_fit: How an image is made square; see `decode_image`.
+        image_decoding: How exactly it is decoded; see `decode_image`.
+    """
 
     def __init__(
         self,
@@ -50,42 +53,42 @@ class Collator:
         self.image_decoding = image_decoding
 
     def __call__(self, rows: list[PackedRow]) -> Batch:
-        """The batch of `rows`. A sample with a broken image is left out: its place is padding.
+        """Make the batch of `rows`. A sample with a broken image is left out, and the row is padded instead.
 
         No rows give a batch of one row of padding, so that a rank without work still takes part in an update.
         """
         row_shape = (max(len(rows), 1), self.tokens_per_row)
-        batch = _empty_in_one_storage(
+        image_shape = (sum(row.num_images for row in rows), 3, self.image_size, self.image_size)
+        tensors = _empty_in_one_storage(
             tokens=(torch.int64, row_shape),
             targets=(torch.int64, row_shape),
             document_ids=(torch.int64, row_shape),
             streams=(torch.int64, row_shape[:1]),
             image_slots=(torch.bool, row_shape),
-            images=(torch.uint8, (sum(row.num_images for row in rows), 3, self.image_size, self.image_size)),
+            images=(torch.uint8, image_shape),
         )
         tokens, targets, document_ids, image_slots = (
-            batch[name].numpy() for name in ("tokens", "targets", "document_ids", "image_slots")
+            tensors[name].numpy() for name in ("tokens", "targets", "document_ids", "image_slots")
         )
         tokens[:] = targets[:] = self.vocabulary.pad
         document_ids[:] = image_slots[:] = 0
-        batch["streams"][:] = torch.tensor([row.stream for row in rows] or [0])
+        tensors["streams"][:] = torch.tensor([row.stream for row in rows] or [0])
         count = 0
         for b, row in enumerate(rows):
             end = 0
             for sample in row.samples:
-                if not self._decode(sample, batch["images"][count : count + len(sample.images)]):
+                if not self._decode(sample, tensors["images"][count : count + len(sample.images)]):
                     continue
                 count += len(sample.images)
-                begin, end = end, end + len(sample)
-                tokens[b, begin:end] = sample.tokens
-                targets[b, begin:end] = sample.targets
-                image_slots[b, begin:end] = sample.image_slots
-                document_ids[b, begin:end] = 1
+                start, end = end, end + len(sample)
+                tokens[b, start:end] = sample.tokens
+                targets[b, start:end] = sample.targets
+                image_slots[b, start:end] = sample.image_slots
+                document_ids[b, start:end] = 1
             if not row.cross_document_attention:
-                begins = np.cumsum(tokens[b, :end] == self.vocabulary.bos)
-                document_ids[b, :end] += begins
-        batch["images"] = batch["images"][:count]
-        return batch
+                document_ids[b, :end] += np.cumsum(tokens[b, :end] == self.vocabulary.bos)
+        tensors["images"] = tensors["images"][:count]
+        return cast(Batch, tensors)
 
     def _decode(self, sample: Sample, images: torch.Tensor) -> bool:
         """Decode the sample's images into `images` [n, 3, S, S]; False if one is broken."""
@@ -101,17 +104,20 @@ class Collator:
 
 
 def _empty_in_one_storage(**tensors: tuple[torch.dtype, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Uninitialized tensors of (dtype, shape), one behind the other, those of the largest dtype first.
+    """Allocate all tensors in one storage. Those with the largest elements come first, so that all are aligned.
 
-    In a worker process they lie in shared memory, as with torch's own `default_collate`: else they would be copied
-    there. What takes time on the way between processes is every piece of shared memory, hence one for all.
+    In a worker it is shared memory, and each separate block costs a file-descriptor transfer.
+
+    Args:
+        tensors: (dtype, shape) of each.
     """
     sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in tensors.items()}
     in_worker = torch.utils.data.get_worker_info() is not None
     total = sum(sizes.values())
     storage = torch.UntypedStorage._new_shared(total) if in_worker else torch.UntypedStorage(total)
-    batch, begin = {}, 0
+    batch, start = {}, 0
     for name, (dtype, shape) in tensors.items():
-        batch[name] = torch.empty(0, dtype=dtype).set_(storage, begin // dtype.itemsize, shape)
-        begin += sizes[name]
+        empty = torch.empty(0, dtype=dtype)
+        batch[name] = empty.set_(storage, start // dtype.itemsize, shape)  # type: ignore[call-overload]  # no strides
+        start += sizes[name]
     return batch

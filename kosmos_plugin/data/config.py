@@ -5,12 +5,12 @@
       captions:                       # any name; losses are logged under it
         kind: captions                # text | captions | interleaved
         sequences_per_update: 6144    # over all ranks (text: rows; captions and interleaved: documents)
-        cross_document_attention: false   # may documents in a row see each other? default: true for text alone
+        cross_document_attention: false   # whether documents in a row attend to each other; default: only for text
         corpora:
           - name: laion
             train: laion/{00000..41454}.tar   # a pattern or a list of them; text: prefixes of .bin and .idx
             valid: laion-valid/00000.tar      # optional
-            weight: 0.7                       # optional: default is by number of sequences
+            weight: 0.7                       # optional; default: by number of sequences
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
@@ -19,50 +19,66 @@ import dataclasses
 import glob
 import math
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import braceexpand
 import yaml
 
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, did_you_mean
 
 KINDS = ("text", "captions", "interleaved")
 SPLITS = ("train", "valid")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class CorpusConfig:
+    """A corpus of a stream."""
+
     name: str
-    train: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()  # paths of tars, or prefixes of binarized text
     valid: tuple[str, ...] = ()
-    weight: float | None = None
+    weight: float | None = None  # relative to the stream's other corpora; None: its number of sequences
 
     def paths(self, split: str) -> tuple[str, ...]:
+        """The paths of "train" or "valid"."""
         return {"train": self.train, "valid": self.valid}[split]
 
 
 @dataclass(frozen=True)
 class StreamConfig:
+    """A stream of one kind of sequences."""
+
     name: str
-    kind: str
-    sequences_per_update: int
-    cross_document_attention: bool
+    kind: str  # one of KINDS
+    sequences_per_update: int  # over all ranks (text: rows; otherwise documents)
+    cross_document_attention: bool  # whether documents in a row attend to each other
     corpora: tuple[CorpusConfig, ...]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    path: str
-    vocabulary: str
+    """A data YAML."""
+
+    path: str  # of the YAML
+    vocabulary: str  # path of the folder
     streams: tuple[StreamConfig, ...]
 
 
 def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataConfig:
-    """Read and check a data YAML. Raises UserError, naming the file and the key, for anything that is wrong in it.
+    """Read and check a data YAML.
 
-    Without `files_must_exist` a corpus's paths are its patterns, joined to the YAML's folder and otherwise as written.
+    Args:
+        path: Path of the YAML.
+        files_must_exist: If False, a corpus's paths are its patterns as written, joined to the YAML's folder.
+
+    Raises:
+        UserError: Anything in it is wrong; the message names the file and the key.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,81 +100,90 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
 
 
 class _Reader:
-    """Turns the YAML's values into the dataclasses; every complaint names the file and the place in it."""
+    """Turns the YAML's values into the dataclasses; every error names the file and the key."""
 
     def __init__(self, path: Path, files_must_exist: bool):
         self.path = path
         self.files_must_exist = files_must_exist
 
-    def fail(self, message: str):
+    def fail(self, message: str) -> NoReturn:
         raise UserError(f"{self.path}: {message}")
 
-    def mapping(self, value, place: str, required: set[str] = frozenset(), optional: set[str] = frozenset()):
+    def mapping(
+        self, value: Any, key: str, required: Set[str] = frozenset(), optional: Set[str] = frozenset()
+    ) -> dict[Any, Any]:
+        """Check that `value` is a mapping and, if keys are given, that it has those and no others."""
         if not isinstance(value, dict):
-            self.fail(f"{place} must be a mapping, not {value!r}.")
+            self.fail(f"{key} must be a mapping, not {value!r}.")
         if required:
-            allowed = required | optional
-            for key in value:
-                if key not in allowed:
-                    self.fail(f"unknown key {key!r} in {place}; known are {', '.join(sorted(allowed))}.")
-            for key in sorted(required - set(value)):
-                self.fail(f"{place} lacks the key {key!r}.")
+            known = sorted(required | optional)
+            for name in value:
+                if name not in known:
+                    listed = ", ".join(known)
+                    self.fail(f"unknown key {name!r} in {key}; known are {listed}.{did_you_mean(name, known)}")
+            for name in sorted(required - set(value)):
+                self.fail(f"{key} lacks the key {name!r}.")
         return value
 
-    def of_type(self, value, kind: type, place: str):
+    def of_type(self, value: Any, kind: type[T], key: str) -> T:
+        """Check that `value` is of type `kind`; a bool is not an int here."""
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            self.fail(f"{place} must be a {kind.__name__}, not {value!r}.")
+            self.fail(f"{key} must be a {kind.__name__}, not {value!r}.")
         return value
 
-    def stream(self, name: str, raw) -> StreamConfig:
-        place = f"streams.{name}"
-        raw = self.mapping(raw, place, {"kind", "sequences_per_update", "corpora"}, {"cross_document_attention"})
+    def stream(self, name: str, raw: Any) -> StreamConfig:
+        key = f"streams.{name}"
+        raw = self.mapping(raw, key, {"kind", "sequences_per_update", "corpora"}, {"cross_document_attention"})
         kind = raw["kind"]
         if kind not in KINDS:
-            self.fail(f"{place}.kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
-        sequences = self.of_type(raw["sequences_per_update"], int, f"{place}.sequences_per_update")
+            self.fail(f"{key}.kind is {kind!r}; it must be one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+        sequences = self.of_type(raw["sequences_per_update"], int, f"{key}.sequences_per_update")
         if sequences < 1:
-            self.fail(f"{place}.sequences_per_update must be at least 1, not {sequences}.")
-        corpora = self.of_type(raw["corpora"], list, f"{place}.corpora")
-        if not corpora:
-            self.fail(f"{place}.corpora is empty.")
-        corpora = tuple(self.corpus(corpus, f"{place}.corpora[{i}]", kind) for i, corpus in enumerate(corpora))
+            self.fail(f"{key}.sequences_per_update must be at least 1, not {sequences}.")
+        listed = self.of_type(raw["corpora"], list, f"{key}.corpora")
+        if not listed:
+            self.fail(f"{key}.corpora is empty.")
+        corpora = tuple(self.corpus(corpus, f"{key}.corpora[{i}]", kind) for i, corpus in enumerate(listed))
         if len({corpus.weight is None for corpus in corpora}) > 1:
-            self.fail(f"{place}: give a weight to all of its corpora or to none.")
+            self.fail(f"{key}: give a weight to all of its corpora or to none.")
         cross = self.of_type(
-            raw.get("cross_document_attention", kind == "text"), bool, f"{place}.cross_document_attention"
+            raw.get("cross_document_attention", kind == "text"), bool, f"{key}.cross_document_attention"
         )
         return StreamConfig(name, kind, sequences, cross, corpora)
 
-    def corpus(self, raw, place: str, kind: str) -> CorpusConfig:
-        raw = self.mapping(raw, place, {"name", "train"}, {f.name for f in dataclasses.fields(CorpusConfig)})
+    def corpus(self, raw: Any, key: str, kind: str) -> CorpusConfig:
+        raw = self.mapping(raw, key, {"name", "train"}, {field.name for field in dataclasses.fields(CorpusConfig)})
         weight = raw.get("weight")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if weight is not None and not (number and 0 < weight < math.inf):
-            self.fail(f"{place}.weight must be a number above 0, not {weight!r}.")
-        paths = {split: self.paths(raw.get(split, []), f"{place}.{split}", kind) for split in SPLITS}
-        return CorpusConfig(str(raw["name"]), **paths, weight=weight)
+            self.fail(f"{key}.weight must be a number above 0, not {weight!r}.")
+        paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
+        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight)
 
-    def paths(self, patterns, place: str, kind: str) -> tuple[str, ...]:
-        """Braces and wildcards expanded, relative to the YAML; every file must be there."""
+    def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
+        """Expand braces and wildcards, relative to the YAML; every file must exist."""
         suffix = ".idx" if kind == "text" else ""
-        found = []
-        for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, place):
-            pattern = self.of_type(pattern, str, place)
+        found: list[str] = []
+        for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, key):
+            pattern = self.of_type(pattern, str, key)
             if not self.files_must_exist:
                 found.append(os.path.normpath(self.path.parent / pattern))
                 continue
             try:
                 names = [f"{name}{suffix}" for name in braceexpand.braceexpand(pattern)]
             except ValueError as error:
-                self.fail(f"{place}: {pattern!r} is no pattern: {error}.")
+                self.fail(f"{key}: {pattern!r} is not a valid pattern: {error}.")
             for name in names:
-                # The YAML's folder, or a file, may have a wildcard's signs in its own name.
-                matches = [self.path.parent / name]
-                if not matches[0].is_file():
-                    matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
-                    matches = [match for match in matches if not match.endswith(INDEX_SUFFIX)]
-                if not matches:
-                    self.fail(f"{place} names {self.path.parent / name}, which does not exist.")
-                found += [os.path.normpath(match).removesuffix(suffix) for match in matches]
+                found += [path.removesuffix(suffix) for path in self.files(name, key)]
         return tuple(found)
+
+    def files(self, name: str, key: str) -> list[str]:
+        """The files that match `name`, in which braces are expanded but wildcards may be left."""
+        path = self.path.parent / name
+        if path.is_file():  # first: the folder's name, or the file's, may have a wildcard's characters
+            return [os.path.normpath(path)]
+        matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
+        files = [os.path.normpath(match) for match in matches if not match.endswith(INDEX_SUFFIX)]
+        if not files:
+            self.fail(f"{key} names {path}, which does not exist.")
+        return files

@@ -14,20 +14,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """An encoded image. Its bytes are read on demand, so that planning a batch touches no image.
+    """An encoded image."""
 
-    `name` is what messages call it.
-    """
-
-    read: Callable[[], bytes]
-    name: str = "an image"
+    read: Callable[[], bytes]  # its bytes are read on demand, so that planning a batch reads no image
+    name: str = "an image"  # for messages
 
 
 @dataclass(frozen=True)
 class Document:
-    """Text and images in reading order. `id` names it in messages and pages (corpus, shard, key)."""
+    """Text and images in reading order."""
 
-    id: str
+    id: str  # for messages and pages: corpus, shard, key
     segments: tuple[Text | Image, ...]
 
 

@@ -1,17 +1,19 @@
-"""Batches for fairseq's trainer: the micro-batch of (update, rank, turn), made in worker processes.
+"""Batches for fairseq's trainer: the micro-batch of (update, rank, accumulation step), made in worker processes.
 
     update u ─ Mixture ─→ rows ─ deal ─→ ranks × update-freq micro-batches ─ Collator ─→ Batch
     └──────────── one process plans ───────────┘   └────── `num_workers` processes decode ───┘
 
-What an update's rows are depends on the lengths of all its documents, so a rank plans whole updates. One process does
-that, once for each and ahead of time; the others decode the images of the rank's own rows.
+The rows of an update depend on the lengths of all its documents, so a rank plans whole updates. One process does that,
+once for each update and ahead of time; the others decode the images of the rank's own rows.
 """
 
 import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from kosmos_plugin.data.batch import Batch, Collator
 from kosmos_plugin.data.mixture import Mixture
@@ -20,7 +22,15 @@ from kosmos_plugin.errors import UserError
 
 
 class MicroBatches:
-    """The micro-batches of one rank: item `u · update_freq + turn` is the one of update u and that turn."""
+    """The micro-batches of one rank: item `u · update_freq + accumulation_step` belongs to update u.
+
+    Args:
+        mixture: Gives the rows of an update.
+        collate: Makes a batch of rows.
+        rank: This rank, from 0.
+        ranks: Number of ranks.
+        update_freq: Accumulation steps of an update.
+    """
 
     def __init__(self, mixture: Mixture, collate: Collator, rank: int, ranks: int, update_freq: int):
         self.mixture = mixture
@@ -31,31 +41,55 @@ class MicroBatches:
         self._planned: tuple[int | None, list[list[PackedRow]]] = (None, [])  # the last update asked for
 
     def plan(self, update: int) -> list[list[PackedRow]]:
-        """The rows of each turn of an update, before any image is read."""
+        """The rows of each accumulation step of an update, before any image is read."""
         dealt = deal(self.mixture.rows(update), self.ranks * self.update_freq)
         return dealt[self.rank :: self.ranks]
 
     def rows(self, item: int) -> list[PackedRow]:
         """The rows of a micro-batch, before any image is read."""
-        update, turn = divmod(item, self.update_freq)
+        update, accumulation_step = divmod(item, self.update_freq)
         if self._planned[0] != update:
             self._planned = (update, self.plan(update))
-        return self._planned[1][turn]
+        return self._planned[1][accumulation_step]
 
     def __getitem__(self, item: int) -> Batch:
         return self.collate(self.rows(item))
 
     def of_updates(self, updates: range, num_workers: int) -> Iterator[Batch]:
-        """All items of `updates`, made in `num_workers` processes and one that plans; 0: in this one."""
+        """Make all micro-batches of `updates` in order.
+
+        Args:
+            updates: Numbers of the updates.
+            num_workers: Processes that decode, beside one that plans; 0 does both in this process.
+
+        Raises:
+            UserError: Too many records or images are broken.
+        """
         if num_workers == 0:
-            items = range(updates.start * self.update_freq, updates.stop * self.update_freq)
-            yield from (self[item] for item in items)
-        else:
-            plans = itertools.chain.from_iterable(_begun_when_asked(_loader(_Plans(self), updates, 1)))
-            yield from _loader(_Decoder(self.collate), plans, num_workers, pin_memory=torch.cuda.is_available())
+            for item in range(updates.start * self.update_freq, updates.stop * self.update_freq):
+                yield self[item]
+            return
+        batches = self._from_workers(updates, num_workers)
+        for batch in batches:
+            if isinstance(batch, UserError):
+                batches.close()  # ends the workers, which the error's traceback would keep alive
+                raise batch
+            yield batch
+
+    def _from_workers(self, updates: range, num_workers: int) -> Generator[Batch | UserError, None, None]:
+        plans = itertools.chain.from_iterable(_started_when_asked(_loader(_Plans(self), updates, 1)))
+        yield from _loader(_Decoder(self.collate), plans, num_workers, pin_memory=torch.cuda.is_available())
 
     def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
-        """UserError if the first update cannot be dealt so that every micro-batch has work and none is too large."""
+        """Check that every micro-batch of the first update has work and that none is too large.
+
+        Args:
+            max_rows: Most rows of a micro-batch (--batch-size); None or 0: any number.
+            max_tokens: Most positions of a micro-batch (--max-tokens); None: any number.
+
+        Raises:
+            UserError: One is empty or too large; the message says which options would fit.
+        """
         rows = len(self.mixture.rows(0, count_skips=False))
         if rows == 0:
             self.mixture.rows(0)  # warns of each
@@ -92,38 +126,49 @@ class MicroBatches:
             )
 
 
-class _Plans(torch.utils.data.Dataset):
-    """Item u: the rows of each turn of update u. They are pickled, so that the main process passes on mere bytes."""
+# A worker returns a UserError as a value: if it raised it, torch would put the worker's traceback into the message.
+
+
+class _Plans(Dataset[list[bytes | UserError]]):
+    """Item u: the rows of each accumulation step of update u, pickled so that the main process only passes on bytes."""
 
     def __init__(self, micro_batches: MicroBatches):
         self.micro_batches = micro_batches
 
-    def __getitem__(self, update: int) -> list[bytes]:
-        return [pickle.dumps(rows) for rows in self.micro_batches.plan(update)]
+    def __getitem__(self, update: int) -> list[bytes | UserError]:
+        try:
+            return [pickle.dumps(rows) for rows in self.micro_batches.plan(update)]
+        except UserError as error:
+            return [error]
 
 
-class _Decoder(torch.utils.data.Dataset):
-    """Item `rows`, as `_Plans` gives them: their batch."""
+class _Decoder(Dataset[Batch | UserError]):
+    """Indexed by rows as `_Plans` gives them: their batch."""
 
     def __init__(self, collate: Collator):
         self.collate = collate
 
-    def __getitem__(self, rows: bytes) -> Batch:
-        return self.collate(pickle.loads(rows))
+    def __getitem__(self, rows: bytes | UserError) -> Batch | UserError:
+        if isinstance(rows, UserError):
+            return rows
+        try:
+            return self.collate(pickle.loads(rows))
+        except UserError as error:
+            return error
 
 
-def _loader(dataset, items, num_workers: int, pin_memory: bool = False) -> torch.utils.data.DataLoader:
-    """Items of `dataset` in order. The generator: else a loader draws from torch's global one, which is the model's."""
-    return torch.utils.data.DataLoader(
+def _loader(dataset: Dataset, items: Iterable, num_workers: int, pin_memory: bool = False) -> DataLoader[Any]:
+    """Load items of `dataset` in order."""
+    return DataLoader(
         dataset,
         batch_size=None,
         sampler=items,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # by default the loader draws from the global one, which is the model's
     )
 
 
-def _begun_when_asked(loader):
-    """So that the planner's process is begun by the decoding loader, after its own."""
+def _started_when_asked(loader: Iterable) -> Iterator[Any]:
+    """Let the decoding loader start the planner's process after its own."""
     yield from loader

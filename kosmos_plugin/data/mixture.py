@@ -1,38 +1,34 @@
-"""The mixture: which rows make up update u — a pure function of (data, seed, u), whatever the ranks and workers.
+"""The mixture: the rows of update u, a pure function of (data, seed, u), whatever the ranks and workers.
 
 stream ─ positions u·n … (u+1)·n ─→ (corpus, document) ─→ Sample ─ pack ─→ rows of all streams
 """
 
+import itertools
+from collections.abc import Callable
+
 import numpy as np
+from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.config import DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.order import Interleaving, shuffled
 from kosmos_plugin.data.packing import PackedRow, pack
 from kosmos_plugin.data.samples import Sample, SampleBuilder
-from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.shards import RecordReader, ShardedDocuments, caption_document, interleaved_document
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.errors import UserError
 
 
-class ConcatenatedRows:
-    """Several binarized texts, one after the other, as one sequence of samples."""
+class ConcatenatedRows(ConcatDataset[Sample]):
+    """The rows of several binarized texts as one sequence; `datasets` are the TextRows."""
 
     def __init__(self, paths: tuple[str, ...], sample_builder: SampleBuilder):
-        self.parts = [TextRows(path, sample_builder.vocabulary, sample_builder.max_tokens) for path in paths]
-        self.ends = np.cumsum([len(part) for part in self.parts])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, i: int) -> Sample:
-        part = int(np.searchsorted(self.ends, i, side="right"))
-        return self.parts[part][int(i - (self.ends[part - 1] if part else 0))]
+        super().__init__(TextRows(path, sample_builder.vocabulary, sample_builder.max_tokens) for path in paths)
 
 
-class FormattedDocuments:
-    """The documents of a sharded corpus as samples; a record that is no usable one raises BrokenRecord."""
+class FormattedDocuments(Dataset[Sample]):
+    """The documents of a sharded corpus as samples. Indexing raises BrokenRecord for an unusable record."""
 
     def __init__(self, documents: ShardedDocuments, sample_builder: SampleBuilder):
         self.documents = documents
@@ -46,60 +42,83 @@ class FormattedDocuments:
         try:
             return self.sample_builder.sample(document)
         except BrokenRecord as error:
-            raise BrokenRecord(error.reason, error.detail, document.id) from None
+            error.record = document.id
+            raise
 
 
-# How the corpora of each kind of stream are opened: (paths, sample format) → a sequence of samples.
-CORPUS_READERS = {
+Corpus = ConcatenatedRows | FormattedDocuments
+CorpusReader = Callable[[tuple[str, ...], SampleBuilder], Corpus]
+
+
+def _sharded(read_record: RecordReader) -> CorpusReader:
+    return lambda paths, sample_builder: FormattedDocuments(ShardedDocuments(paths, read_record), sample_builder)
+
+
+# How the corpora of each kind of stream are opened.
+CORPUS_READERS: dict[str, CorpusReader] = {
     "text": ConcatenatedRows,
-    "captions": lambda paths, sample_builder: FormattedDocuments(
-        ShardedDocuments(paths, caption_document), sample_builder
-    ),
-    "interleaved": lambda paths, sample_builder: FormattedDocuments(
-        ShardedDocuments(paths, interleaved_document), sample_builder
-    ),
+    "captions": _sharded(caption_document),
+    "interleaved": _sharded(interleaved_document),
 }
 
 
 class Stream:
-    """One stream's corpora in training order (weighted and shuffled without end) or in their own order (once)."""
+    """A stream's corpora: for training weighted, shuffled and repeated, otherwise in their own order, once.
+
+    Args:
+        config: The stream in the data YAML.
+        split: "train" or "valid".
+        sample_builder: Formats the documents.
+        seed: Chooses the order of training.
+
+    Attributes:
+        corpora: Those that have the split.
+        names: Their names.
+        sizes: Their numbers of samples, int64 [corpora].
+
+    Raises:
+        UserError: A corpus is empty or cannot be read.
+    """
 
     def __init__(self, config: StreamConfig, split: str, sample_builder: SampleBuilder, seed: int):
         self.config = config
         self.shuffle = split == "train"
         self.seed = seed
-        named = [(corpus, corpus.paths(split)) for corpus in config.corpora if corpus.paths(split)]
-        self.corpora = [CORPUS_READERS[config.kind](paths, sample_builder) for _, paths in named]
-        self.names = [corpus.name for corpus, _ in named]
-        for name, corpus in zip(self.names, self.corpora, strict=True):
-            if len(corpus) == 0:
-                raise UserError(f"The corpus {name} of stream {config.name} is empty ({split}).")
+        corpora = [corpus for corpus in config.corpora if corpus.paths(split)]
+        self.corpora = [CORPUS_READERS[config.kind](corpus.paths(split), sample_builder) for corpus in corpora]
+        self.names = [corpus.name for corpus in corpora]
         self.sizes = np.array([len(corpus) for corpus in self.corpora], dtype=np.int64)
-        weights = [corpus.weight for corpus, _ in named]
+        for name, size in zip(self.names, self.sizes, strict=True):
+            if size == 0:
+                raise UserError(f"The corpus {name} of stream {config.name} is empty ({split}).")
         if self.corpora:
-            self.interleaving = Interleaving(list(self.sizes) if None in weights else weights, seed)
+            weights = [corpus.weight for corpus in corpora if corpus.weight is not None]
+            self.interleaving = Interleaving(weights or self.sizes.tolist(), seed)
 
     def __len__(self) -> int:
-        """Updates until as many sequences were drawn as the corpora have."""
+        """Updates until the stream has drawn as many samples as its corpora have."""
         return -(-int(self.sizes.sum()) // self.config.sequences_per_update)
 
     def epochs(self, updates: int) -> dict[str, float]:
-        """Corpus → how often the first `updates` updates have gone through it."""
+        """How many times the first `updates` updates go through each corpus, by its name."""
         draws = updates * self.config.sequences_per_update * self.interleaving.shares if self.corpora else []
         return {name: float(n / size) for name, n, size in zip(self.names, draws, self.sizes, strict=True)}
 
     def draws(self, update: int) -> list[tuple[int, int]]:
-        """The (corpus, number of its document) of the stream's sequences in `update`, in order."""
-        begin = update * self.config.sequences_per_update
-        end = begin + self.config.sequences_per_update
+        """The samples of `update` in order, each as (corpus, number within the corpus)."""
+        start = update * self.config.sequences_per_update
+        end = start + self.config.sequences_per_update
         if not self.corpora:
             return []
         if not self.shuffle:
-            ends = np.cumsum(self.sizes)
-            positions = np.arange(begin, min(end, ends[-1]))
-            corpora = np.searchsorted(ends, positions, side="right")
-            return list(zip(corpora.tolist(), (positions - (ends - self.sizes)[corpora]).tolist(), strict=True))
-        corpora, numbers = self.interleaving(begin, end)
+            sizes = self.sizes.tolist()
+            firsts = itertools.accumulate(sizes, initial=0)  # position of each corpus's first sample
+            return [
+                (corpus, number)
+                for corpus, (first, size) in enumerate(zip(firsts, sizes, strict=False))
+                for number in range(max(start - first, 0), min(end - first, size))
+            ]
+        corpora, numbers = self.interleaving(start, end)
         documents = np.empty_like(numbers)
         for corpus in np.unique(corpora):
             seed = self.seed + int(corpus) + 1
@@ -108,12 +127,23 @@ class Stream:
 
 
 class Mixture:
-    """All streams of a split: the rows of any update."""
+    """All streams of a split: the rows of any update.
+
+    Args:
+        config: The data YAML.
+        split: "train" or "valid".
+        sample_builder: Formats the documents.
+        seed: Chooses the order of training.
+        skips: Counts broken records.
+
+    Raises:
+        UserError: No corpus has the split, or a corpus is empty or cannot be read.
+    """
 
     def __init__(self, config: DataConfig, split: str, sample_builder: SampleBuilder, seed: int, skips: SkipCounter):
         self.max_tokens = sample_builder.max_tokens
         self.skips = skips
-        # Streams are seeded far apart, so that two streams over the same corpus do not run in step.
+        # Seeds of streams are far apart, so that two streams over the same corpus have different orders.
         self.streams = [
             Stream(stream, split, sample_builder, seed * 1_000_003 + i * 1_009)
             for i, stream in enumerate(config.streams)
@@ -122,13 +152,15 @@ class Mixture:
             raise UserError(f"{config.path}: no corpus has a {split!r} split.")
 
     def __len__(self) -> int:
-        """Updates in an epoch: until the stream that lasts longest has gone through its corpora."""
+        """Updates of an epoch: until the longest stream has gone through its corpora."""
         return max(len(stream) for stream in self.streams)
 
     def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
-        """The rows of `update`, stream by stream; no image is read. Broken records are skipped.
+        """Pack the rows of `update`, stream by stream. Reads no image, and skips broken records.
 
-        They are counted and logged too unless `count_skips` is False, for what is looked at another time.
+        Args:
+            update: Number of the update, from 0.
+            count_skips: Whether to count and log broken records. False when the update is read once more.
         """
         rows = []
         for number, stream in enumerate(self.streams):
@@ -143,10 +175,10 @@ class Mixture:
         draws = stream.draws(update)
         if count_skips:
             self.skips.count(len(draws))
-        for corpus, document in draws:
+        for corpus, number in draws:
             try:
-                samples.append(stream.corpora[corpus][document])
+                samples.append(stream.corpora[corpus][number])
             except BrokenRecord as error:
                 if count_skips:
-                    self.skips.skip(f"{stream.names[corpus]}/{document}", error)
+                    self.skips.skip(f"{stream.names[corpus]}/{number}", error)
         return samples

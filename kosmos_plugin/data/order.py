@@ -1,10 +1,12 @@
-"""The order of training as arithmetic: which document stands at any position, without replaying what came before.
+"""The order of training as arithmetic: the document at any position, without replaying what came before.
 
     position of a stream ─ Interleaving ─→ (corpus, number within the corpus) ─ Permutation ─→ document
 
 Both are pure functions of (weights or size, seed), at the same cost for every position. So update u takes the
 positions u·n … (u + 1)·n of each stream whatever the number of ranks and workers, and a counter is the whole state.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +16,7 @@ _ROUNDS = 6
 
 
 def _hash(values: np.ndarray, key: int) -> np.ndarray:
-    """SplitMix64's finaliser over uint64 `values`, keyed (Steele, Lea & Flood 2014)."""
+    """SplitMix64's finalizer over uint64 `values`, keyed (Steele, Lea & Flood 2014)."""
     x = values + np.uint64((key * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -24,8 +26,15 @@ def _hash(values: np.ndarray, key: int) -> np.ndarray:
 class Permutation:
     """A keyed pseudo-random permutation of 0 … size − 1, evaluated at single points.
 
-    A balanced Feistel network over the next even number of bits, walked until it falls below `size` (Black & Rogaway
-    2002): at most four steps on average, no table.
+    A balanced Feistel network over the next even number of bits, repeated until the result is below `size`: at most
+    four steps on average, and no table.
+
+    Args:
+        size: Number of elements, at least 1.
+        key: Chooses the permutation.
+
+    Source:
+        Cycle walking, Black & Rogaway 2002.
     """
 
     def __init__(self, size: int, key: int):
@@ -35,7 +44,7 @@ class Permutation:
         self.round_keys = [int(k) for k in _hash(np.arange(1, _ROUNDS + 1, dtype=np.uint64), key)]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Where each of `positions` (integers below `size`) is sent, int64."""
+        """The elements at `positions` (integers below `size`), int64 of the same shape."""
         values = self._feistel(positions.astype(np.uint64))
         while (outside := values >= self.size).any():
             values[outside] = self._feistel(values[outside])
@@ -50,27 +59,35 @@ class Permutation:
 
 
 class Interleaving:
-    """Deals the positions of a stream to its corpora by weight.
+    """Assigns the positions of a stream to its corpora by weight.
 
-    Every block of 10,000 positions holds corpus c exactly 10,000 · weight times, in an order shuffled by the seed.
+    Every block of BLOCK positions holds each corpus its exact number of times, in an order shuffled by the seed.
+
+    Args:
+        weights: Of each corpus, above 0; they need not sum to 1.
+        seed: Chooses the order within the blocks.
+
+    Attributes:
+        counts: Positions of each corpus in a block, int64 [corpora]; at least 1 each.
+        shares: The same as fractions, float64 [corpora].
     """
 
-    def __init__(self, weights: list[float], seed: int):
+    def __init__(self, weights: Sequence[float], seed: int):
         shares = np.array(weights, dtype=np.float64) / np.sum(weights) * BLOCK
         counts = np.floor(shares).astype(np.int64)
         remainder = BLOCK - int(counts.sum())
         counts[np.argsort(counts - shares, kind="stable")[:remainder]] += 1  # largest remainders first
-        counts[counts == 0] = 1  # the smallest of corpora has its turn, at the largest one's expense
+        counts[counts == 0] = 1  # even the smallest corpus has a position, which the largest one gives up
         counts[np.argmax(counts)] -= int(counts.sum()) - BLOCK
         self.counts = counts
         self.shares = counts / BLOCK
         self.seed = seed
 
-    def __call__(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """For the positions begin … end: (the corpus of each, how many earlier positions that corpus had)."""
+    def __call__(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """For the positions start … end − 1: the corpus of each, and how many earlier positions that corpus had."""
         corpora, numbers = [], []
-        for block in range(begin // BLOCK, -(-end // BLOCK)):
-            span = slice(max(begin - block * BLOCK, 0), min(end - block * BLOCK, BLOCK))
+        for block in range(start // BLOCK, -(-end // BLOCK)):
+            span = slice(max(start - block * BLOCK, 0), min(end - block * BLOCK, BLOCK))
             layout, ranks = self._layout(block)
             corpora.append(layout[span])
             numbers.append(ranks[span] + block * self.counts[layout[span]])
@@ -87,7 +104,10 @@ class Interleaving:
 
 
 def shuffled(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """The documents of the draws `numbers` from a corpus of `size`: every `size` draws are a new permutation of all."""
+    """The documents that the draws `numbers` (0, 1, 2, …) take from a corpus of `size` documents.
+
+    Every `size` draws are a new permutation of all documents.
+    """
     epochs, positions = np.divmod(numbers, size)
     documents = np.empty_like(positions)
     for epoch in np.unique(epochs):

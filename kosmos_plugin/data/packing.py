@@ -8,10 +8,10 @@ from kosmos_plugin.data.samples import Sample
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A row of the batch: whole samples of one stream, one after the other (the rest is padding)."""
+    """A row of the batch: whole samples of one stream, one after the other, then padding."""
 
-    stream: int
-    cross_document_attention: bool
+    stream: int  # index in the data YAML
+    cross_document_attention: bool  # whether its documents attend to each other
     samples: tuple[Sample, ...]
 
     @property
@@ -23,17 +23,27 @@ class PackedRow:
         return sum(len(sample.images) for sample in self.samples)
 
 
-# The slacks that are tried, as shares of a row. Captions, all short, need none.
+# The slacks to try, as fractions of a row. Captions, which are all short, need none.
 _SLACKS = (0.0, 1 / 128, 1 / 64, 1 / 32)
 
 
 def pack(lengths: list[int], capacity: int) -> list[list[int]]:
-    """The indices of `lengths` in rows of at most `capacity`, in as few rows as was found.
+    """Pack samples into as few rows as this heuristic finds.
 
-    Each row begins with the longest length left. Then lengths are looked at, longest first, until some of them fill it
-    to within a slack, and those that fill it best are taken (subset sums; after Gupta & Ho's minimum bin slack, 1999).
-    Short lengths close gaps and are worth keeping for the last rows, where only long ones would be left: the slack
-    says how dearly, and several are tried. The result is a pure function of the lengths.
+    Each row starts with the longest sample left. Then lengths are tried, longest first, until some of them fill the row
+    to within a slack, and the best fill is taken (subset sums). Short samples fill gaps and are worth keeping for the
+    last rows, where otherwise only long ones would be left: the slack weighs one against the other, and several are
+    tried. The result is a pure function of the lengths.
+
+    Args:
+        lengths: Tokens of each sample, each at most `capacity`.
+        capacity: Tokens of a row.
+
+    Returns:
+        For each row, the indices of its samples in ascending order.
+
+    Source:
+        Minimum bin slack, Gupta & Ho 1999.
     """
     assert all(0 < length <= capacity for length in lengths)
     best: list[list[int]] = []
@@ -46,7 +56,7 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def _fill_rows(lengths: list[int], capacity: int, slack: int) -> list[list[int]]:
-    left: dict[int, list[int]] = {}  # length → the indices that have it, of which the last is taken first
+    left: dict[int, list[int]] = {}  # length → indices of the samples left, of which the last is taken first
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -i)):
         left.setdefault(lengths[i], []).append(i)
     rows = []
@@ -59,9 +69,9 @@ def _fill_rows(lengths: list[int], capacity: int, slack: int) -> list[list[int]]
 
 
 def _fill(left: dict[int, list[int]], room: int, slack: int) -> list[int]:
-    """Lengths that together fill `room` to within `slack` or, if none do, as far as any can.
+    """Choose lengths that together fill `room` to within `slack` or, if none do, as far as any can.
 
-    Bit s of `sums[k]` says whether some of the first k lengths tried sum up to s.
+    Bit s of `sums[k]` says whether some of the first k lengths tried add up to s.
     """
     tried: list[int] = []
     sums, within = [1], (1 << room + 1) - 1
@@ -81,13 +91,13 @@ def _fill(left: dict[int, list[int]], room: int, slack: int) -> list[int]:
 
 
 def deal(rows: list[PackedRow], parts: int) -> list[list[PackedRow]]:
-    """Deal rows to `parts` micro-batches with numbers of rows that differ by at most one.
+    """Deal rows to `parts` micro-batches whose numbers of rows differ by at most one.
 
     Rows are dealt back and forth in order of images, then tokens, so that both are nearly equal too.
     """
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].num_images, -rows[i].num_tokens, i))
     dealt: list[list[int]] = [[] for _ in range(parts)]
-    for turn, i in enumerate(order):
-        lap, place = divmod(turn, parts)
-        dealt[place if lap % 2 == 0 else parts - 1 - place].append(i)
+    for position, i in enumerate(order):
+        lap, part = divmod(position, parts)
+        dealt[part if lap % 2 == 0 else parts - 1 - part].append(i)
     return [[rows[i] for i in sorted(part)] for part in dealt]

@@ -1,12 +1,12 @@
-"""Document → Sample: the input format of Table 21, written in this one place.
+"""Document → Sample: the input format of Table 21, written only here.
 
     text         <s> text </s>
     caption      <s> <image> E…E </image> caption </s>
     interleaved  <s> <image> E…E </image> This is WALL-E. <image> E…E </image> This is EVE. </s>
 
-E…E are `image_tokens` image slots, whose places the image embeddings take. A position's target is the next token. It is
-`pad`, so not counted, where the position or the next one is an image slot (§2.3: only discrete tokens are accounted
-for), after `</s>`, and where the next token belongs to text that does not count.
+E…E are `image_tokens` image slots, where image embeddings replace those of tokens. The target at a position is the next
+token. It is `pad`, so not in the loss, where the position or the next one is an image slot (§2.3: the loss is on
+discrete tokens only), at the last position, and where the next token belongs to text that is not in the loss.
 """
 
 import itertools
@@ -25,13 +25,13 @@ class PromptTooLong(UserError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sequence: `tokens`, `targets` int64 [L]; `image_slots` bool [L]; its images in the order of their slots."""
+    """A sequence of L tokens, and its images."""
 
-    id: str
-    tokens: np.ndarray
-    targets: np.ndarray
-    image_slots: np.ndarray
-    images: tuple[Image, ...] = ()
+    id: str  # of its document
+    tokens: np.ndarray  # int64 [L]
+    targets: np.ndarray  # int64 [L]: the next token, or `pad` where it is not in the loss
+    image_slots: np.ndarray  # bool [L]: whether an image embedding replaces the token's
+    images: tuple[Image, ...] = ()  # in the order of their slots
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -39,16 +39,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleBuilder:
-    """What a document becomes: the vocabulary, the slots an image takes, and the longest sequence allowed."""
+    """Turns documents into token sequences in the format of Table 21."""
 
     vocabulary: Vocabulary
-    image_tokens: int
-    max_tokens: int
+    image_tokens: int  # slots of an image
+    max_tokens: int  # length of the longest sequence allowed
 
     def sample(self, document: Document) -> Sample:
-        """Format a whole document. Raises BrokenRecord if it has nothing to learn from or is longer than a row."""
-        sample, counted_text = self._format(document, end=True)
-        if not counted_text:
+        """Format a whole document for training.
+
+        Raises:
+            BrokenRecord: No text is in the loss, or the document is longer than a row.
+        """
+        sample, text_in_loss = self._format(document, end=True)
+        if not text_in_loss:
             raise BrokenRecord("no text to learn from")
         if len(sample) > self.max_tokens:
             raise BrokenRecord(
@@ -59,7 +63,12 @@ class SampleBuilder:
         return sample
 
     def prompt(self, document: Document) -> Sample:
-        """Format the beginning of a document, for generation: as `sample`, without `</s>`."""
+        """Format a document whose continuation is generated: as `sample`, but without `</s>`.
+
+        Raises:
+            PromptTooLong: It has more than `max_tokens` tokens.
+            UserError: Its text cannot be encoded.
+        """
         try:
             sample, _ = self._format(document, end=False)
         except BrokenRecord as error:
@@ -72,30 +81,30 @@ class SampleBuilder:
         return sample
 
     def _format(self, document: Document, end: bool) -> tuple[Sample, int]:
-        """The sample, and how many tokens of text are targets."""
-        vocabulary, counted_text = self.vocabulary, 0
-        runs = [([vocabulary.bos], False, False)]  # (tokens, are they image slots, do they count as targets)
+        """The sample, and how many tokens of its text are in the loss."""
+        vocabulary = self.vocabulary
+        runs = [([vocabulary.bos], False, False)]  # (tokens, whether they are image slots, whether they are targets)
         images = []
-        count = True
+        in_loss, text_in_loss = True, 0
         for segment in document.segments:
             if isinstance(segment, Text):
-                ids, count = self._encode(segment.text), segment.in_loss
-                counted_text += len(ids) * count
-                runs.append((ids, False, count))
+                ids, in_loss = self._encode(segment.text), segment.in_loss
+                text_in_loss += len(ids) * in_loss
+                runs.append((ids, False, in_loss))
             else:
                 runs.append(([vocabulary.image_begin], False, True))
                 runs.append(([vocabulary.image_slot] * self.image_tokens, True, False))
                 runs.append(([vocabulary.image_end], False, False))
                 images.append(segment)
         if end:
-            runs.append(([vocabulary.eos], False, count))
+            runs.append(([vocabulary.eos], False, in_loss))
         lengths = [len(tokens) for tokens, _, _ in runs]
         tokens = np.fromiter(itertools.chain.from_iterable(tokens for tokens, _, _ in runs), np.int64, sum(lengths))
-        slots = np.repeat([are_slots for _, are_slots, _ in runs], lengths)
-        counted = np.repeat([counts for _, _, counts in runs], lengths)
+        image_slots = np.repeat([are_slots for _, are_slots, _ in runs], lengths)
+        are_targets = np.repeat([are_targets for _, _, are_targets in runs], lengths)
         targets = np.full_like(tokens, vocabulary.pad)
-        targets[:-1] = np.where(counted[1:], tokens[1:], vocabulary.pad)
-        return Sample(document.id, tokens, targets, slots, tuple(images)), counted_text
+        targets[:-1] = np.where(are_targets[1:], tokens[1:], vocabulary.pad)
+        return Sample(document.id, tokens, targets, image_slots, tuple(images)), text_in_loss
 
     def _encode(self, text: str) -> list[int]:
         try:

@@ -2,8 +2,8 @@
 
 A record is a run of tar members with one key (the name up to the first dot).
 
-`SHARD.tar.index.npz` holds, for the records of SHARD.tar, where each member's bytes are. It is written on first use.
-One that lists chosen records alone (kosmos-prepare captions) is kept until it is made anew by what has chosen them.
+`SHARD.tar.index.npz` says where the bytes of each member of SHARD.tar are. It is written on first use. An index of
+selected records only (written by `kosmos-prepare captions`) is never replaced by one of all records.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,34 +29,44 @@ INDEX_SUFFIX = ".index.npz"
 
 
 class BrokenShard(UserError):
-    """A file that is no tar, or not a whole one."""
+    """A file that is not a tar, or is cut short."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The members of one record: name → (offset, size) in the tar, in bytes."""
+    """The members of one record."""
 
-    tar: str
+    tar: str  # path
     key: str
-    members: dict[str, tuple[int, int]]
+    members: dict[str, tuple[int, int]]  # extension, such as "txt" or "0.jpg" → (offset, size) in the tar, in bytes
 
     @property
     def id(self) -> str:
+        """Its name in messages: SHARD.tar/KEY."""
         return f"{os.path.basename(self.tar)}/{self.key}"
 
     def read(self, member: str) -> bytes:
+        """The bytes of the member with this extension."""
         return read_bytes(self.tar, *self.members[member])
 
 
 class ShardIndex:
-    """The records of a tar. Of a corpus of many shards each batch meets most, so a record is read from the file, when
-    it is asked for, and nothing is held but where the arrays lie in it:
+    """The records of a tar, read from its index when they are asked for.
 
-    keys        str [R]        the records' keys
-    starts      int64 [R + 1]  record i has the members starts[i] … starts[i + 1]
-    extensions  str [M]        such as "txt" or "0.jpg"
-    offsets     int64 [M]      bytes
-    sizes       int64 [M]      bytes
+    A batch of a large corpus draws from most of its shards, so memory holds only the offsets of the index's arrays:
+
+    keys        str [R]        key of each record
+    starts      int64 [R + 1]  record i has the members starts[i] … starts[i + 1] − 1
+    extensions  str [M]        of each member, such as "txt" or "0.jpg"
+    offsets     int64 [M]      in the tar, in bytes
+    sizes       int64 [M]      in bytes
+
+    Args:
+        tar: Path of the tar.
+        path: Path of its index.
+
+    Raises:
+        ValueError: The index is of another tar, or was not written by `build_index`.
     """
 
     def __init__(self, tar: str, path: str):
@@ -65,63 +76,66 @@ class ShardIndex:
             self.arrays = {name: _stored_array(file, info) for name, info in _stored_files(file).items()}
             (tar_size,) = self._read(file.fileno(), "tar_size", 0, 1)
         if int(tar_size) != os.path.getsize(tar):
-            raise ValueError("the index of a tar of another size")
+            raise ValueError("the tar has another size than when it was indexed")
         self._records = self.arrays["keys"].count
 
     def __len__(self) -> int:
         return self._records
 
     def record(self, number: int) -> Record:
+        """Record `number`, without reading any of its members."""
         assert 0 <= number < len(self)
         with _opened(self.path) as file:
             (key,) = self._read(file, "keys", number, number + 1)
-            begin, end = self._read(file, "starts", number, number + 2)
+            start, end = self._read(file, "starts", number, number + 2)
             extensions, offsets, sizes = (
-                self._read(file, name, begin, end) for name in ("extensions", "offsets", "sizes")
+                self._read(file, name, start, end) for name in ("extensions", "offsets", "sizes")
             )
         return Record(self.tar, key, dict(zip(extensions, zip(offsets, sizes, strict=True), strict=True)))
 
-    def _read(self, file: int, name: str, begin: int, end: int) -> list:
+    def _read(self, file: int, name: str, start: int, end: int) -> list[Any]:
         array = self.arrays[name]
         size = array.dtype.itemsize
-        data = os.pread(file, (end - begin) * size, array.offset + begin * size)
+        data = os.pread(file, (end - start) * size, array.offset + start * size)
         return np.frombuffer(data, array.dtype).tolist()
 
 
 @dataclass(frozen=True)
 class _StoredArray:
-    offset: int  # bytes
+    """An array within an .npz."""
+
+    offset: int  # of its first entry in the file, in bytes
     dtype: np.dtype
-    count: int
+    count: int  # entries
 
 
-def _stored_files(file) -> dict[str, zipfile.ZipInfo]:
-    """The arrays of an .npz, by name."""
+def _stored_files(file: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
+    """The members of an .npz by the names of their arrays."""
     with zipfile.ZipFile(file) as archive:
         return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
 
-def _stored_array(file, info: zipfile.ZipInfo) -> _StoredArray:
-    """Where the entries of an array of an uncompressed .npz lie: behind the zip's header of it and NumPy's own."""
+def _stored_array(file: IO[bytes], info: zipfile.ZipInfo) -> _StoredArray:
+    """Locate an array's entries in an uncompressed .npz: they follow the zip's header and NumPy's own."""
     file.seek(info.header_offset + 26)
     lengths = struct.unpack("<HH", file.read(4))
     file.seek(sum(lengths), os.SEEK_CUR)
     version = np.lib.format.read_magic(file)
     if version != (1, 0) or info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("not as build_index writes it")
+        raise ValueError("the index was not written by build_index")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return _StoredArray(file.tell(), dtype, math.prod(shape))
 
 
 def read_bytes(path: str, offset: int, size: int) -> bytes:
-    """`size` bytes of the file at `offset`."""
+    """Read `size` bytes of the file at `offset`."""
     with _opened(path) as file:
         return os.pread(file, size, offset)
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """A file descriptor: Python's own file objects take longer to make than a small piece takes to read."""
+    """Open a file descriptor: creating Python's file object takes longer than a small read."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield file
@@ -130,12 +144,26 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def build_index(tar: str | Path, keep: Callable[[Record], bool] | None = None, selection: str = "") -> Path:
-    """Write `tar`'s index beside it (atomically) and return its path. BrokenShard if the tar is cut short.
+    """Write a tar's index beside it, atomically.
 
-    With `keep` it lists the records of which that is true; `selection`, if any, says what they were chosen by.
+    Args:
+        tar: Path of the tar.
+        keep: If given, the index lists only the records for which it is true.
+        selection: How those records were selected; see `selection_of`.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        BrokenShard: The tar is cut short, or is not a tar.
+        UserError: The index cannot be written.
     """
     tar = Path(tar)
-    keys, starts, extensions, offsets, sizes = [], [], [], [], []
+    keys: list[str] = []
+    starts: list[int] = []
+    extensions: list[str] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
     for record in tar_records(tar):
         if keep is not None and not keep(record):
             continue
@@ -146,17 +174,18 @@ def build_index(tar: str | Path, keep: Callable[[Record], bool] | None = None, s
             offsets.append(offset)
             sizes.append(size)
     starts.append(len(offsets))
+    arrays = {
+        "tar_size": np.array(tar.stat().st_size, dtype=np.int64),
+        "keys": np.array(keys, dtype=np.str_),
+        "starts": np.array(starts, dtype=np.int64),
+        "extensions": np.array(extensions, dtype=np.str_),
+        "offsets": np.array(offsets, dtype=np.int64),
+        "sizes": np.array(sizes, dtype=np.int64),
+    }
+    if selection:
+        arrays["selection"] = np.array(selection)
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        tar_size=np.int64(tar.stat().st_size),
-        keys=np.array(keys, dtype=np.str_),
-        starts=np.array(starts, dtype=np.int64),
-        extensions=np.array(extensions, dtype=np.str_),
-        offsets=np.array(offsets, dtype=np.int64),
-        sizes=np.array(sizes, dtype=np.int64),
-        **({"selection": np.array(selection)} if selection else {}),
-    )
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # mypy takes the arrays for savez's own option
     index = Path(f"{tar}{INDEX_SUFFIX}")
     try:
         with atomic_path(index) as path:
@@ -167,7 +196,7 @@ def build_index(tar: str | Path, keep: Callable[[Record], bool] | None = None, s
 
 
 def selection_of(tar: str | Path) -> str | None:
-    """What the records in `tar`'s index were chosen by; None if it lists all of them, is missing or is broken."""
+    """How the records in `tar`'s index were selected; None if it lists all of them, is missing or is broken."""
     try:
         with zipfile.ZipFile(f"{tar}{INDEX_SUFFIX}") as arrays, arrays.open("selection.npy") as file:
             return str(np.lib.format.read_array(file))
@@ -176,57 +205,66 @@ def selection_of(tar: str | Path) -> str | None:
 
 
 def tar_records(tar: str | Path) -> Iterator[Record]:
-    """The records of `tar` in their order, by its headers alone. Ends in BrokenShard if it is cut short or no tar."""
+    """Read the records of `tar` in order, from its headers only.
+
+    Raises:
+        BrokenShard: The tar is cut short, or is not a tar; the records before that were given.
+    """
     for key, members in itertools.groupby(_tar_members(Path(tar)), key=lambda member: member[0]):
         yield Record(str(tar), key, {extension: (offset, size) for _, extension, offset, size in members})
 
 
 def files_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files among the members of an open tar, in memory that does not grow with it."""
+    """Iterate over the files in an open tar, in memory that does not grow with it."""
     for member in iter(archive.next, None):
-        archive.members.clear()  # or it would keep them all
-        if member.size < 0:  # a header can say so, and tarfile would go round in circles
+        archive.members.clear()  # type: ignore[attr-defined]  # not in typeshed; otherwise they are all kept
+        if member.size < 0:  # a header can say so, and tarfile would never end
             raise tarfile.ReadError(f"a member of {member.size:,} bytes")
         if member.isfile():
             yield member
 
 
 def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
-    """(key, extension, offset, size) of each file in `tar`, reading its headers alone."""
+    """(key, extension, offset, size) of each file in `tar`, from its headers only."""
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in files_of(archive):
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                if not stem or not extension:  # README, .DS_Store, ._0001.jpg: of no record, as for webdataset
+                if not stem or not extension:  # README, .DS_Store, ._0001.jpg: webdataset skips these too
                     continue
                 yield f"{folder}/{stem}" if folder else stem, extension.lower(), member.offset_data, member.size
             end = archive.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # headers can say anything
-        raise BrokenShard(f"{tar} is cut short or is no tar file ({error}); fetch it again.") from None
-    # A whole tar ends in two blocks of zeros; tarfile itself is silent when they are missing, and at a broken header.
+        raise BrokenShard(f"{tar} is cut short or is not a tar file ({error}); fetch it again.") from None
+    # A whole tar ends in two blocks of zeros. tarfile says nothing if they are missing, or of a broken header.
     if read_bytes(str(tar), end, 1024) != bytes(1024):
         raise BrokenShard(f"{tar} is cut short or broken at byte {end:,}; fetch it again.")
 
 
 @functools.cache
 def open_index(tar: str) -> ShardIndex:
-    """The index of `tar`, built first if it is missing, or older than the tar, or that of a file of another size."""
+    """Open the index of `tar`. It is built first if it is missing, broken, older than the tar, or of another size.
+
+    Raises:
+        UserError: The tar is missing or broken, the index cannot be written, or it would replace one of selected
+            records.
+    """
     if not os.path.isfile(tar):
         raise UserError(f"The shard {tar} does not exist.")
     index = f"{tar}{INDEX_SUFFIX}"
-    # A tar written anew often has the same size: tars are padded to multiples of 10,240 bytes.
+    # The size is not enough: tars are padded to multiples of 10,240 bytes, so a rewritten one often has the same.
     if not os.path.isfile(index) or os.path.getmtime(index) < os.path.getmtime(tar):
-        _index_anew(tar)
+        _rebuild_index(tar)
     try:
         return ShardIndex(tar, index)
-    except (ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile):  # of another size, or no index at all
-        _index_anew(tar)
+    except (ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile):  # of another tar, or broken
+        _rebuild_index(tar)
         return ShardIndex(tar, index)
 
 
-def _index_anew(tar: str) -> None:
-    """Build the index of all records; UserError if that would undo a selection."""
+def _rebuild_index(tar: str) -> None:
+    """Index all records. Raises UserError if the present index is of selected ones."""
     if selection_of(tar) is not None:
         raise UserError(
             f"The shard {tar} has changed since kosmos-prepare captions filtered it. Prepare it again, with another "

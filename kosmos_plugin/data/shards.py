@@ -1,4 +1,4 @@
-"""Documents of WebDataset tars: two layouts, which are read as they are.
+"""Documents of WebDataset tars in one of two layouts.
 
     captions      KEY.jpg (any image), KEY.txt (or KEY.json with "caption")      img2dataset's naming
     interleaved   KEY.json, KEY.0.jpg, KEY.1.png, …                              a JSON of segments, numbered images
@@ -9,17 +9,57 @@ The JSON of an interleaved record is {"segments": [{"text": "…"}, {"image": 0}
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-import numpy as np
+from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
 from kosmos_plugin.data.shard_index import Record, open_index, read_bytes
 from kosmos_plugin.images import IMAGE_EXTENSIONS
 
+RecordReader = Callable[[Record], Document]
+
+
+class ShardedDocuments(ConcatDataset[Document]):
+    """The documents of several tars as one sequence. Reading one reads its text, but none of its images.
+
+    Indexing raises BrokenRecord, with the record's id, for a record that is not a usable document.
+
+    Args:
+        tars: Paths of the tars.
+        read_record: Turns a record into a document: `caption_document` or `interleaved_document`.
+    """
+
+    def __init__(self, tars: Iterable[str], read_record: RecordReader):
+        super().__init__(_TarDocuments(tar, read_record) for tar in tars)
+
+
+class _TarDocuments(Dataset[Document]):
+    """The documents of one tar."""
+
+    def __init__(self, tar: str, read_record: RecordReader):
+        self.tar = tar
+        self.read_record = read_record
+
+    def __len__(self) -> int:
+        return len(open_index(self.tar))
+
+    def __getitem__(self, number: int) -> Document:
+        record = open_index(self.tar).record(number)
+        try:
+            return self.read_record(record)
+        except BrokenRecord as error:
+            error.record = record.id
+            raise
+
 
 def caption_document(record: Record) -> Document:
-    """An image–caption pair: `<image>` first, then the caption (Table 21)."""
+    """Read an image–caption pair: the image first, then the caption (Table 21).
+
+    Raises:
+        BrokenRecord: The image or the caption is missing, or the caption is empty or not valid UTF-8.
+    """
     image = next((record.members[extension] for extension in IMAGE_EXTENSIONS if extension in record.members), None)
     if image is None:
         raise BrokenRecord("no image")
@@ -37,7 +77,11 @@ def caption_document(record: Record) -> Document:
 
 
 def interleaved_document(record: Record) -> Document:
-    """A document of text and images in the order of its JSON's segments."""
+    """Read a document of text and images, in the order of its JSON's segments.
+
+    Raises:
+        BrokenRecord: The JSON is missing, invalid or in another format, or names an image that the record lacks.
+    """
     if "json" not in record.members:
         raise BrokenRecord("no JSON")
     images = {
@@ -48,7 +92,7 @@ def interleaved_document(record: Record) -> Document:
     segments = _json_object(record.read("json")).get("segments")
     if not isinstance(segments, list):
         raise BrokenRecord("JSON in another format", 'no list of "segments"')
-    parsed = []
+    parsed: list[Text | Image] = []
     for segment in segments:
         if not isinstance(segment, dict) or ("text" in segment) == ("image" in segment):
             raise BrokenRecord("segment is neither text nor image", f"{segment!r:.40}")
@@ -74,7 +118,7 @@ def _utf8(data: bytes) -> str:
         raise BrokenRecord("no text, or not valid UTF-8", str(error)) from None
 
 
-def _json_object(data: bytes) -> dict:
+def _json_object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -82,24 +126,3 @@ def _json_object(data: bytes) -> dict:
     if not isinstance(value, dict):
         raise BrokenRecord("JSON in another format", "not an object")
     return value
-
-
-class ShardedDocuments:
-    """The documents of several tars as one sequence: `len`, and `documents[i]` (a read of the text alone)."""
-
-    def __init__(self, tars: Iterable[str], read_record):
-        self.tars = list(tars)
-        self.read_record = read_record
-        self.ends = np.cumsum([len(open_index(tar)) for tar in self.tars])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, i: int) -> Document:
-        """Raises BrokenRecord (with the record's name) for a record that is no usable document."""
-        shard = int(np.searchsorted(self.ends, i, side="right"))
-        record = open_index(self.tars[shard]).record(int(i - (self.ends[shard - 1] if shard else 0)))
-        try:
-            return self.read_record(record)
-        except BrokenRecord as error:
-            raise BrokenRecord(error.reason, error.detail, record.id) from None

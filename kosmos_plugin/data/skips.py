@@ -1,4 +1,4 @@
-"""Broken records and images of training data: skipped, counted over all workers, logged, and in the end fatal."""
+"""Broken records and images of training data: skipped, counted over all workers, logged, and fatal above a rate."""
 
 import logging
 import multiprocessing
@@ -7,12 +7,16 @@ from kosmos_plugin.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Below this many, a rate says little: one broken image among the first ten is no reason to stop.
+# With fewer than this, a rate says little: one broken image among the first ten is not a reason to stop.
 _MIN_SEEN = 200
 
 
 class SkipCounter:
-    """Counts what was read and what was skipped; `max_rate` is the share of skipped ones that ends the training."""
+    """Counts the records and images that were read, and those that were skipped, in all workers of this rank.
+
+    Args:
+        max_rate: Fraction of skipped ones above which training stops.
+    """
 
     def __init__(self, max_rate: float):
         self.max_rate = max_rate
@@ -21,16 +25,24 @@ class SkipCounter:
 
     @property
     def skipped(self) -> int:
-        """How many records and images were skipped so far, in all worker processes of this rank."""
+        """Records and images skipped so far."""
         return self._skipped.value
 
     def count(self, seen: int) -> None:
-        """Note that `seen` more records or images were read (broken ones included)."""
+        """Count `seen` more records or images as read, broken ones included."""
         with self._seen:
             self._seen.value += seen
 
     def skip(self, name: str, reason: Exception) -> None:
-        """Note and log one that is skipped. Raises UserError once too many are."""
+        """Count one as skipped, and log it.
+
+        Args:
+            name: Of the record.
+            reason: Why it is skipped.
+
+        Raises:
+            UserError: More than `max_rate` are skipped.
+        """
         with self._skipped:
             self._skipped.value += 1
         seen, skipped = self._seen.value, self._skipped.value

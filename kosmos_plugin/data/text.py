@@ -1,9 +1,9 @@
 """fairseq's binarized text as rows: row r of a corpus is the r-th `tokens_per_row` tokens of its documents in order.
 
-That is the paper's "full-sentence" packing: each row is filled with consecutive text of one or more documents, and a
-document goes on in the next row. An item of the dataset (a line given to `fairseq-preprocess`) is a document; it gets
+This is the paper's "full-sentence" packing: each row is filled with consecutive text of one or more documents, and a
+document continues in the next row. An item of the dataset (a line given to `fairseq-preprocess`) is a document; it gets
 `<s>` before it, and `</s>` after it where the binarization left that out. Finding a row is a binary search in the
-dataset's own index on disk, so no row costs more than another and nothing is held in memory.
+dataset's own index on disk, so every row costs the same and nothing is held in memory.
 """
 
 import bisect
@@ -11,6 +11,7 @@ import os
 import struct
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
@@ -20,11 +21,19 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
 
 
-class TextRows:
-    """The rows of one binarized corpus: `len`, and `rows[r]`, a Sample of up to `tokens_per_row` tokens.
+class TextRows(Dataset[Sample]):
+    """The rows of one binarized corpus; the last one may be shorter.
 
-    A row's targets are its tokens shifted by one, the last one taken from what follows the row; the target at a
+    A row's targets are its tokens shifted by one, and the last target is the token after the row. The target at a
     document's `</s>` is `pad`.
+
+    Args:
+        prefix: Path of the binarized text: PREFIX.bin and PREFIX.idx.
+        vocabulary: The vocabulary that it was binarized with.
+        tokens_per_row: Tokens of a row.
+
+    Raises:
+        UserError: The files are missing, broken or empty, or were binarized with another dictionary.
     """
 
     def __init__(self, prefix: str, vocabulary: Vocabulary, tokens_per_row: int):
@@ -39,11 +48,12 @@ class TextRows:
         self.prefix = prefix
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
-        first = next(item for item in self.items if len(item))
+        first = next(self.items[item] for item, size in enumerate(self.items.sizes) if size)
         self.ends_in_eos = int(first[-1]) == vocabulary.eos
         self._start = _FramedStarts(self.items, frame=1 if self.ends_in_eos else 2)
 
-    def __reduce__(self):  # a worker process opens the files itself
+    def __reduce__(self) -> tuple[type["TextRows"], tuple[str, Vocabulary, int]]:
+        # a worker process opens the files itself
         return TextRows, (self.prefix, self.vocabulary, self.tokens_per_row)
 
     def __len__(self) -> int:
@@ -51,8 +61,8 @@ class TextRows:
 
     def __getitem__(self, row: int) -> Sample:
         pad, bos = self.vocabulary.pad, self.vocabulary.bos
-        begin = row * self.tokens_per_row
-        tokens = self._tokens(begin, begin + self.tokens_per_row + 1)
+        start = row * self.tokens_per_row
+        tokens = self._tokens(start, start + self.tokens_per_row + 1)
         if tokens.max() >= len(self.vocabulary):
             raise UserError(
                 f"The binarized text {self.prefix} has the token {tokens.max()}, and the vocabulary has "
@@ -63,28 +73,33 @@ class TextRows:
         targets = np.where(following == bos, pad, following)[: len(tokens)]
         return Sample(f"{self.prefix}/row {row}", tokens, targets, np.zeros(len(tokens), dtype=bool))
 
-    def _tokens(self, begin: int, end: int) -> np.ndarray:
-        """Tokens begin … end of the stream of framed documents (fewer at its end), int64."""
+    def _tokens(self, start: int, end: int) -> np.ndarray:
+        """Tokens start … end − 1 of all framed documents one after the other (fewer at the end), int64."""
         end = min(end, self._start[len(self.items)])
-        item = bisect.bisect_right(self._start, begin) - 1
-        pieces, skip, length = [], begin - self._start[item], 0
-        while length < end - begin + skip:
+        item = bisect.bisect_right(self._start, start) - 1
+        pieces, skip, length = [], start - self._start[item], 0
+        while length < end - start + skip:
             pieces.append(self._framed(item))
             length += len(pieces[-1])
             item += 1
-        return np.concatenate(pieces)[skip : skip + end - begin]
+        return np.concatenate(pieces)[skip : skip + end - start]
 
     def _framed(self, item: int) -> np.ndarray:
-        tokens = self.items[item]
         eos = [] if self.ends_in_eos else [self.vocabulary.eos]
-        return np.concatenate(([self.vocabulary.bos], tokens, eos)).astype(np.int64)
+        return np.concatenate(([self.vocabulary.bos], self.items[item], eos)).astype(np.int64)
 
 
 class BinarizedItems:
-    """fairseq's mmap format (`MMapIndexedDataset`), without reading either file through when it is opened.
+    """The items of fairseq's mmap format (`MMapIndexedDataset`), opened without reading either file through.
 
     PREFIX.idx: a magic word, version 1, the code of the token type, the number of items n, n sizes (int32, in tokens)
     and n pointers (int64, in bytes). PREFIX.bin: the items' tokens, one after the other.
+
+    Args:
+        prefix: Path of the two files, without their extension.
+
+    Raises:
+        UserError: A file is broken or cut short, or there are no tokens.
     """
 
     def __init__(self, prefix: str):
@@ -117,7 +132,7 @@ class BinarizedItems:
         return len(self.sizes)
 
     def begin(self, item: int) -> int:
-        """Where the item's tokens begin in the file; for `item == len(self)`, where they end."""
+        """Number of tokens before `item`; for `item == len(self)`, of all tokens."""
         if item == len(self):
             return self.begin(item - 1) + int(self.sizes[item - 1])
         return int(self.pointers[item]) // self.tokens.itemsize
@@ -127,7 +142,7 @@ class BinarizedItems:
 
 
 class _FramedStarts:
-    """Position of each document's first token when every item is framed with `frame` tokens, for `bisect`."""
+    """Position of each document's first token when every item has `frame` more tokens, for `bisect`."""
 
     def __init__(self, items: BinarizedItems, frame: int):
         self.items, self.frame = items, frame
@@ -140,12 +155,12 @@ class _FramedStarts:
 
 
 def _check_dictionary(prefix: str, vocabulary: Vocabulary) -> None:
-    """If the binarization left a dict.txt beside its data, it must be the vocabulary's own."""
+    """Raise UserError if the binarization left a dict.txt beside its data that is not the vocabulary's."""
     path = os.path.join(os.path.dirname(prefix), DICTIONARY_FILE)
     if not os.path.isfile(path):
         return
     first = vocabulary.dictionary.nspecial
-    # Not Dictionary.load: what fairseq-preprocess writes of a piece `<pad>` cannot be loaded again.
+    # Not Dictionary.load: it cannot load what fairseq-preprocess writes for a piece `<pad>`.
     with open(path, encoding="utf-8", errors="replace") as file:
         symbols = [line.removesuffix(" #fairseq:overwrite\n").rsplit(" ", 1)[0] for line in file]
     if symbols != vocabulary.dictionary.symbols[first : first + len(symbols)]:

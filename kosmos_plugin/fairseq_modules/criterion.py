@@ -1,35 +1,51 @@
-"""The training objective (§2.3): next-token cross-entropy on the targets that count, weighted per token."""
+"""The training objective (§2.3): next-token cross-entropy, weighted per token."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import meters, metrics
+from fairseq.tasks import FairseqTask
 
 from kosmos_plugin.data.batch import Batch
+
+CRITERION = "multimodal_cross_entropy"
 
 
 @dataclass
 class MultimodalCrossEntropyConfig(FairseqDataclass):
-    """No options: the loss is the sum of nll over counted targets divided by their number over all ranks."""
+    """It has no options."""
 
 
-@register_criterion("multimodal_cross_entropy", dataclass=MultimodalCrossEntropyConfig)
+@register_criterion(CRITERION, dataclass=MultimodalCrossEntropyConfig)
 class MultimodalCrossEntropyCriterion(FairseqCriterion):
-    """Sum of nll over the targets that are not `pad`; fairseq divides by their number over all ranks (sample size).
+    """Sum of the negative log-likelihoods (nll) of all targets that are not `pad`.
 
-    The model makes logits at those positions alone, some at a time. Each stream's loss is logged over that stream's own
-    targets, in bits.
+    fairseq divides it by the number of those targets over all ranks (the sample size). The model computes logits at
+    their positions only, in chunks. Each stream's loss is logged too, per target of that stream, in bits.
     """
 
-    def __init__(self, task):
+    def __init__(self, task: FairseqTask):
         super().__init__(task)
-        self.streams = task.stream_names
+        self.streams: list[str] = task.stream_names
 
-    def forward(self, model, sample: Batch, reduce: bool = True) -> tuple[torch.Tensor, int, dict]:
-        """(summed loss, number of counted targets, logging output): fairseq's contract."""
+    def forward(
+        self, model: torch.nn.Module, sample: Batch, reduce: bool = True
+    ) -> tuple[torch.Tensor, int, dict[str, Any]]:
+        """Compute the loss of a micro-batch.
+
+        Args:
+            model: Gives the summed loss and the nll of each target in the loss.
+            sample: The micro-batch.
+            reduce: Without effect; fairseq's signature.
+
+        Returns:
+            The summed loss, the number of tokens in the loss, and what to log.
+        """
         targets = sample["targets"]
         loss, nll = model(
             tokens=sample["tokens"],
@@ -48,7 +64,7 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             "nsentences": len(targets),
             "sample_size": num_targets,
             "images": len(sample["images"]),
-            "positions": int(sample["document_ids"].ne(0).sum()),
+            "positions": int(sample["document_ids"].ne(0).sum()),  # that are not padding
             "capacity": targets.numel(),
         }
         for number, name in enumerate(self.streams):
@@ -57,16 +73,16 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
         return loss, num_targets, logging_output
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict]) -> None:
-        """Aggregate over micro-batches and ranks: losses in bits, perplexities base 2, speeds."""
+    def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Log over micro-batches and ranks: losses in bits, perplexities, speeds, and packing efficiency."""
 
-        def total(key):
+        def total(key: str) -> float:
             return sum(float(log.get(key, 0)) for log in logging_outputs)
 
         targets = total("sample_size")
         if targets:
             metrics.log_scalar("loss", total("loss") / targets / math.log(2), targets, round=3)
-            metrics.log_derived("ppl", lambda values: meters.safe_round(2 ** values["loss"].avg, 2))
+            metrics.log_derived("ppl", _perplexity("loss"))
         streams = [key.removeprefix("loss_") for key in logging_outputs[0] if key.startswith("loss_")]
         for name in streams:
             if count := total(f"targets_{name}"):
@@ -75,12 +91,12 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
         metrics.log_speed("targets_per_second", targets, round=0)
         metrics.log_speed("images_per_second", total("images"), round=1)
         if capacity := total("capacity"):
-            metrics.log_scalar("filled", total("positions") / capacity, capacity, round=3)
+            metrics.log_scalar("packing_efficiency", total("positions") / capacity, capacity, round=3)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
 
 
-def _perplexity(loss: str):
+def _perplexity(loss: str) -> Callable[[Mapping[str, Any]], float]:
     return lambda values: meters.safe_round(2 ** values[loss].avg, 2)

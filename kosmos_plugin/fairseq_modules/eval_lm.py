@@ -1,5 +1,7 @@
 """The text streams in the batch format of fairseq's own language models, for `fairseq-eval-lm`."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -8,29 +10,39 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 
 
-class ScoringBatches(torch.utils.data.Dataset):
-    """Item i: the documents (or parts of long ones) of a text row, one a line, for rank `rank` of `ranks`.
+class ScoringBatches(torch.utils.data.Dataset[dict[str, Any]]):
+    """Item i: a text row of this rank, one document (or part of a long one) per line.
 
-    fairseq's scorer wants targets without gaps, so documents are scored apart, without what precedes them in the row.
+    fairseq's scorer wants targets without gaps, so each document is scored without the others in its row.
+
+    Args:
+        mixture: A split; its text streams are scored.
+        vocabulary: Gives the ids of `<s>` and `<pad>`.
+        ranks: Number of ranks.
+        rank: This rank, from 0.
+
+    Raises:
+        UserError: There is no text stream.
     """
 
     def __init__(self, mixture: Mixture, vocabulary: Vocabulary, ranks: int, rank: int):
-        corpora = [corpus for stream in mixture.streams if stream.config.kind == "text" for corpus in stream.corpora]
-        if not corpora:
+        corpora = [corpus for stream in mixture.streams for corpus in stream.corpora]
+        texts = [corpus for corpus in corpora if isinstance(corpus, ConcatenatedRows)]
+        if not texts:
             raise UserError("fairseq-eval-lm scores text streams, and the data YAML has none with this split.")
         self.vocabulary = vocabulary
-        rows = [(corpus, row) for corpus in corpora for row in _rows_to_score(corpus, vocabulary.pad)]
+        rows = [(text, row) for text in texts for row in _rows_to_score(text, vocabulary.pad)]
         self.rows = rows[rank::ranks]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, item: int) -> dict:
-        corpus, number = self.rows[item]
-        row = corpus[number]
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        text, number = self.rows[item]
+        row = text[number]
         pad, bos = self.vocabulary.pad, self.vocabulary.bos
-        begins = np.flatnonzero(row.tokens == bos)
-        pieces = np.split(np.stack((row.tokens, row.targets)), begins[begins > 0], axis=1)
+        starts = np.flatnonzero(row.tokens == bos)
+        pieces = np.split(np.stack((row.tokens, row.targets)), starts[starts > 0], axis=1)
         pieces = [piece[:, piece[1] != pad] for piece in pieces]
         pieces = [piece for piece in pieces if piece.shape[1] > 0]
         tokens, targets = (
@@ -48,7 +60,7 @@ class ScoringBatches(torch.utils.data.Dataset):
         }
 
 
-def _rows_to_score(corpus: ConcatenatedRows, pad: int) -> list[int]:
-    """All rows but those of `</s>` alone, in which a text may end."""
-    last = set((corpus.ends - 1).tolist())
-    return [row for row in range(len(corpus)) if row not in last or (corpus[row].targets != pad).any()]
+def _rows_to_score(text: ConcatenatedRows, pad: int) -> list[int]:
+    """All rows except those that hold only `</s>`, in which a text may end."""
+    last = {size - 1 for size in text.cumulative_sizes}
+    return [row for row in range(len(text)) if row not in last or (text[row].targets != pad).any()]

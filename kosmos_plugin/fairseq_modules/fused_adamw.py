@@ -5,7 +5,7 @@ operations for each parameter. Moments are float32, since the weights it sees ar
 --fp16 fairseq's float32 copy. The memory-efficient modes, which keep no such copy, refuse it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from kosmos_plugin.errors import UserError
 
 @dataclass
 class FusedAdamWConfig(FairseqDataclass):
+    """Options of the optimizer, with the paper's values as defaults."""
+
     adam_betas: Any = field(default="(0.9, 0.98)", metadata={"help": "decay of the two moments (the paper's)"})
     adam_eps: float = field(default=1e-6, metadata={"help": "ε (the paper's)"})
     weight_decay: float = field(default=0.01, metadata={"help": "decoupled weight decay (the paper's)"})
@@ -27,16 +29,18 @@ class FusedAdamWConfig(FairseqDataclass):
 
 @register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
 class FusedAdamW(FairseqOptimizer):
+    """torch's AdamW with `fused=True`, as an optimizer of fairseq."""
+
     supports_memory_efficient_fp16 = False
     supports_flat_params = True
 
-    def __init__(self, cfg: FusedAdamWConfig, params):
+    def __init__(self, cfg: FusedAdamWConfig, params: Iterable[torch.nn.Parameter]):
         super().__init__(cfg)
         self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
 
     @property
-    def optimizer_config(self) -> dict:
-        """What the command line sets; it replaces a checkpoint's values when a training goes on."""
+    def optimizer_config(self) -> dict[str, Any]:
+        """The command's settings, which replace those of a checkpoint when a run resumes."""
         return {
             "lr": self.cfg.lr[0],
             "betas": _pair(self.cfg.adam_betas),
@@ -46,9 +50,9 @@ class FusedAdamW(FairseqOptimizer):
 
 
 def _pair(betas: str | Sequence[float]) -> tuple[float, float]:
-    """Text of the command line, or a YAML's list."""
+    """Parse text from the command line, or take a YAML's list."""
     try:
         first, second = map(float, betas.strip("()[] ").split(",") if isinstance(betas, str) else betas)
     except (ValueError, TypeError):
-        raise UserError(f"--adam-betas {betas!r} is no pair of numbers such as '(0.9, 0.98)'.") from None
+        raise UserError(f"--adam-betas must be a pair of numbers such as '(0.9, 0.98)', not {betas!r}.") from None
     return first, second

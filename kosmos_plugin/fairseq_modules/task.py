@@ -1,11 +1,15 @@
 """The fairseq task: wires the data YAML, the mixture and the model together. No tensor code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import torch
+from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion
+from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
+from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
@@ -15,7 +19,8 @@ from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.data.mixture import Mixture
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
-from kosmos_plugin.errors import UserError, print_user_errors_plainly
+from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plainly
+from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
 from kosmos_plugin.images import DECODINGS, FITS
@@ -24,35 +29,43 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 @dataclass
 class KosmosMultimodalConfig(FairseqDataclass):
+    """Options of the task."""
+
     data: Optional[str] = field(default=None, metadata={"help": "the data YAML: streams, corpora, vocabulary"})
     vocabulary: Optional[str] = field(
         default=None, metadata={"help": "folder of sentencepiece.model and dict.txt (default: the data YAML's)"}
     )
     image_tokens: int = field(default=64, metadata={"help": "embeddings an image takes in a sequence"})
     image_size: int = field(default=224, metadata={"help": "height and width of the vision encoder's input, in pixels"})
-    image_fit: ChoiceEnum(FITS) = field(
+    image_fit: ChoiceEnum(FITS) = field(  # type: ignore[valid-type]  # how fairseq spells choices
         default="crop",
         metadata={"help": "how an image is made square: crop (CLIP's preprocessing) or stretch (as in KOSMOS-2)"},
     )
-    image_decoding: ChoiceEnum(DECODINGS) = field(
+    image_decoding: ChoiceEnum(DECODINGS) = field(  # type: ignore[valid-type]
         default="draft",
         metadata={
             "help": "exact (open_clip's pixels), draft (large JPEGs are scaled down while they are decoded: nearly the "
             "same) or fast (also resized by torch: half the time, pixels off by 2 of 255 at most)"
         },
     )
-    tokens_per_sample: int = field(default=2048, metadata={"help": "length of a row, and the longest sequence"})
+    tokens_per_sample: int = field(default=2048, metadata={"help": "length of a row, and of the longest sequence"})
     max_skipped_rate: float = field(
-        default=0.05, metadata={"help": "share of broken records and images above which training stops"}
+        default=0.05, metadata={"help": "fraction of broken records and images above which training stops"}
     )
     seed: int = II("common.seed")
-    # Not options of the task's own: what fairseq does not hand to its tasks, but the batches depend on.
+    # Not an option of the task: fairseq does not pass it to its tasks, but the batches depend on it.
     update_freq: list[int] = II("optimization.update_freq")
 
 
 @register_task("kosmos_multimodal", dataclass=KosmosMultimodalConfig)
 class KosmosMultimodalTask(FairseqTask):
-    """Training, validation and scoring of a KOSMOS model on streams of text, captions and interleaved documents."""
+    """Training, validation and scoring of a KOSMOS model on streams of text, captions and interleaved documents.
+
+    Args:
+        cfg: The options.
+        data: The data YAML; None for a task without data, to generate.
+        vocabulary: The vocabulary.
+    """
 
     def __init__(self, cfg: KosmosMultimodalConfig, data: DataConfig | None, vocabulary: Vocabulary):
         super().__init__(cfg)
@@ -64,43 +77,62 @@ class KosmosMultimodalTask(FairseqTask):
         self.training_batches: EpochIterator | None = None
 
     @classmethod
-    def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs) -> "KosmosMultimodalTask":
+    def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs: Any) -> "KosmosMultimodalTask":
+        """Read the data YAML and the vocabulary.
+
+        With `from_checkpoint` (fairseq's) and a `--vocabulary`, the data YAML is not read: it may be gone.
+        """
         print_user_errors_plainly()
-        if cfg.data is None and cfg.vocabulary is None:
+        if kwargs.get("from_checkpoint", False) and cfg.vocabulary is not None:
+            return cls(cfg, None, Vocabulary.load(cfg.vocabulary))
+        if cfg.data is None:
             raise UserError("Give the data YAML: fairseq-train DATA.yaml --task kosmos_multimodal …")
-        from_checkpoint = kwargs.get("from_checkpoint", False) and cfg.vocabulary is not None
-        data = None if from_checkpoint else read_data_config(cfg.data)
+        data = read_data_config(cfg.data)
         return cls(cfg, data, Vocabulary.load(cfg.vocabulary or data.vocabulary))
 
     @property
-    def source_dictionary(self):
+    def source_dictionary(self) -> Dictionary:
         return self.vocabulary.dictionary
 
     @property
-    def target_dictionary(self):
+    def target_dictionary(self) -> Dictionary:
         return self.vocabulary.dictionary
 
     @property
     def stream_names(self) -> list[str]:
+        """In the order of the data YAML."""
         return [stream.name for stream in self.data.streams] if self.data else []
 
     def max_positions(self) -> int:
         return self.cfg.tokens_per_sample
 
-    def build_model(self, cfg, from_checkpoint: bool = False):
-        """As fairseq's; pretrained weights are not read where a checkpoint's are about to be."""
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
+        """As fairseq's; pretrained weights are not read if a checkpoint's are about to be loaded."""
         self.needs_pretrained_weights = not from_checkpoint
         return super().build_model(cfg, from_checkpoint)
 
-    def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
-        """`train` or `valid`: every stream that has corpora for it."""
+    def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:
+        """As fairseq's; UserError for a criterion that does not take this task's batches, such as fairseq's default."""
+        name = getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
+        if not issubclass(CRITERION_REGISTRY.get(name, object), MultimodalCrossEntropyCriterion):
+            default = ", fairseq's default," if name == "cross_entropy" else ""
+            raise UserError(
+                f"The criterion {name}{default} cannot train on --task kosmos_multimodal: give --criterion {CRITERION} "
+                f"(with Hydra, criterion={CRITERION})."
+            )
+        return super().build_criterion(cfg, **kwargs)
+
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Load `train` or `valid`: every stream that has corpora for it."""
         if self.data is None:
-            raise UserError("Give the data YAML: this task was set up with a vocabulary alone.")
+            raise UserError("Give the data YAML: this task was set up with a vocabulary only.")
         if split not in SPLITS:
-            raise UserError(f"The data YAML has the splits {' and '.join(SPLITS)}, not {split!r}.")
+            splits = " and ".join(SPLITS)
+            raise UserError(f"The data YAML has the splits {splits}, not {split!r}.{did_you_mean(split, SPLITS)}")
         self.datasets[split] = Mixture(self.data, split, self.sample_builder, self.cfg.seed, self.skips)
 
     def dataset(self, split: str) -> Mixture:
+        """A loaded split."""
         if split not in self.datasets:
             raise KeyError(f"the split {split} is not loaded")
         return self.datasets[split]
@@ -114,12 +146,22 @@ class KosmosMultimodalTask(FairseqTask):
         shard_id: int = 0,
         num_workers: int = 0,
         epoch: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ) -> EpochIterator:
-        """The micro-batches of rank `shard_id` of `num_shards`.
+        """The micro-batches of one rank. The data YAML says how many sequences an update takes.
 
-        How many sequences an update takes is the data YAML's to say; --batch-size and --max-tokens are the most rows
-        and tokens a micro-batch may have. The remaining arguments of fairseq's concern its own kind of datasets.
+        Args:
+            dataset: A loaded split.
+            max_tokens: Most positions of a micro-batch (--max-tokens); None: any number.
+            max_sentences: Most rows of a micro-batch (--batch-size); None: any number.
+            num_shards: Number of ranks.
+            shard_id: This rank, from 0.
+            num_workers: Processes that decode images.
+            epoch: Number of the first epoch, from 1.
+            kwargs: fairseq's other arguments, which are for its own kinds of dataset.
+
+        Raises:
+            UserError: --update-freq is not one number, or an update does not fit these limits.
         """
         update_freq = self.cfg.update_freq
         if len(update_freq) != 1:
@@ -142,14 +184,15 @@ class KosmosMultimodalTask(FairseqTask):
         return batches
 
     def eval_lm_dataloader(
-        self, dataset: Mixture, num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs
-    ):
-        """fairseq-eval-lm: the rows of the text streams, in fairseq's own batch format."""
+        self, dataset: Mixture, num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs: Any
+    ) -> torch.utils.data.DataLoader:
+        """The rows of the text streams in fairseq's own batch format, for fairseq-eval-lm."""
         return torch.utils.data.DataLoader(
             ScoringBatches(dataset, self.vocabulary, num_shards, shard_id), batch_size=None, num_workers=num_workers
         )
 
-    def reduce_metrics(self, logging_outputs, criterion) -> None:
+    def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
+        """As fairseq's, and log what was skipped and, in training, the epochs of each corpus."""
         super().reduce_metrics(logging_outputs, criterion)
         if self.skips.skipped:
             metrics.log_scalar("skipped", self.skips.skipped, weight=0, round=0, priority=1600)

@@ -100,8 +100,8 @@ def of_stream(
     for i, name in enumerate(stream.names):
         known = {}
         if config.kind == "text":
-            known = _totals_of_binarized(stream.corpora[i].parts)
-            size, look_at = _binarized(stream.corpora[i].parts, sample_builder)
+            known = _totals_of_binarized(stream.corpora[i].datasets)
+            size, look_at = _binarized(stream.corpora[i].datasets, sample_builder)
         else:
             size, look_at = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
         sample, unusable = [], collections.Counter()

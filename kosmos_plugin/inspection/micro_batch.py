@@ -199,7 +199,7 @@ def stream_table(mixture: Mixture) -> Table:
         each = f"{config.sequences_per_update:,} {'rows' if text else 'documents'}"
         see = "see each other" if config.cross_document_attention else "apart"
         for i, (name, corpus) in enumerate(zip(stream.names, stream.corpora, strict=True)):
-            number = sum(len(part.items) for part in corpus.parts) if text else len(corpus)
+            number = sum(len(part.items) for part in corpus.datasets) if text else len(corpus)
             share = f"{stream.interleaving.counts[i] / BLOCK:.1%}" if stream.shuffle else "in order"
             lines.append((config.name, config.kind, name, f"{number:,}", share, each, see))
         if not stream.corpora:

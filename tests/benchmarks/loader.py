@@ -1,9 +1,9 @@
 """The loader: images a second beside bare decoding and webdataset, resuming, and the cores that a GPU needs.
 
-Every side has two processes that decode. A turn of ours is an update of a mixture in the paper's ratio (Table 18, an
-eighth of it), taken from the real iterator as fairseq takes it. Reading, tokenizing, packing, decoding, and the way of
-the tensors into this process are all in its time; so is a third process, which plans. Its workers have begun before,
-and what they made ahead while others had their turn is taken off first. The peers:
+Every side has two processes that decode. One turn of ours is an update of a mixture in the paper's ratio (Table 18, an
+eighth of it), taken from the real iterator as fairseq takes it. Its time includes reading, tokenizing, packing,
+decoding, and the transfer of tensors into this process; a third process plans, on the same cores. Its workers are
+started before, and batches that they prepared during the others' turns are taken first. The peers:
 
 bare decoding    `decode_image` over as many images in memory, by two processes, each as many: nothing else is done
 webdataset       its own pipeline over the same captions: tars read in order, PIL, torchvision's Resize, CenterCrop and
@@ -12,7 +12,7 @@ webdataset       its own pipeline over the same captions: tars read in order, PI
 The images are noise with a photograph's spectrum, compressed as img2dataset does (shorter side 256, quality 90; larger
 ones among those of the pages): the sum over s = 1, 2, 4, … of s^0.5 · (normal noise of w/s × h/s pixels, enlarged).
 
-Limit by arithmetic: 1 for bare decoding, which is all that the loader must do as well.
+Theoretical limit: 1 for bare decoding, which the loader must do as well.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ from tests.benchmarks.side_by_side import COLUMNS, in_turns
 
 WORKERS, TURNS = 2, 5
 SIZE, SLOTS, ROW = 224, 64, 2048
-# Sequences in an update, an eighth of the paper's; 8 ranks × 16 turns of 5 rows there are 16 turns of as many here.
+# Sequences of an update, an eighth of the paper's: its 8 ranks × 16 micro-batches of 5 rows are 16 of 5 rows here.
 SEQUENCES, UPDATE_FREQ = {"text": 32, "captions": 768, "interleaved": 16}, 16
 PAPERS = {"text": 256, "captions": 6144, "interleaved": 128}
 CAPTION_SIZE, PAGE_SIZES = (341, 256), ((640, 480), (720, 360), (1024, 768))
@@ -97,7 +97,7 @@ def write_data(folder: Path) -> None:
 
 
 def write_yaml(folder: Path, sequences: dict[str, int]) -> Path:
-    # Each tar is named often, so that no epoch, with which the workers begin anew, ends in a measurement.
+    # Each tar is named many times, so that no epoch, which restarts the workers, ends during a measurement.
     tars = {"captions": f"captions-{{0..{SHARDS - 1}}}.tar", "interleaved": "pages.tar"}
     paths = {"text": ["text"], **{kind: [name] * 40 for kind, name in tars.items()}}
     streams = {
@@ -185,8 +185,8 @@ def decode_all(decoding: str) -> float:
 
 def images_of_update(data: Path) -> list[bytes]:
     """The encoded images of the first update."""
-    turns = iterator(data, UPDATE_FREQ).micro_batches.plan(0)
-    return [image.read() for rows in turns for row in rows for sample in row.samples for image in sample.images]
+    plan = iterator(data, UPDATE_FREQ).micro_batches.plan(0)
+    return [image.read() for rows in plan for row in rows for sample in row.samples for image in sample.images]
 
 
 # ---- Cores that a GPU needs ----
@@ -210,7 +210,7 @@ def images_per_gpu_second() -> tuple[float, float]:
     return plan.images / (plan.seconds_per_update * command.ranks), plan.seconds_per_update
 
 
-# ---- All of it ----
+# ---- The benchmark ----
 
 
 def run(out: Path) -> Result:

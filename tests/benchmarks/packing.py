@@ -1,10 +1,10 @@
-"""Packing: the share of a batch's positions that hold a token or an image's embedding, at realistic lengths.
+"""Packing efficiency: the fraction of a batch's positions that are not padding, at realistic lengths.
 
 captions        an image's 64 slots, its two borders, <s>, </s> and 8 to 40 tokens of text
 pages           one to five images, and text of a lognormal spread of 700 tokens on average, cut at a row of 2,048
 
-An update of few rows cannot be full, whoever packs it: its last row is half empty on average. The limit by arithmetic
-is what the least number of whole rows gives that its tokens take.
+An update of few rows cannot be full, whatever the algorithm: its last row is half empty on average. The theoretical
+limit is the efficiency with the smallest number of rows that holds all tokens.
 """
 
 import time

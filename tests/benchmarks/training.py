@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from fairseq import options, tasks
+from fairseq.criterions import build_criterion
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
@@ -136,7 +137,7 @@ class FairseqUpdate:
 
     def __init__(self, config: DictConfig):
         self.task, self.model = task_and_model(config)
-        self.trainer = Trainer(config, self.task, self.model, self.task.build_criterion(config.criterion))
+        self.trainer = Trainer(config, self.task, self.model, build_criterion(config.criterion, self.task))
 
     def __call__(self, batches: list[dict]) -> None:
         before = self.trainer.get_num_updates()

@@ -71,7 +71,7 @@ def test_keys_shapes_and_types(collate, rows):
     assert batch["streams"].tolist() == [1, 0, 2]
 
 
-def test_samples_lie_one_after_the_other(collate, rows, vocabulary):
+def test_samples_follow_each_other(collate, rows, vocabulary):
     batch = collate(rows)
     for b, row in enumerate(rows):
         used = row.num_tokens
@@ -99,7 +99,7 @@ def test_document_ids(collate, rows):
         spans = np.split(ids[: row.num_tokens].numpy(), np.cumsum([len(sample) for sample in row.samples])[:-1])
         kinds = [set(span.tolist()) for span in spans]
         assert all(len(kind) == 1 for kind in kinds)
-        # all see each other, or none sees another
+        # all attend to each other, or none to another
         assert len(set.union(*kinds)) == (1 if row.cross_document_attention else len(row.samples))
 
 
@@ -127,9 +127,9 @@ def test_options_of_decoding(make, vocabulary, skips, fit, decoding):
 
 
 @pytest.mark.parametrize("data", [b"garbage", b"", "cut"])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_broken_image(collate, make, skips, vocabulary, caplog, data, place):
-    """Its sample is left out, whole as it is; the others are as they would be alone."""
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_broken_image(collate, make, skips, vocabulary, caplog, data, position):
+    """Its whole sample is left out; the others are as they would be without it."""
     broken = Image(lambda: image(9).read()[:200] if data == "cut" else data)
     samples = [
         make("a", image(1), Text("a dog")),
@@ -137,11 +137,11 @@ def test_broken_image(collate, make, skips, vocabulary, caplog, data, place):
         make("c", image(4), Text("a")),
     ]
     others = [samples[0], samples[2]]
-    samples = [*others[:place], samples[1], *others[place:]]
-    alone = Collator(vocabulary, WIDTH * 2, SIZE, SkipCounter(1.0))([PackedRow(1, False, tuple(others))])
+    samples = [*others[:position], samples[1], *others[position:]]
+    without = Collator(vocabulary, WIDTH * 2, SIZE, SkipCounter(1.0))([PackedRow(1, False, tuple(others))])
     batch = Collator(vocabulary, WIDTH * 2, SIZE, skips)([PackedRow(1, False, tuple(samples))])
     for key in batch:
-        assert torch.equal(batch[key], alone[key])
+        assert torch.equal(batch[key], without[key])
     assert skips.skipped == 1
     assert "skipped b: " in caplog.text and "(1 of " in caplog.text
 
@@ -154,7 +154,7 @@ def test_only_broken_images_leave_padding(collate, make, skips, vocabulary):
     assert skips.skipped == 1
 
 
-def test_no_rows_are_a_row_of_padding(collate, vocabulary, rows):
+def test_no_rows_give_a_row_of_padding(collate, vocabulary, rows):
     batch = collate([])
     assert {key: value.dtype for key, value in batch.items()} == {k: v.dtype for k, v in collate(rows).items()}
     assert batch["tokens"].tolist() == batch["targets"].tolist() == [[vocabulary.pad] * WIDTH]

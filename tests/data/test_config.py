@@ -1,4 +1,4 @@
-"""The data YAML: what is read, and that every mistake is an error that names the file and the place."""
+"""The data YAML: what is read, and that every mistake is an error that names the file and the key."""
 
 import copy
 
@@ -75,7 +75,7 @@ def test_wildcards_leave_indexes_out(write):
 
 
 @pytest.mark.parametrize("folder", ["run [1]", "a{b,c}", "what?*"])
-def test_folder_with_the_signs_of_patterns(write, folder):
+def test_folder_with_pattern_characters(write, folder):
     path = write(GOOD, folder)
     corpus = read_data_config(path).streams[1].corpora[0]
     assert [len(corpus.paths(split)) for split in ("train", "valid")] == [3, 2]
@@ -93,17 +93,27 @@ A = (*PICTURES, "corpora", 0)
 
 
 @pytest.mark.parametrize(
-    "place, value, message",
+    "keys, value, message",
     [
-        (("vocabluary",), "v", "unknown key 'vocabluary' in the file; known are streams, vocabulary"),
+        (
+            ("vocabluary",),
+            "v",
+            "unknown key 'vocabluary' in the file; known are streams, vocabulary. Did you mean 'vocabulary'[?]$",
+        ),
+        (("something_else",), 1, "known are streams, vocabulary[.]$"),
         ((*TEXT, "corpus"), [], "unknown key 'corpus' in streams.text; known are .*corpora"),
-        ((*A, "wieght"), 1, r"unknown key 'wieght' in streams.pictures.corpora\[0\]; known are .*weight"),
+        (
+            (*A, "wieght"),
+            1,
+            r"unknown key 'wieght' in streams.pictures.corpora\[0\]; known are .*weight[.] Did you mean 'weight'[?]$",
+        ),
         (("vocabulary",), None, "vocabulary must be a str, not None"),
         (("streams",), [], r"streams must be a mapping, not \[\]"),
         (("streams",), {}, "streams is empty"),
         (TEXT, "text", "streams.text must be a mapping"),
         ((*TEXT, "kind"), "images", "streams.text.kind is 'images'; it must be one of text, captions, interleaved"),
         ((*TEXT, "kind"), ["text"], "streams.text.kind is"),
+        ((*TEXT, "kind"), "caption", "must be one of text, captions, interleaved. Did you mean 'captions'[?]$"),
         ((*TEXT, "sequences_per_update"), 0, "sequences_per_update must be at least 1, not 0"),
         ((*TEXT, "sequences_per_update"), -3, "must be at least 1, not -3"),
         ((*TEXT, "sequences_per_update"), 2.5, "must be a int, not 2.5"),
@@ -123,7 +133,7 @@ A = (*PICTURES, "corpora", 0)
         ((*A, "train"), "tars/no*.tar", r"names .*/tars/no\*\.tar, which does not exist"),
         ((*A, "valid"), ["tars/x.tar", 3], r"corpora\[0\].valid must be a str, not 3"),
         ((*A, "valid"), {"x": 1}, r"corpora\[0\].valid must be a list"),
-        ((*A, "train"), "tars/{00..01.tar", r"corpora\[0\].train"),
+        ((*A, "train"), "tars/{00..01.tar", r"corpora\[0\].train: .* is not a valid pattern: "),
         (
             (*TEXT, "corpora", 0, "train"),
             "text/gone",
@@ -131,12 +141,12 @@ A = (*PICTURES, "corpora", 0)
         ),
     ],
 )
-def test_mistakes(write, place, value, message):
+def test_mistakes(write, keys, value, message):
     config = copy.deepcopy(GOOD)
     target = config
-    for key in place[:-1]:
+    for key in keys[:-1]:
         target = target[key]
-    target[place[-1]] = value
+    target[keys[-1]] = value
     path = write(config)
     with pytest.raises(UserError, match=rf"(?s)^{path}: .*{message}") as error:
         read_data_config(path)
@@ -144,7 +154,7 @@ def test_mistakes(write, place, value, message):
 
 
 @pytest.mark.parametrize(
-    "place",
+    "keys",
     [
         ("vocabulary",),
         ("streams",),
@@ -152,13 +162,13 @@ def test_mistakes(write, place, value, message):
         *[(*A, key) for key in ("name", "train")],
     ],
 )
-def test_missing_keys(write, place):
+def test_missing_keys(write, keys):
     config = copy.deepcopy(GOOD)
     target = config
-    for key in place[:-1]:
+    for key in keys[:-1]:
         target = target[key]
-    del target[place[-1]]
-    with pytest.raises(UserError, match=f"lacks the key '{place[-1]}'"):
+    del target[keys[-1]]
+    with pytest.raises(UserError, match=f"lacks the key '{keys[-1]}'"):
         read_data_config(write(config))
 
 

@@ -1,52 +1,25 @@
-"""Micro-batches: the same updates for any number of ranks, workers and turns, and from any point on."""
+"""Micro-batches: the same updates for any number of ranks and accumulation steps, and advice where none fit."""
 
 import itertools
-import multiprocessing
-import pickle
 import random
 import re
-import time
 from collections import Counter
 
 import pytest
 import torch
-import yaml
 
 from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.errors import UserError
 from tests import tiny
+from tests.data.updates import loaded, update_rows
 
 UPDATES = 200
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
-def loaded(data, update_freq=1, split="train", **options):
-    task = tiny.task(data, update_freq, **options)
-    task.load_dataset("train")
-    task.load_dataset(split)
-    return task, task.dataset(split)
-
-
-def iterator(data, rank=0, ranks=1, update_freq=1, workers=0, split="train", epoch=1):
-    task, dataset = loaded(data, update_freq, split)
-    return task.get_batch_iterator(
-        dataset, max_sentences=64, num_shards=ranks, shard_id=rank, num_workers=workers, epoch=epoch
-    )
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for key in first:
-        assert first[key].dtype == second[key].dtype
-        assert torch.equal(first[key], second[key])
-
-
-def take(epochs, count):
-    """`count` batches, over the ends of epochs, as fairseq asks for them."""
-    batches = []
-    while len(batches) < count:
-        batches += itertools.islice(epochs.next_epoch_itr(), count - len(batches))
-    return batches
+def micro_batches(data, rank=0, ranks=1, update_freq=1) -> MicroBatches:
+    task, dataset = loaded(data, update_freq)
+    return task.get_batch_iterator(dataset, max_sentences=64, num_shards=ranks, shard_id=rank).micro_batches
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +36,8 @@ def test_updates_are_the_same_for_any_ranks(data, plan, ranks, update_freq):
     parts = [MicroBatches(dataset, None, rank, ranks, update_freq) for rank in range(ranks)]
     for update, whole in enumerate(plan):
         dealt = [
-            [tuple(sample.id for sample in row.samples) for row in part.rows(update * update_freq + turn)]
-            for turn in range(update_freq)
+            [tuple(sample.id for sample in row.samples) for row in part.rows(update * update_freq + step)]
+            for step in range(update_freq)
             for part in parts
         ]
         counts = [len(part) for part in dealt]
@@ -72,46 +45,24 @@ def test_updates_are_the_same_for_any_ranks(data, plan, ranks, update_freq):
         assert Counter(itertools.chain.from_iterable(dealt)) == Counter(whole)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_batches_are_the_same_for_any_number_of_workers(data, workers):
-    alone = take(iterator(data, rank=1, ranks=2, update_freq=2), 30)
-    helped = take(iterator(data, rank=1, ranks=2, update_freq=2, workers=workers), 30)
-    for first, second in zip(alone, helped, strict=True):
-        assert_same(first, second)
-
-
 def test_a_batch_is_one_piece_of_shared_memory(data):
     """Each piece costs the main process half a millisecond."""
-    for batch in take(iterator(data, workers=1), 3):
+    for batch in micro_batches(data).of_updates(range(3), num_workers=1):
         assert all(tensor.is_shared() for tensor in batch.values())
         assert len({tensor.untyped_storage().data_ptr() for tensor in batch.values()}) == 1
 
 
 def test_workers_draw_no_random_numbers_of_the_models(data):
     before = torch.get_rng_state()
-    take(iterator(data, workers=2), 3)
+    assert len(list(micro_batches(data).of_updates(range(3), num_workers=2))) == 3
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def update_rows(batches):
-    """What the rows of an update are, whatever their order: tokens, stream and borders; and the sum of all images."""
-    rows, images = Counter(), 0
-    for batch in batches:
-        for tokens, borders, stream in zip(batch["tokens"], batch["document_ids"], batch["streams"], strict=True):
-            if (borders > 0).any():
-                rows[tuple(tokens.tolist()), tuple(borders.tolist()), int(stream)] += 1
-        images += int(batch["images"].long().sum())
-    return rows, images
-
-
-def updates_of(data, count, ranks, update_freq, state=None):
-    iterators = [iterator(data, rank, ranks, update_freq) for rank in range(ranks)]
-    if state is not None:
-        for each in iterators:
-            each.load_state_dict(state)
-    batches = [take(each, count * update_freq) for each in iterators]
+def updates_of(data, count, ranks, update_freq):
+    parts = [micro_batches(data, rank, ranks, update_freq) for rank in range(ranks)]
+    batches = [list(part.of_updates(range(count), num_workers=0)) for part in parts]
     return [
-        update_rows([part[update * update_freq + turn] for part in batches for turn in range(update_freq)])
+        update_rows([part[update * update_freq + step] for part in batches for step in range(update_freq)])
         for update in range(count)
     ]
 
@@ -119,116 +70,6 @@ def updates_of(data, count, ranks, update_freq, state=None):
 @pytest.mark.parametrize("ranks, update_freq", [(2, 1), (1, 3), (2, 2)])
 def test_tensors_of_an_update_are_the_same_for_any_ranks(data, ranks, update_freq):
     assert updates_of(data, 15, ranks, update_freq) == updates_of(data, 15, 1, 1)
-
-
-# ---- resuming
-
-
-def stopped_after(data, updates, ranks=1, update_freq=1):
-    """fairseq saves the state of rank 0 alone, through a checkpoint."""
-    epochs = iterator(data, 0, ranks, update_freq)
-    done = 0
-    while done < updates * update_freq:
-        for _ in itertools.islice(epochs.next_epoch_itr(), updates * update_freq - done):
-            done += 1
-    return pickle.loads(pickle.dumps(epochs.state_dict()))
-
-
-# an epoch has 11 updates here
-@pytest.mark.parametrize("updates", [1, 4, 10, 11, 12, 25])
-def test_resuming_goes_on_as_if_never_stopped(data, updates):
-    expected = take(iterator(data), updates + 14)[updates:]
-    resumed = iterator(data)
-    assert len(resumed) == 11
-    resumed.load_state_dict(stopped_after(data, updates))
-    assert (resumed.epoch, resumed.iterations_in_epoch) == (updates // 11 + 1, updates % 11)
-    for first, second in zip(take(resumed, 14), expected, strict=True):
-        assert_same(first, second)
-
-
-@pytest.mark.parametrize(
-    "before, after", [((1, 1), (2, 1)), ((2, 1), (1, 2)), ((1, 3), (1, 1)), ((2, 2), (3, 1)), ((1, 1), (1, 4))]
-)
-def test_resuming_with_other_ranks_and_turns(data, before, after):
-    for updates in (5, 11):
-        state = stopped_after(data, updates, *before)
-        assert updates_of(data, 8, *after, state=state) == updates_of(data, updates + 8, 1, 1)[updates:]
-
-
-def test_state_before_the_first_batch(data):
-    fresh, resumed = iterator(data), iterator(data)
-    resumed.load_state_dict(fresh.state_dict())
-    assert_same(take(resumed, 1)[0], take(fresh, 1)[0])
-
-
-def test_resuming_when_the_epoch_has_another_length(data):
-    """The data grew: it goes on at the same update of the new order, not at its beginning."""
-    state = stopped_after(data, 25)
-    resumed = iterator(data)
-    resumed.updates = 4
-    resumed.load_state_dict(state)
-    assert (resumed.epoch, resumed.iterations_in_epoch) == (7, 1)
-    assert_same(take(resumed, 1)[0], take(iterator(data), 26)[25])
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_far_costs_the_same(data, workers):
-    def seconds(updates):
-        resumed = iterator(data, workers=workers)
-        state = {"version": 2, "epoch": updates // 11 + 1, "updates_in_epoch": updates % 11, "updates_per_epoch": 11}
-        begin = time.perf_counter()
-        resumed.load_state_dict(state)
-        (batch,) = take(resumed, 1)
-        assert len(batch["tokens"]) >= 4
-        return time.perf_counter() - begin
-
-    seconds(0)
-    assert seconds(300_000) < seconds(0) + 1
-
-
-def test_epochs_as_fairseq_counts_them(data):
-    epochs = iterator(data, update_freq=2)
-    assert len(epochs) == 22
-    for epoch in (1, 2, 3):
-        assert epochs.next_epoch_idx == epoch
-        batches = epochs.next_epoch_itr(shuffle=True, fix_batches_to_gpus=False)
-        assert epochs.epoch == epoch and len(batches) == 22
-        for count, _ in enumerate(batches, start=1):
-            assert epochs.iterations_in_epoch == count
-            assert epochs.end_of_epoch() == (count == 22)
-    assert epochs.next_epoch_idx == 4
-    assert epochs.state_dict()["epoch"] == 4
-
-
-# ---- the valid split
-
-
-@pytest.mark.parametrize("ranks, update_freq", [(1, 1), (2, 1), (3, 2), (12, 1)])
-def test_valid_is_gone_through_once_whatever_the_ranks(data, ranks, update_freq):
-    _, plan = loaded(data, split="valid")
-    whole = Counter()
-    for update in range(len(plan)):
-        for row in plan.rows(update):
-            whole[tuple(itertools.chain.from_iterable(sample.tokens.tolist() for sample in row.samples))] += 1
-    seen, lengths = Counter(), set()
-    for rank in range(ranks):
-        batches = iterator(data, rank, ranks, update_freq, split="valid")
-        lengths.add(len(batches))
-        for batch in batches.next_epoch_itr():
-            assert len(batch["tokens"]) >= 1  # also a rank without work takes part
-            for tokens, borders in zip(batch["tokens"], batch["document_ids"], strict=True):
-                if (borders > 0).any():
-                    seen[tuple(tokens[borders > 0].tolist())] += 1
-    assert len(lengths) == 1
-    assert seen == whole
-
-
-def test_validation_begins_again_each_epoch(data):
-    first = iterator(data, split="valid", epoch=1)
-    batches = list(first.next_epoch_itr())
-    later = iterator(data, split="valid", epoch=7)
-    for before, after in zip(batches, later.next_epoch_itr(), strict=True):
-        assert_same(before, after)
 
 
 # ---- updates that do not fit
@@ -256,12 +97,12 @@ def test_advice_when_followed_works(data, seed):
             assert followed, str(error)
             given |= followed
     else:
-        raise AssertionError(f"advice goes round in circles: {given}")
+        raise AssertionError(f"the advice never ends: {given}")
     rows = len(dataset.rows(0))
     dealt = [
-        len(MicroBatches(dataset, None, rank, ranks, given["update_freq"]).rows(turn))
+        len(MicroBatches(dataset, None, rank, ranks, given["update_freq"]).rows(step))
         for rank in range(ranks)
-        for turn in range(given["update_freq"])
+        for step in range(given["update_freq"])
     ]
     assert sum(dealt) == rows and min(dealt) >= 1
     assert max(dealt) <= (given["batch_size"] or rows)
@@ -269,7 +110,7 @@ def test_advice_when_followed_works(data, seed):
 
 
 def test_no_update_freq_fits(data):
-    """Where only a larger micro-batch helps, that is the advice."""
+    """If only a larger micro-batch helps, that is the advice."""
     _, dataset = loaded(data)
     rows = len(dataset.rows(0))
     ranks = rows - 1
@@ -295,8 +136,8 @@ def test_nothing_but_broken_records(data, tmp_path, caplog):
         "streams: {captions: {kind: captions, sequences_per_update: 1, corpora: [{name: c, train: empty.tar}]}}\n"
     )
     with pytest.raises(UserError, match="Every record of the first update is broken"):
-        iterator(tmp_path / "data.yaml")
-    assert "the caption is empty" in caplog.text
+        micro_batches(tmp_path / "data.yaml")
+    assert "empty text" in caplog.text
 
 
 def test_update_freq_is_one_number(data):
@@ -304,46 +145,3 @@ def test_update_freq_is_one_number(data):
     task.cfg.update_freq = [1, 2]
     with pytest.raises(UserError, match=r"--update-freq must be one number with this task, not \[1, 2\]"):
         task.get_batch_iterator(dataset)
-
-
-# ---- broken records
-
-
-@pytest.fixture
-def broken(data, tmp_path):
-    """The captions alone; every fifth of 20 is empty, and the image of one is garbage."""
-    draw = random.Random(0)
-    members = []
-    for i in range(20):
-        caption = "" if i % 5 == 0 else f"{i} dogs"
-        members += tiny.caption_members(f"{i:02d}", caption, b"garbage" if i == 7 else tiny.png(draw))
-    tiny.write_tar(tmp_path / "captions.tar", members)
-    config = yaml.safe_load(data.read_text())
-    config["vocabulary"] = str(data.parent / "vocabulary")
-    corpus = {"name": "some", "train": str(tmp_path / "captions.tar")}
-    config["streams"] = {"captions": {"kind": "captions", "sequences_per_update": 10, "corpora": [corpus]}}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
-    return tmp_path / "data.yaml"
-
-
-@pytest.mark.parametrize("update_freq, workers", [(1, 0), (2, 0), (2, 2), (2, 3)])
-def test_broken_ones_are_counted_once(broken, update_freq, workers):
-    task, dataset = loaded(broken, update_freq)
-    epochs = task.get_batch_iterator(dataset, max_sentences=64, num_workers=workers)
-    assert task.skips.skipped == 0  # the check that updates fit counts nothing
-    batches = take(epochs, len(epochs))
-    assert sum(len(batch["images"]) for batch in batches) == 15
-    assert task.skips.skipped == 5
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_end_the_training_with_one_line(broken, workers):
-    task, dataset = loaded(broken, max_skipped_rate=0.1)
-    epochs = task.get_batch_iterator(dataset, max_sentences=64, num_workers=workers)
-    with pytest.raises(UserError) as error:
-        take(epochs, 100)
-    assert multiprocessing.active_children() == []  # the workers are gone by then
-    message = (
-        r"\d+ of \d+ records and images are broken, more than --max-skipped-rate 0.1 allows; the last is some/\d+: .*"
-    )
-    assert re.fullmatch(message, str(error.value))

@@ -22,7 +22,7 @@ def mixture(path, split="train", **options) -> Mixture:
 
 
 def edited(data, tmp_path, edit):
-    """Another YAML over the same files."""
+    """A changed YAML over the same files."""
     config = yaml.safe_load(data.read_text())
     config["vocabulary"] = str(data.parent / config["vocabulary"])
     for stream in config["streams"].values():
@@ -69,7 +69,7 @@ def test_every_document_once_an_epoch(data):
         assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_an_epoch_is_that_of_the_longest_stream(data):
+def test_an_epoch_is_one_of_the_longest_stream(data):
     train = mixture(data)
     lengths = [-(-int(stream.sizes.sum()) // stream.config.sequences_per_update) for stream in train.streams]
     assert len(train) == max(lengths)
@@ -77,7 +77,7 @@ def test_an_epoch_is_that_of_the_longest_stream(data):
     assert len(seen) == sum(int(stream.sizes.sum()) for stream in train.streams)  # every document of every stream
 
 
-def test_streams_over_one_corpus_do_not_run_in_step(data, tmp_path):
+def test_streams_over_one_corpus_have_different_orders(data, tmp_path):
     def twice(streams):
         streams["again"] = dict(streams["captions"])
 
@@ -183,11 +183,11 @@ def test_broken_records_are_skipped_and_counted(data, tmp_path, caplog):
     assert skips.skipped == 4
     logged = "\n".join(record.getMessage() for record in caplog.records)
     for words in (
-        "bad.tar/empty: the caption is empty",
+        "bad.tar/empty: empty text",
         "bad.tar/imageless: no image",
-        r"bad.tar/long: 2",
+        "bad.tar/long: longer than a row (2",
         "do not fit in a row of 64",
-        "pages.tar/crowded: ",
+        "pages.tar/crowded: longer than a row (",
         "11 images of 6",
     ):
         assert words in logged

@@ -1,4 +1,4 @@
-"""The arithmetic of the order: bijections, exact weights, and the same answer however it is asked for."""
+"""The order of training: bijections, exact weights, and the same answer however positions are asked for."""
 
 import itertools
 import time
@@ -27,7 +27,7 @@ def test_permutation_is_a_bijection(size, key):
 @settings(deadline=None, max_examples=30)
 @given(size=st.integers(2, 10**12), key=SEEDS, data=st.data())
 def test_permutation_at_single_points(size, key, data):
-    """Of any size, without a table: alone and together, in any order, positions go to the same places."""
+    """Of any size, without a table: one by one, together and in any order, positions give the same elements."""
     positions = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20, unique=True)))
     permutation = Permutation(size, key)
     together = permutation(positions)
@@ -43,7 +43,7 @@ def test_permutation_changes_with_the_key():
 
 
 @pytest.mark.parametrize("size", [3, 10, 21])
-def test_every_place_is_about_equally_likely(size):
+def test_every_element_is_about_equally_likely(size):
     keys = 60 * size
     sent = np.array([Permutation(size, key)(np.array([0, size - 1])) for key in range(keys)])
     for column in sent.T:
@@ -53,8 +53,8 @@ def test_every_place_is_about_equally_likely(size):
         assert chi_squared < (size - 1) + 6 * np.sqrt(2 * (size - 1))
 
 
-def test_neighbors_are_torn_apart():
-    """A shuffled order leaves no trace of the order in the shards."""
+def test_neighbors_are_separated():
+    """A shuffled order is not correlated with the order in the shards."""
     size = 5000
     sent = Permutation(size, 7)(np.arange(size)).astype(float)
     for lag in (1, 2, 64, 128):
@@ -72,7 +72,7 @@ def test_weights_are_exact_in_every_block(weights, seed, block):
     counts = np.bincount(corpora, minlength=len(weights))
     shares = np.array(weights) / sum(weights) * BLOCK
     assert counts.sum() == BLOCK and (counts > 0).all()
-    # rounded to whole positions; a corpus too small for one has one, which the largest gives up
+    # rounded to whole positions; a corpus too small for one still has one, which the largest gives up
     assert (np.abs(counts - shares) <= len(weights)).all()
     assert (np.abs(counts - shares) < 1).all() or (shares < 1).any()
 
@@ -84,8 +84,8 @@ def test_numbers_have_no_gap_and_any_split_gives_the_same(weights, seed, begin, 
     end = begin + sum(cuts) + 1
     corpora, numbers = interleaving(begin, end)
     assert len(corpora) == len(numbers) == end - begin
-    places = np.cumsum([begin, *cuts, 1])
-    parts = [interleaving(first, last) for first, last in itertools.pairwise(places)]
+    bounds = np.cumsum([begin, *cuts, 1])
+    parts = [interleaving(first, last) for first, last in itertools.pairwise(bounds)]
     assert np.concatenate([part[0] for part in parts]).tolist() == corpora.tolist()
     assert np.concatenate([part[1] for part in parts]).tolist() == numbers.tolist()
     from_start, all_numbers = interleaving(0, end)

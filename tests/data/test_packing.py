@@ -1,4 +1,4 @@
-"""Packing: everything once, nothing too long, hardly a gap; dealing: nearly equal work."""
+"""Packing: every sample once, no row too long, hardly a gap. Dealing: nearly equal work."""
 
 import functools
 
@@ -49,7 +49,7 @@ def page_lengths(draw, count, mean):
     ids=["captions", "pages 600", "pages 700", "pages 800"],
 )
 def test_rows_are_full_at_the_papers_numbers(lengths, count):
-    """Over ten updates; the last row of an update is half empty on average, whoever packs it."""
+    """Over ten updates. The last row of an update is half empty on average, whatever the algorithm."""
     filled = positions = 0
     for seed in range(10):
         update = lengths(np.random.default_rng(seed), count)
@@ -65,11 +65,11 @@ def test_rows_are_full_at_the_papers_numbers(lengths, count):
 @given(lengths=st.lists(st.integers(1, 20), max_size=9))
 def test_at_most_one_row_more_than_the_best_packing(lengths):
     def fits(left, rooms):
-        """Whether the lengths `left` can go into `rooms`, by trying everything."""
+        """Whether the lengths `left` fit into `rooms`, by trying everything."""
         if not left:
             return True
-        places = {room: i for i, room in enumerate(rooms) if room >= left[0]}
-        return any(fits(left[1:], [*rooms[:i], room - left[0], *rooms[i + 1 :]]) for room, i in places.items())
+        slots = {room: i for i, room in enumerate(rooms) if room >= left[0]}
+        return any(fits(left[1:], [*rooms[:i], room - left[0], *rooms[i + 1 :]]) for room, i in slots.items())
 
     best = next(count for count in range(len(lengths) + 1) if fits(sorted(lengths, reverse=True), [20] * count))
     assert best <= len(pack(lengths, 20)) <= best + 1
@@ -98,14 +98,14 @@ def test_every_row_is_dealt_once(sizes, parts):
     assert [[packed.samples[0].id for packed in part] for part in again] == [
         [packed.samples[0].id for packed in part] for part in dealt
     ]
-    # Back and forth: a part is ahead of another by no more than the largest row.
+    # Back and forth: a part exceeds another by at most the largest row.
     images = [sum(packed.num_images for packed in part) for part in dealt]
     assert max(images) - min(images) <= max((images for _, images in sizes), default=0)
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8, 16])
 def test_images_and_tokens_are_nearly_equal(parts):
-    """An update as the paper's: 256 rows of text, 264 of captions with 21 to 26 images, 128 of pages with 1 to 5."""
+    """An update like the paper's: 256 rows of text, 264 of captions with 21–26 images, 128 of pages with 1–5."""
     draw = np.random.default_rng(1)
     rows = [row(2048, 0) for _ in range(256)]
     rows += [row(int(draw.integers(1950, 2049)), int(draw.integers(21, 27))) for _ in range(264)]

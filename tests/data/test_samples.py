@@ -1,4 +1,4 @@
-"""Table 21's formats token for token, and targets by the rules of the module's docstring."""
+"""Table 21's formats token by token, and targets by the rules of the module's docstring."""
 
 import numpy as np
 import pytest
@@ -84,30 +84,30 @@ SEGMENTS = st.lists(
 def test_targets_by_the_rules(vocabulary, segments, image_tokens):
     sample_builder = SampleBuilder(vocabulary, image_tokens, 10_000)
     document = Document("", tuple(an_image() if segment is None else Text(*segment) for segment in segments))
-    if not any(segment is not None and segment[1] for segment in segments):  # no text that counts
+    if not any(segment is not None and segment[1] for segment in segments):  # no text in the loss
         with pytest.raises(BrokenRecord):
             sample_builder.sample(document)
         return
 
-    # each token as (symbol id, is it a slot, does its text count)
+    # each token as (id, whether it is a slot, whether its text is in the loss)
     laid = [(vocabulary.bos, False, True)]
-    text_counts = True
+    text_in_loss = True
     for segment in segments:
         if segment is None:
             laid.append((vocabulary.image_begin, False, True))
             laid += [(vocabulary.image_slot, True, True)] * image_tokens
             laid.append((vocabulary.image_end, False, True))
         else:
-            text, text_counts = segment
-            laid += [(token, False, text_counts) for token in vocabulary.encode(text)]
-    laid.append((vocabulary.eos, False, text_counts))  # the end belongs to the text before it
+            text, text_in_loss = segment
+            laid += [(token, False, text_in_loss) for token in vocabulary.encode(text)]
+    laid.append((vocabulary.eos, False, text_in_loss))  # the end belongs to the text before it
     targets = []
     for position, (_, is_slot, _) in enumerate(laid):
         if position + 1 == len(laid):
             targets.append(vocabulary.pad)
             continue
-        following, next_is_slot, next_counts = laid[position + 1]
-        targets.append(following if next_counts and not is_slot and not next_is_slot else vocabulary.pad)
+        following, next_is_slot, next_in_loss = laid[position + 1]
+        targets.append(following if next_in_loss and not is_slot and not next_is_slot else vocabulary.pad)
 
     sample = sample_builder.sample(document)
     assert sample.tokens.tolist() == [token for token, _, _ in laid]
@@ -117,13 +117,13 @@ def test_targets_by_the_rules(vocabulary, segments, image_tokens):
     assert prompt.tokens.tolist() == sample.tokens[:-1].tolist()
 
 
-def test_uncounted_text_is_read_but_no_target(vocabulary):
+def test_text_outside_the_loss_is_read_but_not_a_target(vocabulary):
     question, answer = "the dog sleeps", "under a tree"
     segments = (an_image(), Text(question, in_loss=False), Text(answer))
     sample = SampleBuilder(vocabulary, 3, 100).sample(Document("", segments))
     assert pieces(vocabulary, question) == words(vocabulary, sample)[6 : 6 + len(pieces(vocabulary, question))]
-    counted = [vocabulary.symbol(target) for target in sample.targets if target != vocabulary.pad]
-    assert counted == ["<image>", *pieces(vocabulary, answer), "</s>"]
+    in_loss = [vocabulary.symbol(target) for target in sample.targets if target != vocabulary.pad]
+    assert in_loss == ["<image>", *pieces(vocabulary, answer), "</s>"]
 
 
 def test_longest_sample_fits_and_one_token_more_is_broken(vocabulary):
@@ -145,27 +145,27 @@ def test_longest_prompt(vocabulary):
 @pytest.mark.parametrize(
     "segments",
     [(), (Text(""),), (Text(" \n"), an_image()), (an_image(),), (an_image(), Text("\u200b"))],
-    ids=["nothing", "empty", "white space", "image alone", "a space of no width"],
+    ids=["nothing", "empty", "white space", "only an image", "a zero-width space"],
 )
 def test_nothing_to_learn_from_is_broken(vocabulary, segments):
     with pytest.raises(BrokenRecord, match="no text"):
         SampleBuilder(vocabulary, 3, 100).sample(Document("", segments))
 
 
-def test_only_uncounted_text_is_broken(vocabulary):
+def test_no_text_in_the_loss_is_broken(vocabulary):
     with pytest.raises(BrokenRecord, match="no text"):
         SampleBuilder(vocabulary, 3, 100).sample(Document("", (an_image(), Text("the dog", in_loss=False))))
 
 
 def test_half_a_surrogate_is_broken(vocabulary):
-    """JSON can spell what no text has."""
+    """JSON can spell it, UTF-8 cannot."""
     with pytest.raises(BrokenRecord, match="surrogate"):
         SampleBuilder(vocabulary, 3, 100).sample(Document("", (Text("a \ud83d dog"),)))
     with pytest.raises(UserError, match=r"line 7.*surrogate"):
         SampleBuilder(vocabulary, 3, 100).prompt(Document("line 7", (Text("a \ud83d dog"),)))
 
 
-def test_prompts_may_be_empty_or_of_images_alone(vocabulary):
+def test_prompts_may_be_empty_or_only_images(vocabulary):
     sample_builder = SampleBuilder(vocabulary, 3, 100)
     assert words(vocabulary, sample_builder.prompt(Document("", ()))) == ["<s>"]
     assert words(vocabulary, sample_builder.prompt(Document("", (an_image(),)))) == ["<s>", "<image>", *E, "</image>"]

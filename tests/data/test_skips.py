@@ -1,12 +1,17 @@
-"""Counting what is skipped, over processes, and when it is too much."""
+"""Counting what is skipped: over processes, when it is too much, and for the reasons that `kosmos-prepare` reports."""
 
+import json
 import logging
 import multiprocessing
+import random
+from collections import Counter
 
 import pytest
 
+from fairseq_cli_ext import prepare
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError
+from tests import tiny
 
 
 def test_counts_and_logs(caplog):
@@ -58,3 +63,38 @@ def test_counts_over_processes():
     skips.max_rate = 0.3334  # 301 of 900 are more
     with pytest.raises(UserError, match="301 of 900"):
         skips.skip("x", ValueError())
+
+
+def test_the_same_reasons_as_in_a_report(data, tmp_path, caplog):
+    """`kosmos-prepare check` and training on the same tar."""
+    image = tiny.png(random.Random(0))
+    members = [
+        *tiny.caption_members("0", "a dog", image),
+        *tiny.caption_members("1", " ", image),
+        *tiny.caption_members("2", "garbage", b"garbage"),
+        *tiny.caption_members("3", "garbage too", image[:100]),
+        *tiny.caption_members("4", "nothing", b""),
+        *[("5.png", image), ("5.txt", b"caf\xe9")],
+        ("6.txt", b"no image"),
+    ]
+    tiny.write_tar(tmp_path / "in" / "0.tar", members)
+    prepare.run(["check", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
+    reported = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["counts"]["dropped"]
+
+    corpus = f"{{name: c, train: {tmp_path / 'in' / '0.tar'}}}"
+    (tmp_path / "data.yaml").write_text(
+        f"vocabulary: {data.parent / 'vocabulary'}\n"
+        f"streams: {{captions: {{kind: captions, sequences_per_update: 7, corpora: [{corpus}]}}}}\n"
+    )
+    caplog.clear()
+    batch = tiny.batch(tiny.task(tmp_path / "data.yaml"))
+    assert len(batch["images"]) == 1
+    skipped = [record.args[1] for record in caplog.records if record.msg.startswith("skipped")]
+    assert Counter(error.reason for error in skipped) == reported
+    assert reported == {
+        "empty text": 1,
+        "image that cannot be decoded": 2,
+        "image of 0 bytes": 1,
+        "no text, or not valid UTF-8": 1,
+        "no image": 1,
+    }

@@ -33,7 +33,7 @@ def write(prefix, documents, dtype=np.uint16):
 
 
 def expected(prefix, vocabulary, width):
-    """(tokens, targets) of each row: fairseq reads the items, they are framed, strung together and cut."""
+    """(tokens, targets) of each row: fairseq reads the items, they are framed, concatenated and cut."""
     stream, ends = [], set()
     items = MMapIndexedDataset(str(prefix))
     has_eos = items[0].tolist()[-1:] == [vocabulary.eos]
@@ -73,7 +73,7 @@ def test_equals_what_fairseq_reads(vocabulary, lengths, width, dtype, with_eos, 
     if with_eos:
         documents = [[*document, vocabulary.eos] for document in documents]
     elif not any(documents):
-        documents.append([5])  # a file without a single token is another matter
+        documents.append([5])  # a file without a token is an error
     with tempfile.TemporaryDirectory() as folder:
         write(f"{folder}/text", documents, dtype)
         check_rows(f"{folder}/text", vocabulary, width, seed)
@@ -97,18 +97,18 @@ def test_files_of_fairseq_preprocess(vocabulary, tmp_path):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "out" / "dict.txt").is_file()  # beside the data, and the vocabulary's own
+    assert (tmp_path / "out" / "dict.txt").is_file()  # beside the data, and the same as the vocabulary's
     rows = check_rows(tmp_path / "out" / "train", vocabulary, 32)
     text = vocabulary.decode(np.concatenate([rows[r].tokens for r in range(len(rows))]))
     # <s> and </s> leave no mark between documents, and a document begins with a piece that begins a word
     assert text.split() == " ".join(lines).split()
 
 
-def test_travels_to_worker_processes(vocabulary, tmp_path):
+def test_pickles_for_worker_processes(vocabulary, tmp_path):
     write(tmp_path / "text", [[5, 6, 7, 8], [9]])
     rows = TextRows(str(tmp_path / "text"), vocabulary, 4)
     copy = pickle.loads(pickle.dumps(rows))
-    assert len(pickle.dumps(rows)) < len(pickle.dumps(vocabulary)) + 1000  # no tokens travel
+    assert len(pickle.dumps(rows)) < len(pickle.dumps(vocabulary)) + 1000  # no tokens are pickled
     assert [copy[r].tokens.tolist() for r in range(2)] == [rows[r].tokens.tolist() for r in range(2)]
 
 
@@ -131,7 +131,7 @@ def test_broken_dictionary_beside_the_data(vocabulary, tmp_path, content):
         TextRows(str(tmp_path / "text"), vocabulary, 4)
 
 
-def test_tokens_that_the_vocabulary_lacks(vocabulary, tmp_path):
+def test_tokens_outside_the_vocabulary(vocabulary, tmp_path):
     """Binarized with a larger dictionary, which is not beside the data."""
     last = len(vocabulary) - 1
     write(tmp_path / "text", [[5, last, 6], [7, last + 1, 8]])

@@ -1,4 +1,4 @@
-"""The loss equals a plain computation on unpacked documents, and nothing uncounted changes it."""
+"""The loss equals a plain computation on unpacked documents, and ids outside the loss do not change it."""
 
 import numpy as np
 import pytest
@@ -72,17 +72,17 @@ def test_streams_are_logged_over_their_own_targets(setup):
 
 
 @pytest.mark.parametrize("where", ["slots", "padding"])
-def test_uncounted_ids_change_nothing(setup, where):
+def test_ids_outside_the_loss_change_nothing(setup, where):
     task, model, _, batch, criterion = setup
-    places = batch["image_slots"] if where == "slots" else batch["document_ids"] == 0
-    assert places.any()
+    positions = batch["image_slots"] if where == "slots" else batch["document_ids"] == 0
+    assert positions.any()
     changed = dict(batch, tokens=batch["tokens"].clone())
-    changed["tokens"][places] = torch.randint(4, len(task.vocabulary), (int(places.sum()),))
+    changed["tokens"][positions] = torch.randint(4, len(task.vocabulary), (int(positions.sum()),))
     assert criterion(model, changed)[0] == criterion(model, batch)[0]
 
 
 def test_a_document_changes_no_logit_of_another(setup):
-    """Any one token of a document, whatever its row: every other document's logits stay equal to the bit."""
+    """Change one token of a document: the logits of every other document stay equal bit for bit."""
     _, model, rows, batch, _ = setup
     rng = np.random.default_rng(0)
     isolated = [b for b, row in enumerate(rows) if not row.cross_document_attention and len(row.samples) > 1]
@@ -94,9 +94,9 @@ def test_a_document_changes_no_logit_of_another(setup):
             ids = batch["document_ids"][b]
             document = int(rng.choice(ids[ids > 0].unique()))
             own = ids == document
-            place = int(rng.choice((own & ~batch["image_slots"][b]).nonzero()[:, 0]))
+            position = int(rng.choice((own & ~batch["image_slots"][b]).nonzero()[:, 0]))
             tokens = batch["tokens"].clone()
-            tokens[b, place] = (tokens[b, place] + 7) % 60 + 4
+            tokens[b, position] = (tokens[b, position] + 7) % 60 + 4
             after, _ = model(**{**inputs, "tokens": tokens})
             assert torch.equal(after[b][~own], before[b][~own])
             assert not torch.equal(after[b][own], before[b][own])
@@ -107,7 +107,7 @@ def test_full_sentence_rows_attend_across_documents(setup):
     b = next(b for b, row in enumerate(rows) if row.cross_document_attention)
     borders = (batch["tokens"][b] == 0).nonzero()[:, 0]
     last = int(borders[-1])
-    assert last > 0, "the row holds one document alone"
+    assert last > 0, "the row has only one document"
     inputs = {name: batch[name] for name in ("tokens", "document_ids", "image_slots", "images")}
     with torch.no_grad():
         before, _ = model(**inputs)
@@ -132,7 +132,7 @@ def test_every_trainable_parameter_has_a_gradient_without_images(setup):
     assert all(found[name].isfinite().all() for name in found)
 
 
-def test_a_row_of_padding_counts_nothing(setup):
+def test_a_row_of_padding_has_no_loss(setup):
     task, model, _, _, criterion = setup
     collate = task.get_batch_iterator(task.dataset("train"), max_sentences=100).micro_batches.collate
     model.train()

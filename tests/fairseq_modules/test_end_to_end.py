@@ -1,4 +1,4 @@
-"""The whole way in one process: raw → shards → two updates of fairseq-train → checkpoint → generated text."""
+"""End to end in one process: raw data → shards → two updates of fairseq-train → checkpoint → generated text."""
 
 import json
 import math
@@ -70,7 +70,7 @@ def test_epochs_of_each_corpus_are_logged(trained):
     assert not [line for line in log.splitlines() if "valid_epochs" in line]
 
 
-def test_the_checkpoint_holds_plain_data_alone(trained):
+def test_the_checkpoint_holds_only_plain_data(trained):
     state = torch.load(trained[1], weights_only=True)
     assert state["cfg"]["model"]["_name"] == "kosmos_tiny"
     assert state["cfg"]["model"]["image_tokens"] == tiny.IMAGE_TOKENS
@@ -153,14 +153,15 @@ def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
 
 def test_a_split_that_does_not_exist(task):
     """fairseq-eval-lm's own default is `test`."""
-    with pytest.raises(UserError, match="train and valid, not 'test'"):
+    with pytest.raises(UserError, match=r"train and valid, not 'test'[.]$"):
         task.load_dataset("test")
+    with pytest.raises(UserError, match=r"train and valid, not 'vaild'. Did you mean 'valid'[?]$"):
+        task.load_dataset("vaild")
 
 
-def test_hydra_command_trains(trained, tmp_path):
-    """fairseq-hydra-train with overrides alone, as a user would write them; relative paths are where it was called."""
-    data, _, _ = trained
-    overrides = {
+def hydra_train(data, folder, **overrides) -> subprocess.CompletedProcess:
+    """fairseq-hydra-train with overrides only, as a user would write them; "" leaves one out."""
+    settings = {
         "task": "kosmos_multimodal",
         "task.data": data,
         "task.image_tokens": tiny.IMAGE_TOKENS,
@@ -178,15 +179,40 @@ def test_hydra_command_trains(trained, tmp_path):
         "optimization.max_update": 2,
         "dataset.batch_size": 64,
         "dataset.disable_validation": "true",
-        "checkpoint.save_dir": tmp_path / "checkpoints",
-        "hydra.run.dir": tmp_path / "hydra",
-    }
+        "checkpoint.save_dir": folder / "checkpoints",
+        "hydra.run.dir": folder / "hydra",
+    } | overrides
     # as if installed
     program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.hydra_train import cli_main; cli_main()"
-    command = [sys.executable, "-c", program, *(f"{name}={value}" for name, value in overrides.items())]
+    arguments = [f"{name}={value}" for name, value in settings.items() if value != ""]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_hydra_command_trains(trained, tmp_path):
+    done = hydra_train(trained[0], tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     state = torch.load(tmp_path / "checkpoints" / "checkpoint_last.pt", weights_only=True)
     assert state["optimizer_history"][-1]["num_updates"] == 2
     assert state["cfg"]["model"]["decoder_layers"] == 1
+
+
+@pytest.mark.parametrize("criterion", ["", "label_smoothed_cross_entropy"], ids=["none", "another"])
+def test_hydra_command_with_another_criterion_is_one_line(trained, tmp_path, criterion):
+    done = hydra_train(trained[0], tmp_path, criterion=criterion)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "give --criterion multimodal_cross_entropy (with Hydra, criterion=multimodal_cross_entropy)" in line
+
+
+def test_validating_a_checkpoint_of_another_criterion_is_one_line(trained, tmp_path, monkeypatch):
+    data, checkpoint, _ = trained
+    state = torch.load(checkpoint, weights_only=True)
+    state["cfg"]["criterion"] = {"_name": "cross_entropy", "sentence_avg": False}
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"^The criterion cross_entropy, fairseq's default, cannot train on .*: give"):
+        run(
+            monkeypatch, validate.cli_main, data, "--task", "kosmos_multimodal", "--path", tmp_path / "other.pt",
+            "--batch-size", 64, "--valid-subset", "valid",
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The fused optimizer against fairseq's own Adam: alone, and through fairseq-train."""
+"""The fused optimizer against fairseq's own Adam: by itself, and through fairseq-train."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def test_updates_equal_fairseqs():
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
-def test_goes_on_from_fairseqs_state():
+def test_continues_from_fairseqs_state():
     theirs, ours = optimizers()
     steps(theirs, 0, 5)
     for one, other in zip(ours.params, theirs.params, strict=True):
@@ -76,7 +76,7 @@ def test_betas_of_a_command_line_and_of_a_yaml(betas):
 
 
 @pytest.mark.parametrize("betas", ["0.9", "(a, b)", [0.9], [0.9, 0.98, 1], 0.9])
-def test_betas_that_are_no_pair_are_one_error(betas):
+def test_betas_that_are_not_a_pair_are_one_error(betas):
     config = FusedAdamWConfig(adam_betas=betas)
     config.lr = [0.01]
     with pytest.raises(UserError, match="--adam-betas"):

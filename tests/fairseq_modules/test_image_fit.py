@@ -1,4 +1,4 @@
-"""`--image-fit stretch`: training and generation see a wide picture as if it had been stretched to a square before."""
+"""`--image-fit stretch`: training and generation see a wide picture as if it had been stretched to a square first."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""A training killed at any moment and started again is the training that was never stopped, to the bit.
+"""A run that is killed at any moment and started again equals an uninterrupted one bit for bit.
 
 Each training is the real fairseq-train in processes of its own, with dropout, on one rank and on two (torchrun, gloo).
 """
@@ -67,7 +67,7 @@ class Training:
         return update in self.losses()
 
     def losses(self) -> dict[int, dict[str, str]]:
-        """The logged losses by update; what a resumed training logs again counts."""
+        """The logged losses by update; of those logged twice, the resumed run's."""
         log = self.folder / "train.log"
         found = {}
         for line in log.read_text().splitlines() if log.exists() else []:
@@ -108,7 +108,7 @@ def test_killed_between_checkpoints(reference, data, tmp_path):
 def test_killed_while_a_checkpoint_is_written(reference, data, tmp_path):
     ranks, expected = reference
     if ranks > 1:
-        pytest.skip("rank 0 alone writes: the same code as with one rank")
+        pytest.skip("only rank 0 writes: the same code as with one rank")
     training = Training(data, tmp_path / "run", ranks, **{"save-interval-updates": 1})
     last, temporary = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "run" / "checkpoint_last.pt.tmp"
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Ranks exchange gradients once an update, however many micro-batches add up to it."""
+"""Ranks exchange gradients once per update, whatever the number of micro-batches."""
 
 import os
 import re

@@ -71,8 +71,7 @@ def image_problem(data: bytes, min_side: int, one_color: bool) -> str | None:
             return f"image of fewer than {min_side} by {min_side} pixels"
         pixels = decode_image(data, size=224, fit="stretch")
     except BrokenImage as error:
-        known = str(error).startswith("image ")  # `image_size` gives reasons; decoders say anything
-        return str(error) if known else "image that cannot be decoded"
+        return error.reason
     if not one_color and bool((pixels == pixels[:, :1, :1]).all()):
         return "image of one color"
     return None
