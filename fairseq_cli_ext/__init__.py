@@ -1,21 +1,54 @@
-"""The commands: each parses its options, calls the package and prints."""
+"""The commands: each parses its options, calls the package and prints.
+
+A command is a module with `parser()`, `run(args)` and `cli_main`, which hands both to `run_command`. The module
+imports only what its options need; `run` imports the rest, after the options have been parsed.
+"""
 
 import argparse
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.options import require_positive
+
+__all__ = ["main_of_command", "require_positive", "run_command"]
+
+
+def run_command(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], arguments: list[str] | None
+) -> None:
+    """Parse the options, import the plugin and run the command.
+
+    A UserError ends the program with one line on standard error and exit status 2.
+
+    Args:
+        parser: The command's parser, a CommandParser.
+        run: The command itself, for the parsed arguments.
+        arguments: The command line without the command's name (None: of this process).
+    """
+
+    def parse_and_run(arguments: list[str] | None) -> None:
+        args = parser.parse_args(arguments)
+        import_quietly()
+        run(args)
+
+    _report_user_errors(parse_and_run, arguments)
 
 
 def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
-    """Run a command; what a user got wrong ends it with one line on standard error and exit status 2."""
-    try:
-        import_quietly()
-    except ImportError as error:  # without fairseq it says what to install
-        sys.exit(f"error: {error}")
-    from kosmos_plugin.errors import UserError
+    """Import the plugin and run a command that parses its arguments itself."""
 
+    def import_and_run(arguments: list[str] | None) -> None:
+        import_quietly()
+        run(arguments)
+
+    _report_user_errors(import_and_run, arguments)
+
+
+def _report_user_errors(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
     try:
         run(arguments)
         sys.stdout.flush()
@@ -34,14 +67,8 @@ def import_quietly() -> None:
     logging.disable(logging.INFO)  # fairseq talks while it is imported
     import kosmos_plugin
 
-    kosmos_plugin.register()
+    try:
+        kosmos_plugin.register()
+    except ImportError as error:  # without fairseq it says what to install
+        sys.exit(f"error: {error}")
     logging.disable(logging.NOTSET)
-
-
-def require_positive(args: argparse.Namespace, names: Iterable[str]) -> None:
-    """UserError for the first of the options `names` that is below 1."""
-    from kosmos_plugin.errors import UserError
-
-    for name in names:
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}.")

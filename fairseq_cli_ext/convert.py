@@ -1,43 +1,52 @@
-"""kosmos-convert: checkpoints in and out of fairseq.
+"""kosmos-convert: convert checkpoints from and to other formats.
 
     kosmos-convert --to fairseq     kosmos-2-patch14-224/ kosmos-2/      Hugging Face's KOSMOS-2 → model.pt, vocabulary/
     kosmos-convert --to huggingface checkpoint_best.pt my-kosmos-2/      the architecture kosmos_2 → transformers
     kosmos-convert --to safetensors checkpoint_best.pt model.safetensors any checkpoint of fairseq
     kosmos-convert --to fairseq     model.safetensors model.pt           and back, bit by bit
 
-Weights and configuration are converted; the state of optimizer and training stays behind. What a format cannot express
-is refused by name, and a target is there whole or not at all.
+Weights and configuration are converted; optimizer and training state are not. What a format cannot express is an error
+that names it. A conversion that fails leaves no target.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_cli_ext import main_of_command
+from fairseq_cli_ext import run_command
+from fairseq_cli_ext.parser import CommandParser
+from kosmos_plugin.options import REQUIRED, add_options, argument, option, parsed_options
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kosmos-convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class ConvertOptions:
+    to: str = option(REQUIRED, "format of the target", ("fairseq", "huggingface", "safetensors"))
+    source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE")
+    target: Path = argument("the file or folder to write; it must not exist", "TARGET")
+    data: str | None = option(
+        None, "data YAML with SOURCE's vocabulary (default: where it was in training)", metavar="DATA.yaml"
     )
-    add = parser.add_argument
-    add("--to", required=True, choices=("fairseq", "huggingface", "safetensors"), help="format of the target")
-    add("source", metavar="SOURCE", type=Path, help="a checkpoint (.pt, .safetensors) or a Hugging Face folder")
-    add("target", metavar="TARGET", type=Path, help="the file or folder to write; it must not be there")
-    add("--data", metavar="DATA.yaml", help="the data YAML of SOURCE's training, if it moved (for its vocabulary)")
-    add("--vocabulary", metavar="FOLDER", help="the vocabulary of SOURCE, if it moved")
+    vocabulary: str | None = option(
+        None, "folder with SOURCE's vocabulary (default: beside it, or the data YAML's)", metavar="FOLDER"
+    )
+
+
+def parser() -> CommandParser:
+    parser = CommandParser("kosmos-convert", __doc__)
+    add_options(parser, ConvertOptions)
     return parser
 
 
-def run(arguments: list[str] | None) -> None:
-    args = parser().parse_args(arguments)
+def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.checkpoints.convert import convert
 
-    convert(args.source, args.target, args.to, args.data, args.vocabulary)
-    print(f"{args.target} is written.")
+    options = parsed_options(args, ConvertOptions)
+    convert(options.source, options.target, options.to, options.data, options.vocabulary)
+    print(f"Wrote {options.target}.")
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    main_of_command(run, arguments)
+    run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,71 +1,100 @@
 """kosmos-generate: continue prompts of text and images with a trained model.
 
     kosmos-generate --path CHECKPOINT --prompt "<image> Question: what is this? Answer:" --image cat.png
-    kosmos-generate --path CHECKPOINT < prompts.jsonl     # a line each: {"prompt": "<image> …", "images": ["cat.png"]}
+    kosmos-generate --path CHECKPOINT < prompts.jsonl     # one per line: {"prompt": "<image> …", "images": ["cat.png"]}
 
-Each result is a line of JSON on standard output for JSONL, or plain text for --prompt.
+The continuation of --prompt is printed as plain text. Without --prompt, prompts are JSON lines on standard input, and
+each result is a JSON line: the prompt's record with "output" and "score".
 """
 
 import argparse
 import itertools
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fairseq_cli_ext import main_of_command, require_positive
+from fairseq_cli_ext import run_command
+from fairseq_cli_ext.parser import CommandParser
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.options import SearchOptions
+from kosmos_plugin.options import REQUIRED, add_options, option, parsed_options
+
+if TYPE_CHECKING:
+    from kosmos_plugin.generation.generator import Generator
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kosmos-generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class GenerateOptions:
+    path: Path = option(REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT")
+    data: str | None = option(
+        None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml"
     )
-    parser.add_argument("--path", required=True, help="checkpoint of fairseq-train")
-    parser.add_argument("--data", help="the data YAML, if it is not where it was in training")
-    parser.add_argument("--vocabulary", help="folder of sentencepiece.model and dict.txt, instead of a data YAML")
-    parser.add_argument("--prompt", help="text with <image> where an image stands (default: JSONL on standard input)")
-    parser.add_argument("--image", action="append", default=[], help="an image of --prompt; once for each <image>")
-    parser.add_argument("--beam", type=int, default=1, help="beams (1: greedy)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="most tokens to generate")
-    parser.add_argument("--length-penalty", type=float, default=1.0, help="exponent of the length in a beam's score")
-    parser.add_argument("--stop", action="append", default=[], help="text at which to stop; may be given several times")
-    parser.add_argument("--batch-size", type=int, default=16, help="prompts of standard input at a time")
+    vocabulary: str | None = option(
+        None,
+        "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
+        metavar="FOLDER",
+    )
+    prompt: str | None = option(None, "text with <image> for each image (default: JSON lines on standard input)")
+    image: tuple[str, ...] = option(
+        (), "image file of --prompt; repeat it for each <image>", metavar="FILE", repeated=True
+    )
+    batch_size: int = option(16, "prompts of standard input per batch", minimum=1)
+
+
+def parser() -> CommandParser:
+    parser = CommandParser("kosmos-generate", __doc__)
+    add_options(parser, GenerateOptions)
+    add_options(parser.add_argument_group("search"), SearchOptions)
     return parser
 
 
-def run(arguments: list[str] | None) -> None:
-    args = parser().parse_args(arguments)
-    from kosmos_plugin.errors import UserError
-    from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
+def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.generation.generator import load
 
-    require_positive(args, ("beam", "max_new_tokens", "batch_size"))
-    if args.prompt is None and args.image:
-        raise UserError("--image goes with --prompt; JSONL names its images itself.")
-    kosmos = load(args.path, args.data, args.vocabulary)
-    options = SearchOptions(args.beam, args.max_new_tokens, args.length_penalty, tuple(args.stop))
-    if args.prompt is not None:
-        hypothesis = kosmos.search([kosmos.prompt(args.prompt, args.image, "--prompt")], options)[0]
-        print(generated_text(kosmos.vocabulary, hypothesis, options.stop))
+    options, search = parsed_options(args, GenerateOptions), parsed_options(args, SearchOptions)
+    if options.prompt is None and options.image:
+        raise UserError("--image goes with --prompt; JSON lines name their own images.")
+    kosmos = load(options.path, options.data, options.vocabulary)
+    if options.prompt is not None:
+        print(_answer_prompt(kosmos, options, search))
         return
+    if sys.stdin.isatty():
+        print('Reading prompts from standard input, one {"prompt": "…"} per line; Ctrl-D ends.', file=sys.stderr)
+    for result in _answer_lines(kosmos, options.batch_size, search):
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+
+
+def _answer_prompt(kosmos: "Generator", options: GenerateOptions, search: SearchOptions) -> str:
+    from kosmos_plugin.generation.beam_search import generated_text
+
+    assert options.prompt is not None
+    hypothesis = kosmos.search([kosmos.prompt(options.prompt, options.image, "--prompt")], search)[0]
+    return generated_text(kosmos.vocabulary, hypothesis, search.stop)
+
+
+def _answer_lines(kosmos: "Generator", batch_size: int, search: SearchOptions) -> Iterator[dict[str, Any]]:
+    from kosmos_plugin.generation.beam_search import generated_text
+
     lines = (pair for pair in enumerate(sys.stdin, start=1) if pair[1].strip())
-    while batch := list(itertools.islice(lines, args.batch_size)):
+    while batch := list(itertools.islice(lines, batch_size)):
         records = [_record(number, line) for number, line in batch]
         prompts = [
             kosmos.prompt(record["prompt"], record.get("images", []), f"line {number}")
             for (number, _), record in zip(batch, records, strict=True)
         ]
-        for record, hypothesis in zip(records, kosmos.search(prompts, options), strict=True):
-            output = generated_text(kosmos.vocabulary, hypothesis, options.stop)
-            result = {**record, "output": output, "score": hypothesis.score}
-            print(json.dumps(result, ensure_ascii=False), flush=True)
+        for record, hypothesis in zip(records, kosmos.search(prompts, search), strict=True):
+            output = generated_text(kosmos.vocabulary, hypothesis, search.stop)
+            yield {**record, "output": output, "score": hypothesis.score}
 
 
-def _record(number: int, line: str) -> dict:
-    from kosmos_plugin.errors import UserError
-
+def _record(number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise UserError(f"Standard input, line {number}, is no JSON: {error}") from None
+        raise UserError(f"Standard input, line {number}, is not valid JSON: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError(f'Standard input, line {number}: {{"prompt": "…", "images": […]}} is expected.')
     images = record.get("images", [])
@@ -75,7 +104,7 @@ def _record(number: int, line: str) -> dict:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    main_of_command(run, arguments)
+    run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -2,66 +2,80 @@
 
     kosmos-prepare text INPUT… --out FOLDER --vocabulary FOLDER
 
-INPUT is a file, a folder or a pattern ("crawl/*.warc.gz"), here or on any storage that fsspec knows (s3://, https://).
-A run that was stopped goes on where it was if it is given again; finished parts are not done again. FOLDER gets
-report.json, the counts of what came in, was dropped and why, and is there. kosmos-prepare COMMAND --help says more.
+INPUT is a file, a folder or a pattern ("crawl/*.warc.gz"), local or on any storage that fsspec knows (s3://, https://).
+A stopped run resumes where it stopped when the command is given again. FOLDER gets report.json: the counts of what was
+read, dropped (and why) and kept. kosmos-prepare COMMAND --help lists the options of a command.
 """
 
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_cli_ext import main_of_command, require_positive
+from fairseq_cli_ext import run_command
+from fairseq_cli_ext.parser import CommandParser
+from kosmos_plugin.curation.recipes.registry import RECIPES, TOOLS
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.options import REQUIRED, add_options, argument, option, parsed_options
 
 
-def parser() -> argparse.ArgumentParser:
-    from kosmos_plugin.curation.recipes.registry import COMMANDS, TOOLS
-    from kosmos_plugin.options import add_options
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of every recipe."""
 
-    parser = argparse.ArgumentParser(
-        prog="kosmos-prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    inputs: tuple[str, ...] = argument("files, folders or patterns", "INPUT")
+    out: Path = option(REQUIRED, "folder for the result", metavar="FOLDER")
+    workers: int = option(len(os.sched_getaffinity(0)), "processes (default: one per core)", minimum=1)
+
+
+def parser() -> CommandParser:
+    parser = CommandParser("kosmos-prepare", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        add = (of_command := commands.add_parser(name, help=command.help, description=command.help)).add_argument
-        add("inputs", nargs="+", metavar="INPUT", help="files, folders or patterns")
-        add("--out", type=Path, required=True, help="folder for what is made")
-        add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one a core)")
-        add_options(of_command, command.options)
+    for name, recipe in RECIPES.items():
+        command = commands.add_parser(
+            name, help=recipe.help, description=recipe.help, epilog=f"example:\n  {recipe.example}"
+        )
+        add_options(command, RunOptions)
+        add_options(command, recipe.options)
     for name, tool in TOOLS.items():
-        tool.module.add_arguments(commands.add_parser(name, help=tool.help, description=tool.module.__doc__))
+        command = commands.add_parser(
+            name, help=tool.help, description=tool.module.__doc__, epilog=f"example:\n  {tool.example}"
+        )
+        tool.module.add_arguments(command)
     return parser
 
 
-def run(arguments: list[str] | None) -> None:
-    from kosmos_plugin.curation.recipes.registry import TOOLS
-
-    args = parser().parse_args(arguments)
+def run(args: argparse.Namespace) -> None:
     if args.command in TOOLS:
         TOOLS[args.command].module.run(args)
-    else:
-        _run_stages(args)
+        return
+    try:
+        _run_recipe(args)
+    except ImportError as error:  # datatrove names a missing module only in its message
+        missing = f"the package {error.name.partition('.')[0]}" if error.name else f"more ({error})"
+        raise UserError(
+            f'kosmos-prepare {args.command} needs {missing}. Install it with `pip install "kosmos-plugin[curation]"`.'
+        ) from error
 
 
-def _run_stages(args: argparse.Namespace) -> None:
+def _run_recipe(args: argparse.Namespace) -> None:
     from kosmos_plugin.curation.pipeline.inputs import find_inputs
-    from kosmos_plugin.curation.pipeline.runner import Run, run_stages
-    from kosmos_plugin.curation.recipes.registry import COMMANDS
-    from kosmos_plugin.errors import UserError
-    from kosmos_plugin.options import parsed_options
+    from kosmos_plugin.curation.pipeline.run import Run
+    from kosmos_plugin.curation.pipeline.runner import run_stages
 
-    require_positive(args, ("workers",))
-    command = COMMANDS[args.command]
-    asked = Run(args.command, parsed_options(args, command.options), find_inputs(args.inputs), args.out)
+    recipe = RECIPES[args.command]
+    make_stages = recipe.stages  # imports the recipe's libraries, before anything is written
+    options = parsed_options(args, RunOptions)
+    asked = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
     is_new = asked.begin()
     try:
-        stages = command.stages(asked)
-    except UserError:  # the options that are right then are another run
+        stages = make_stages(asked)
+    except UserError:  # with the right options it is another run
         if is_new:
             asked.withdraw()
         raise
-    report = run_stages(asked, stages, args.workers)
+    report = run_stages(asked, stages, options.workers)
     print(report.as_text())
     if "kept" not in report.counts:
         raise UserError(f"Nothing was kept; {asked.report_file} says why.")
@@ -69,7 +83,7 @@ def _run_stages(args: argparse.Namespace) -> None:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    main_of_command(run, arguments)
+    run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from fairseq_cli_ext import import_quietly
 
 import_quietly()
 
-import torch  # noqa: E402 - what importing it says is not to be heard either
+import torch  # noqa: E402 - its messages are silenced too
 
-torch.set_num_threads(1)  # there is a process for each core; more threads would wait for each other
+torch.set_num_threads(1)  # there is one process for each core
 logging.getLogger().setLevel(logging.WARNING)  # fairseq lowers it

@@ -1,46 +1,160 @@
-"""Options as dataclass fields: default, help text and choices in one place, from which command lines are made."""
+"""Options of a command as the fields of a dataclass, from which its command line is made.
+
+    @dataclass(frozen=True)
+    class ConvertOptions:
+        source: Path = argument("the checkpoint", metavar="SOURCE")
+        to: str = option(REQUIRED, "format of the target", choices=("fairseq", "safetensors"))
+        workers: int = option(1, "processes", minimum=1)
+
+    add_options(parser, ConvertOptions)                         SOURCE --to {fairseq,safetensors} [--workers N]
+    options = parsed_options(parser.parse_args(), ConvertOptions)
+
+Type, default, help text and limits of an option have this one definition. Modules that define options import
+neither fairseq nor torch, so that a command answers `--help` and usage errors before it imports them.
+"""
 
 import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kosmos_plugin.errors import UserError
+
+REQUIRED = dataclasses.MISSING
+
+Options = TypeVar("Options")
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
-def option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
-    """A field of a dataclass of options.
+def option(
+    default: Any,
+    help: str,
+    choices: Sequence[str] = (),
+    *,
+    metavar: str | None = None,
+    minimum: float | None = None,
+    repeated: bool = False,
+) -> Any:
+    """Define a dataclass field as the option `--name-of-the-field`.
 
     Args:
-        default: The default value.
-        help: What `--help` says, with the unit of a number.
-        choices: The values that are allowed; empty: any of the field's type.
+        default: The default value, or REQUIRED.
+        help: What `--help` says, with the unit of a number. The default is added, unless it is mentioned.
+        choices: The allowed values; empty for any value of the field's type.
+        metavar: Name of the value in `--help` (default: from the field's type).
+        minimum: The smallest allowed number.
+        repeated: For a field of type `tuple`: give the option once per value (otherwise once, with all values).
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices) or None})
+    metadata = {
+        "help": help,
+        "choices": tuple(choices) or None,
+        "metavar": metavar,
+        "minimum": minimum,
+        "repeated": repeated,
+    }
+    return _field(default, metadata)
 
 
-def add_options(parser: argparse.ArgumentParser, options: type) -> None:
-    """Add an argument for each field of the dataclass `options`: `max_images: int` becomes `--max-images N`."""
+def argument(help: str, metavar: str, default: Any = REQUIRED) -> Any:
+    """Define a dataclass field as a positional argument; one of type `tuple` takes one or more values."""
+    return _field(default, {"help": help, "metavar": metavar, "positional": True})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
+    # keyword-only fields may have defaults in any order
+    return dataclasses.field(default=default, metadata=metadata, kw_only=default is REQUIRED)
+
+
+def add_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", options: type) -> list[argparse.Action]:
+    """Add an argument to `parser`, or to a group of it, for each field of the dataclass `options`.
+
+    Returns:
+        What argparse makes of each field, in order.
+    """
     hints = typing.get_type_hints(options)
-    for field in dataclasses.fields(options):
-        kind = hints[field.name]
-        settings: dict[str, Any] = {}
-        if typing.get_origin(kind) is types.UnionType:  # `int | None`
-            kind = typing.get_args(kind)[0]
-        if kind is bool:
-            settings["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(kind) is tuple:  # `tuple[str, ...]`: any number of values
-            settings |= {"type": typing.get_args(kind)[0], "nargs": "*"}
-        else:
-            settings |= {"type": kind, "choices": field.metadata["choices"]}
-        default = field.default
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        stated = "" if default in (None, ()) or kind is bool else f" (default: {shown})"
-        name = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(name, default=default, help=f"{field.metadata['help']}{stated}", **settings)
+    return [_add(parser, field, hints[field.name]) for field in dataclasses.fields(options)]
 
 
-def parsed_options(args: argparse.Namespace, options: type) -> Any:
-    """The dataclass `options`, filled from the parsed arguments."""
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(options)}
+def _add(
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup", field: "dataclasses.Field[Any]", kind: Any
+) -> argparse.Action:
+    metadata = field.metadata
+    required = field.default is REQUIRED
+    default: Any = None if required else field.default
+    if isinstance(kind, types.UnionType):  # `int | None`
+        kind = typing.get_args(kind)[0]
+    described = metadata["help"].replace("%", "%%")  # argparse formats help texts
+    settings: dict[str, Any] = {"help": help_with_default(described, default, required)}
+    several = typing.get_origin(kind) is tuple  # `tuple[str, ...]`
+    if several:
+        kind = typing.get_args(kind)[0]
+    if kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+        settings["help"] = help_with_default(described, f"--{'' if default else 'no-'}{_dashed(field.name)}")
+    else:
+        settings["type"] = _converter(kind, metadata.get("minimum"))
+        settings["choices"] = metadata.get("choices")
+        if not metadata.get("choices"):
+            settings["metavar"] = metadata.get("metavar") or _METAVARS.get(kind, "TEXT")
+    if metadata.get("positional"):
+        if several or not required:
+            settings["nargs"] = ("+" if required else "*") if several else "?"
+        return parser.add_argument(field.name, default=default, **settings)
+    if several and metadata.get("repeated"):
+        settings["action"] = "append"
+        default = list(default or ())
+    elif several:
+        settings["nargs"] = "*"
+    return parser.add_argument(f"--{_dashed(field.name)}", default=default, required=required, **settings)
+
+
+def parsed_options(args: argparse.Namespace, options: type[Options]) -> Options:
+    """Fill the dataclass `options` from the parsed arguments."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]  # a dataclass
     return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def help_with_default(help: str, default: Any, required: bool = False) -> str:
+    """An option's help text with its default at the end, unless the text mentions a default itself."""
+    if "default" in help or help.endswith("(required)") or default == argparse.SUPPRESS:
+        return help
+    if required:
+        return f"{help} (required)"
+    shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+    return f"{help} (default: {'none' if shown in (None, '') else shown})"
+
+
+def require_positive(args: Any, names: Iterable[str]) -> None:
+    """Check that the options `names` are at least 1.
+
+    Raises:
+        UserError: for the first that is not.
+    """
+    for name in names:
+        if getattr(args, name) < 1:
+            raise UserError(f"--{_dashed(name)} must be at least 1, not {getattr(args, name)}.")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _converter(kind: type, minimum: float | None) -> Callable[[str], Any]:
+    """The function that makes an option's value of its text."""
+    names = {int: "a whole number", float: "a number"}
+    if kind not in names:
+        return kind
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {names[kind]}, not {text!r}") from None
+        if minimum is not None and not value >= minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, not {text}")
+        return value
+
+    return convert

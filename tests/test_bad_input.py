@@ -298,7 +298,7 @@ def test_moved_data(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("a dog", "line 2, is no JSON"),
+        ("a dog", "line 2, is not valid JSON"),
         ('["a"]', 'line 2: {"prompt"'),
         ('{"text": "a"}', 'line 2: {"prompt"'),
         ('{"prompt": "a", "images": "cat.png"}', 'line 2: "images" must be a list'),

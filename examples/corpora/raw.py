@@ -1,11 +1,11 @@
-"""Debian's packages, unpacked → forms that kosmos-prepare reads, as their publishers have them in forms of their own.
+"""Unpacked Debian packages → formats that kosmos-prepare reads.
 
 python raw.py PACKAGES OUT
 
 OUT/texts/anarchism.jsonl.gz    the pages of a book, each a JSON line
-OUT/texts/fortunes/*.txt        sayings, between lines that are just "%"
-OUT/texts/jargon.txt.gz         the Jargon File, between empty lines
-OUT/pictures/00000/…            Tux Paint's pictures with what they show, as img2dataset's "files"
+OUT/texts/fortunes/*.txt        sayings, separated by lines of "%"
+OUT/texts/jargon.txt.gz         the Jargon File, separated by empty lines
+OUT/pictures/00000/…            Tux Paint's pictures with captions, as img2dataset's "files"
 OUT/crawl/opencv.warc.gz        OpenCV's tutorials with their images, as a crawler records them
 """
 
@@ -21,7 +21,9 @@ from pathlib import Path
 from fastwarc.warc import WarcRecord, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 
-# Where a site that has the tutorials could be; links and images in them are relative.
+from kosmos_plugin.atomic import atomic_path
+
+# The made-up address of a site with the tutorials; links and images in them are relative.
 SITE = "https://opencv.example/"
 IMAGES = ("png", "jpg", "jpeg", "gif")
 
@@ -41,27 +43,27 @@ def write_sayings(fortunes: Path, out: Path) -> None:
 
 
 def captioned(stamps: Path) -> Iterator[tuple[Path, str]]:
-    """A picture, and what it shows: the first line of the text beside it; translations follow there."""
+    """Pictures with their captions: the first line of the text file beside each; translations follow it."""
     for picture in sorted(stamps.rglob("*.png")):
-        about = picture.with_suffix(".txt")
-        if about.is_file():
-            yield picture, about.read_text("utf-8", errors="replace").partition("\n")[0].strip()
+        text = picture.with_suffix(".txt")
+        if text.is_file():
+            yield picture, text.read_text("utf-8", errors="replace").partition("\n")[0].strip()
 
 
 def write_pictures(stamps: Path, out: Path) -> None:
-    """img2dataset's `--output_format files`: folders of pictures, each with its caption and a JSON about it."""
+    """Write pictures as img2dataset's `--output_format files` does: each with its caption and a JSON file."""
     folder = out / "00000"
     folder.mkdir(parents=True)
     for number, (picture, caption) in enumerate(captioned(stamps)):
         key = f"{number:09d}"
         shutil.copyfile(picture, folder / f"{key}.png")
         (folder / f"{key}.txt").write_text(caption, encoding="utf-8")
-        about = {"key": key, "caption": caption, "url": picture.relative_to(stamps).as_posix(), "status": "success"}
-        (folder / f"{key}.json").write_text(json.dumps(about), encoding="utf-8")
+        metadata = {"key": key, "caption": caption, "url": picture.relative_to(stamps).as_posix(), "status": "success"}
+        (folder / f"{key}.json").write_text(json.dumps(metadata), encoding="utf-8")
 
 
 def write_crawl(pages: Path, out: Path) -> None:
-    """A WARC of the tutorials and images in `pages`: a response each, compressed one by one, as Common Crawl's are."""
+    """Write a WARC file of tutorials and images: one response each, compressed separately, as Common Crawl's are."""
     files = [*pages.rglob("*tutorial*.html"), *(path for ending in IMAGES for path in pages.rglob(f"*.{ending}"))]
     with open(out, "wb") as crawl:
         for file in sorted(files):
@@ -70,7 +72,7 @@ def write_crawl(pages: Path, out: Path) -> None:
 
 
 def response(url: str, body: bytes) -> bytes:
-    """A WARC record of an answer of a web server."""
+    """A WARC record of a web server's response."""
     record = WarcRecord()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {mimetypes.guess_type(url)[0]}\r\nContent-Length: {len(body)}\r\n\r\n"
     record.init_headers(WarcRecordType.response)
@@ -83,23 +85,23 @@ def response(url: str, body: bytes) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Brings Debian's packages into forms that kosmos-prepare reads.")
+    parser = argparse.ArgumentParser(
+        description="Convert unpacked Debian packages to formats that kosmos-prepare reads."
+    )
     parser.add_argument("packages", type=Path, help="folder with a folder for each unpacked package")
     parser.add_argument("out", type=Path, help="folder to write to")
     args = parser.parse_args()
     if args.out.exists():
         return
     share = {package.name: package / "usr" / "share" for package in args.packages.iterdir()}
-    part = args.out.with_name(f"{args.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for folder in ("texts", "pictures", "crawl"):
-        (part / folder).mkdir(parents=True)
-    write_book(share["anarchism"] / "doc/anarchism/html", part / "texts/anarchism.jsonl.gz")
-    write_sayings(share["fortunes"] / "games/fortunes", part / "texts/fortunes")
-    shutil.copyfile(share["jargon-text"] / "doc/jargon-text/jargon.txt.gz", part / "texts/jargon.txt.gz")
-    write_pictures(share["tuxpaint-stamps-default"] / "tuxpaint/stamps", part / "pictures")
-    write_crawl(share["opencv-doc"] / "doc/opencv-doc/opencv4/html", part / "crawl/opencv.warc.gz")
-    part.rename(args.out)
+    with atomic_path(args.out) as out:
+        for folder in ("texts", "pictures", "crawl"):
+            (out / folder).mkdir(parents=True)
+        write_book(share["anarchism"] / "doc/anarchism/html", out / "texts/anarchism.jsonl.gz")
+        write_sayings(share["fortunes"] / "games/fortunes", out / "texts/fortunes")
+        shutil.copyfile(share["jargon-text"] / "doc/jargon-text/jargon.txt.gz", out / "texts/jargon.txt.gz")
+        write_pictures(share["tuxpaint-stamps-default"] / "tuxpaint/stamps", out / "pictures")
+        write_crawl(share["opencv-doc"] / "doc/opencv-doc/opencv4/html", out / "crawl/opencv.warc.gz")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Raw text, captioned pictures and illustrated web pages → shards → a look at them → a training.
+# Raw text, captioned pictures and illustrated web pages → shards → statistics and samples → a training run.
 #
 #     bash examples/corpora/run.sh [OUT]
 #
-# It needs `pip install kosmos-plugin[fairseq,curation]`, apt-get and dpkg (nothing is installed by them) and 1.5 GB of
-# disk. Run again, it goes on where it was stopped.
+# It needs `pip install ".[fairseq,curation]"`, apt-get and dpkg (they install nothing) and 1.5 GB of disk. If it is
+# stopped, running it again resumes it.
 set -euo pipefail
 
 here=$(dirname "$0")
@@ -14,7 +14,7 @@ data=$out/data
 mkdir -p "$raw/packages" "$data"
 export OMP_WAIT_POLICY=PASSIVE PYTHONWARNINGS=ignore
 
-# ---- Raw data: Debian's packages, unpacked, and what they hold in forms that kosmos-prepare reads ----
+# ---- Raw data: Debian packages, unpacked and converted to formats that kosmos-prepare reads ----
 
 for package in anarchism fortunes gimp-help-en jargon-text opencv-doc tuxpaint-stamps-default; do
   test -d "$raw/packages/$package" || {
@@ -31,7 +31,7 @@ python "$here/raw.py" "$raw/packages" "$raw/converted"
 
 help=$raw/packages/gimp-help-en/usr/share/gimp/2.0/help/en
 texts=$raw/converted/texts
-kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000 --character-coverage 0.99995 # else no Z
+kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000 --character-coverage 0.99995 # or there is no Z
 kosmos-prepare text "$texts/anarchism.jsonl.gz" --out "$data/book" --vocabulary "$data/vocabulary" --valid-share 0.05
 kosmos-prepare text "$texts/fortunes" --out "$data/sayings" --vocabulary "$data/vocabulary" --separator % \
   --valid-share 0.01
@@ -42,7 +42,7 @@ fit="--vocabulary $data/vocabulary --tokens-per-sample 1024 --image-tokens 8"
 kosmos-prepare pages "$help" --out "$data/gimp" --valid-share 0.05 $fit
 kosmos-prepare pages "$raw/converted/crawl" --out "$data/opencv" --valid-share 0.05 $fit
 
-# ---- A look at them: counts and plots, and documents as the model will see them ----
+# ---- Counts and plots, and documents as the model will see them ----
 
 cp "$here/data.yaml" "$data/data.yaml"
 kosmos-prepare stats "$data/data.yaml" --out "$out/stats" --image-tokens 8 --tokens-per-sample 1024
@@ -50,7 +50,7 @@ sizes="--image-tokens 8 --image-size 64 --tokens-per-sample 1024"
 kosmos-prepare show "$data/data.yaml" --out "$out/documents.html" $sizes
 kosmos-inspect "$data/data.yaml" $sizes --html "$out/batch.html" > "$out/batch.txt"
 
-# ---- A training on all of them ----
+# ---- A training run on all corpora ----
 
 fairseq-train "$data/data.yaml" \
   --task kosmos_multimodal --arch kosmos_tiny --criterion multimodal_cross_entropy \

@@ -1,5 +1,14 @@
-"""From raw text, caption dumps, web pages and instructions to the shards and binarized text that training reads.
+"""Raw text, caption dumps, web pages and instructions → the shards and binarized text that training reads.
 
-Each kind of corpus is a list of stages (`engine`), and a stage a pipeline of datatrove's: steps that pass documents on,
-cut into tasks that run in any order, on any machine, and are not done twice.
+    recipes/      one file for each `kosmos-prepare` command: its stages
+    readers/      input formats → documents
+    filters/      which documents are dropped, and why
+    formatters/   steps that change documents
+    dedup/        duplicates and near-duplicates
+    sampling/     deterministic samples and splits
+    writers/      documents → shards, indexes and binarized text
+    pipeline/     runs the stages, resumes them and reports
+
+A recipe is a list of stages, and a stage is a datatrove pipeline cut into tasks. Tasks run in any order and on any
+machine, and a finished task is not repeated.
 """

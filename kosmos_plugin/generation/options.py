@@ -9,7 +9,9 @@ from kosmos_plugin.options import option
 class SearchOptions:
     """How the continuation of a prompt is searched for."""
 
-    beam: int = option(1, "beams (1: greedy search)")
-    max_new_tokens: int = option(64, "maximum number of tokens to generate")
+    beam: int = option(1, "beams; 1 is greedy search", minimum=1)
+    max_new_tokens: int = option(64, "maximum number of tokens to generate", minimum=1)
     length_penalty: float = option(1.0, "exponent of the length that a hypothesis's log-probability is divided by")
-    stop: tuple[str, ...] = option((), "text that ends generation, as `</s>` does; it is not part of the output")
+    stop: tuple[str, ...] = option(
+        (), "text that ends generation, as </s> does, and is left out; may be repeated", repeated=True
+    )

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from kosmos_plugin.curation.recipes.index import about_of
+from kosmos_plugin.curation.readers.json_values import record_metadata
 from kosmos_plugin.data.documents import BrokenRecord, Document, Text
 from kosmos_plugin.data.mixture import Mixture, Stream
 from kosmos_plugin.data.order import Permutation
@@ -192,7 +192,7 @@ def _sharded(
 
 def _source(record: Record) -> str:
     """The host of the address in the record's JSON, the file that its id begins with, or else its tar."""
-    about = about_of(record)
+    about = record_metadata(record)
     for name in ("url", "id"):
         if isinstance(value := about.get(name), str) and value:
             try:

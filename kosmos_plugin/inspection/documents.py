@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from kosmos_plugin.curation.pipeline.runner import write_atomically
+    from kosmos_plugin.atomic import write_text
     from kosmos_plugin.data.batch import Collator
     from kosmos_plugin.data.config import read_data_config
     from kosmos_plugin.data.mixture import Mixture
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, as_html(report))
+        write_text(out, as_html(report))
     except OSError as error:
         raise UserError(f"Cannot write the page {out}: {error.strerror}.") from None
     print(as_text(table))

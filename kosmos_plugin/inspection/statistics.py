@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from kosmos_plugin.curation.pipeline.runner import write_atomically
+    from kosmos_plugin.atomic import write_text
     from kosmos_plugin.data.config import read_data_config
     from kosmos_plugin.data.mixture import Mixture
     from kosmos_plugin.data.samples import SampleBuilder
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         as_json = statistics_report.as_json(about, streams)
-        write_atomically(args.out / "statistics.json", as_json)
-        write_atomically(args.out / "statistics.md", statistics_report.as_markdown(about, tables))
+        write_text(args.out / "statistics.json", as_json)
+        write_text(args.out / "statistics.md", statistics_report.as_markdown(about, tables))
         statistics_report.plot(corpora, args.out / "statistics.png")
     except OSError as error:
         raise UserError(f"Cannot write to {args.out}: {error.strerror}.") from None

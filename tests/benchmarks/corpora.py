@@ -20,18 +20,19 @@ import xxhash
 from fairseq import options
 from fairseq_cli import preprocess
 
-from fairseq_cli_ext import prepare
-from kosmos_plugin.curation.dedup.minhash import DropDuplicates, duplicate_stages
-from kosmos_plugin.curation.dedup.ngrams import words
+from kosmos_plugin.curation.dedup.minhash import DuplicateFilter, duplicate_stages
+from kosmos_plugin.curation.dedup.ngrams import normalized_words
+from kosmos_plugin.curation.options import TextOptions
 from kosmos_plugin.curation.pipeline.inputs import find_inputs
-from kosmos_plugin.curation.pipeline.intermediate import ReadPart, write_parts
-from kosmos_plugin.curation.pipeline.runner import Run, Stage, run_stages
-from kosmos_plugin.curation.readers.texts import ReadTexts
-from kosmos_plugin.curation.recipes.text import TextOptions
+from kosmos_plugin.curation.pipeline.intermediate import ReadIntermediate, write_intermediate
+from kosmos_plugin.curation.pipeline.run import Run
+from kosmos_plugin.curation.pipeline.runner import Stage, run_stages
+from kosmos_plugin.curation.readers.text_files import ReadTexts
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 from tests.benchmarks.corpora_inputs import write_captions, write_crawl, write_texts
 from tests.benchmarks.result import Cell, Result
 from tests.benchmarks.side_by_side import SideBySide, seconds_of
+from tests.curation.command import prepare
 
 FILES, DOCUMENTS, SAMPLES, PAGES = 4, 3_000, 5_000, 300
 TURNS = 3
@@ -56,7 +57,7 @@ def command(*arguments: object) -> Callable[[Path, int], dict]:
     """Run a command of kosmos-prepare; return its counts."""
 
     def do(out: Path, workers: int) -> dict:
-        prepare.run([*map(str, arguments), "--out", str(out), "--workers", str(workers)])
+        prepare([*map(str, arguments), "--out", str(out), "--workers", str(workers)])
         return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
     return do
@@ -68,13 +69,13 @@ def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
     tasks = len(inputs)
 
     def do(out: Path, workers: int) -> int:
-        run = Run("text", TextOptions(duplicates=kind), inputs, out)
+        run = Run("text", TextOptions(vocabulary="", duplicates=kind), inputs, out)
         run.begin()
-        parts, found = run.parts / "texts", run.parts / "duplicates"
+        parts, found = run.intermediate / "texts", run.intermediate / "duplicates"
         stages = [
-            Stage("read texts", [ReadTexts(inputs), write_parts(parts)], tasks),
-            *duplicate_stages(ReadPart(parts), tasks, found, kind),
-            Stage("drop duplicates", [ReadPart(parts), DropDuplicates(found)], tasks),
+            Stage("read texts", [ReadTexts(inputs), write_intermediate(parts)], tasks),
+            *duplicate_stages(ReadIntermediate(parts), tasks, found, kind),
+            Stage("drop duplicates", [ReadIntermediate(parts), DuplicateFilter(found)], tasks),
         ]
         counts = run_stages(run, stages, workers).counts
         return counts["read"]["documents"] - counts["dropped"]["duplicates and near-duplicates"]
@@ -93,7 +94,7 @@ def by_datasketch(folder: Path) -> int:
     """Near-duplicates as in datasketch's documentation: insert texts without a match yet; return how many."""
     index = datasketch.MinHashLSH(num_perm=112, params=(14, 8))
     for number, text in enumerate(read_json_lines(folder)):
-        tokens = words(text)
+        tokens = normalized_words(text)
         hashes = datasketch.MinHash(num_perm=112)
         hashes.update_batch([" ".join(tokens[i : i + 5]).encode() for i in range(max(1, len(tokens) - 4))])
         if not index.query(hashes):
@@ -103,7 +104,7 @@ def by_datasketch(folder: Path) -> int:
 
 def by_sorting(folder: Path) -> int:
     """Drop only exact copies, by sorting hashes; return how many are kept."""
-    hashes = [xxhash.xxh3_64_intdigest(" ".join(words(text)).encode()) for text in read_json_lines(folder)]
+    hashes = [xxhash.xxh3_64_intdigest(" ".join(normalized_words(text)).encode()) for text in read_json_lines(folder)]
     return len(np.unique(np.array(hashes, np.uint64)))
 
 
@@ -146,7 +147,7 @@ def run(out: Path) -> Result:
         samples = write_captions(captions, FILES, SAMPLES)
         pages = write_crawl(crawl, FILES, PAGES)
         vocabulary = folder / "vocabulary"
-        prepare.run(["tokenizer", str(texts), "--size", "3000", "--out", str(vocabulary)])
+        prepare(["tokenizer", str(texts), "--size", "3000", "--out", str(vocabulary)])
 
         near, datasketchs = Work(folder, deduplicate(texts, "near")), Work(folder, lambda out, _: by_datasketch(texts))
         exact, sorting = Work(folder, deduplicate(texts, "exact")), Work(folder, lambda out, _: by_sorting(texts))

@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from fairseq_cli_ext import prepare
 from tests.benchmarks.cores import fresh_processes
 from tests.benchmarks.corpora_inputs import write_captions, write_crawl, write_texts
 from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.result import Cell, Result
+from tests.curation.command import prepare
 
 AT_MOST = 1.1
 
@@ -18,7 +18,7 @@ AT_MOST = 1.1
 def _peak(arguments: list[str]) -> int:
     """Run a command; return the peak memory of this process in bytes."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        prepare.run(arguments)
+        prepare(arguments)
     return peak_memory()
 
 
@@ -35,7 +35,7 @@ def run(out: Path) -> Result:
         folder = Path(name)
         write_texts(folder / "sample", 1, 2_000)
         vocabulary = folder / "vocabulary"
-        prepare.run(["tokenizer", str(folder / "sample"), "--size", "3000", "--out", str(vocabulary)])
+        prepare(["tokenizer", str(folder / "sample"), "--size", "3000", "--out", str(vocabulary)])
         write_texts(folder / "texts", 4, 2_500)
         write_texts(folder / "texts of 40 files", 40, 2_500)
         write_texts(folder / "texts of larger files", 4, 25_000)

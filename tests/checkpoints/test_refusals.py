@@ -219,4 +219,4 @@ def test_unknown_format(ours, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
-    assert "invalid choice: 'onnx'" in capsys.readouterr().err
+    assert "--to must be one of fairseq, huggingface, safetensors, not 'onnx'" in capsys.readouterr().err

@@ -12,7 +12,7 @@ SIZES = f"--image-tokens {tiny.IMAGE_TOKENS} --tokens-per-sample {tiny.TOKENS_PE
 
 
 def run(data, out, *arguments) -> dict:
-    prepare.run(["stats", str(data), "--out", str(out), *SIZES, *map(str, arguments)])
+    prepare.run(prepare.parser().parse_args(["stats", str(data), "--out", str(out), *SIZES, *map(str, arguments)]))
     return json.loads((out / "statistics.json").read_text())["streams"]
 
 

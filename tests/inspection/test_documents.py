@@ -15,7 +15,7 @@ SIZES = (
 
 
 def show(data, out, *arguments) -> Page:
-    prepare.run(["show", str(data), "--out", str(out), *SIZES, *map(str, arguments)])
+    prepare.run(prepare.parser().parse_args(["show", str(data), "--out", str(out), *SIZES, *map(str, arguments)]))
     return Page(out.read_text(encoding="utf-8"))
 
 

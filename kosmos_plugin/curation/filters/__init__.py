@@ -1,1 +1,1 @@
-"""What is dropped, and why: text, captions, images and pages."""
+"""What is dropped, and why: texts, captions, images and pages."""

@@ -1,117 +1,101 @@
-"""What makes an image–caption pair unfit: rules (`steps.Rules`) for documents of an image and its caption.
+"""Filters of image–caption pairs (§B.1.2), the same for pairs that are copied and for tars that are used in place."""
 
-They are the same for pairs that are copied into shards and for those of tars that are used in place.
-"""
-
-import io
 import re
-import warnings
-from dataclasses import dataclass
 
 from datatrove.data import Document, Media, MediaType
-from PIL import Image
+from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from kosmos_plugin.curation.readers.texts import problem_of
-from kosmos_plugin.images import MAX_PIXELS, BrokenImage, decode_image
+from kosmos_plugin.curation.filters.images import check_decodes, image_size
+from kosmos_plugin.curation.filters.text import check_text
+from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.pipeline.steps import Filter
 
-# §B.1.2: "we discard pairs whose captions contain special tags such as <PERSON>", which stand for what was made
-# anonymous. They are in capitals; HTML that was left in a caption, such as <b>, is none.
+# Anonymization puts such tags in the place of names. They are in capitals; HTML left in a caption, <b>, is not.
 TAG = re.compile(r"<[A-Z][A-Z0-9_]*>")
-# An image of MAX_PIXELS has about as many bytes without any compression; a larger file is no picture.
-MAX_IMAGE_BYTES = 64 * 1024 * 1024
-
-_TOO_MANY_PIXELS = f"image of more than {MAX_PIXELS:,} pixels"
-_TOO_MANY_BYTES = f"image of more than {MAX_IMAGE_BYTES // 2**20} MiB"
-_UNDECODABLE = "image that cannot be decoded"
 
 
-def pair(caption: object, image: bytes | None, id: str) -> Document | str:
-    """The document of an image and its caption, or why there is none."""
+def check_pair(caption: object, image: object) -> None:
+    """Raise Dropped if a caption is not text, or an image not bytes."""
     if not isinstance(image, bytes):
-        return "no image"
-    if problem := problem_of(caption):
-        return problem
+        raise Dropped("no image")
+    check_text(caption)
+
+
+def pair_document(caption: str, image: bytes, id: str) -> Document:
+    """The document of an image and its caption."""
     return Document(caption.strip(), id, [Media(id, MediaType.IMAGE, url="", media_bytes=image)])
 
 
-def has_tag(document: Document) -> str | None:
-    """Against captions with a tag such as <PERSON>."""
-    return "caption with a tag such as <PERSON>" if TAG.search(document.text) else None
+class TagFilter(Filter):
+    """Drops captions with a tag: "we discard pairs whose captions contain special tags such as <PERSON>"."""
+
+    name = "tags"
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        return (False, "caption with a tag such as <PERSON>") if TAG.search(document.text) else True
 
 
-@dataclass(frozen=True)
-class Length:
-    """Against captions of fewer than `least` or more than `most` of `unit`: words or characters."""
+class CaptionLengthFilter(Filter):
+    """Drops captions that are too short or too long.
 
-    unit: str
-    least: int
-    most: int | None
-
-    def __call__(self, document: Document) -> str | None:
-        length = len(document.text.split() if self.unit == "words" else document.text)
-        if length < self.least:
-            return f"caption of fewer than {self.least:,} {self.unit}"
-        if self.most is not None and length > self.most:
-            return f"caption of more than {self.most:,} {self.unit}"
-        return None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Against images that are broken, smaller than `min_side` pixels, or longer than `max_aspect` times the other side.
-
-    They are judged by their headers alone, or with `decode` by decoding them whole.
+    Args:
+        words: The fewest and the most words; None for no limit.
+        characters: The fewest and the most characters.
+        exclusion_writer: Writes the dropped documents.
     """
 
-    min_side: int
-    max_aspect: float | None
-    decode: bool
+    name = "length"
 
-    def __call__(self, document: Document) -> str | None:
+    def __init__(
+        self,
+        words: tuple[int, int | None],
+        characters: tuple[int, int | None],
+        exclusion_writer: DiskWriter | None = None,
+    ):
+        super().__init__(exclusion_writer)
+        self.words = words
+        self.characters = characters
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        lengths = {"words": len(document.text.split()), "characters": len(document.text)}
+        for unit, (least, most) in {"words": self.words, "characters": self.characters}.items():
+            if lengths[unit] < least:
+                return False, f"caption of fewer than {least:,} {unit}"
+            if most is not None and lengths[unit] > most:
+                return False, f"caption of more than {most:,} {unit}"
+        return True
+
+
+class ImageFilter(Filter):
+    """Drops images that are broken, smaller than `min_side` pixels or more elongated than `max_aspect`.
+
+    Args:
+        min_side: The fewest pixels of the shorter side.
+        max_aspect: The largest ratio of the longer side to the shorter one; None for no limit.
+        decode: Decode each image; otherwise only its header is read.
+        exclusion_writer: Writes the dropped documents.
+    """
+
+    name = "images"
+
+    def __init__(
+        self, min_side: int, max_aspect: float | None, decode: bool, exclusion_writer: DiskWriter | None = None
+    ):
+        super().__init__(exclusion_writer)
+        self.min_side = min_side
+        self.max_aspect = max_aspect
+        self.decode = decode
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
         (image,) = document.media
         try:
-            sides = sorted(image_size(image.media_bytes))
-        except BrokenImage as error:
-            return str(error)
-        if sides[0] < self.min_side:
-            return f"image side of fewer than {self.min_side:,} pixels"
-        if self.max_aspect is not None and sides[1] > self.max_aspect * sides[0]:
-            return f"image of sides of more than {self.max_aspect:g} to 1"
-        return undecodable(image.media_bytes) if self.decode else None
-
-
-def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of an encoded image, by its header.
-
-    Raises BrokenImage for what training could not use; its message is a reason to be counted.
-    """
-    if not data:
-        raise BrokenImage("image of 0 bytes")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise BrokenImage(_TOO_MANY_BYTES)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
-            width, height = Image.open(io.BytesIO(data)).size
-    except Image.DecompressionBombError:
-        raise BrokenImage(_TOO_MANY_PIXELS) from None
-    except Exception:  # decoders raise anything from OSError to struct.error on broken bytes
-        raise BrokenImage(_UNDECODABLE) from None
-    if width * height > MAX_PIXELS:
-        raise BrokenImage(_TOO_MANY_PIXELS)
-    if width < 1 or height < 1:
-        raise BrokenImage(_UNDECODABLE)
-    return width, height
-
-
-def undecodable(data: bytes) -> str | None:
-    """Why an encoded image cannot be decoded as training decodes it, or None."""
-    try:
-        image_size(data)
-    except BrokenImage as error:
-        return str(error)
-    try:
-        decode_image(data, size=224)
-    except BrokenImage:
-        return _UNDECODABLE
-    return None
+            shorter, longer = sorted(image_size(image.media_bytes))
+            if shorter < self.min_side:
+                return False, f"image side of fewer than {self.min_side:,} pixels"
+            if self.max_aspect is not None and longer > self.max_aspect * shorter:
+                return False, f"image of sides of more than {self.max_aspect:g} to 1"
+            if self.decode:
+                check_decodes(image.media_bytes)
+        except Dropped as error:
+            return False, error.reason
+        return True

@@ -1,61 +1,75 @@
 """Evaluation data in training text: a document that shares a long n-gram with an evaluation file is dropped.
 
-§3.1: the datasets were "filtered to exclude downstream task data". The paper does not say how; this is the way of GPT-3
-and of The Pile: n-grams of 13 words (an evaluation text of fewer words counts as a whole, if it has 8 at least).
+§3.1: the datasets were "filtered to exclude downstream task data". The paper does not say how; this is the method of
+GPT-3 and The Pile: n-grams of 13 words. A shorter evaluation text is matched as a whole if it has at least 8 words.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from datatrove.data import Document
+from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from kosmos_plugin.curation.dedup.ngrams import ngram_hashes, words
+from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.dedup.ngrams import ngram_hashes, normalized_words
 from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
+from kosmos_plugin.curation.pipeline.steps import Filter
 from kosmos_plugin.errors import UserError
 
-LONGEST = 13
-SHORTEST = 8
-REASON = "text of an evaluation file"
+LONGEST_NGRAM = 13
+SHORTEST_NGRAM = 8
 
 
-class EvaluationTexts:
-    """The n-grams of evaluation files, as a rule for documents.
+class ContaminationFilter(Filter):
+    """Drops documents that share an n-gram with the evaluation files.
 
-    Made once, by `build`; a task of a stage reads them from `file` when it meets its first document.
+    Args:
+        ngrams: The file that `write_ngrams` has made. Each task reads it once.
+        exclusion_writer: Writes the dropped documents.
     """
 
-    def __init__(self, file: Path):
-        self.file = str(file)
-        self._hashes: dict[int, np.ndarray] | None = None
+    name = "evaluation data"
 
-    @classmethod
-    def build(cls, evaluation_files: list[InputFile], file: Path) -> "EvaluationTexts":
-        """Read the files (JSON, JSON lines: every string in them; anything else: its lines) and write their n-grams."""
-        found: dict[int, set[int]] = {n: set() for n in range(SHORTEST, LONGEST + 1)}
-        for evaluation_file in evaluation_files:
-            for text in _strings(evaluation_file):
-                of = words(text)
-                n = min(len(of), LONGEST)
-                if n >= SHORTEST:
-                    found[n].update(ngram_hashes(of, n).tolist())
-        hashes = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
-        np.savez(file, **hashes)
-        return cls(file)
+    def __init__(self, ngrams: Path, exclusion_writer: DiskWriter | None = None):
+        super().__init__(exclusion_writer)
+        self.ngrams = ngrams
+        self._hashes: dict[int, np.ndarray] | None = None  # n → the sorted hashes of n-grams, uint64
 
-    def __call__(self, document: Document) -> str | None:
-        """A rule for `Rules`."""
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
         if self._hashes is None:
-            with np.load(self.file) as hashes:
+            with np.load(self.ngrams) as hashes:
                 self._hashes = {int(n): hashes[n] for n in hashes.files}
-        of = words(document.text)
+        words = normalized_words(document.text)
         for n, known in self._hashes.items():
-            hashes = ngram_hashes(of, n)
-            places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-            if (known[places] == hashes).any():
-                return REASON
-        return None
+            hashes = ngram_hashes(words, n)
+            nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+            if (known[nearest] == hashes).any():
+                return False, "text of an evaluation file"
+        return True
+
+
+def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
+    """Write the hashes of the n-grams of evaluation files.
+
+    Args:
+        evaluation_files: Of JSON and JSON lines every string is read, of other files every line.
+        target: The .npz file.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    found: dict[int, set[int]] = {n: set() for n in range(SHORTEST_NGRAM, LONGEST_NGRAM + 1)}
+    for file in evaluation_files:
+        for text in _strings(file):
+            words = normalized_words(text)
+            n = min(len(words), LONGEST_NGRAM)
+            if n >= SHORTEST_NGRAM:
+                found[n].update(ngram_hashes(words, n).tolist())
+    hashes = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
+    with atomic_path(target) as path, path.open("wb") as archive:
+        np.savez(archive, **hashes)
 
 
 def _strings(file: InputFile) -> Iterator[str]:

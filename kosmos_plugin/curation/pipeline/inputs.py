@@ -1,4 +1,4 @@
-"""Input files, here or on any storage that fsspec knows (s3://, https://, …): which they are, and their bytes."""
+"""Input files on any storage that fsspec knows (local, s3://, https://, …): finding them and reading their bytes."""
 
 import contextlib
 import errno
@@ -21,9 +21,9 @@ from fsspec.implementations.local import LocalFileSystem
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
-# What the readers of compressed files, tars and Parquet raise when one is broken (zstandard's and pyarrow's are
+# What readers of compressed files, tars and Parquet raise when one is broken (zstandard and pyarrow raise
 # RuntimeErrors and ValueErrors).
-BROKEN = (
+READ_ERRORS = (
     EOFError,
     OSError,
     ValueError,
@@ -33,33 +33,44 @@ BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
 )
-
-
-_OF_THE_MACHINE = {
+_SYSTEM_ERRORS = {
     getattr(errno, name)
-    for name in ("EACCES", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS", "ESTALE", "ETIMEDOUT", "ECONNRESET")
+    for name in (
+        "EACCES",
+        "EDQUOT",
+        "EIO",
+        "EMFILE",
+        "ENFILE",
+        "ENOMEM",
+        "ENOSPC",
+        "EROFS",
+        "ESTALE",
+        "ETIMEDOUT",
+        "ECONNRESET",
+    )
 }
 
 
-def is_of_the_machine(error: Exception) -> bool:
-    """Whether an error of reading, one of BROKEN, says nothing of the file: another run may not have it."""
-    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+def is_system_error(error: Exception) -> bool:
+    """Whether one of READ_ERRORS is the machine's fault and not the file's, so that another run may succeed."""
+    return isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file as a pattern named it, and its size in bytes (None where the storage does not tell)."""
+    """An input file."""
 
-    path: str
-    size: int | None
+    path: str  # a local path, or an address with its protocol
+    size: int | None  # bytes; None if the storage does not say
 
     @property
     def name(self) -> str:
+        """The path without its folder."""
         return self.path.rpartition("/")[2]
 
     @property
     def format(self) -> str:
-        """The ending of its name without that of the compression: `jsonl` of `part-00.JSONL.gz`."""
+        """The file extension without that of a compression: `jsonl` for `part-00.JSONL.gz`."""
         name = self.name.lower()
         for compression in (".gz", ".zst", ".bz2", ".xz"):
             name = name.removesuffix(compression)
@@ -67,9 +78,14 @@ class InputFile:
 
 
 def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
-    """The files that the patterns (braces and wildcards) name, in their order; UserError for a pattern without any.
+    """Find the files that the patterns match, in order and each once.
 
-    A folder stands for the files in it and in its folders; indexes beside tars, which this package writes, are none.
+    Args:
+        patterns: Files, folders, or patterns with braces and wildcards. A folder stands for all files below it, except
+            hidden ones and the indexes that this package writes beside tars.
+
+    Raises:
+        UserError: A pattern matches no file.
     """
     found: dict[str, InputFile] = {}
     for pattern in patterns:
@@ -83,7 +99,16 @@ def find_inputs(patterns: Iterable[str]) -> list[InputFile]:
 
 
 def check_formats(files: Sequence[InputFile], formats: Sequence[str], what: str) -> None:
-    """UserError for a file whose name says that it holds something else. `what` is read: "Text is"."""
+    """Check the files' extensions.
+
+    Args:
+        files: The input files.
+        formats: The allowed extensions, without that of a compression.
+        what: The start of the error's second sentence: "Text is".
+
+    Raises:
+        UserError: for the first file with another extension.
+    """
     for file in files:
         if file.format not in formats:
             raise UserError(
@@ -98,24 +123,31 @@ def files_of_format(
     formats: Mapping[str, Sequence[str]],
     groups: Sequence[Sequence[str]],
 ) -> tuple[str, list[InputFile]]:
-    """The format of the input, and the files that are of it. UserError if that cannot be told.
+    """Choose the format of the input, and the files in that format.
 
-    `formats`: name → endings of files. Unless one is `wanted`, it is the one that files are of in the first of `groups`
-    of which there are any; what is of a later one is beside them for another purpose.
+    Args:
+        files: The input files.
+        wanted: The format that the user asked for, or None.
+        formats: Format → file extensions.
+        groups: Formats in the order of preference. The first group that any file belongs to is used; files of later
+            groups are by-products, such as the tables that img2dataset writes beside its tars.
+
+    Raises:
+        UserError: No file has a known extension, or files have several formats of one group.
     """
-    by_format = {name: [file for file in files if file.format in endings] for name, endings in formats.items()}
+    by_format = {name: [file for file in files if file.format in extensions] for name, extensions in formats.items()}
     if wanted is not None:
         return wanted, by_format[wanted] or list(files)
     found = next(filter(None, ([name for name in group if by_format[name]] for group in groups)), [])
     if not found:
-        raise UserError(f"{files[0].path}: cannot tell its format by its name. Give --format: {', '.join(formats)}.")
+        raise UserError(f"{files[0].path}: cannot tell its format from its name. Give --format: {', '.join(formats)}.")
     if len(found) > 1:
         raise UserError(f"The input files are of several formats ({', '.join(found)}); prepare one at a time.")
     return found[0], by_format[found[0]]
 
 
 def _without_braces(pattern: str) -> Iterator[str]:
-    """The names that the braces of a pattern stand for; a file with braces in its name stands for itself."""
+    """Expand the braces of a pattern; an existing file with braces in its name is not expanded."""
     if os.path.exists(pattern):
         yield pattern
         return
@@ -130,38 +162,38 @@ def _matches(name: str) -> list[InputFile]:
     try:
         if filesystem.isdir(path):
             details = filesystem.find(path, detail=True)
-        elif filesystem.isfile(path):  # also if it has signs of a pattern
+        elif filesystem.isfile(path):  # also if its name looks like a pattern
             details = {path: filesystem.info(path)}
         elif glob.has_magic(path):
-            details = {p: about for p, about in filesystem.glob(path, detail=True).items() if about["type"] == "file"}
+            details = {p: info for p, info in filesystem.glob(path, detail=True).items() if info["type"] == "file"}
         else:
             details = {}
     except (OSError, ImportError, ValueError) as error:
         raise UserError(f"Cannot read the input {name}: {error}") from None
     is_local = isinstance(filesystem, LocalFileSystem)
     return [
-        InputFile(path if is_local else filesystem.unstrip_protocol(path), about.get("size"))
-        for path, about in sorted(details.items())
+        InputFile(path if is_local else filesystem.unstrip_protocol(path), info.get("size"))
+        for path, info in sorted(details.items())
         if not os.path.basename(path).startswith(".") and INDEX_SUFFIX not in path
     ]
 
 
 def _storage(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The storage that a path is on, and its path there. A file here may have "::" in its name, fsspec's own sign."""
+    """The file system of a path, and the path there. A local name may contain "::", which fsspec would split."""
     return fsspec.core.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))
 
 
 def open_bytes(path: str, compression: str | None = None) -> BinaryIO:
-    """The file's bytes as they are, or decompressed; "infer": by its name."""
+    """Open a file; `compression` "infer" decompresses it by its extension."""
     filesystem, path = _storage(path)
     return filesystem.open(path, "rb", compression=compression)
 
 
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed if its name ends in .gz, .zst, .bz2 or .xz; of a .zip, of the one file in it."""
+    """Open a file and decompress it by its extension: .gz, .zst, .bz2, .xz, or a .zip with one file in it."""
     if path.lower().endswith(".zst"):
-        # fsspec's reader stops at the end of the first frame, and is silent where one is cut short.
+        # fsspec's reader stops after the first frame, and says nothing if one is cut short.
         with open_bytes(path) as file, pyarrow.CompressedInputStream(file, "zstd") as frames:
             yield io.BufferedReader(frames)
     elif path.lower().endswith(".zip"):
@@ -177,10 +209,10 @@ def open_input(path: str) -> Iterator[BinaryIO]:
 
 
 def _only_member(path: str, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
-    """The one file of a zip; what macOS adds for itself is none. UserError if there are several."""
+    """The only file in a zip, except what macOS adds; UserError if there are several."""
     members = [
         member for member in archive.infolist() if not member.is_dir() and not member.filename.startswith("__MACOSX/")
     ]
     if len(members) != 1:
-        raise UserError(f"{path} has {len(members)} files in it, and one is read from a zip; unpack it.")
+        raise UserError(f"{path} has {len(members)} files in it, but only a zip with one file can be read; unpack it.")
     return members[0]

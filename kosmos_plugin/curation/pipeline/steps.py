@@ -1,84 +1,109 @@
-"""What the room's own steps have in common: they count what they see, under the names that reports show."""
+"""Base classes of the pipeline steps: they count what they see under the names that the report shows."""
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.writers.disk_base import DiskWriter
 from loguru import logger
 
-from kosmos_plugin.curation.pipeline.inputs import BROKEN, InputFile, is_of_the_machine
+from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, is_system_error
 from kosmos_plugin.curation.pipeline.report import label
 from kosmos_plugin.errors import UserError
 
+DocumentStream = Iterable[Document] | None  # None for the first step of a pipeline
+
 
 class Step(PipelineStep):
-    """A step of a pipeline: documents in, documents out."""
+    """A pipeline step: documents in, documents out."""
 
     type = "kosmos"
     name = "step"
 
     def count(self, section: str, what: str, number: int = 1) -> None:
-        """Add to a count of the report (`report.SECTIONS`)."""
+        """Add `number` to a count of the report; `section` is one of `report.SECTIONS`."""
         self.stat_update(label(section, what), value=number)
 
     @contextlib.contextmanager
-    def until_it_breaks(self, file: InputFile) -> Iterator[None]:
-        """Reading a file ends where it is broken: cut short, in transfer or by a full disk, or of another format."""
+    def stop_where_broken(self, file: InputFile) -> Iterator[None]:
+        """End the reading of a file where it is cut short, damaged or in another format, and count that.
+
+        Errors of the machine, such as a full disk, and UserErrors are raised.
+        """
         try:
             yield
         except UserError:
             raise
-        except BROKEN as error:
-            if is_of_the_machine(error):
+        except READ_ERRORS as error:
+            if is_system_error(error):
                 raise
             self.count("left out", "the rest of files that are cut short or broken")
             logger.warning(f"{file.path}: {type(error).__name__}: {error}")
 
 
-class Rules(Step):
-    """Drops the documents that a rule is against, and counts them by its reason.
+class Filter(BaseFilter):
+    """Drops documents. `filter(document)` returns True, or False and the reason, which the report counts.
 
-    A rule is a function of a document that returns None, or why the document is dropped. It may change the document.
+    Args:
+        exclusion_writer: Writes the dropped documents (`Run.dropped_writer`).
     """
 
-    name = "rules"
+    type = "kosmos"
+    name = "filter"
 
-    def __init__(self, rules: Sequence[Callable[[Document], str | None]]):
-        super().__init__()
-        self.rules = rules
+    def __init__(self, exclusion_writer: DiskWriter | None = None):
+        super().__init__(exclusion_writer)
 
-    def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        for document in data:
-            reason = next(filter(None, (rule(document) for rule in self.rules)), None)
-            if reason is None:
-                yield document
-            else:
-                self.count("dropped", reason)
+    @abstractmethod
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        """True for a document that is kept; False and the reason for one that is dropped."""
 
 
 class Reader(Step):
-    """Reads a task's share of the input files: `files_per_task` of them, in their order, each until it breaks."""
+    """Reads a task's share of the input files in order: `files_per_task` of them, each until it breaks.
+
+    Args:
+        files: All input files.
+        exclusion_writer: Writes the records that cannot be used (`Run.dropped_writer`).
+    """
 
     name = "reader"
     files_per_task = 1
 
-    def __init__(self, files: Sequence[InputFile]):
+    def __init__(self, files: Sequence[InputFile], exclusion_writer: DiskWriter | None = None):
         super().__init__()
         self.files = files
+        self.exclusion_writer = exclusion_writer
+        self.rank = 0
 
     @property
     def tasks(self) -> int:
-        """How many tasks a stage that begins with this reader has."""
+        """The number of tasks of a stage that starts with this reader."""
         return -(-len(self.files) // self.files_per_task)
 
-    def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        for file in self.files[rank * self.files_per_task : (rank + 1) * self.files_per_task]:
-            self.count("read", "files")
-            with self.until_it_breaks(file):
-                yield from self.read(file)
+    def run(self, data: DocumentStream = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        self.rank = rank
+        with self.exclusion_writer or contextlib.nullcontext():
+            for file in self.files[rank * self.files_per_task : (rank + 1) * self.files_per_task]:
+                self.count("read", "files")
+                with self.stop_where_broken(file):
+                    yield from self.read(file)
 
     @abstractmethod
     def read(self, file: InputFile) -> Iterator[Document]:
-        """The documents of a file. Counts what it reads; raises what `inputs.BROKEN` has where the file is broken."""
+        """The documents of a file. Counts what it reads; raises one of READ_ERRORS where the file is broken."""
+
+    @contextlib.contextmanager
+    def dropping(self, document: Document) -> Iterator[None]:
+        """Count a `Dropped` that the block raises, and write `document`: what is known of the record."""
+        try:
+            yield
+        except Dropped as error:
+            self.count("dropped", error.reason)
+            if self.exclusion_writer is not None:
+                document.metadata["filter_reason"] = error.reason
+                self.exclusion_writer.write(document, self.rank)

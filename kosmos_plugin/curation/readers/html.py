@@ -1,56 +1,58 @@
-"""HTML → text and images in reading order, without boilerplate: navigation, footers, hidden parts (resiliparse).
+"""HTML → texts and images in reading order, without boilerplate: navigation, footers, hidden parts (resiliparse).
 
-resiliparse extracts text alone, so a mark is put in the place of each image, and the text is cut at the marks.
+resiliparse extracts only text, so each image is replaced by a marker, and the text is cut at the markers.
 """
 
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urljoin
 
-from datatrove.data import Document, Media, MediaType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree, NodeType
 
-# Extraction takes time that grows with the square of how deep elements are nested: seconds at 10,000.
+from kosmos_plugin.curation.page_documents import PageImage
+from kosmos_plugin.curation.pipeline.dropped import Dropped
+
+# The time of extraction grows with the square of the nesting depth: seconds at 10,000.
 MAX_DEPTH = 500
-# Where scripts that load images late have their addresses; the src is that of a placeholder then.
-_LATE = ("data-src", "data-lazy-src", "data-original", "data-srcset", "data-lazy-srcset")
-# What names of elements around images have in them; "separator" is Blogger's.
+# Attributes of lazily loaded images that hold the address; `src` is a placeholder then.
+_LAZY = ("data-src", "data-lazy-src", "data-original", "data-srcset", "data-lazy-srcset")
+# Parts of class names and ids of elements around images; "separator" is Blogger's.
 _AROUND_IMAGES = ("gallery", "carousel", "lightbox", "featured-image", "separator")
-# Of Unicode's private characters, which no text has.
+# Private-use characters of Unicode, which texts do not contain.
 _MARK, _END = "\ue000", "\ue001"
-# Whether HTML may have what `_keep_lone_characters` looks for; most has not, and looking takes long.
+# Whether a page may contain what `_keep_lone_characters` searches for, which is slow; most pages do not.
 _LONE_CHARACTER = re.compile(r">\s*(?:[^\0-\u07ff]|&\w+;|&#\w+;)\s*<")
 _TOO_DEEP = " > ".join(["*"] * MAX_DEPTH)
 
 
-@dataclass(frozen=True)
-class PageImage:
-    """An image's address, absolute (http:, https:, file: or data:), and its alternative text."""
-
-    url: str
-    alt: str | None = None
-
-
 def decode_html(data: bytes, charset: str | None = None) -> str:
-    """HTML as text, by the server's `charset`, or by what the page says or looks like."""
+    """Decode HTML by the server's `charset` or, without a known one, by what the page declares or looks like."""
     if charset is not None:
-        with contextlib.suppress(LookupError):  # servers name what there is not
+        with contextlib.suppress(LookupError):  # a charset that does not exist
             return bytes_to_str(data, charset).replace("\0", "")
     return bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
 
 
-def parse_page(html: str, url: str) -> list[str | PageImage] | str:
-    """The texts, of a line a paragraph, and the images of a page in reading order, or why there are none.
+def parse_page(html: str, url: str) -> list[str | PageImage]:
+    """Extract the texts and images of a page, in reading order.
 
-    Addresses are made absolute by `url`, the page's own, and by its <base>.
+    Args:
+        html: The page.
+        url: Its address, which with its <base> makes the addresses of images absolute.
+
+    Returns:
+        Texts of one line per paragraph, and images.
+
+    Raises:
+        Dropped: The page is nested too deep.
     """
     tree = HTMLTree.parse(html)
     if tree.document.query_selector(_TOO_DEEP) is not None:
-        return f"HTML nested deeper than {MAX_DEPTH} elements"
+        raise Dropped(f"HTML nested deeper than {MAX_DEPTH} elements")
     base = _base(tree, url)
     images: list[PageImage | None] = []
     _unpack_noscript(tree)
@@ -62,18 +64,18 @@ def parse_page(html: str, url: str) -> list[str | PageImage] | str:
     _keep_around_images(tree)
     if _LONE_CHARACTER.search(html):
         _keep_lone_characters(tree)
-    # Without `alt_texts` there would be no <figure> either; those of images are gone with them.
+    # Without `alt_texts` <figure> elements would be lost too; the images' own are gone with them.
     text = extract_plain_text(
         tree, main_content=True, alt_texts=True, list_bullets=False, skip_elements=["area", "object", "svg"]
     )
     return list(_cut(text, images))
 
 
-# What follows keeps content that resiliparse's heuristics take for something else.
+# The next functions keep content that resiliparse's heuristics take for boilerplate.
 
 
 def _unpack_noscript(tree: HTMLTree) -> None:
-    """Put the images of <noscript> before it: where scripts load images late, only these have addresses."""
+    """Move the images of <noscript> in front of it: with lazy loading, only these have addresses."""
     for image in list(tree.document.query_selector_all("noscript img")):
         noscript = image.parent
         while noscript.tag != "noscript":
@@ -82,7 +84,7 @@ def _unpack_noscript(tree: HTMLTree) -> None:
 
 
 def _keep_shallow_lists(tree: HTMLTree) -> None:
-    """Put lists near <body> deeper, where they are not taken for a menu, unless most of their text is that of links."""
+    """Nest lists near <body> deeper, or they are taken for menus; not those whose text is mostly links."""
     for items in list(tree.document.query_selector_all("body > ul, body > * > ul, body > * > * > ul")):
         linked = sum(len(link.text) for link in items.query_selector_all("a"))
         if 2 * linked < len(items.text.strip()):
@@ -94,7 +96,7 @@ def _keep_shallow_lists(tree: HTMLTree) -> None:
 
 
 def _keep_around_images(tree: HTMLTree) -> None:
-    """Take the names away from what shows images, such as class="gallery", which are taken for decoration."""
+    """Clear class names and ids of elements that show images (class="gallery"), or they are taken for decoration."""
     for name in ("class", "id"):
         for element in list(
             tree.document.query_selector_all(", ".join(f"[{name}*={word}]" for word in _AROUND_IMAGES))
@@ -103,9 +105,9 @@ def _keep_around_images(tree: HTMLTree) -> None:
 
 
 def _keep_lone_characters(tree: HTMLTree) -> None:
-    """Add a sign that is taken out again to what is between elements and of one character, such as → or ”.
+    """Lengthen a single character between elements, such as → or ”, by a marker that is removed later.
 
-    resiliparse takes them for icons and leaves them out, so that `<b>File</b> → <b>Open</b>` would become "FileOpen".
+    resiliparse takes single characters for icons: `<b>File</b> → <b>Open</b>` would become "FileOpen".
     """
     for node in list(tree.document):
         if node.type == NodeType.TEXT and (node.prev is not None or node.next is not None):
@@ -114,41 +116,24 @@ def _keep_lone_characters(tree: HTMLTree) -> None:
                 node.value = text.replace(text.strip(), text.strip() + _END)
 
 
-def page_document(parts: list[str | PageImage], id: str, url: str) -> Document:
-    """The document of a page's parts: `metadata["segments"]` (see `shard_writer`), and media without their bytes."""
-    segments, media = [], []
-    for part in parts:
-        if isinstance(part, str):
-            segments.append({"text": part})
-        else:
-            segments.append({"image": len(media)})
-            media.append(Media(str(len(media)), MediaType.IMAGE, part.url, part.alt))
-    return Document(text_of(segments), id, media, {"segments": segments, "url": url})
-
-
-def text_of(segments: list[dict]) -> str:
-    """The whole text of segments, without the images."""
-    return "\n".join(segment["text"] for segment in segments if "text" in segment)
-
-
 def _base(tree: HTMLTree, url: str) -> str:
     base = tree.document.query_selector("base[href]")
     return _absolute(url, base.getattr("href").strip()) or url if base is not None else url
 
 
 def _absolute(base: str, address: str) -> str:
-    """The absolute address without its fragment; "" if it is none."""
+    """The absolute address without its fragment; "" if it is not an address."""
     try:
         return urljoin(base, address).partition("#")[0] if not address.startswith("data:") else address
-    except ValueError:  # such as http://[/
+    except ValueError:  # http://[/
         return ""
 
 
-def _address(image) -> str:
-    """Where the image of an <img> is: what scripts read that load it late, else its src, else a srcset's first."""
-    for name in _LATE:
-        if late := (image.getattr(name) or "").strip():
-            return _first(late) if name.endswith("srcset") else late
+def _address(image: Any) -> str:
+    """The address of an <img>: the attribute for lazy loading, its src, or the first of a srcset."""
+    for name in _LAZY:
+        if lazy := (image.getattr(name) or "").strip():
+            return _first(lazy) if name.endswith("srcset") else lazy
     source = (image.getattr("src") or "").strip()
     if source and not source.startswith("data:"):
         return source
@@ -164,6 +149,7 @@ def _first(srcset: str | None) -> str:
 
 
 def _cut(text: str, images: list[PageImage | None]) -> Iterator[str | PageImage]:
+    """Cut the text at the markers of images."""
     first, *rest = text.split(_MARK)
     if first := _tidy(first):
         yield first
@@ -172,13 +158,13 @@ def _cut(text: str, images: list[PageImage | None]) -> Iterator[str | PageImage]
         if number.isascii() and number.isdecimal() and int(number) < len(images):
             if (image := images[int(number)]) is not None and image.url:
                 yield image
-        else:  # a page may have these characters itself
+        else:  # the page's own character
             following = piece
         if following := _tidy(following):
             yield following
 
 
 def _tidy(text: str) -> str:
-    """Lines without blanks around and between them."""
+    """The lines without surplus whitespace, and without empty ones."""
     lines = (" ".join(line.split()) for line in text.replace(_END, "").splitlines())
     return "\n".join(filter(None, lines))

@@ -1,11 +1,11 @@
-"""The address of an image → its encoded bytes, from where the images of a run are.
+"""The address of an image → its encoded bytes, from the stores of a run.
 
 data:          the address itself
 file:///PATH   the folder of the HTML files
 others         WARC files and tars (`image_index`); folders of downloads, HOST/PATH or a release's own names
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 from urllib.request import DataHandler, Request
@@ -13,13 +13,20 @@ from urllib.request import DataHandler, Request
 import fsspec
 from datatrove.data import Media
 
-from kosmos_plugin.curation.filters.captions import MAX_IMAGE_BYTES
+from kosmos_plugin.curation.filters.images import MAX_IMAGE_BYTES
 from kosmos_plugin.curation.pipeline.inputs import InputFile, find_inputs, open_bytes
 from kosmos_plugin.curation.readers.image_index import ImageIndex, address_key
 
 
 class ImageStores:
-    """Images of WARC files and tars, of folders of downloads, and of the folder `root` of HTML files, if any."""
+    """Where the images of pages are.
+
+    Args:
+        files: WARC files and tars.
+        index: The folder of their index.
+        folders: Folders of downloads.
+        root: The folder of the HTML files, if the input is HTML.
+    """
 
     def __init__(self, files: Sequence[InputFile], index: Path, folders: Sequence[str], root: str | None):
         self.files = files
@@ -28,11 +35,11 @@ class ImageStores:
         self.index = ImageIndex(files, index) if files else None
 
     def read(self, media: Media) -> bytes | None:
-        """The encoded image, one byte more than allowed at most; None if there is none."""
+        """At most MAX_IMAGE_BYTES + 1 bytes of an encoded image; None if it is in no store."""
         if media.url.startswith("data:"):
-            return _data(media.url)
+            return _image_in_address(media.url)
         if media.url.startswith("file:"):
-            return self._of_page(media.url)
+            return self._image_in_root(media.url)
         for name in filter(None, (address_key(media.url), media.path)):
             if self.index is not None and (found := self.index.read(name)) is not None:
                 return found
@@ -41,16 +48,19 @@ class ImageStores:
                     return found
         return None
 
-    def _of_page(self, url: str) -> bytes | None:
+    def _image_in_root(self, url: str) -> bytes | None:
         try:
             path = unquote(urlsplit(url).path, errors="surrogateescape").lstrip("/")
-        except ValueError:  # such as file://[/
+        except ValueError:  # file://[/
             return None
         return None if self.root is None else _in_folder(self.root, path)
 
 
 def image_sources(patterns: Sequence[str]) -> tuple[list[InputFile], list[str]]:
-    """(WARC files and tars, folders of downloads) of --images. A folder with WARC files or tars stands for these."""
+    """Sort what --images names into (WARC files and tars, folders of downloads).
+
+    A folder with WARC files or tars in it stands for these.
+    """
     files, folders = [], []
     for pattern in patterns:
         filesystem, path = fsspec.core.url_to_fs(pattern)
@@ -65,7 +75,7 @@ def _is_archive(path: str) -> bool:
     return InputFile(path, None).format in ("tar", "warc")
 
 
-def _data(url: str) -> bytes | None:
+def _image_in_address(url: str) -> bytes | None:
     try:
         with DataHandler().data_open(Request(url)) as response:
             return response.read(MAX_IMAGE_BYTES + 1)
@@ -74,17 +84,12 @@ def _data(url: str) -> bytes | None:
 
 
 def _in_folder(folder: str, name: str) -> bytes | None:
-    """The file `name` in `folder`; None if there is none, or if it would lie outside."""
-    for path in _inside(name):
-        try:
-            with open_bytes(f"{folder}/{path}") as file:
-                return file.read(MAX_IMAGE_BYTES + 1)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-def _inside(name: str) -> Iterator[PurePosixPath]:
+    """Read the file `name` in `folder`; None if it does not exist or would be outside of the folder."""
     path = PurePosixPath(name)
-    if path.parts and not path.is_absolute() and ".." not in path.parts and "\0" not in name:
-        yield path
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        return None
+    try:
+        with open_bytes(f"{folder}/{path}") as file:
+            return file.read(MAX_IMAGE_BYTES + 1)
+    except (OSError, ValueError):
+        return None

@@ -1,56 +1,65 @@
-"""Interleaved corpora as they are published → documents of texts and images, by their addresses.
+"""Interleaved corpora as they are published → documents of texts and images, which have addresses and no bytes yet.
 
-MMC4     JSON lines, also in .zip; a document has text_list, its sentences; url; and image_info, of each image its
-         raw_url, image_name (what its download is called) and matched_text_index, the sentence that it goes before
-OBELICS  Parquet; a row has the lists images and texts, of which one has None where the other has something; metadata,
-         a JSON list with an image's alt_text; and general_metadata, a JSON object with the page's url
+MMC4     JSON lines, also in .zip. A document has `text_list`, its sentences; `url`; and `image_info`, which gives for
+         each image its `raw_url`, its `image_name` (the file name of the download) and its `matched_text_index`, the
+         sentence that it precedes
+OBELICS  Parquet. A row has the lists `images` and `texts`, one of which holds None where the other holds a value;
+         `metadata`, a JSON list with the images' `alt_text`; and `general_metadata`, a JSON object with the `url`
 """
 
 import itertools
-from collections.abc import Iterator
-from typing import BinaryIO
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 from datatrove.data import Document
 
+from kosmos_plugin.curation.page_documents import PageImage, page_document
+from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
-from kosmos_plugin.curation.readers.html import PageImage, page_document
-from kosmos_plugin.curation.readers.texts import json_lines, json_object, json_value
-
-_NO_DOCUMENT = "no record of its format"
+from kosmos_plugin.curation.readers.json_values import json_lines, json_object, json_value
 
 
 class ReadRelease(Reader):
-    """The documents of files, in their order. `records` are those of an open file."""
+    """The documents of a release's files, in order."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
         with open_input(file.path) as stream:
             for number, record in enumerate(self.records(stream)):
                 self.count("read", "pages")
-                document = self.document(record, f"{file.name}/{number}") if isinstance(record, dict) else None
-                if document is None:
-                    self.count("dropped", _NO_DOCUMENT)
-                else:
-                    yield document
+                id = f"{file.name}/{number}"
+                with self.dropping(Document("", id)):
+                    yield self.document(record if isinstance(record, dict) else {}, id)
+
+    @abstractmethod
+    def records(self, stream: BinaryIO) -> Iterator[object]:
+        """The records of an open file."""
+
+    @abstractmethod
+    def document(self, record: dict[str, Any], id: str) -> Document:
+        """The document of a record. Raises Dropped if it is not in the release's format."""
 
 
 class ReadMmc4(ReadRelease):
-    """MMC4's documents; an image goes before its sentence."""
+    """The documents of MMC4; an image precedes its sentence."""
 
     name = "MMC4"
 
     def records(self, stream: BinaryIO) -> Iterator[object]:
         return json_lines(stream)
 
-    def document(self, record: dict, id: str) -> Document | None:
+    def document(self, record: dict[str, Any], id: str) -> Document:
         sentences, images = record.get("text_list"), record.get("image_info")
         if not isinstance(sentences, list) or not isinstance(images, list):
-            return None
-        before: dict[object, list[dict]] = {}
+            raise _wrong_format()
+        before: dict[object, list[dict[str, Any]]] = {}
         for image in images:
             if isinstance(image, dict) and isinstance(image.get("raw_url"), str):
-                before.setdefault(image.get("matched_text_index"), []).append(image)
-        parts, paths = [], []
+                index = image.get("matched_text_index")
+                before.setdefault(index if isinstance(index, int | float) else None, []).append(image)
+        parts: list[str | PageImage] = []
+        paths = []
         for number, sentence in enumerate(sentences):
             for image in before.get(number, []):
                 parts.append(PageImage(_string(image["raw_url"])))
@@ -64,7 +73,7 @@ class ReadMmc4(ReadRelease):
 
 
 class ReadObelics(ReadRelease):
-    """OBELICS' documents."""
+    """The documents of OBELICS."""
 
     name = "OBELICS"
 
@@ -75,14 +84,14 @@ class ReadObelics(ReadRelease):
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=64, columns=columns):
             yield from batch.to_pylist()
 
-    def document(self, record: dict, id: str) -> Document | None:
+    def document(self, record: dict[str, Any], id: str) -> Document:
         images, texts = record.get("images"), record.get("texts")
         if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
-            return None
-        about = json_value(record.get("metadata"))
-        about = about if isinstance(about, list) else []
+            raise _wrong_format()
+        metadata = json_value(record.get("metadata"))
+        metadata = metadata if isinstance(metadata, list) else []
         parts: list[str | PageImage] = []
-        for image, text, details in itertools.zip_longest(images, texts, about[: len(images)]):
+        for image, text, details in itertools.zip_longest(images, texts, metadata[: len(images)]):
             if isinstance(image, str):
                 alt = details.get("alt_text") if isinstance(details, dict) else None
                 parts.append(PageImage(_string(image), _string(alt) or None))
@@ -91,8 +100,12 @@ class ReadObelics(ReadRelease):
         return page_document(parts, id, _string(json_object(record.get("general_metadata")).get("url")))
 
 
-def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
-    """Sentences that follow each other as one text."""
+def _wrong_format() -> Dropped:
+    return Dropped("record not in the release's format")
+
+
+def _joined(parts: Sequence[str | PageImage]) -> Iterator[str | PageImage]:
+    """Join adjacent sentences to one text."""
     for are_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
         if are_text:
             yield " ".join(group)
@@ -101,5 +114,5 @@ def _joined(parts: list[str | PageImage]) -> Iterator[str | PageImage]:
 
 
 def _string(value: object) -> str:
-    """A string that can be written; "" for what is none. JSON can spell half a surrogate pair."""
+    """A string that can be encoded; "" for another value. JSON can spell half a surrogate pair."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

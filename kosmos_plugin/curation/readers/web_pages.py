@@ -1,4 +1,4 @@
-"""Web pages of WARC files and of folders of HTML → documents of texts and images, by their addresses."""
+"""Web pages of WARC files and of folders of HTML → documents of texts and images, which have no bytes yet."""
 
 import contextlib
 import io
@@ -10,90 +10,105 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from datatrove.data import Document
+from datatrove.pipeline.writers.disk_base import DiskWriter
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from kosmos_plugin.curation.pipeline.inputs import BROKEN, InputFile, open_bytes, open_input
+from kosmos_plugin.curation.page_documents import page_document
+from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, open_bytes, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
-from kosmos_plugin.curation.readers.html import decode_html, page_document, parse_page
+from kosmos_plugin.curation.readers.html import decode_html, parse_page
 
+# Format → file extensions.
 FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
 FORMAT_GROUPS = (("warc", "html"), ("mmc4", "obelics"))
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-MOST_HEADER_BYTES = 2**16  # of HTTP
+MAX_HEADER_BYTES = 2**16  # of HTTP
 
 
 class ReadPages(Reader):
-    """Pages as documents. `max_bytes` bounds the HTML of one."""
+    """Pages as documents.
+
+    Args:
+        files: The input files.
+        max_bytes: The largest page, in bytes of HTML.
+        exclusion_writer: Writes the pages that cannot be parsed, without their text.
+    """
 
     name = "pages"
 
-    def __init__(self, files: Sequence[InputFile], max_bytes: int):
-        super().__init__(files)
+    def __init__(self, files: Sequence[InputFile], max_bytes: int, exclusion_writer: DiskWriter | None = None):
+        super().__init__(files, exclusion_writer)
         self.max_bytes = max_bytes
 
-    def page(self, data: bytes, url: str, id: str, charset: str | None = None) -> Document | None:
-        """The document of a page; None, and counted, if there is none. `data` may be cut at more than `max_bytes`."""
+    def pages(self, data: bytes, url: str, id: str, charset: str | None = None) -> Iterator[Document]:
+        """The document of a page, if it can be parsed. `data` may be cut after `max_bytes` + 1 bytes."""
         self.count("read", "pages")
-        if len(data) > self.max_bytes:
-            self.count("dropped", f"HTML of more than {self.max_bytes:,} bytes")
-            return None
-        parts = parse_page(decode_html(data, charset), url)
-        if isinstance(parts, str):
-            self.count("dropped", parts)
-            return None
-        return page_document(parts, id, url)
+        with self.dropping(Document("", id, metadata={"url": url})):
+            if len(data) > self.max_bytes:
+                raise Dropped(f"HTML of more than {self.max_bytes:,} bytes")
+            yield page_document(parse_page(decode_html(data, charset), url), id, url)
 
 
 class ReadWarc(ReadPages):
-    """The HTML responses of WARC files, in their order. A record that is cut short is left out with what follows."""
+    """The HTML responses of WARC files, in order. A record that is cut short ends the file."""
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        held: Document | None = None  # until it is known that its record is whole
+        held: list[Document] = []  # until it is known that its record is complete
         for position, record in warc_records(file.path):
-            if held is not None:
-                yield held
-            held = self._of_record(record, f"{file.name}/{position}")
-        if held is not None:
-            yield held
+            yield from held
+            held = list(self._pages_of(record, f"{file.name}/{position}"))
+        yield from held
 
-    def _of_record(self, record: WarcRecord, id: str) -> Document | None:
+    def _pages_of(self, record: WarcRecord, id: str) -> Iterator[Document]:
         if media_type(record) not in HTML_TYPES:
-            return None
+            return
         url = record.headers.get("WARC-Target-URI") or ""
-        # Of what is too large no more is read; whatever its encoding, it does not become smaller.
-        is_large = record.content_length > self.max_bytes + MOST_HEADER_BYTES
+        # A record that is too large is not read; whatever its encoding, it does not become smaller.
+        is_large = record.content_length > self.max_bytes + MAX_HEADER_BYTES
         data = bytes(self.max_bytes + 1) if is_large else decoded_body(record, self.max_bytes)
-        return self.page(data, url.strip("<>"), id, record.http_charset)
+        yield from self.pages(data, url.strip("<>"), id, record.http_charset)
 
 
 class ReadHtml(ReadPages):
-    """Files of HTML. A page's address is file:///PATH, by its path in the folder `root`; so are those of its images."""
+    """HTML files. The address of a page is file:///PATH, with its path in `root`; so are those of its images.
+
+    Args:
+        files: The input files.
+        max_bytes: The largest page, in bytes of HTML.
+        root: The folder that all files are in.
+        exclusion_writer: Writes the pages that cannot be parsed, without their text.
+    """
 
     files_per_task = 200
 
-    def __init__(self, files: Sequence[InputFile], max_bytes: int, root: str):
-        super().__init__(files, max_bytes)
+    def __init__(
+        self, files: Sequence[InputFile], max_bytes: int, root: str, exclusion_writer: DiskWriter | None = None
+    ):
+        super().__init__(files, max_bytes, exclusion_writer)
         self.root = root
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        name = file.path[len(self.root) :].lstrip("/")
         with open_input(file.path) as stream:
             data = stream.read(self.max_bytes + 1)
-        # A name that is no UTF-8 is quoted by its bytes.
-        url = f"file:///{quote(os.fsencode(name))}"
-        if document := self.page(data, url, url.removeprefix("file:///")):
-            yield document
+        # Quoting makes an address even of a name that is not UTF-8.
+        path = quote(os.fsencode(file.path[len(self.root) :].lstrip("/")))
+        yield from self.pages(data, f"file:///{path}", path)
 
 
 def folder_of(files: Sequence[InputFile]) -> str:
-    """The folder that all files are in."""
+    """The innermost folder that all files are in."""
     folders = [file.path.split("/")[:-1] for file in files]
     shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
     return "/".join(names[0] for names in shared)
 
 
 def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
-    """(its offset in bytes, a record) of each successful response and resource, as it is. OSError if it is cut."""
+    """The successful responses and the resources of a WARC file, each with its offset in bytes, still encoded.
+
+    Raises:
+        OSError: at the end, if the file ends in the middle of a record.
+    """
     position = 0
     with open_bytes(path) as file:
         records = WarcRecordType.response | WarcRecordType.resource
@@ -104,38 +119,38 @@ def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
                 yield position, record
     with open_bytes(path) as file:
         if _is_cut(file, position, path.lower().endswith(".gz")):
-            raise OSError(f"it ends in the middle of a record, at byte {position:,} or later")
+            raise OSError(f"the file ends in the middle of a record, at byte {position:,} or later")
 
 
 def warc_record(file: BinaryIO, position: int) -> WarcRecord | None:
-    """The record at an offset of an open file."""
+    """The record at an offset (bytes) of an open file."""
     file.seek(position)
     return next(iter(ArchiveIterator(file, auto_decode="none")), None)
 
 
-def decoded_body(record: WarcRecord, most: int) -> bytes:
-    """The body of a response, of which HTTP's encodings are undone, `most` + 1 bytes at most.
+def decoded_body(record: WarcRecord, max_bytes: int) -> bytes:
+    """The body of a response with HTTP's encodings undone, at most `max_bytes` + 1 bytes of it.
 
-    A body that is not in the encoding that its header names is given as it is, as browsers have it. It is read from a
-    copy of the record: the reader of a file does not go on behind one that it could not decode.
+    As in browsers, a body that is not in the encoding that its header names is taken as it is. A copy of the record is
+    read, since the reader of a file stops after a body that it could not decode.
     """
     copy = io.BytesIO()
     record.write(copy)
     for decode in ("all", "none"):
         copy.seek(0)
-        with contextlib.suppress(*BROKEN):
-            return next(iter(ArchiveIterator(copy, auto_decode=decode))).reader.read(most + 1)
+        with contextlib.suppress(*READ_ERRORS):
+            return next(iter(ArchiveIterator(copy, auto_decode=decode))).reader.read(max_bytes + 1)
     return b""
 
 
 def media_type(record: WarcRecord) -> str:
-    """Such as "text/html", in lower case; of a resource its own."""
+    """The media type of a record ("text/html"), in lower case."""
     stated = record.http_content_type if record.is_http else record.headers.get("Content-Type")
     return (stated or "").partition(";")[0].strip().lower()
 
 
 def _is_cut(file: BinaryIO, position: int, is_gzip: bool) -> bool:
-    """Whether a WARC file ends in the middle of a record; the reader is silent about it. From `position` on."""
+    """Whether a WARC file ends in the middle of a record, starting at `position`; the reader does not report it."""
     file.seek(position)
     if not is_gzip:
         for record in ArchiveIterator(file, parse_http=False):

@@ -1,1 +1,1 @@
-"""One file for each `kosmos-prepare` command: its stages."""
+"""One file for each `kosmos-prepare` command: `stages(run)` checks the options and makes its stages."""

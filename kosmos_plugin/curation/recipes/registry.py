@@ -1,74 +1,101 @@
-"""What kosmos-prepare can do, one line each: the kinds of corpora, which run in stages, and the tools, which do not."""
+"""The commands of kosmos-prepare: recipes, which run in stages, and tools, which do not.
+
+Modules of recipes are imported when they run, since they need the libraries of the `curation` extra.
+"""
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from kosmos_plugin.curation.pipeline.runner import Run, Stage
+from kosmos_plugin.curation import options
+
+if TYPE_CHECKING:
+    from kosmos_plugin.curation.pipeline.run import Run
+    from kosmos_plugin.curation.pipeline.runner import Stage
 
 
 @dataclass(frozen=True)
-class Command:
-    """A kind of corpus: its module of this room, and in that its dataclass of options and its function of stages."""
+class Recipe:
+    """A command that runs in stages."""
 
     help: str
-    module: str
-    options_name: str
-    stages_name: str
+    example: str
+    options: type  # a dataclass of `curation.options`
+    module_name: str  # the module's `stages(run)` makes the stages
 
     @property
-    def options(self) -> type:
-        return getattr(_module(self.module), self.options_name)
-
-    @property
-    def stages(self) -> Callable[[Run], list[Stage]]:
-        return getattr(_module(self.module), self.stages_name)
+    def stages(self) -> "Callable[[Run], list[Stage]]":
+        return importlib.import_module(f"kosmos_plugin.curation.recipes.{self.module_name}").stages
 
 
 @dataclass(frozen=True)
 class Tool:
-    """What is done at once: its module of this room has `add_arguments(parser)` and `run(args)`."""
+    """A command that looks at prepared data."""
 
     help: str
-    module_name: str
+    example: str
+    module_name: str  # the module has `add_arguments(parser)` and `run(args)`, and imports the rest in `run`
 
     @property
     def module(self) -> ModuleType:
-        return importlib.import_module(f"kosmos_plugin.inspection.{self.module_name}")
+        return importlib.import_module(self.module_name)
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"kosmos_plugin.curation.{name}")
-
-
-COMMANDS = {
-    "text": Command("JSON lines, Parquet, plain text → binarized text", "recipes.text", "TextOptions", "text_stages"),
-    "captions": Command(
+RECIPES = {
+    "text": Recipe(
+        "JSON lines, Parquet, plain text → binarized text",
+        "kosmos-prepare text 'pile/*.jsonl.zst' --vocabulary vocabulary --english --out text/pile",
+        options.TextOptions,
+        "text",
+    ),
+    "captions": Recipe(
         "image–caption pairs → shards; img2dataset's tars in place",
-        "recipes.captions",
-        "CaptionOptions",
-        "caption_stages",
+        "kosmos-prepare captions 'laion/*.tar' --min-words 3 --max-aspect 3 --out laion-report",
+        options.CaptionOptions,
+        "captions",
     ),
-    "pages": Command(
+    "pages": Recipe(
         "web pages → shards of text with images in reading order",
-        "recipes.pages",
-        "PageOptions",
-        "page_stages",
+        "kosmos-prepare pages 'crawl/*.warc.gz' --images 'images/*.tar' --vocabulary vocabulary --out pages",
+        options.PageOptions,
+        "pages",
     ),
-    "index": Command("an index beside each tar", "recipes.index", "IndexOptions", "index_stages"),
-    "check": Command("are tars' records documents, do images decode?", "recipes.check", "CheckOptions", "check_stages"),
-    "instructions": Command(
+    "index": Recipe(
+        "write an index beside each tar",
+        "kosmos-prepare index 'shards/*.tar' --out index-report",
+        options.IndexOptions,
+        "index",
+    ),
+    "check": Recipe(
+        "validate tars: record structure, image decoding, checksums",
+        "kosmos-prepare check 'shards/*.tar' --out check-report",
+        options.CheckOptions,
+        "check",
+    ),
+    "instructions": Recipe(
         "Unnatural Instructions, FLAN, JSON lines → shards",
-        "recipes.instructions",
-        "InstructionOptions",
-        "instruction_stages",
+        "kosmos-prepare instructions 'flan/*.jsonl.gz' --sample 54000 --out flan",
+        options.InstructionOptions,
+        "instructions",
     ),
-    "tokenizer": Command(
-        "text → a SentencePiece vocabulary", "recipes.tokenizer", "TokenizerOptions", "tokenizer_stages"
+    "tokenizer": Recipe(
+        "text → a SentencePiece vocabulary",
+        "kosmos-prepare tokenizer 'texts/*.jsonl.gz' --size 64000 --out vocabulary",
+        options.TokenizerOptions,
+        "tokenizer",
     ),
 }
-TOOLS: dict[str, Tool] = {
-    "stats": Tool("what is in the corpora of a data YAML, in numbers and plots", "statistics"),
-    "show": Tool("random documents as the model sees them, as a page", "documents"),
+TOOLS = {
+    "stats": Tool(
+        "numbers and plots of the corpora in a data YAML",
+        "kosmos-prepare stats data.yaml --out stats",
+        "kosmos_plugin.inspection.statistics",
+    ),
+    "show": Tool(
+        "random documents as the model sees them, as a page",
+        "kosmos-prepare show data.yaml --stream interleaved --out documents.html",
+        "kosmos_plugin.inspection.documents",
+    ),
 }

@@ -1,19 +1,19 @@
-"""Choosing by hashes instead of by chance: whatever the order and the number of workers, the same are chosen."""
+"""Choices by hashes instead of random numbers: the same for any order and any number of workers."""
 
 import hashlib
 
 
-def place(text: str, purpose: str) -> int:
-    """Where `text` stands among all texts, 0 … 2^64 − 1, evenly; for each purpose somewhere else."""
+def uniform_hash(text: str, purpose: str) -> int:
+    """64-bit hash of `text`, uniform over 0 … 2⁶⁴−1 and independent for each `purpose`."""
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=purpose.encode())
     return int.from_bytes(digest.digest(), "big")
 
 
 def is_in_share(text: str, share: float, purpose: str) -> bool:
-    """Whether `text` is one of the `share`, 0 … 1, of all texts that is chosen for `purpose`."""
-    return place(text, purpose) < share * 2**64
+    """Whether `text` is in the share (0 … 1) of all texts that is chosen for `purpose`."""
+    return uniform_hash(text, purpose) < share * 2**64
 
 
 def split_of(text: str, valid_share: float) -> str:
-    """Whether a document is held out ("valid") or trained on ("train"): by its text, so that copies go together."""
+    """The split of a document, "valid" or "train", by its text, so that copies are in the same."""
     return "valid" if is_in_share(text, valid_share, "held out") else "train"

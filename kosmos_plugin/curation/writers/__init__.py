@@ -1,1 +1,1 @@
-"""Documents → shards and binarized text."""
+"""Documents → shards, indexes and binarized text."""

@@ -1,18 +1,18 @@
-"""Documents with images → WebDataset tars, the two layouts of `data/shards`, with an index beside each.
+"""Documents with images → WebDataset tars in the two layouts of `data/shards`, with an index beside each.
 
-A document's `metadata["segments"]` says what it is, in reading order: {"text": "…"}, or {"text": "…", "in_loss": false}
-for text that is no target, or {"image": i} for `media[i]`, whose `media_bytes` are the encoded image.
-`metadata["page_text"]` is the text of the whole page that a document is a part of: all its parts are of one split.
+`metadata["segments"]` of a document puts its text and images in reading order (`page_documents`). A document that is a
+part of a page has the text of the whole page in `metadata["page_text"]`, so that all parts are in the same split.
 """
 
+import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import webdataset
 from datatrove.data import Document
 
+from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.sampling.hashing import split_of
 from kosmos_plugin.data.shard_index import build_index
@@ -25,21 +25,21 @@ BYTES_PER_SHARD = 1_000_000_000
 def caption_record(document: Document) -> dict[str, bytes]:
     """An image and its caption: KEY.jpg, KEY.txt."""
     (image,) = document.media
-    return {image_ending(image.media_bytes): image.media_bytes, "txt": document.text.encode("utf-8")}
+    return {image_extension(image.media_bytes): image.media_bytes, "txt": document.text.encode("utf-8")}
 
 
 def interleaved_record(document: Document) -> dict[str, bytes]:
     """A document's segments, and its numbered images: KEY.json, KEY.0.jpg, KEY.1.png, …"""
-    about = {"segments": document.metadata["segments"], "id": document.id}
+    metadata = {"segments": document.metadata["segments"], "id": document.id}
     if url := document.metadata.get("url"):
-        about["url"] = url
-    images = {f"{i}.{image_ending(m.media_bytes)}": m.media_bytes for i, m in enumerate(document.media)}
-    return {"json": json.dumps(about, ensure_ascii=False).encode("utf-8"), **images}
+        metadata["url"] = url
+    images = {f"{i}.{image_extension(m.media_bytes)}": m.media_bytes for i, m in enumerate(document.media)}
+    return {"json": json.dumps(metadata, ensure_ascii=False).encode("utf-8"), **images}
 
 
-def image_ending(data: bytes) -> str:
-    """What a file's name ends in, by its first bytes; `jpg` if they say nothing, as decoders go by the bytes."""
-    for ending, (offset, magic) in {
+def image_extension(data: bytes) -> str:
+    """The file extension of an encoded image, by its first bytes; `jpg` if they are unknown."""
+    for extension, (offset, magic) in {
         "png": (0, b"\x89PNG"),
         "gif": (0, b"GIF8"),
         "webp": (8, b"WEBP"),
@@ -48,47 +48,59 @@ def image_ending(data: bytes) -> str:
         "tiff": (0, b"MM\0*"),
     }.items():
         if data[offset : offset + len(magic)] == magic:
-            return ending
+            return extension
     return "jpg"
 
 
 class WriteShards(Step):
-    """Writes task i's documents to train-{i}-{shard}.tar and valid-{i}-{shard}.tar, in their order."""
+    """Writes the documents of task i to train-{i}-{shard}.tar and valid-{i}-{shard}.tar, in order.
+
+    Args:
+        out: The folder of the tars.
+        record: Makes the members of a record: extension → bytes.
+        valid_share: The share of the documents that is held out for validation.
+    """
 
     name = "shards"
 
     def __init__(self, out: Path, record: Callable[[Document], dict[str, bytes]], valid_share: float):
         super().__init__()
-        self.out = str(out)
+        self.out = out
         self.record = record
         self.valid_share = valid_share
 
-    def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        writers: dict[str, _Shards] = {}
-        for document in data:
-            split = split_of(document.metadata.get("page_text", document.text), self.valid_share)
-            if split not in writers:
-                writers[split] = _Shards(os.path.join(self.out, f"{split}-{rank:05d}"))
-            writers[split].write(self.record(document))
-            self.count("kept", f"{split}: documents")
-            self.count("kept", f"{split}: images", len(document.media))
-            self.count("kept", f"{split}: words", len(document.text.split()))
-            yield document
-        for writer in writers.values():
-            writer.close()
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        writers: dict[str, _ShardWriter] = {}
+        with contextlib.ExitStack() as stack:
+            for document in data:
+                split = split_of(document.metadata.get("page_text", document.text), self.valid_share)
+                if split not in writers:
+                    writers[split] = stack.enter_context(_ShardWriter(self.out, f"{split}-{rank:05d}"))
+                writers[split].write(self.record(document))
+                self.count("kept", f"{split}: documents")
+                self.count("kept", f"{split}: images", len(document.media))
+                self.count("kept", f"{split}: words", len(document.text.split()))
+                yield document
 
 
-class _Shards:
-    """Tars that have their names when they are whole. Their members' times and owners are fixed."""
+class _ShardWriter:
+    """Writes tars one after the other, each atomically. The times and owners of their members are fixed."""
 
-    def __init__(self, prefix: str):
+    def __init__(self, folder: Path, prefix: str):
+        self.folder = folder
         self.prefix = prefix
         self.shard = -1
+
+    def __enter__(self) -> "_ShardWriter":
         self._open_next()
+        return self
+
+    def __exit__(self, *error: object) -> bool | None:
+        return self._stack.__exit__(*error)  # type: ignore[arg-type]  # the three arguments of __exit__
 
     def write(self, record: dict[str, bytes]) -> None:
         if self.records == RECORDS_PER_SHARD or self.bytes >= BYTES_PER_SHARD:
-            self.close()
+            self._stack.close()
             self._open_next()
         self.bytes += self.tar.write({"__key__": f"{self.records:09d}", **record})
         self.records += 1
@@ -96,12 +108,18 @@ class _Shards:
     def _open_next(self) -> None:
         self.shard += 1
         self.records = self.bytes = 0
-        self.path = f"{self.prefix}-{self.shard:03d}.tar"
-        self.file = open(f"{self.path}.part", "wb")  # noqa: SIM115 - closed by `close`
-        self.tar = webdataset.TarWriter(self.file, encoder=False, mtime=0)
+        with contextlib.ExitStack() as stack:
+            self.tar = stack.enter_context(_open_tar(self.folder / f"{self.prefix}-{self.shard:03d}.tar"))
+            self._stack = stack.pop_all()
 
-    def close(self) -> None:
-        self.tar.close()
-        self.file.close()
-        os.replace(f"{self.path}.part", self.path)
-        build_index(self.path)
+
+@contextlib.contextmanager
+def _open_tar(target: Path) -> Iterator[webdataset.TarWriter]:
+    """Write a tar atomically, and then its index."""
+    with (
+        atomic_path(target) as path,
+        path.open("wb") as file,
+        webdataset.TarWriter(file, encoder=False, mtime=0) as tar,
+    ):
+        yield tar
+    build_index(target)

@@ -1,4 +1,4 @@
-"""Pages longer than a row: whatever they are made of, the parts fit, in the page's order."""
+"""Pages longer than a row: whatever their content, the parts fit in a row and keep the page's order."""
 
 import pytest
 from datatrove.data import Document, Media, MediaType
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.curation.formatters.fit_rows import FitRows
-from kosmos_plugin.curation.readers.html import text_of
+from kosmos_plugin.curation.page_documents import text_of
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
 from kosmos_plugin.data.documents import Document as TrainingDocument
 from kosmos_plugin.data.documents import Image, Text
@@ -26,7 +26,7 @@ def vocabulary(tmp_path_factory):
 
 
 def page(parts: list) -> Document:
-    """Of texts, and None for an image."""
+    """A page of texts and images (None)."""
     segments, media = [], []
     for part in parts:
         if part is None:
@@ -38,7 +38,7 @@ def page(parts: list) -> Document:
 
 
 def fitted(vocabulary, document: Document) -> list[list[str | None]]:
-    """The parts as lines of text and addresses of images."""
+    """The parts of a page, as lines of text and addresses of images."""
     parts = []
     for part in FitRows(str(vocabulary), MAX_TOKENS, IMAGE_TOKENS).run([document]):
         lines = []
@@ -68,7 +68,7 @@ def test_every_part_fits_and_nothing_moves(vocabulary, parts):
         sample_builder.sample(TrainingDocument("part", segments))  # BrokenRecord if it is longer than a row
     remaining = iter(everything)
     for line in (line for part in found for line in part):
-        assert line in remaining, "in the page's order, none twice"
+        assert line in remaining, "in the page's order, and none repeated"
 
 
 def test_a_page_that_fits_stays_as_it_is(vocabulary):
@@ -82,19 +82,19 @@ def test_a_long_page_is_cut_between_its_paragraphs(vocabulary):
     assert [line for part in found for line in part if line.startswith("http")] == ["http://a/0", "http://a/1"]
 
 
-def test_the_parts_of_a_page_are_trained_on_or_held_out_together(vocabulary, tmp_path):
+def test_all_parts_of_a_page_are_in_the_same_split(vocabulary, tmp_path):
     paragraph = "the red cat runs near the old house and the new car"
     pages = [page([f"{n} {paragraph}", None, paragraph, paragraph, None, f"{paragraph} {n}"]) for n in range(30)]
     for media in (media for document in pages for media in document.media):
         media.media_bytes = b"an image"
     parts = FitRows(str(vocabulary), MAX_TOKENS, IMAGE_TOKENS).run(pages)
     assert len(list(WriteShards(tmp_path, interleaved_record, 0.5).run(parts))) == 60
-    of_split = {}
+    by_split = {}
     for split in ("train", "valid"):
         documents = ShardedDocuments([str(tmp_path / f"{split}-00000-000.tar")], interleaved_document)
         texts = [s.text for i in range(len(documents)) for s in documents[i].segments if isinstance(s, Text)]
         numbers = [word for text in texts for word in text.split() if word.isdigit()]
-        of_split[split] = set(numbers)
-        assert len(numbers) == 2 * len(of_split[split])  # of the first part and of the last
-    assert len(of_split["train"]) > 5 and len(of_split["valid"]) > 5
-    assert not of_split["train"] & of_split["valid"]
+        by_split[split] = set(numbers)
+        assert len(numbers) == 2 * len(by_split[split])  # in the first part and in the last
+    assert len(by_split["train"]) > 5 and len(by_split["valid"]) > 5
+    assert not by_split["train"] & by_split["valid"]

@@ -1,4 +1,4 @@
-"""A run that is killed and given again: the same bytes, and nothing finished is done twice."""
+"""A run that is killed and resumed: the same bytes, and no finished task is repeated."""
 
 import base64
 import json
@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish, kill_when, run_in_background
+from tests.curation.command import digests, finish, kill_when, prepare, run_in_background
 from tests.curation.recipes.test_pages import html, png, write_warc
 from tests.curation.recipes.test_text import json_lines, sentences
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
-    """Of `text` with eight files, one of them with a copy of another's documents."""
+    """`text` with eight files, one of them with the documents of another."""
     folder = tmp_path_factory.mktemp("texts")
     tiny.write_vocabulary(folder / "vocabulary")
     for part in range(8):
@@ -41,7 +40,7 @@ def uninterrupted(arguments, tmp_path_factory) -> Path:
         "5-binarize-texts",
     ],
 )
-def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
+def test_killed_and_resumed(arguments, uninterrupted, tmp_path, stage):
     out = tmp_path / "out"
     finished = out / "work" / stage / "completions"
     kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *arguments, "--out", out, "--workers", 1)
@@ -51,11 +50,11 @@ def test_killed_and_run_again(arguments, uninterrupted, tmp_path, stage):
     finish(*arguments, "--out", out, "--workers", 2)
     assert digests(out) == digests(uninterrupted)
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert not (out / "work" / "parts").exists()
+    assert not (out / "work" / "intermediate").exists()
 
 
 def write_crawl(folder: Path) -> list[object]:
-    """Four WARC files of pages with images; one has pages of another."""
+    """Four WARC files of pages with images; one has the pages of another."""
     for part in range(4):
         responses = []
         for page in range(12):
@@ -105,22 +104,22 @@ def write_texts(folder: Path) -> list[object]:
         (write_texts, "2-choose-sample"),
     ],
 )
-def test_other_commands_killed_and_run_again(tmp_path, write, stage):
+def test_other_commands_killed_and_resumed(tmp_path, write, stage):
     (tmp_path / "in").mkdir()
-    of_command = write(tmp_path / "in")
-    finish(*of_command, "--out", tmp_path / "whole", "--workers", 2)
+    options = write(tmp_path / "in")
+    finish(*options, "--out", tmp_path / "whole", "--workers", 2)
     out = tmp_path / "out"
     finished = out / "work" / stage / "completions"
-    kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *of_command, "--out", out, "--workers", 1)
+    kill_when(lambda: finished.is_dir() and any(finished.iterdir()), *options, "--out", out, "--workers", 1)
     done = {path: path.stat().st_mtime_ns for path in (out / "work").glob("*/completions/*")}
-    finish(*of_command, "--out", out, "--workers", 2)
+    finish(*options, "--out", out, "--workers", 2)
     assert digests(out) == digests(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def test_a_finished_run_is_not_done_again(arguments, uninterrupted, capsys):
+def test_a_finished_run_is_not_repeated(arguments, uninterrupted, capsys):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()}
-    prepare.run([*arguments, "--out", str(uninterrupted)])
+    prepare([*arguments, "--out", str(uninterrupted)])
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()} == before
     counts = json.loads((uninterrupted / "report.json").read_text())["counts"]
     assert f"{counts['kept']['train: tokens']:,}" in capsys.readouterr().out
@@ -131,9 +130,9 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
     with run_in_background(*arguments, "--out", tmp_path, "--workers", 1):
         while not lock.exists():
             time.sleep(0.01)
-        with pytest.raises(UserError, match="runs already in"):
-            prepare.run([*arguments, "--out", str(tmp_path), "--workers", "1"])
-    finish(*arguments, "--out", tmp_path)  # the one that was stopped holds nothing
+        with pytest.raises(UserError, match="is already running in"):
+            prepare([*arguments, "--out", str(tmp_path), "--workers", "1"])
+    finish(*arguments, "--out", tmp_path)  # the lock of the killed run is free
 
 
 @pytest.mark.parametrize(
@@ -144,8 +143,8 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
         ([__file__.replace(".py", ".*")], "input files"),
     ],
 )
-def test_another_run_does_not_mix_with_it(arguments, uninterrupted, change, named):
+def test_a_folder_takes_no_other_run(arguments, uninterrupted, change, named):
     inputs, options = (change, []) if named == "input files" else ([], change)
     with pytest.raises(UserError, match="holds another run") as raised:
-        prepare.run([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])
+        prepare([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])
     assert named in str(raised.value)

@@ -1,10 +1,11 @@
-"""HTML → texts and images in reading order, without what is no content, and with signs between elements."""
+"""HTML → texts and images in reading order, without boilerplate, and with single characters between elements."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosmos_plugin.curation.readers.html import PageImage, decode_html, parse_page
+from kosmos_plugin.curation.page_documents import PageImage
+from kosmos_plugin.curation.readers.html import decode_html, parse_page
 
 URL = "https://example.org/guide/page.html"
 LINE = "The old lighthouse stands on a rock in the middle of the bay, and ships have passed it for two hundred years."
@@ -24,11 +25,11 @@ def parsed(body: str) -> list[str | PageImage]:
         ("<b>Filters</b> – <b>Enhance</b>", "Filters – Enhance"),
     ],
 )
-def test_a_sign_between_elements_stays(menu, text):
+def test_a_single_character_between_elements_is_kept(menu, text):
     assert parsed(f"<p>{LINE}</p><p>Choose {menu}</p>") == [f"{LINE}\nChoose {text}"]
 
 
-def test_navigation_and_hidden_text_is_left_out():
+def test_navigation_and_hidden_text_are_left_out():
     page = f'<nav><a href="/">Home</a> <a href="/x">More</a></nav><p>{LINE}</p><p hidden>secret</p><script>x()</script>'
     page += '<map><area alt="a rock" href="/rock"></map><svg><title>icon</title></svg><object>no plug-in</object>'
     head = "<head><title>Lighthouses</title><style>p {}</style></head>"
@@ -48,7 +49,7 @@ paragraphs = st.lists(st.sampled_from(LINE.split()), min_size=12, max_size=20).m
 
 @given(parts=st.lists(st.one_of(paragraphs, st.integers(0, 99)), min_size=1, max_size=12))
 def test_the_order_of_texts_and_images_is_that_of_the_page(parts):
-    """A number is an image. A page without text has none."""
+    """Numbers stand for images. A page without text would have no content."""
     parts = [LINE, *parts]
     body = "".join(f"<p>{p}</p>" if isinstance(p, str) else f'<figure><img src="{p}.png"></figure>' for p in parts)
     read = []

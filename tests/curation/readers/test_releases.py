@@ -1,4 +1,4 @@
-"""MMC4 and OBELICS as they are published, and every place where their images may be."""
+"""MMC4 and OBELICS as they are published, with images in every kind of store."""
 
 import io
 import json
@@ -82,7 +82,7 @@ def test_a_release_with_images_of_a_store(tmp_path, release, store):
     (tmp_path / "images").mkdir()
     counts = run(tmp_path / "out", release(tmp_path), "--images", store(tmp_path / "images"))
     assert kept(tmp_path / "out") == [DOCUMENT]
-    assert counts["dropped"]["no record of its format"] >= 1
+    assert counts["dropped"]["record not in the release's format"] >= 1
 
 
 @pytest.mark.parametrize("in_tar", [False, True])
@@ -104,7 +104,7 @@ def test_images_that_were_not_downloaded_are_counted(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", members)
     counts = run(tmp_path / "out", write_obelics(tmp_path), "--images", tmp_path / "0.tar")
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), f"{TEXTS[1]}\n{TEXTS[2]}"]]
-    assert counts["left out"]["image that is not there"] == 1
+    assert counts["left out"]["image that is missing"] == 1
 
 
 def test_many_archives_make_many_buckets(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_a_zip_that_is_cut_short(tmp_path):
 
 
 def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
-    """Addresses of images end in anything; a dot of the host is none."""
+    """Addresses of images end in anything; the dots of a host are not extensions."""
     names = ["cdn.example.org/img/12345", "cdn.example.org/a.jpg@w"]
     tiny.write_tar(tmp_path / "mirror.tar", [(f"./{name}", png(n)) for n, name in enumerate(names)])
     images = [{"raw_url": f"https://{name}", "matched_text_index": n + 1} for n, name in enumerate(names)]
@@ -157,6 +157,15 @@ def test_half_a_surrogate_pair_in_an_address_is_no_error(tmp_path):
     record = json.loads(mmc4_lines().splitlines()[0])
     record["url"] += "\ud83d"
     record["image_info"].append({"raw_url": "http://a.example/\ud83d.png", "matched_text_index": 0})
+    (tmp_path / "docs.jsonl").write_text(json.dumps(record))
+    run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", img2dataset_tar(tmp_path))
+    assert kept(tmp_path / "out") == [DOCUMENT]
+
+
+def test_an_image_without_a_sentence_is_ignored(tmp_path):
+    record = json.loads(mmc4_lines().splitlines()[0])
+    for index in (None, [1], {}, "1", 99):
+        record["image_info"].append({"raw_url": URLS[0], "matched_text_index": index})
     (tmp_path / "docs.jsonl").write_text(json.dumps(record))
     run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", img2dataset_tar(tmp_path))
     assert kept(tmp_path / "out") == [DOCUMENT]

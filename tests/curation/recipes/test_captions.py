@@ -1,4 +1,4 @@
-"""kosmos-prepare captions: every format, every filter, tars in place, bad input, and a run that is killed."""
+"""kosmos-prepare captions: every format, every filter, tars in place, bad input, and a killed run."""
 
 import base64
 import io
@@ -16,22 +16,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from fairseq_cli_ext import prepare
-from kosmos_plugin.curation.recipes.captions import as_patterns
+from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.recipes.captions_in_place import as_patterns
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, selection_of
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish, kill_when
+from tests.curation.command import digests, finish, kill_when, prepare
 
 pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(out: Path, *arguments: object) -> dict:
     """The counts of a run."""
-    prepare.run(["captions", *map(str, arguments), "--out", str(out), "--workers", "1"])
+    prepare(["captions", *map(str, arguments), "--out", str(out), "--workers", "1"])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
 
@@ -94,7 +94,7 @@ def write_leftovers(folder: Path, name: str, pairs: list) -> None:
 
 
 def write_files(folder: Path) -> None:
-    """img2dataset --output_format files; of the last the caption is in the JSON alone."""
+    """img2dataset --output_format files; the last caption is only in the JSON."""
     (folder / "00000").mkdir(parents=True)
     for number, (image, caption) in enumerate(PAIRS):
         key = f"{number:09d}"
@@ -106,7 +106,7 @@ def write_files(folder: Path) -> None:
 
 
 def write_parquet(folder: Path) -> None:
-    """img2dataset --output_format parquet; it has a row for what was not downloaded, too."""
+    """img2dataset --output_format parquet; with a row for a failed download."""
     rows = [{**about(f"{n:09d}", caption), "jpg": image, "txt": caption} for n, (image, caption) in enumerate(PAIRS)]
     rows.insert(2, {**about("000000009", "gone", "failed_to_download"), "jpg": None, "txt": None})
     folder.mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_coco_has_a_pair_for_each_annotation(tmp_path):
 
 
 def test_other_columns_and_names(tmp_path):
-    """OFA's release has the caption behind another id, and its files' names do not tell the format."""
+    """OFA's release has a second id before the caption, and file names without an extension."""
     lines = [f"{n}\tid\t{caption}\tobjects\t{base64.b64encode(i).decode()}\n" for n, (i, caption) in enumerate(PAIRS)]
     (tmp_path / "pairs").write_text("".join(lines))
     columns = ["--tsv-columns", "key", "image_id", "caption", "objects", "image"]
@@ -194,7 +194,7 @@ def test_tars_are_used_in_place(tmp_path, capsys):
     assert corpus.train == tuple(str(tmp_path / "laion" / f"0000{shard}.tar") for shard in (0, 1))
 
 
-def test_tars_of_other_names(tmp_path):
+def test_tars_with_other_names(tmp_path):
     write_tars(tmp_path / "laion")
     (tmp_path / "laion" / "00000.tar").rename(tmp_path / "shard-0")
     run(tmp_path / "report", tmp_path / "shard-0", "--format", "webdataset")
@@ -219,13 +219,13 @@ def test_an_index_in_place_lists_what_passes(tmp_path):
     assert json.loads(selection_of(tmp_path / "0.tar"))["min_side"] == 16
 
 
-def test_broken_tars_are_named_and_the_others_go_on(tmp_path, capsys):
+def test_broken_tars_are_listed_and_the_others_indexed(tmp_path, capsys):
     write_tars(tmp_path / "laion")
     whole = (tmp_path / "laion" / "00001.tar").read_bytes()
     (tmp_path / "laion" / "00002.tar").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "laion" / "00003.tar").write_bytes(b"<html>not found</html>")
     counts = run(tmp_path / "out", tmp_path / "laion")
-    assert counts["left out"] == {"tars that are cut short or no tars: see bad.jsonl": 2}
+    assert counts["left out"] == {"tars that are cut short or not tars: see bad.jsonl": 2}
     assert counts["kept"]["records"] == 7
     assert counts["read"] == {"files": 4, "records": 7}
     named = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
@@ -238,7 +238,7 @@ def test_broken_tars_are_named_and_the_others_go_on(tmp_path, capsys):
     assert "bad.jsonl" in capsys.readouterr().out
 
 
-def test_names_that_lead_elsewhere_are_only_names(tmp_path):
+def test_paths_in_keys_are_not_followed(tmp_path):
     keys = ["../../escaped", "/etc/absolute", "a/../../b", "new\nline"]
     pairs = [(jpeg(n), f"caption {n}") for n in range(len(keys))]
     members = [m for key, (i, caption) in zip(keys, pairs, strict=True) for m in tiny.caption_members(key, caption, i)]
@@ -248,12 +248,12 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
-def test_another_choice_replaces_the_first_which_then_says_so(tmp_path):
+def test_a_second_selection_replaces_the_first_which_then_reports_it(tmp_path):
     write_tars(tmp_path / "laion")
     tars = tmp_path / "laion"
     run(tmp_path / "1", tars)
     run(tmp_path / "2", tars, "--max-characters", 10**6)
-    assert "another one has filtered it since" in error_of(tmp_path / "1", tars)
+    assert "another run has filtered the tar since" in error_of(tmp_path / "1", tars)
     run(tmp_path / "2", tars, "--max-characters", 10**6)
 
 
@@ -263,7 +263,7 @@ def test_another_choice_replaces_the_first_which_then_says_so(tmp_path):
         max_size=20,
     )
 )
-def test_patterns_stand_for_the_paths(parts):
+def test_patterns_expand_to_the_paths(parts):
     import braceexpand
 
     paths = [f"{before}{number:0{width}d}.tar" for before, number, width in parts]
@@ -340,8 +340,8 @@ def png_of_declared_size(side: int) -> bytes:
 
 def jpeg_of_declared_size(side: int) -> bytes:
     data = bytearray(jpeg())
-    place = data.index(b"\xff\xc0") + 5  # height and width in the header of the frame
-    data[place : place + 4] = side.to_bytes(2, "big") * 2
+    position = data.index(b"\xff\xc0") + 5  # height and width in the header of the frame
+    data[position : position + 4] = side.to_bytes(2, "big") * 2
     return bytes(data)
 
 
@@ -428,7 +428,7 @@ def test_cut_files_end_where_they_break(tmp_path):
     assert kept(tmp_path / "out") == PAIRS
 
 
-def test_tables_without_images_are_no_pairs(tmp_path):
+def test_tables_without_images_are_not_pairs(tmp_path):
     write_leftovers(tmp_path, "00000", PAIRS)
     assert "Nothing was kept" in error_of(tmp_path / "out", tmp_path / "00000.parquet")
 
@@ -483,7 +483,7 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / "a.docx").write_bytes(b"")
     tars, lines = tmp_path / "tars", tmp_path / "tsv"
     assert "--valid-share must be" in error_of(tmp_path / "1", lines, "--valid-share", 1)
-    assert "--valid-share: tars stay as they are" in error_of(tmp_path / "2", tars, "--valid-share", 0.1)
+    assert "--valid-share: tars are used in place" in error_of(tmp_path / "2", tars, "--valid-share", 0.1)
     assert "--max-aspect" in error_of(tmp_path / "3", lines, "--max-aspect", 0.5)
     assert "several formats (webdataset, tsv)" in error_of(tmp_path / "4", tars, lines)
     assert "Give --images" in error_of(tmp_path / "5", tmp_path / "coco" / "captions_train2014.json")
@@ -497,7 +497,7 @@ def test_an_index_that_cannot_be_written_is_an_error(tmp_path):
     assert "Cannot write the index" in error_of(tmp_path / "out", tmp_path / "tars")
 
 
-# ---- A run that is killed ----
+# ---- A killed run ----
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +518,7 @@ def many_tars(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_in_place_and_run_again(many_tars, tmp_path):
+def test_killed_in_place_and_resumed(many_tars, tmp_path):
     options = [many_tars / "*.tar", "--decode", "--min-words", 4]
     run(tmp_path / "a" / "out", *options)
     uninterrupted = digests(many_tars)
@@ -541,7 +541,8 @@ def test_killed_in_place_and_run_again(many_tars, tmp_path):
 
 def test_what_a_killed_run_left_beside_a_tar_is_removed(tmp_path):
     write_tars(tmp_path / "tars")
-    leftover = tmp_path / "tars" / f"00000.tar{INDEX_SUFFIX}.0123abcd.tmp"
+    with atomic_path(tmp_path / "tars" / f"00000.tar{INDEX_SUFFIX}") as leftover:
+        leftover.touch()
     leftover.write_bytes(b"half an index")
     run(tmp_path / "out", tmp_path / "tars")
     assert not leftover.exists()

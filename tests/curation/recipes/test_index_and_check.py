@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, open_index, selection_of, tar_records
 from kosmos_plugin.data.shards import caption_document, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests, finish
+from tests.curation.command import digests, finish, prepare
 
 pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(command: str, out: Path, *arguments: object) -> dict:
     """The counts of a run."""
-    prepare.run([command, *map(str, arguments), "--out", str(out), "--workers", "1"])
+    prepare([command, *map(str, arguments), "--out", str(out), "--workers", "1"])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
 
@@ -78,7 +77,7 @@ def test_broken_tars_are_named(tmp_path, command):
     (tmp_path / "in" / "00001.tar").write_bytes(whole[:5000])
     (tmp_path / "in" / "empty.tar").write_bytes(b"")
     counts = run(command, tmp_path / "out", tmp_path / "in")
-    assert counts["left out"] == {"tars that are cut short or no tars: see bad.jsonl": 2}
+    assert counts["left out"] == {"tars that are cut short or not tars: see bad.jsonl": 2}
     assert counts["read"]["files"] == 4
     lines = bad_records(tmp_path / "out")
     assert [(Path(line["tar"]).name, line["key"]) for line in lines] == [("00001.tar", None), ("empty.tar", None)]
@@ -88,12 +87,12 @@ def test_broken_tars_are_named(tmp_path, command):
 
 @pytest.mark.parametrize("command", ["index", "check"])
 def test_errors_name_what_is_wrong(tmp_path, command):
-    (tmp_path / "a.txt").write_text("no tar")
-    with pytest.raises(UserError, match="no tar among the inputs"):
+    (tmp_path / "a.txt").write_text("not a tar")
+    with pytest.raises(UserError, match="no tars among the inputs"):
         run(command, tmp_path / "out", tmp_path / "a.txt")
 
 
-def test_a_tar_elsewhere_is_no_place_for_an_index(tmp_path):
+def test_a_remote_tar_cannot_be_indexed(tmp_path):
     import fsspec
 
     with fsspec.open("memory://shards/0.tar", "wb") as file:
@@ -122,7 +121,7 @@ def test_good_shards_are_good(tmp_path):
 
 
 IMAGE = tiny.png(random.Random(0))
-BAD_RECORDS = {  # members, whose names go behind the key → why
+BAD_RECORDS = {  # reason → members, by what follows the key in their names
     "empty text": [("jpg", IMAGE), ("txt", b" ")],
     "NUL bytes": [("jpg", IMAGE), ("txt", b"a \0 b")],
     "no text, or not valid UTF-8": [("jpg", IMAGE), ("txt", b"\xff")],
@@ -163,17 +162,17 @@ def test_one_broken_image_among_several_is_found(tmp_path):
 
 
 def test_checksums(tmp_path):
-    """img2dataset's are of the download: they fit where it kept the image as it was (--disable_all_reencoding)."""
+    """img2dataset's are of the downloads: they match images that it has not re-encoded (--disable_all_reencoding)."""
     right, wrong = hashlib.sha256(IMAGE).hexdigest(), hashlib.sha256(b"another").hexdigest()
     as_downloaded = {"width": None, "height": None, "original_width": None, "original_height": None}
-    encoded_anew = {"width": 32, "height": 32, "original_width": 640, "original_height": 640}
+    re_encoded = {"width": 32, "height": 32, "original_width": 640, "original_height": 640}
     details = {
         "right": {"sha256": right, **as_downloaded},
         "wrong": {"sha256": wrong, **as_downloaded},
         "other": {"md5": hashlib.md5(IMAGE).hexdigest().upper()},
         "wrong-md5": {"md5": hashlib.md5(b"another").hexdigest()},
-        "anew": {"sha256": wrong, **encoded_anew},
-        "same": {"sha256": right, **encoded_anew},
+        "re-encoded": {"sha256": wrong, **re_encoded},
+        "same": {"sha256": right, **re_encoded},
         "none": {"sha256": None, **as_downloaded},
         "list": [1],
     }
@@ -183,11 +182,11 @@ def test_checksums(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", [*members, *tiny.caption_members("broken", "b", IMAGE), ("broken.json", b"{")])
     counts = run("check", tmp_path / "out", tmp_path / "0.tar")
     assert [line["key"] for line in bad_records(tmp_path / "out")] == ["wrong", "wrong-md5"]
-    assert counts["dropped"] == {"checksum that does not fit": 2}
-    assert counts["kept"]["checksums that fit"] == 3
-    assert counts["left out"] == {"checksums of downloads that were encoded anew": 1}
+    assert counts["dropped"] == {"checksum that does not match": 2}
+    assert counts["kept"]["checksums that match"] == 3
+    assert counts["left out"] == {"checksums of downloads that were re-encoded": 1}
     run("check", tmp_path / "all", tmp_path / "0.tar", "--all-checksums")
-    assert [line["key"] for line in bad_records(tmp_path / "all")] == ["wrong", "wrong-md5", "anew"]
+    assert [line["key"] for line in bad_records(tmp_path / "all")] == ["wrong", "wrong-md5", "re-encoded"]
 
 
 @pytest.mark.slow
@@ -204,7 +203,7 @@ def test_the_list_is_the_same_for_any_number_of_workers(tmp_path):
 
 
 def test_every_reason_is_known(tmp_path):
-    """What readers say of broken records has a reason of its own, however long the record's own part is."""
+    """The reasons of broken records are a few fixed phrases; what differs from record to record is in the detail."""
     for number, record in enumerate(BAD_RECORDS.values()):
         tiny.write_tar(tmp_path / f"{number}.tar", [(f"7.{name}", data) for name, data in record])
         (found,) = tar_records(tmp_path / f"{number}.tar")

@@ -1,4 +1,4 @@
-"""kosmos-prepare instructions: the released formats, what the loss counts, and exact samples."""
+"""kosmos-prepare instructions: the released formats, what is in the loss, and exact samples."""
 
 import json
 import random
@@ -8,12 +8,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.killing import digests
+from tests.curation.command import digests, prepare
 
 UNNATURAL = {
     "instruction": "name a bird",
@@ -25,7 +24,7 @@ UNNATURAL = {
 
 
 def run(out, *arguments) -> dict:
-    prepare.run(["instructions", *map(str, arguments), "--out", str(out), "--valid-share", "0"])
+    prepare(["instructions", *map(str, arguments), "--out", str(out), "--valid-share", "0"])
     return json.loads((out / "report.json").read_text())["counts"]
 
 
@@ -78,14 +77,14 @@ def test_what_cannot_be_used_is_counted(tmp_path):
     assert examples(tmp_path / "out") == [("c\n", "d")]
 
 
-def test_the_loss_counts_the_output_alone(tmp_path):
+def test_only_the_output_is_in_the_loss(tmp_path):
     vocabulary = tiny.write_vocabulary(tmp_path / "vocabulary")
     write_lines(tmp_path / "a.jsonl", [{"instruction": "the red cat", "input": "a dog", "output": "runs today"}])
     run(tmp_path / "out", tmp_path / "a.jsonl", "--workers", 1)
     documents = ShardedDocuments(map(str, (tmp_path / "out").glob("*.tar")), interleaved_document)
     sample = SampleBuilder(vocabulary, tiny.IMAGE_TOKENS, 64).sample(documents[0])
-    counted = sample.targets[sample.targets != vocabulary.pad].tolist()
-    assert counted == [*vocabulary.encode("runs today"), vocabulary.eos]
+    in_loss = sample.targets[sample.targets != vocabulary.pad].tolist()
+    assert in_loss == [*vocabulary.encode("runs today"), vocabulary.eos]
     assert sample.tokens.tolist() == [
         vocabulary.bos,
         *vocabulary.encode("the red cat a dog runs today"),
@@ -104,7 +103,7 @@ def test_a_sample_is_exact_and_the_same_for_any_number_of_workers(tmp_path, numb
         counts = run(out, tmp_path / "*.jsonl", "--sample", number, "--workers", workers)
         assert len(examples(out)) == counts["kept"]["train: documents"] == number
         assert counts.get("left out", {}).get("not in the sample", 0) == 90 - number
-    shards = [{name: of for name, of in digests(out).items() if name.endswith(".tar")} for out in outs]
+    shards = [{name: digest for name, digest in digests(out).items() if name.endswith(".tar")} for out in outs]
     assert shards[0] == shards[1]
 
 
@@ -118,7 +117,7 @@ def test_a_sample_has_its_share_of_held_out_examples(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"inputs": str(i), "targets": "two"} for i in range(400)])
     out = tmp_path / "out"
     words = f"instructions {tmp_path / 'a.jsonl'} --out {out} --sample 100 --valid-share 0.3 --workers 1"
-    prepare.run(words.split())
+    prepare(words.split())
     kept = json.loads((out / "report.json").read_text())["counts"]["kept"]
     assert 15 <= kept["valid: documents"] <= 45
 

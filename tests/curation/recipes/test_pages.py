@@ -11,10 +11,10 @@ from fastwarc.stream_io import GzipWriter
 from fastwarc.warc import WarcRecord, WarcRecordType
 from PIL import Image
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.errors import UserError
+from tests.curation.command import prepare
 
 TEXTS = [
     "The old lighthouse stands on a rock in the middle of the bay, and ships have passed it for two hundred years.",
@@ -45,9 +45,9 @@ def write_folder(folder: Path, page: str, images: dict[str, bytes]) -> Path:
 
 
 def run(out: Path, *arguments: object) -> dict:
-    """The counts of a run in which pages of one image stay, unless the arguments say else."""
+    """The counts of a run in which pages of one image stay, unless the arguments say otherwise."""
     options = ["--workers", "1", "--valid-share", "0", "--duplicates", "none", "--drop-one-image", "0"]
-    prepare.run(["pages", str(arguments[0]), *options, *map(str, arguments[1:]), "--out", str(out)])
+    prepare(["pages", str(arguments[0]), *options, *map(str, arguments[1:]), "--out", str(out)])
     return counts(out)
 
 
@@ -61,7 +61,7 @@ def kept(out: Path) -> list[list[str | bytes]]:
 
 
 def http_head(content_type: str) -> str:
-    """`content_type` may have more header lines behind it."""
+    """`content_type` may be followed by more header lines."""
     return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
 
 
@@ -124,7 +124,7 @@ def test_five_images_and_all_of_the_text(tmp_path):
     folder = write_folder(
         tmp_path / "in", html(TEXTS[0], *names, TEXTS[1]), {name: png(i) for i, name in enumerate(names)}
     )
-    assert run(tmp_path / "out", folder)["left out"] == {"image behind the first 5 of a page": 1}
+    assert run(tmp_path / "out", folder)["left out"] == {"image after the first 5 of a page": 1}
     assert kept(tmp_path / "out") == [[TEXTS[0], *map(png, range(5)), TEXTS[1]]]
 
 
@@ -148,7 +148,7 @@ def test_pages_that_are_dropped(tmp_path, page, reason):
     assert counts(tmp_path / "out")["dropped"] == {reason: 1}
 
 
-def test_half_of_the_pages_of_one_image_by_their_address(tmp_path):
+def test_half_of_the_pages_with_one_image_are_dropped_by_their_address(tmp_path):
     folder = write_folder(tmp_path / "in", html(TEXTS[0], "a.png", TEXTS[1]), {"a.png": png(1)})
     for number in range(39):
         (folder / f"{number}.html").write_text((folder / "page.html").read_text())
@@ -159,16 +159,16 @@ def test_half_of_the_pages_of_one_image_by_their_address(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["../secret.png", "%2e%2e/secret.png", "..%2fsecret.png"])
-def test_nothing_outside_of_the_folder_is_read(tmp_path, address):
+def test_no_file_outside_of_the_folder_is_read(tmp_path, address):
     (tmp_path / "secret.png").write_bytes(png(1))
     folder = write_folder(tmp_path / "in", html(TEXTS[0], address, TEXTS[1]), {})
     with pytest.raises(UserError, match="Nothing was kept"):
         run(tmp_path / "out", folder)
-    assert counts(tmp_path / "out")["left out"] == {"image that is not there": 1}
+    assert counts(tmp_path / "out")["left out"] == {"image that is missing": 1}
 
 
-def test_copies_of_a_page_and_near_copies_are_dropped(tmp_path):
-    """A crawl has many pages twice: as they are, with another date, with another image."""
+def test_duplicate_and_near_duplicate_pages_are_dropped(tmp_path):
+    """Crawls have many pages twice: unchanged, with another date, with another image."""
     other = " ".join(reversed(" ".join(TEXTS).split()))
     pages = {
         "a": html(*TEXTS[:2], "1.png", TEXTS[2]),
@@ -181,23 +181,23 @@ def test_copies_of_a_page_and_near_copies_are_dropped(tmp_path):
     for name, page in pages.items():
         (folder / f"{name}.html").write_text(page)
     found = {kind: run(tmp_path / kind, folder, "--duplicates", kind) for kind in ("near", "exact", "none")}
-    dropped = {kind: of_it.get("dropped", {}) for kind, of_it in found.items()}
+    dropped = {kind: report.get("dropped", {}) for kind, report in found.items()}
     reason = "duplicates and near-duplicates"
     assert dropped == {"near": {reason: 2}, "exact": {reason: 1}, "none": {}}
     assert [png(4)] == [page[1] for page in kept(tmp_path / "near") if page[0] == other]
 
 
 @pytest.mark.parametrize("header", ["Content-Encoding: gzip", "Content-Encoding: br", "Transfer-Encoding: chunked"])
-@pytest.mark.parametrize("of", ["text/html", "text/css", "image/png"])
-def test_a_false_encoding_is_of_its_record_alone(tmp_path, header, of):
+@pytest.mark.parametrize("broken", ["text/html", "text/css", "image/png"])
+def test_a_wrong_encoding_affects_only_its_record(tmp_path, header, broken):
     bodies = {"text/html": html(TEXTS[2], "/a.png", TEXTS[2]).encode(), "text/css": b"p {}", "image/png": png(2)}
     page = html(TEXTS[0], "/a.png", TEXTS[1]).encode()
     responses = [("http://example.org/a.png", "image/png", png(1)), ("http://example.org/1", "text/html", page)]
-    responses.append(("http://example.org/2", f"{of}\r\n{header}", bodies[of]))
+    responses.append(("http://example.org/2", f"{broken}\r\n{header}", bodies[broken]))
     responses.append(("http://example.org/3", "text/html", page.replace(b"lighthouse", b"tower")))
     write_warc(tmp_path / "crawl.warc.gz", responses)
     assert "left out" not in run(tmp_path / "out", tmp_path / "crawl.warc.gz")
-    assert len(kept(tmp_path / "out")) == (3 if of == "text/html" else 2)
+    assert len(kept(tmp_path / "out")) == (3 if broken == "text/html" else 2)
 
 
 def test_a_warc_file_compressed_as_one_stream_has_pages_and_no_images(tmp_path):
@@ -214,7 +214,7 @@ def test_a_warc_file_compressed_as_one_stream_has_pages_and_no_images(tmp_path):
 
 
 @pytest.mark.parametrize("content_type", ["application/octet-stream", "binary/octet-stream", ""])
-def test_images_of_servers_that_do_not_say_so(tmp_path, content_type):
+def test_images_without_a_media_type(tmp_path, content_type):
     page = html(TEXTS[0], "http://example.org:80/a.png", TEXTS[1]).encode()
     image = ("http://example.org/a.png", content_type, png(1))
     write_warc(tmp_path / "crawl.warc.gz", [("http://example.org/", "text/html", page), image])

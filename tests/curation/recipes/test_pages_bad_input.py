@@ -1,4 +1,4 @@
-"""Pages and images that are broken, hostile, or only unusual; and where a page's images may be named."""
+"""Pages and images that are broken, hostile or merely unusual, and the ways in which pages name their images."""
 
 import base64
 import io
@@ -84,7 +84,7 @@ def test_html_of_100_megabytes_takes_little_memory(tmp_path, name):
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]
 
 
-def test_bytes_of_no_meaning_are_left_out(tmp_path):
+def test_invalid_bytes_are_left_out(tmp_path):
     folder = write_folder(tmp_path / "in", "", {"a.png": png(1)})
     (folder / "page.html").write_bytes(PAGE.encode().replace(b"lighthouse", b"light\0hou\xff\xfese"))
     run(tmp_path / "out", folder)
@@ -104,7 +104,7 @@ def test_bytes_of_no_meaning_are_left_out(tmp_path):
         '<img src="./sub/../a.png#part">',
     ],
 )
-def test_where_an_image_is_named(tmp_path, image):
+def test_the_ways_to_name_an_image(tmp_path, image):
     image = image.format(data=base64.b64encode(png(1)).decode())
     page = html(TEXTS[0], "MARK", TEXTS[1]).replace("<p>MARK</p>", image)
     run(tmp_path / "out", write_folder(tmp_path / "in", page, {"a.png": png(1), "b.png": png(2)}))

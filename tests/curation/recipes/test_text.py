@@ -15,13 +15,13 @@ import zstandard
 from fairseq.data import indexed_dataset
 from pyarrow import parquet
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.curation.pipeline.inputs import InputFile
-from kosmos_plugin.curation.readers.texts import ReadTexts
+from kosmos_plugin.curation.readers.text_files import ReadTexts
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
+from tests.curation.command import prepare
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def vocabulary(tmp_path_factory) -> Path:
 def run(vocabulary: Path, out: Path, *arguments: str) -> dict:
     """The counts of a run that holds nothing out."""
     words = ["text", *arguments, "--out", str(out), "--vocabulary", str(vocabulary), "--workers", "1"]
-    prepare.run([*words, *([] if "--valid-share" in arguments else ["--valid-share", "0"])])
+    prepare([*words, *([] if "--valid-share" in arguments else ["--valid-share", "0"])])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
 
@@ -81,7 +81,7 @@ def test_every_format_gives_the_same_documents(tmp_path, vocabulary, ending):
 
 
 def test_all_frames_of_a_compressed_file_are_read(tmp_path, vocabulary):
-    """Files that were compressed in pieces, as by pzstd, pigz, or by appending to them."""
+    """Files that were compressed in pieces: by pzstd, by pigz, or by appending."""
     texts = sentences(4)
     for ending, compress in {"zst": zstandard.compress, "gz": gzip.compress}.items():
         frames = b"".join(compress(json_lines(texts[i : i + 2])) for i in (0, 2))
@@ -112,7 +112,7 @@ def test_training_reads_all_parts(tmp_path, vocabulary):
     assert tokens == counts["kept"]["train: tokens"] + 12  # each of 12 documents gets <s>
 
 
-def test_what_is_held_out_goes_by_the_text(tmp_path, vocabulary):
+def test_the_split_depends_on_the_text(tmp_path, vocabulary):
     texts = sentences(200)
     (tmp_path / "a.jsonl").write_bytes(json_lines(texts))
     (tmp_path / "b.jsonl").write_bytes(json_lines(reversed(texts)))
@@ -145,7 +145,7 @@ def near_copy(text: str) -> str:
     return " ".join([*words[:-1], "bird" if words[-1] != "bird" else "car"])
 
 
-def test_duplicates_are_dropped_once_over_all_files(tmp_path, vocabulary):
+def test_duplicates_are_found_across_files(tmp_path, vocabulary):
     texts = sentences(20)
     (tmp_path / "a.jsonl").write_bytes(json_lines(texts[:12]))
     (tmp_path / "b.jsonl").write_bytes(json_lines([texts[3].upper() + "!", *texts[12:], near_copy(texts[5])]))
@@ -162,7 +162,7 @@ def test_duplicates_are_dropped_once_over_all_files(tmp_path, vocabulary):
     assert counts["kept"]["train: documents"] == 22
 
 
-def test_short_texts_that_differ_by_a_number_are_no_duplicates(tmp_path, vocabulary):
+def test_short_texts_that_differ_in_a_number_are_not_duplicates(tmp_path, vocabulary):
     (tmp_path / "a.jsonl").write_bytes(json_lines(["Chapter 1", "Chapter 2", "Chapter 1"]))
     counts = run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"))
     assert counts["kept"]["train: documents"] == 2
@@ -180,7 +180,7 @@ def test_a_document_with_an_evaluation_sentence_is_dropped(tmp_path, vocabulary,
     assert documents(tmp_path / "out", vocabulary) == texts[:2] + texts[3:]
 
 
-def test_a_few_common_words_are_no_evaluation_data(tmp_path, vocabulary):
+def test_a_few_common_words_are_not_evaluation_data(tmp_path, vocabulary):
     texts = sentences(6)
     (tmp_path / "evaluation.txt").write_text("\n".join(" ".join(text.split()[:7]) for text in texts))
     (tmp_path / "a.jsonl").write_bytes(json_lines(texts))
@@ -188,7 +188,7 @@ def test_a_few_common_words_are_no_evaluation_data(tmp_path, vocabulary):
     assert documents(tmp_path / "out", vocabulary) == texts
 
 
-def test_english_alone(tmp_path, vocabulary):
+def test_only_english(tmp_path, vocabulary):
     english = "The old house by the river was sold last year, and nobody in the town knows who lives there today."
     spanish = "La vieja casa junto al río se vendió el año pasado, y nadie en el pueblo sabe quién vive allí hoy."
     (tmp_path / "a.jsonl").write_bytes(json_lines([english, spanish]))
@@ -241,8 +241,8 @@ def test_a_file_cut_in_half_ends_where_it_breaks(tmp_path, vocabulary, ending):
     assert counts["kept"]["train: documents"] >= 3
 
 
-def test_a_line_without_end_takes_no_memory(tmp_path, vocabulary, monkeypatch):
-    monkeypatch.setattr("kosmos_plugin.curation.readers.texts.MAX_BYTES", 10_000)
+def test_an_endless_line_takes_no_memory(tmp_path, vocabulary, monkeypatch):
+    monkeypatch.setattr("kosmos_plugin.curation.readers.json_values.MAX_BYTES", 10_000)
     good = sentences(2)
     (tmp_path / "a.jsonl").write_bytes(json_lines([good[0], "x" * 25_000, good[1]]))
     run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"))
@@ -254,7 +254,7 @@ def test_a_line_without_end_takes_no_memory(tmp_path, vocabulary, monkeypatch):
 
 def error_of(arguments: list[str]) -> str:
     with pytest.raises(UserError) as raised:
-        prepare.run(arguments)
+        prepare(arguments)
     return str(raised.value)
 
 
@@ -277,7 +277,7 @@ def test_errors_name_what_is_wrong(tmp_path, vocabulary):
     )
     missing = ["--evaluation", str(tmp_path / "no.json")]
     assert "There is no input" in error_of(["text", a, "--out", str(tmp_path / "6"), *known, *missing])
-    assert "files of something else" in error_of(["text", a, "--out", str(tmp_path), *known])
+    assert "files that are not of this run" in error_of(["text", a, "--out", str(tmp_path), *known])
 
 
 def test_other_fields_do_not_matter(tmp_path, vocabulary):
@@ -321,11 +321,11 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, vocabul
             run(vocabulary, tmp_path / out, str(tmp_path / "a.jsonl"))
 
 
-def test_an_error_of_the_machine_is_not_the_files(tmp_path):
-    """It ends the run, which can be given again; a broken file would be left out for good."""
+def test_a_system_error_is_not_blamed_on_the_file(tmp_path):
+    """It stops the run, which can be resumed; a broken file would be left out for good."""
     reader = ReadTexts([InputFile(str(tmp_path / "a.jsonl"), None)])
-    with pytest.raises(OSError, match="too many"), reader.until_it_breaks(reader.files[0]):
+    with pytest.raises(OSError, match="too many"), reader.stop_where_broken(reader.files[0]):
         raise OSError(errno.EMFILE, "too many open files")
-    with reader.until_it_breaks(reader.files[0]):
+    with reader.stop_where_broken(reader.files[0]):
         raise OSError("data error")
     assert reader.stats["left out: the rest of files that are cut short or broken"].total == 1

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
+from tests.curation.command import prepare
 from tests.curation.recipes.test_text import WRITERS, json_lines
 
 
@@ -21,7 +21,7 @@ def texts(tmp_path_factory):
 
 
 def run(out, *arguments) -> dict:
-    prepare.run(["tokenizer", *map(str, arguments), "--out", str(out)])
+    prepare(["tokenizer", *map(str, arguments), "--out", str(out)])
     return json.loads((out / "report.json").read_text())["counts"]
 
 

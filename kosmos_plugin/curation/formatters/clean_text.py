@@ -1,0 +1,61 @@
+"""Gibberish and repeated images in pages are removed, before bytes of images are read."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from datatrove.data import Document
+
+from kosmos_plugin.curation.filters.pages import gibberish_share
+from kosmos_plugin.curation.page_documents import Segment, set_segments
+from kosmos_plugin.curation.pipeline.steps import Step
+
+REPEATED_IMAGE = "image that the page has already"
+
+
+class CleanText(Step):
+    """Removes paragraphs of gibberish, SVG images, and images whose address the page has had already.
+
+    Args:
+        max_gibberish: The largest share of a paragraph's words that may be emoji, hashtags or links.
+    """
+
+    name = "clean text"
+
+    def __init__(self, max_gibberish: float):
+        super().__init__()
+        self.max_gibberish = max_gibberish
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            seen: set[str] = set()
+            segments = (self._cleaned(segment, document, seen) for segment in document.metadata["segments"])
+            set_segments(document, [segment for segment in segments if segment is not None])
+            yield document
+
+    def _cleaned(self, segment: Segment, document: Document, seen: set[str]) -> Segment | None:
+        """What remains of a segment; `seen` are the addresses of the page's images so far."""
+        if "text" in segment:
+            lines = segment["text"].split("\n")
+            kept = [line for line in lines if gibberish_share(line) <= self.max_gibberish]
+            if len(kept) < len(lines):
+                self.count("left out", "paragraph of emoji, hashtags and links", len(lines) - len(kept))
+            return {"text": "\n".join(kept)} if kept else None
+        url = document.media[segment["image"]].url
+        if _is_svg(url):
+            self.count("left out", "SVG image")
+        elif url in seen:
+            self.count("left out", REPEATED_IMAGE)
+        else:
+            seen.add(url)
+            return segment
+        return None
+
+
+def _is_svg(url: str) -> bool:
+    if url.startswith("data:"):
+        return url.lower().startswith("data:image/svg")
+    try:
+        return PurePosixPath(urlsplit(url).path).suffix.lower() in (".svg", ".svgz")
+    except ValueError:
+        return False

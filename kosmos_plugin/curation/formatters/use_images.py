@@ -1,0 +1,61 @@
+"""The images of pages are read, and those that cannot be used are removed."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from datatrove.data import Document, Media
+
+from kosmos_plugin.curation.filters.images import check_page_image
+from kosmos_plugin.curation.formatters.clean_text import REPEATED_IMAGE
+from kosmos_plugin.curation.page_documents import set_segments
+from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.pipeline.steps import Step
+from kosmos_plugin.curation.readers.image_stores import ImageStores
+
+
+class UseImages(Step):
+    """Reads the images of pages and keeps the first `max_images` that can be used.
+
+    Args:
+        stores: Where the images are.
+        max_images: The most images of a page.
+        min_side: The fewest pixels of an image's sides.
+        allow_one_color: Whether images of one color are used.
+    """
+
+    name = "images"
+
+    def __init__(self, stores: ImageStores, max_images: int, min_side: int, allow_one_color: bool):
+        super().__init__()
+        self.stores = stores
+        self.max_images = max_images
+        self.min_side = min_side
+        self.allow_one_color = allow_one_color
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            used: set[bytes] = set()
+            segments = []
+            for segment in document.metadata["segments"]:
+                try:
+                    if "image" in segment:
+                        self._read(document.media[segment["image"]], used)
+                    segments.append(segment)
+                except Dropped as error:
+                    self.count("left out", error.reason)
+            set_segments(document, segments)
+            yield document
+
+    def _read(self, media: Media, used: set[bytes]) -> None:
+        """Read an image into `media`; Dropped if it is not used. `used` are digests of the page's images so far."""
+        if len(used) == self.max_images:
+            raise Dropped(f"image after the first {self.max_images} of a page")
+        data = self.stores.read(media)
+        if data is None:
+            raise Dropped("image that is missing")
+        check_page_image(data, self.min_side, self.allow_one_color)
+        digest = hashlib.blake2b(data).digest()
+        if digest in used:
+            raise Dropped(REPEATED_IMAGE)
+        used.add(digest)
+        media.media_bytes = data

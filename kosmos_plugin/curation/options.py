@@ -1,0 +1,135 @@
+"""The options of kosmos-prepare's recipes.
+
+This module imports only dataclasses, so that `--help` and usage errors need none of the recipes' libraries.
+"""
+
+from dataclasses import dataclass
+
+from kosmos_plugin.options import REQUIRED, option
+
+# The choices of --format; the readers say which file extensions belong to each.
+CAPTION_FORMATS = ("webdataset", "files", "tsv", "parquet", "coco")
+PAGE_FORMATS = ("warc", "html", "mmc4", "obelics")
+DUPLICATES = ("near", "exact", "none")
+
+# §3.1: "We exclude data splits from GitHub, arXiv, Stack Exchange, and PubMed Central", by The Pile's names.
+EXCLUDED_SUBSETS = ("Github", "ArXiv", "StackExchange", "PubMed Central")
+CAPTION_VALID_SHARE = 0.001
+SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
+
+_FORMAT = "input format (default: from the file extension)"
+_VOCABULARY = "folder of sentencepiece.model and dict.txt, made by kosmos-prepare tokenizer"
+_TEXT_KEY = "field of JSON lines and Parquet that holds the text"
+_SEPARATOR = 'plain text: line between documents, "" for empty lines (default: one document per file)'
+_DUPLICATES = "duplicates to drop: near (includes exact ones), exact or none"
+_KEEP_DROPPED = "new folder for the dropped documents and why each was dropped, as JSON lines (default: not kept)"
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    vocabulary: str = option(REQUIRED, _VOCABULARY, metavar="FOLDER")
+    text_key: str = option("text", _TEXT_KEY)
+    separator: str | None = option(None, _SEPARATOR)
+    exclude_subsets: tuple[str, ...] = option(EXCLUDED_SUBSETS, "subsets of The Pile to drop")
+    english: bool = option(False, "keep only English documents")
+    min_words: int = option(1, "minimum words per document")
+    evaluation: tuple[str, ...] = option(
+        (), "evaluation files (JSON, JSON lines, text); documents with their text are dropped", metavar="FILE"
+    )
+    duplicates: str = option("near", _DUPLICATES, DUPLICATES)
+    valid_share: float = option(0.001, "share of the documents held out for validation, 0 to 1")
+    keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    format: str | None = option(None, _FORMAT, CAPTION_FORMATS)
+    images: str | None = option(None, "coco: folder of the images", metavar="FOLDER")
+    tsv_columns: tuple[str, ...] = option(
+        ("key", "caption", "image", "width", "height"),
+        "tsv: columns in order; caption and image (base64) are read",
+        metavar="NAME",
+    )
+    keep_tags: bool = option(False, "keep captions with tags such as <PERSON>, which the paper discards")
+    min_words: int = option(1, "minimum words per caption")
+    max_words: int | None = option(None, "maximum words per caption (default: no limit)")
+    min_characters: int = option(1, "minimum characters per caption")
+    max_characters: int | None = option(None, "maximum characters per caption (default: no limit)")
+    english: bool = option(False, "keep only English captions; the language of short ones is often a guess")
+    min_side: int = option(0, "minimum pixels of an image's shorter side; the paper has a limit only for web pages, 64")
+    max_aspect: float | None = option(
+        None, "maximum ratio of an image's longer side to the shorter (default: no limit)", minimum=1
+    )
+    decode: bool = option(False, "decode each image instead of reading only its header")
+    valid_share: float | None = option(
+        None,
+        f"share of the pairs held out for validation, 0 to 1 (default: {CAPTION_VALID_SHARE}); not for tars, which are "
+        "used in place",
+    )
+    keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    format: str | None = option(None, _FORMAT, PAGE_FORMATS)
+    images: tuple[str, ...] = option(
+        (),
+        "where the images are: WARC files, img2dataset's or other tars, folders of downloads (HOST/PATH)",
+        metavar="PATH",
+    )
+    max_html_bytes: int = option(10_000_000, "maximum bytes of HTML per page")
+    english: bool = option(True, "keep only English pages")
+    max_gibberish: float = option(0.3, "maximum share of emoji, hashtags and links among a paragraph's words, 0 to 1")
+    min_side: int = option(64, "minimum pixels of an image's sides")
+    one_color: bool = option(False, "keep images of one color")
+    max_images: int = option(5, "maximum images per page; later ones are dropped", minimum=1)
+    drop_one_image: float = option(0.5, "share of the pages with one image to drop, 0 to 1")
+    duplicates: str = option("near", _DUPLICATES, DUPLICATES)
+    valid_share: float = option(0.001, "share of the pages held out for validation, 0 to 1")
+    vocabulary: str | None = option(
+        None,
+        "folder of the vocabulary, to cut pages into documents that fit in a row (default: not cut; training skips "
+        "longer pages)",
+        metavar="FOLDER",
+    )
+    tokens_per_sample: int = option(2048, "with --vocabulary: tokens per row")
+    image_tokens: int = option(64, "with --vocabulary: embeddings per image")
+    keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """None."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    all_checksums: bool = option(
+        False, "also compare the checksums, which are of the downloads, of images that img2dataset has re-encoded"
+    )
+
+
+@dataclass(frozen=True)
+class InstructionOptions:
+    sample: int | None = option(
+        None, "keep N examples, a deterministic sample (default: all); the paper has 54,000 of FLAN", minimum=1
+    )
+    valid_share: float = option(0.001, "share of the examples held out for validation, 0 to 1")
+    keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    size: int = option(64_000, "pieces in the vocabulary, including <unk>, <s> and </s>", minimum=1)
+    model_type: str = option("unigram", "unigram, as for the public 64k model, or bpe", ("unigram", "bpe"))
+    character_coverage: float = option(0.9995, "share of the text's characters that get pieces; the rarest do not")
+    byte_fallback: bool = option(False, "spell characters without pieces by their bytes instead of <unk>")
+    documents: int | None = option(
+        None, f"train on N documents, a deterministic sample (default: {SAMPLE_MEGABYTES} MB of text)", minimum=1
+    )
+    megabytes: int | None = option(
+        None, f"train on documents of N MB of text, a deterministic sample (default: {SAMPLE_MEGABYTES})", minimum=1
+    )
+    text_key: str = option("text", _TEXT_KEY)
+    separator: str | None = option(None, _SEPARATOR)
+    keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")

@@ -1,0 +1,62 @@
+"""Pages as datatrove documents: a text, media, and `metadata["segments"]`, which puts both in reading order.
+
+A segment is {"text": "…"}, or {"text": "…", "in_loss": false} for text that is not in the loss, or {"image": i} for
+`media[i]`, whose `media_bytes` are the encoded image once it has been read.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datatrove.data import Document, Media, MediaType
+
+Segment = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """An image of a page."""
+
+    url: str  # absolute: http:, https:, file: or data:
+    alt: str | None = None  # the alternative text
+
+
+def page_document(parts: Sequence[str | PageImage], id: str, url: str) -> Document:
+    """Make a document of a page's texts and images, in reading order, without the images' bytes.
+
+    Args:
+        parts: The texts and images.
+        id: The document's id.
+        url: The address of the page.
+    """
+    segments: list[Segment] = []
+    media: list[Media] = []
+    for part in parts:
+        if isinstance(part, str):
+            segments.append({"text": part})
+        else:
+            segments.append({"image": len(media)})
+            media.append(Media(str(len(media)), MediaType.IMAGE, part.url, part.alt))
+    return Document(text_of(segments), id, media, {"segments": segments, "url": url})
+
+
+def text_of(segments: Iterable[Segment]) -> str:
+    """The text of all segments, without the images."""
+    return "\n".join(segment["text"] for segment in segments if "text" in segment)
+
+
+def set_segments(document: Document, segments: Iterable[Segment]) -> None:
+    """Replace a document's segments by some of them; adjacent texts are merged, and unused media removed."""
+    media: list[Media] = []
+    merged: list[Segment] = []
+    for segment in segments:
+        if "image" in segment:
+            media.append(document.media[segment["image"]])
+            merged.append({"image": len(media) - 1})
+        elif merged and "text" in merged[-1]:
+            merged[-1] = {"text": f"{merged[-1]['text']}\n{segment['text']}"}
+        else:
+            merged.append(segment)
+    document.media = media
+    document.metadata["segments"] = merged
+    document.text = text_of(merged)
