@@ -8,7 +8,6 @@ import argparse
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 
 from kosmos_plugin.errors import UserError
@@ -61,14 +60,11 @@ def _report_user_errors(run: Callable[[list[str] | None], None], arguments: list
 
 
 def import_quietly() -> None:
-    """Import the plugin, and with it fairseq, without the messages that they have then."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
-    logging.basicConfig(level=logging.WARNING)  # before fairseq asks for more
-    logging.disable(logging.INFO)  # fairseq talks while it is imported
+    """Import the plugin, and with it fairseq; only warnings and errors are logged."""
+    logging.basicConfig(level=logging.WARNING)
     import kosmos_plugin
 
     try:
         kosmos_plugin.register()
     except ImportError as error:  # without fairseq it says what to install
         sys.exit(f"error: {error}")
-    logging.disable(logging.NOTSET)

@@ -20,6 +20,8 @@ from kosmos_plugin.options import REQUIRED, add_options, argument, option, parse
 
 @dataclass(frozen=True)
 class ConvertOptions:
+    """The command line of kosmos-convert."""
+
     to: str = option(REQUIRED, "format of the target", ("fairseq", "huggingface", "safetensors"))
     source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE")
     target: Path = argument("the file or folder to write; it must not exist", "TARGET")
@@ -32,12 +34,14 @@ class ConvertOptions:
 
 
 def parser() -> CommandParser:
+    """Build the command's parser."""
     parser = CommandParser("kosmos-convert", __doc__)
     add_options(parser, ConvertOptions)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    """Convert one checkpoint."""
     from kosmos_plugin.checkpoints.convert import convert
 
     options = parsed_options(args, ConvertOptions)
@@ -46,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run kosmos-convert with `arguments` (None: of this process)."""
     run_command(parser(), run, arguments)
 
 

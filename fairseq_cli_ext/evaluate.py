@@ -1,71 +1,101 @@
-"""kosmos-evaluate: a model on the paper's benchmarks, with the paper's figures beside its own.
+"""kosmos-evaluate: evaluate a model on the paper's benchmarks, and report the results beside the paper's.
 
+    kosmos-evaluate --list                       the benchmarks, and where the files of their releases belong
     kosmos-evaluate --path CHECKPOINT --benchmark coco --data FOLDER --shots 0,2,4,8
     kosmos-evaluate --path CHECKPOINT --benchmark all --data FOLDER
     torchrun --nproc_per_node 8 -m fairseq_cli_ext.evaluate --path CHECKPOINT --benchmark vqav2,vizwiz --data FOLDER
-    kosmos-evaluate --list                       the benchmarks, and where in FOLDER the files of their releases belong
-    kosmos-evaluate --compare FIRST SECOND       two checkpoints, by the --out of each
+    kosmos-evaluate --compare FIRST SECOND       the results of two checkpoints, by the --out of each
 
-Answers are kept as they are made: a run that was stopped goes on where it was. --out gets a table and a plot
-(report.html, report.md, report.png, results.json), and for each benchmark every answer (predictions.jsonl), a page to
-look through (page.html) and, where there is a test server, the file to submit.
+Answers are saved as they are made: an interrupted run resumes where it stopped. --out gets a table and a plot
+(report.html, report.md, report.png, results.json), and for each benchmark all answers (predictions.jsonl), a page for
+browsing them (page.html) and, for a benchmark with a test server, the file to submit.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fairseq_cli_ext import main_of_command, require_positive
+from fairseq_cli_ext import run_command
+from fairseq_cli_ext.parser import CommandParser
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.options import add_options, option, parsed_options
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kosmos-evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The options of an evaluation."""
+
+    path: Path | None = option(None, "checkpoint of fairseq-train or kosmos-convert (required)", metavar="CHECKPOINT")
+    benchmark: str | None = option(None, "benchmarks (see --list), or all (required)", metavar="NAME[,NAME…]")
+    data: Path | None = option(None, "folder of the releases, each in its own folder (required)", metavar="FOLDER")
+    vocabulary: str | None = option(
+        None,
+        "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
+        metavar="FOLDER",
     )
-    add = parser.add_argument
-    add("--path", type=Path, help="checkpoint of fairseq-train or kosmos-convert")
-    add("--vocabulary", help="folder of sentencepiece.model and dict.txt, if the checkpoint's data YAML moved")
-    add("--benchmark", metavar="NAME[,NAME…]", help="the benchmarks (--list), or all")
-    add("--data", type=Path, metavar="FOLDER", help="where the releases are, each in its folder (--list)")
-    add("--shots", metavar="N[,N…]", help="numbers of demonstrations (default: the paper's of each benchmark)")
-    add("--split", help="another split than the paper's, of one benchmark")
-    add("--out", type=Path, default=Path("evaluation_results"), help="folder for all results (evaluation_results)")
-    add("--batch-size", type=int, default=16, help="items at a time (default: 16)")
-    add("--seed", type=int, default=1, help="of the demonstrations (default: 1)")
-    add("--limit", type=int, help="only so many of each benchmark's first items, for a quick look")
-    add("--list", action="store_true", help="show the benchmarks and where their files belong")
-    add("--compare", type=Path, nargs=2, metavar="OUT", help="compare the results of two checkpoints")
+    shots: str | None = option(
+        None, "numbers of demonstrations (default: the paper's of each benchmark)", metavar="N[,N…]"
+    )
+    split: str | None = option(None, "split of a single benchmark (default: the paper's)", metavar="NAME")
+    limit: int | None = option(
+        None, "only the first N items of each benchmark, for a quick look (default: all)", minimum=1
+    )
+    seed: int = option(1, "seed of the demonstrations")
+    batch_size: int = option(16, "items per batch", minimum=1)
+    out: Path = option(Path("evaluation_results"), "folder for all results", metavar="FOLDER")
+
+
+class _ListBenchmarks(argparse.Action):
+    """Prints the benchmarks and ends the program, before torch and fairseq are imported."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from kosmos_plugin.evaluation.benchmarks import BENCHMARKS
+
+        for name, benchmark in BENCHMARKS.items():
+            splits, shots = ", ".join(benchmark.splits), ", ".join(map(str, benchmark.shots))
+            print(f"{name}  (§{benchmark.section}: {benchmark.title}; splits {splits}; {shots} shots)")
+            print(f"    FOLDER/{benchmark.release}/: {benchmark.source}")
+        sys.stdout.flush()
+        parser.exit()
+
+
+def parser() -> CommandParser:
+    """Make the command's parser."""
+    parser = CommandParser("kosmos-evaluate", __doc__)
+    add_options(parser, EvaluateOptions)
+    parser.add_argument(
+        "--list", nargs=0, action=_ListBenchmarks, help="list the benchmarks and where their files belong"
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("FIRST", "SECOND"),
+        help="compare the results of two checkpoints (default: evaluate one)",
+    )
     return parser
 
 
-def run(arguments: list[str] | None) -> None:
-    args = parser().parse_args(arguments)
-    if args.list:
-        _list()
-    elif args.compare:
-        _compare(*args.compare)
+def run(args: argparse.Namespace) -> None:
+    """Evaluate a checkpoint, or compare two."""
+    if args.compare:
+        from kosmos_plugin.evaluation.reporting.compare import compare
+
+        print(compare(*args.compare))
     else:
-        _evaluate(args)
+        _evaluate(parsed_options(args, EvaluateOptions))
 
 
-def _list() -> None:
-    from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
-
-    for name in BENCHMARKS:
-        benchmark = benchmark_class(name)
-        shots = ", ".join(map(str, benchmark.shots))
-        print(f"{name}  (§{benchmark.section}: {benchmark.title}; splits {', '.join(benchmark.splits)}; {shots} shots)")
-        print(f"    FOLDER/{benchmark.release}/: {benchmark.source}")
-
-
-def _compare(first: Path, second: Path) -> None:
-    from kosmos_plugin.evaluation.reporting.compare import compare
-
-    print(compare(first, second))
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    from kosmos_plugin.errors import UserError
+def _evaluate(options: EvaluateOptions) -> None:
     from kosmos_plugin.evaluation.plan import plan_runs
     from kosmos_plugin.evaluation.ranks import Ranks
     from kosmos_plugin.evaluation.reporting.plot import check_tools
@@ -75,28 +105,31 @@ def _evaluate(args: argparse.Namespace) -> None:
     from kosmos_plugin.evaluation.run import evaluate
     from kosmos_plugin.generation.generator import load
 
-    for option in ("path", "benchmark", "data"):
-        if getattr(args, option) is None:
-            raise UserError(f"Give --{option}, or --list, or --compare; --help says more.")
-    require_positive(args, ("batch_size",) if args.limit is None else ("batch_size", "limit"))
+    for name in ("path", "benchmark", "data"):
+        if getattr(options, name) is None:
+            raise UserError(f"Give --{name} (or --list, or --compare). `kosmos-evaluate --help` lists the options.")
+    assert options.path is not None and options.benchmark is not None and options.data is not None
     check_tools()
-    runs = plan_runs(args.path, args.benchmark, args.data, args.shots, args.split, args.seed, args.limit)
+    runs = plan_runs(
+        options.path, options.benchmark, options.data, options.shots, options.split, options.seed, options.limit
+    )
     ranks = Ranks.join()
-    responder = KosmosResponder(load(args.path, vocabulary=args.vocabulary))
+    responder = KosmosResponder(load(options.path, vocabulary=options.vocabulary))
     for planned in runs:
-        result = evaluate(planned, responder, args.out, args.batch_size, ranks)
+        result = evaluate(planned, responder, options.out, options.batch_size, ranks)
         if result is not None:
-            others = [other for other in read_results(args.out) if other.key != result.key]
-            write_results(args.out, [*others, result])
+            others = [other for other in read_results(options.out) if other.key != result.key]
+            write_results(options.out, [*others, result])
     if ranks.is_first:
-        write_report(args.out)
-        print(as_text(read_results(args.out)))
-        print(f"\nThe report is {args.out / 'report.html'}", file=sys.stderr)
+        write_report(options.out)
+        print(as_text(read_results(options.out)))
+        print(f"\nThe report is {options.out / 'report.html'}", file=sys.stderr)
     ranks.leave()
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    main_of_command(run, arguments)
+    """Run kosmos-evaluate."""
+    run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

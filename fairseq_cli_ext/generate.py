@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateOptions:
+    """The command line of kosmos-generate, besides SearchOptions."""
+
     path: Path = option(REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT")
     data: str | None = option(
         None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml"
@@ -45,6 +47,7 @@ class GenerateOptions:
 
 
 def parser() -> CommandParser:
+    """Build the command's parser."""
     parser = CommandParser("kosmos-generate", __doc__)
     add_options(parser, GenerateOptions)
     add_options(parser.add_argument_group("search"), SearchOptions)
@@ -52,6 +55,7 @@ def parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print the continuation of --prompt, or of each line of standard input."""
     from kosmos_plugin.generation.generator import load
 
     options, search = parsed_options(args, GenerateOptions), parsed_options(args, SearchOptions)
@@ -104,6 +108,7 @@ def _record(number: int, line: str) -> dict[str, Any]:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run kosmos-generate with `arguments` (None: of this process)."""
     run_command(parser(), run, arguments)
 
 

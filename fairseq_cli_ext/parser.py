@@ -44,8 +44,7 @@ class CommandParser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """As argparse's, but unknown arguments are an error, here and in sub-commands."""
         args = sys.argv[1:] if args is None else list(args)
-        if self._subparsers is None:
-            self._check_names(args)  # before a misspelled option is reported as a missing one
+        self._check_names(args)  # before a misspelled option is reported as a missing one
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unexpected argument {unknown[0]!r}")
@@ -55,7 +54,7 @@ class CommandParser(argparse.ArgumentParser):
         options = list(self._option_string_actions)
         for arg in args:
             name = arg.partition("=")[0]
-            if name == "--":
+            if name == "--" or (self._subparsers and not name.startswith("-")):  # the rest is not for this parser
                 return
             if name.startswith("--") and not any(option.startswith(name) for option in options):
                 self.error(f"unknown option {name}.{did_you_mean(name, options)}")

@@ -1,11 +1,16 @@
 """KOSMOS-1, a multimodal language model, inside fairseq.
 
+    import kosmos_plugin
+
+    kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
+    kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+
 Importing this package imports neither fairseq nor torch. `register()` registers the task, the architectures, the
 criterion and the optimizer with fairseq; the module that is installed in fairseq's `tasks/` folder calls it.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,16 +23,36 @@ __all__ = ["__version__", "load", "register"]
 _registered = False
 
 
-def load(path: "str | Path", **options: Any) -> "Generator":
-    """A trained model from its checkpoint, in evaluation mode: see `kosmos_plugin.generation.generator.load`."""
+def load(path: "str | Path", data: "str | Path | None" = None, vocabulary: "str | Path | None" = None) -> "Generator":
+    """Load a trained model, in evaluation mode, on the GPU if there is one.
+
+    Args:
+        path: A checkpoint of fairseq-train (.pt) or kosmos-convert (.pt, .safetensors).
+        data: The data YAML that names the vocabulary (default: where it was in training).
+        vocabulary: A folder of sentencepiece.model and dict.txt (default: the folder `vocabulary` beside the
+            checkpoint, or the data YAML's).
+
+    Returns:
+        The model with its vocabulary:
+
+            kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
+            kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+            kosmos.score("<image> A photo of a", ["cat.png"], candidates=["cat", "dog"])  # log-probabilities
+
+    Raises:
+        UserError: `path` is not a checkpoint of a KOSMOS model, or its vocabulary is missing.
+        ImportError: fairseq is not installed.
+    """
+    register()
+    from kosmos_plugin.compat.quiet_import import unchanged_root_logger
     from kosmos_plugin.generation import generator
 
-    register()
-    return generator.load(path, **options)
+    with unchanged_root_logger():  # open_clip calls logging.info, which adds a handler
+        return generator.load(path, data, vocabulary)
 
 
 def register() -> None:
-    """Register the plug-in with fairseq, and patch what fairseq needs here; a second call does nothing.
+    """Register the plugin with fairseq and apply the patches of `compat`; a second call does nothing.
 
     Raises:
         ImportError: fairseq is not installed.
@@ -51,5 +76,5 @@ def register() -> None:
         raise
 
 
-if "fairseq" in sys.modules:  # --user-dir, which fairseq imports as a module
+if sys.modules.get("fairseq"):  # --user-dir, which fairseq imports as a module
     register()

@@ -1,6 +1,6 @@
-"""What a user can get wrong, or finds in data of the web: one clear line, or a counted skip; never a traceback.
+"""User errors and broken web data: one clear line, or a skip that is counted, and never a traceback.
 
-The trainings are fairseq-train as it is, one process each (forked from one that has imported everything).
+The trainings run fairseq-train itself, each in a process forked from one that has imported everything.
 """
 
 import io
@@ -45,7 +45,7 @@ def jpeg() -> bytes:
 
 
 def fifty_million_pixels() -> bytes:
-    """A whole JPEG but for the size that its header declares."""
+    """A JPEG whose header declares a huge size."""
     data = bytearray(jpeg())
     frame = data.index(b"\xff\xc0") + 5
     data[frame : frame + 4] = (5000).to_bytes(2, "big") + (10_000).to_bytes(2, "big")
@@ -53,7 +53,7 @@ def fifty_million_pixels() -> bytes:
 
 
 def add_broken(data: Path) -> None:
-    """To the captions and pages of training data: each kind of broken record."""
+    """Add each kind of broken record to the captions and pages of training data."""
     draw = random.Random(0)
     captions = [
         *[("garbage.jpg", b"\xff\xd8\xff\xe0" + draw.randbytes(3000)), ("garbage.txt", b"a dog")],
@@ -62,7 +62,7 @@ def add_broken(data: Path) -> None:
         *[("huge.jpg", fifty_million_pixels()), ("huge.txt", b"a cat")],
     ]
     crowded = [{"text": "so many"}, *[{"image": 0}] * 11]
-    # as many in each tar as make every one of them come by soon
+    # in tars of their own, so that all of them are drawn within a few updates
     tiny.write_tar(data.parent / "captions" / "train-1.tar", captions)
     tiny.write_tar(data.parent / "interleaved" / "train-1.tar", tiny.interleaved_members("crowded", crowded, [jpeg()]))
 
@@ -86,7 +86,7 @@ def all_records_at_once(config) -> None:
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """Every training of this file: case → (exit status, standard output, standard error, its folder)."""
+    """The result of every training: case → (exit status, standard output, standard error, folder)."""
     folder = tmp_path_factory.mktemp("bad_input")
     made = tiny.write_data(folder / "data")
     cases = []
@@ -106,7 +106,7 @@ def trainings(tmp_path_factory):
     def unknown_key(config):
         config["streams"]["captions"]["sequences_per_step"] = 3
 
-    # without workers, which read ahead: then what is counted is known
+    # workers read ahead; without them the counts are known
     training = ["--disable-validation", "--max-skipped-rate"]
     case("broken", *training, "0.5", "--max-update", "3", "--num-workers", "0", change=broken)
     case("too_many", *training, "0.01", "--max-update", "40", "--num-workers", "1", change=broken)
@@ -195,7 +195,7 @@ def checkpoint(trainings):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image_file(tmp_path):
     path = tmp_path / "cat.jpg"
     path.write_bytes(jpeg())
     return str(path)
@@ -213,8 +213,10 @@ def refused(capsys, *arguments) -> str:
     return captured.err
 
 
-def test_generates_when_all_is_well(checkpoint, picture, capsys):
-    generate.cli_main(["--path", str(checkpoint), "--prompt", "<image> a", "--image", picture, "--max-new-tokens", "2"])
+def test_generates_when_all_is_well(checkpoint, image_file, capsys):
+    generate.cli_main(
+        ["--path", str(checkpoint), "--prompt", "<image> a", "--image", image_file, "--max-new-tokens", "2"]
+    )
     assert capsys.readouterr().out.endswith("\n")
 
 
@@ -227,8 +229,8 @@ def test_generates_when_all_is_well(checkpoint, picture, capsys):
         ("<image>", 0, "has 1 <image> and 0 images are given"),
     ],
 )
-def test_images_and_their_marks(checkpoint, picture, capsys, prompt, images, words):
-    line = refused(capsys, "--path", checkpoint, "--prompt", prompt, *["--image", picture] * images)
+def test_number_of_images(checkpoint, image_file, capsys, prompt, images, words):
+    line = refused(capsys, "--path", checkpoint, "--prompt", prompt, *["--image", image_file] * images)
     assert "--prompt" in line and words in line
 
 
@@ -253,7 +255,7 @@ def test_missing_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04" + bytes(200), "tensor", "other"])
-def test_no_checkpoint(tmp_path, capsys, content):
+def test_not_a_checkpoint(tmp_path, capsys, content):
     if isinstance(content, bytes):
         (tmp_path / "model.pt").write_bytes(content)
     else:
@@ -262,10 +264,10 @@ def test_no_checkpoint(tmp_path, capsys, content):
     assert "model.pt is not a checkpoint of fairseq" in line or "not of a KOSMOS model" in line
 
 
-def test_torn_checkpoint(checkpoint, tmp_path, capsys):
+def test_truncated_checkpoint(checkpoint, tmp_path, capsys):
     whole = checkpoint.read_bytes()
-    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
-    assert "torn.pt is not a checkpoint" in refused(capsys, "--path", tmp_path / "torn.pt", "--prompt", "a")
+    (tmp_path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    assert "truncated.pt is not a checkpoint" in refused(capsys, "--path", tmp_path / "truncated.pt", "--prompt", "a")
 
 
 def test_checkpoint_of_another_architecture(tmp_path, capsys):
@@ -284,7 +286,7 @@ def test_checkpoint_of_another_architecture(tmp_path, capsys):
 
 
 def test_moved_data(checkpoint, tmp_path, capsys):
-    """The checkpoint remembers where its data was; where that is gone, it says what to give."""
+    """A checkpoint records where its data was; if that is gone, the error says which option to give."""
     state = torch.load(checkpoint, weights_only=True)
     state["cfg"]["task"]["data"] = str(tmp_path / "gone.yaml")
     torch.save(state, tmp_path / "moved.pt")
@@ -309,6 +311,19 @@ def test_moved_data(checkpoint, tmp_path, capsys):
 def test_broken_lines_of_standard_input(checkpoint, capsys, monkeypatch, line, words):
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"prompt": "a"}\n' + line + "\n"))
     assert words in refused(capsys, "--path", checkpoint)
+
+
+def test_says_that_it_reads_standard_input(checkpoint, capsys, monkeypatch):
+    """On a terminal, where it would otherwise seem to hang."""
+    ours, terminal = os.openpty()
+    os.write(ours, b'{"prompt": "a dog"}\n\x04')  # Ctrl-D
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        generate.cli_main(["--path", str(checkpoint), "--max-new-tokens", "2"])
+    os.close(ours)
+    output, errors = capsys.readouterr()
+    assert json.loads(output)["prompt"] == "a dog"
+    assert "Reading prompts from standard input" in errors and len(errors.splitlines()) == 1
 
 
 def test_options(checkpoint, capsys):

@@ -1,7 +1,7 @@
 """Registration with fairseq, and that installing and uninstalling leave fairseq whole.
 
-The fairseq of this environment stays untouched: a tree of links to it, with a ``tasks`` folder of its own, stands first
-on the path of the processes started here.
+The fairseq of this environment is not touched: the processes started here import it through a tree of links with a
+`tasks` folder of its own, which comes first on their path.
 """
 
 import compileall
@@ -22,7 +22,7 @@ IS_REGISTERED = "import fairseq.tasks; print('kosmos_multimodal' in fairseq.task
 
 
 def link_fairseq(site_packages: Path) -> Path:
-    """Puts links to the installed fairseq into `site_packages`; returns its tasks folder, without the hook."""
+    """Link the installed fairseq into `site_packages` and return its tasks folder, without the hook."""
 
     def link_content(source: Path, target: Path, leave_out: tuple[str, ...]) -> None:
         target.mkdir(parents=True)
@@ -39,7 +39,7 @@ def link_fairseq(site_packages: Path) -> Path:
 
 
 def copy_plugin(folder: Path) -> Path:
-    """A copy of the plugin, compiled as pip compiles what it installs."""
+    """Copy the plugin and compile it, as pip does."""
     ignored = shutil.ignore_patterns("__pycache__")
     copy = Path(shutil.copytree(REPOSITORY / "kosmos_plugin", folder / "kosmos_plugin", ignore=ignored))
     compileall.compile_dir(copy, quiet=1)
@@ -49,7 +49,7 @@ def copy_plugin(folder: Path) -> Path:
 def run(
     program: str, *arguments: str, path: Path | str = "", python: Path | str = sys.executable, folder: Path | str = "/"
 ) -> tuple[str, str]:
-    """Standard output and standard error of a program that must end well, started away from this repository."""
+    """Run a program outside this repository, which must succeed; return its standard output and standard error."""
     done = subprocess.run(
         [python, "-c", program, *arguments],
         env=os.environ | {"PYTHONPATH": str(path)},
@@ -64,7 +64,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with fairseq, the plugin, and the hook in its place."""
+    """A folder with fairseq, the plugin and the hook, as after pip install."""
     site_packages = tmp_path_factory.mktemp("site-packages")
     shutil.copy(HOOK, link_fairseq(site_packages))
     copy_plugin(site_packages)
@@ -77,8 +77,8 @@ def test_fairseq_registers_the_plugin(installed):
     assert "could not be registered" not in errors
 
 
-def test_a_folder_that_happens_to_be_named_so_is_no_user_dir(installed, tmp_path):
-    """As a clone of this repository may be, in which fairseq's commands are called without --user-dir."""
+def test_a_working_directory_named_kosmos_plugin_is_not_a_user_dir(installed, tmp_path):
+    """A clone of this repository may have that name; fairseq's commands are called in it without --user-dir."""
     (tmp_path / "kosmos_plugin").mkdir()
     program = f"{IS_REGISTERED}; import argparse, fairseq.utils as utils\n"
     program += "utils.import_user_module(argparse.Namespace(user_dir=None))"
@@ -89,10 +89,10 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
     program = (
         "import sys, time, gc\n"
         "start = time.process_time()\n"
-        "import fairseq\n"  # --user-dir holds the hook back
+        "import fairseq\n"  # with --user-dir the hook does nothing
         "of_fairseq = time.process_time() - start\n"
         "assert 'kosmos_plugin' not in sys.modules\n"
-        "gc.disable()\n"  # whether a collection of all of torch's objects falls here is chance
+        "gc.disable()\n"  # a collection of all of torch's objects may fall here by chance
         "start = time.process_time()\n"
         "import kosmos_plugin\n"
         "print(time.process_time() - start, of_fairseq)\n"
@@ -100,7 +100,7 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
     )
 
     def is_cheap() -> bool:
-        """In proportion on machines, or at moments, that take more than three seconds for fairseq itself."""
+        """At most 50 ms, or more in proportion if fairseq itself takes more than three seconds."""
         ours, of_fairseq = map(float, run(program, "--user-dir", "kosmos_plugin", path=installed)[0].split())
         return ours <= 0.050 * max(1, of_fairseq / 3)
 
@@ -178,7 +178,7 @@ def test_pip_installs_and_uninstalls(tmp_path, editable):
         if (REPOSITORY / file).exists():
             shutil.copy(REPOSITORY / file, source)
 
-    # an environment of its own, which sees the libraries of this one
+    # a new environment that sees the libraries of this one
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"

@@ -1,18 +1,28 @@
-"""What fairseq needs mended on today's Python, torch and NumPy: one file a breakage.
+"""Patches for fairseq on current Python, torch and NumPy, one file per problem.
 
-Every mend is a module with ``is_needed()``, whether the breakage is present in what is installed here, and
-``apply()``, which replaces attributes of fairseq's modules. The modules patched are leaves of fairseq's import graph
-(or imported before ``fairseq.tasks`` is), because the plugin may be imported in the middle of ``import fairseq``.
-Nothing here imports TorchScale or open_clip.
+A patch is a module with two functions: `is_needed()` tells whether the installed versions have the problem, and
+`apply()` replaces attributes of fairseq's modules. The plugin may be imported in the middle of `import fairseq`, so
+patches touch only leaves of fairseq's import graph, or modules that are imported before `fairseq.tasks`. Nothing here
+imports TorchScale or open_clip.
 """
 
-from types import ModuleType
+from typing import Protocol
 
 _applied = False
 
 
+class Patch(Protocol):
+    """A module of this package that patches fairseq."""
+
+    def is_needed(self) -> bool:
+        """Whether what is installed here has the problem."""
+
+    def apply(self) -> None:
+        """Patch fairseq."""
+
+
 def apply() -> None:
-    """Applies the mends that are needed here; a second call does nothing.
+    """Import fairseq and apply the patches that are needed; a second call does nothing.
 
     Raises:
         ImportError: fairseq is not installed.
@@ -20,29 +30,16 @@ def apply() -> None:
     global _applied
     if _applied:
         return
-    _require_fairseq()
-    for mend in _mends():
-        if mend.is_needed():
-            mend.apply()
+    from kosmos_plugin.compat.quiet_import import import_fairseq
+
+    import_fairseq()
+    for patch in _patches():
+        if patch.is_needed():
+            patch.apply()
     _applied = True
 
 
-def _require_fairseq() -> None:
-    try:
-        import fairseq
-    except ModuleNotFoundError as error:
-        if error.name != "fairseq":
-            raise
-        fairseq = None
-    # The registration module in site-packages/fairseq/tasks makes `fairseq` an importable but empty name.
-    if fairseq is None or fairseq.__file__ is None:
-        raise ImportError(
-            "kosmos_plugin trains inside fairseq, and fairseq is not installed. "
-            "On Python 3.11 and 3.12: pip install 'kosmos-plugin[fairseq]'"
-        )
-
-
-def _mends() -> tuple[ModuleType, ...]:
+def _patches() -> tuple[Patch, ...]:
     # imported here, as they import fairseq
     from kosmos_plugin.compat import (
         atomic_files,
@@ -50,8 +47,20 @@ def _mends() -> tuple[ModuleType, ...]:
         broadcast,
         cpu_ranks,
         data_file,
+        hydra_warnings,
         numpy_names,
+        shared_parameters,
         user_dir,
     )
 
-    return (user_dir, numpy_names, atomic_files, bf16_without_tpu, broadcast, cpu_ranks, data_file)
+    return (
+        user_dir,
+        numpy_names,
+        atomic_files,
+        bf16_without_tpu,
+        broadcast,
+        cpu_ranks,
+        data_file,
+        hydra_warnings,
+        shared_parameters,
+    )

@@ -1,9 +1,8 @@
-"""A crash while fairseq writes a checkpoint can leave a torn ``checkpoint_last.pt``.
+"""A crash while fairseq writes a checkpoint can leave a truncated `checkpoint_last.pt`.
 
-``save_checkpoint`` writes the first file name under a temporary name and renames it, and then makes the others, among
-them ``checkpoint_last.pt``, the one that a restart reads, by copying over what is there. So a copy here goes to a
-temporary name too. A renamed file reaches the disk before its new name does: without fsync a crash of the machine can
-leave the new name with no content.
+`save_checkpoint` writes one file under a temporary name, renames it, and copies it over the others, among them
+`checkpoint_last.pt`, which a restart reads. With this patch copies go to a temporary name too, and a file is flushed to
+the disk before it gets its new name: without fsync, a crash of the machine can leave that name with an empty file.
 """
 
 import os
@@ -15,16 +14,18 @@ _copy = PathManager.copy
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always copies over the old file."""
     return True
 
 
 def apply() -> None:
+    """Replace copy and rename of `PathManager`."""
     PathManager.copy = staticmethod(copy)
     PathManager.rename = staticmethod(rename)
 
 
 def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-    """Copies a file; at no moment does `dst_path` hold a part of it."""
+    """Copy a file. At every moment `dst_path` is the old file or the complete new one."""
     if not overwrite or not (PathManager.supports_rename(src_path) and PathManager.supports_rename(dst_path)):
         return _copy(src_path, dst_path, overwrite=overwrite)
     temporary = f"{dst_path}.tmp"
@@ -34,7 +35,7 @@ def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
 
 
 def rename(src: str, dst: str) -> None:
-    """Renames a file, over another if there is one, once its content is on the disk."""
+    """Flush a file to the disk and rename it, replacing a file of that name."""
     _flush_to_disk(src)
     os.replace(src, dst)
     _flush_to_disk(os.path.dirname(os.path.abspath(dst)))

@@ -1,16 +1,17 @@
-"""``torchrun`` with fairseq trains on GPUs only.
+"""`torchrun` with fairseq trains only on GPUs.
 
-fairseq takes its number of ranks to be the number of local GPUs. ``infer_init_method`` returns early when that is
-one, so the processes of torchrun silently become as many separate trainings (without GPUs, and on nodes with one
-each); given ``--distributed-world-size`` on a machine without GPUs it divides by their number. Behind that,
-``--ddp-backend pytorch_ddp`` places the model on a GPU by number, and ``all_gather_list`` gathers in CUDA memory.
+fairseq sets the number of ranks to the number of local GPUs. If that is at most one, `infer_init_method` returns early,
+and the processes of torchrun silently become separate trainings; with `--distributed-world-size` on a machine without
+GPUs it divides by zero. Further on, `--ddp-backend pytorch_ddp` moves the model to a GPU by number, and
+`all_gather_list` gathers in CUDA memory.
 
-Under torchrun the number of ranks is the one torchrun gives. Without GPUs the ranks talk over gloo; with GPUs
-fairseq's own code does the rest.
+With this patch the number of ranks is torchrun's. Without GPUs the ranks communicate over gloo; with GPUs fairseq's own
+code does the rest.
 """
 
 import atexit
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,18 +25,20 @@ _all_gather_list = distributed_utils.all_gather_list
 
 
 def is_needed() -> bool:
-    # Whether there are GPUs is asked when a training starts: asking takes time that `import fairseq` should not.
+    """Return True: fairseq always counts GPUs as ranks."""
+    # Whether there are GPUs is checked when a training starts, as that would slow `import fairseq` down.
     return True
 
 
 def apply() -> None:
+    """Replace `infer_init_method`, `all_gather_list` and the DistributedDataParallel of fairseq."""
     distributed_utils.infer_init_method = infer_init_method
     distributed_utils.all_gather_list = all_gather_list
     distributed_fairseq_model.DistributedDataParallel = _DistributedDataParallel
 
 
-def infer_init_method(cfg, force_distributed: bool = False) -> None:
-    """fairseq's function of this name, for `cfg` of its `DistributedTrainingConfig`."""
+def infer_init_method(cfg: Any, force_distributed: bool = False) -> None:
+    """fairseq's function of this name; `cfg` is its `DistributedTrainingConfig`."""
     if cfg.distributed_init_method is None and not cfg.tpu and _under_torchrun():
         cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])
         if not torch.cuda.is_available():
@@ -56,14 +59,14 @@ def _under_torchrun() -> bool:
 
 
 def _leave_process_group() -> None:
-    # fairseq never does. gloo's threads, if they still run, now and then abort the process at its end ("terminate
-    # called without an active exception"), and torchrun reports that a finished training failed.
+    # fairseq never does. gloo's threads that still run can abort the process at its end ("terminate called without an
+    # active exception"), and torchrun then reports that a completed training failed.
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def all_gather_list(data, group=None, max_size: int = 16384) -> list:
-    """The `data` of every rank, in order of rank; what it needs in memory is limited to `max_size` on GPUs only."""
+def all_gather_list(data: Any, group: dist.ProcessGroup | None = None, max_size: int = 16384) -> list[Any]:
+    """Gather the `data` of every rank, in order of rank; `max_size` (bytes) limits it only on GPUs."""
     if torch.cuda.is_available():
         return _all_gather_list(data, group=group, max_size=max_size)
     group = group or distributed_utils.get_global_group()
@@ -73,9 +76,15 @@ def all_gather_list(data, group=None, max_size: int = 16384) -> list:
 
 
 class _DistributedDataParallel(DistributedDataParallel):
-    """Leaves out the GPU's number where the module is not on a GPU, as torch demands."""
+    """Ignores the GPU's number for a module that is not on a GPU, as torch requires."""
 
-    def __init__(self, module, device_ids=None, output_device=None, **options):
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        device_ids: list[int] | None = None,
+        output_device: int | None = None,
+        **options: Any,
+    ):
         if not any(parameter.is_cuda for parameter in module.parameters()):
             device_ids = output_device = None
         super().__init__(module, device_ids=device_ids, output_device=output_device, **options)

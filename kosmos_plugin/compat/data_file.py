@@ -1,6 +1,6 @@
-"""fairseq takes DATA to be a folder: before training it lists the files in it, to find forgotten validation sets.
+"""fairseq assumes that DATA is a folder, and lists its files before training to find forgotten validation sets.
 
-This project's DATA is a YAML file, which names its validation sets itself.
+This project's DATA is a YAML file, which names its validation sets.
 """
 
 import os
@@ -11,13 +11,15 @@ _find_extra_valid_paths = data_utils._find_extra_valid_paths
 
 
 def is_needed() -> bool:
+    """Return True: fairseq always lists DATA as a folder."""
     return True
 
 
 def apply() -> None:
+    """Replace `data_utils._find_extra_valid_paths`."""
     data_utils._find_extra_valid_paths = find_extra_valid_paths
 
 
 def find_extra_valid_paths(dataset_path: str) -> set[str]:
-    """Validation sets of the folder `dataset_path` that `--valid-subset` may have left out; none if it is a file."""
+    """Find validation sets in the folder `dataset_path` that `--valid-subset` may have missed; none if it is a file."""
     return set() if os.path.isfile(dataset_path) else _find_extra_valid_paths(dataset_path)

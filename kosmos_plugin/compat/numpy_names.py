@@ -1,43 +1,46 @@
 """fairseq uses names that NumPy has removed.
 
-- ``np.compat.long`` (until 2.0): ``TokenBlockDataset`` with ``--sample-break-mode eos``, ``LanguagePairDataset`` with
-  ``--num-batch-buckets``
-- ``np.percentile(interpolation=)`` (until 2.4): ``data_utils.get_buckets``, for the same buckets
-- ``np.int`` (until 1.24): both span-masking functions of ``data_utils`` with ``no_overlap``
-- ``np.float`` (until 1.24): the CRF layer of the non-autoregressive transformers
+- `np.compat.long` (removed in 2.0): `TokenBlockDataset` with `--sample-break-mode eos`, `LanguagePairDataset` with
+  `--num-batch-buckets`
+- `np.percentile(interpolation=)` (removed in 2.4): `data_utils.get_buckets`, for the same buckets
+- `np.int` (removed in 1.24): the span-masking functions of `data_utils` with `no_overlap`
+- `np.float` (removed in 1.24): the CRF layer of the non-autoregressive transformers
 
-NumPy itself stays as it is: only what these four modules call ``np`` becomes a thin cover of NumPy that also has the
-old names.
+NumPy itself is unchanged: only the name `np` in these four modules becomes a wrapper that has the old names too.
 """
 
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy
 
 
 class _NumpyWithRemovedNames(ModuleType):
-    """NumPy, and what it had in older versions."""
+    """NumPy with names of its older versions."""
 
     compat = SimpleNamespace(long=int)
     int = int
     float = float
 
     @staticmethod
-    def percentile(*args, interpolation: str = "linear", **kwargs):
-        return numpy.percentile(*args, method=interpolation, **kwargs)
+    def percentile(*args: Any, interpolation: str = "linear", **kwargs: Any) -> Any:
+        kwargs["method"] = interpolation
+        return numpy.percentile(*args, **kwargs)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(numpy, name)
 
 
 def is_needed() -> bool:
+    """Whether NumPy lacks one of the names."""
     return not (hasattr(numpy, "compat") and "int" in vars(numpy))
 
 
 def apply() -> None:
+    """Replace NumPy in the four modules."""
     from fairseq.data import data_utils, language_pair_dataset, token_block_dataset
     from fairseq.modules import dynamic_crf_layer
 
-    cover = _NumpyWithRemovedNames("numpy")
+    wrapper = _NumpyWithRemovedNames("numpy")
     for module in (data_utils, language_pair_dataset, token_block_dataset, dynamic_crf_layer):
-        module.np = cover
+        module.np = wrapper

@@ -1,1 +1,8 @@
-"""Evaluation (§4 of the paper): benchmarks, their metrics, and reports with the paper's figures beside."""
+"""Evaluation (§4 of the paper): benchmarks, metrics, and reports with the paper's results beside the measured ones.
+
+release → Item        benchmarks/      one file per benchmark: its release, its prompts, its metric
+  → Request           requests.py      generate a continuation, or choose the likeliest of several
+    → Answer          responder.py     the model; requests are batched, shared prompts are read once
+      → Scores        metrics/         by the field's own packages where there is a maintained one
+        → Result      run.py           resumable and distributed; reporting/ writes tables, plots and pages
+"""

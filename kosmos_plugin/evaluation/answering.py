@@ -1,56 +1,66 @@
-"""Requests → answers: a batch is asked, and what was generated as a rationale goes into the next request."""
+"""Requests → answers, in one batch. In a chain of thought, the generated rationale goes into a further request."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from kosmos_plugin.evaluation.benchmark import Answer
-from kosmos_plugin.evaluation.requests import Choose, Generate, Request, images_of, prompts_of, shown
+from kosmos_plugin.evaluation.requests import (
+    Choose,
+    Generate,
+    Request,
+    distinct_images,
+    distinct_prompts,
+    prompt_text,
+)
 from kosmos_plugin.evaluation.responder import Responder
 
 
-def ask(responder: Responder, requests: Sequence[Request]) -> list[Answer]:
-    """The answer to each request, with the prompts of all steps that led to it."""
-    answers = _ask_once(responder, requests)
-    following = {
-        number: request.then(answer.prediction)
-        for number, (request, answer) in enumerate(zip(requests, answers, strict=True))
-        if isinstance(request, Generate) and request.then is not None and not answer.problem
+def answer(responder: Responder, requests: Sequence[Request]) -> list[Answer]:
+    """Answer each request. An answer records the prompts of all steps that led to it."""
+    answers = _answer_one_step(responder, requests)
+    next_requests = {
+        index: request.then(first.prediction)
+        for index, (request, first) in enumerate(zip(requests, answers, strict=True))
+        if isinstance(request, Generate) and request.then is not None and not first.problem
     }
-    if following:
-        for number, last in zip(following, ask(responder, [*following.values()]), strict=True):
-            first = answers[number]
-            answers[number] = replace(last, prompts=(*first.prompts, *last.prompts), rationale=first.prediction)
+    if next_requests:
+        for index, last in zip(next_requests, answer(responder, [*next_requests.values()]), strict=True):
+            first = answers[index]
+            answers[index] = replace(last, prompts=(*first.prompts, *last.prompts), rationale=first.prediction)
     return answers
 
 
-def _ask_once(responder: Responder, requests: Sequence[Request]) -> list[Answer]:
+def _answer_one_step(responder: Responder, requests: Sequence[Request]) -> list[Answer]:
     answers = [
         Answer(
             prediction="",
-            prompts=tuple(shown(prompt) for prompt in prompts_of(request)),
-            images=tuple(image.name for image in images_of(request)),
+            prompts=tuple(prompt_text(prompt) for prompt in distinct_prompts(request)),
+            images=tuple(image.name for image in distinct_images(request)),
             problem=responder.problem(request),
         )
         for request in requests
     ]
-    possible = [number for number, answer in enumerate(answers) if not answer.problem]
-    to_generate = [number for number in possible if isinstance(requests[number], Generate)]
-    if to_generate:
-        texts = responder.generate([requests[number] for number in to_generate])
-        for number, text in zip(to_generate, texts, strict=True):
-            answers[number] = replace(answers[number], prediction=text)
-    to_choose = [number for number in possible if isinstance(requests[number], Choose)]
-    if to_choose:
-        scores = responder.score([requests[number] for number in to_choose])
-        for number, of_choices in zip(to_choose, scores, strict=True):
-            request = requests[number]
-            likeliest, likeliest_by_length = (request.best(of_choices, by_length) for by_length in (False, True))
-            answers[number] = replace(
-                answers[number],
-                prediction=likeliest_by_length if request.by_length else likeliest,
-                labels=tuple(choice.label for choice in request.choices),
-                log_probabilities=tuple(of_choices),
-                likeliest=likeliest,
-                likeliest_by_length=likeliest_by_length,
-            )
+    possible = [(index, request) for index, request in enumerate(requests) if not answers[index].problem]
+    generations = {index: request for index, request in possible if isinstance(request, Generate)}
+    if generations:
+        texts = responder.generate([*generations.values()])
+        for index, text in zip(generations, texts, strict=True):
+            answers[index] = replace(answers[index], prediction=text)
+    rankings = {index: request for index, request in possible if isinstance(request, Choose)}
+    if rankings:
+        scores = responder.score([*rankings.values()])
+        for (index, request), log_probabilities in zip(rankings.items(), scores, strict=True):
+            answers[index] = _ranked(answers[index], request, log_probabilities)
     return answers
+
+
+def _ranked(unanswered: Answer, request: Choose, log_probabilities: Sequence[float]) -> Answer:
+    likeliest, likeliest_by_length = (request.best(log_probabilities, by_length) for by_length in (False, True))
+    return replace(
+        unanswered,
+        prediction=likeliest_by_length if request.by_length else likeliest,
+        labels=tuple(choice.label for choice in request.choices),
+        log_probabilities=tuple(log_probabilities),
+        likeliest=likeliest,
+        likeliest_by_length=likeliest_by_length,
+    )

@@ -1,6 +1,34 @@
-"""What a benchmark is: a release's items, what the model is asked about each, and how its answers are measured.
+"""The interface of a benchmark: the items of a release, the request for each item, and the metric of the answers.
 
-A benchmark is one file in `benchmarks/` with a subclass of Benchmark, and its line in the registry there.
+To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the class in `benchmarks/__init__.py`:
+
+    @dataclass(frozen=True)
+    class Riddle(Item):
+        text: str
+
+    class Riddles(Benchmark[Riddle]):
+        name = "riddles"
+        title = "Riddles"
+        section = "4.8"
+        release = "riddles"
+        source = "riddles.jsonl of https://example.org/riddles"
+        splits = ("test",)
+
+        def files(self, few_shot: bool) -> list[str]:
+            return ["riddles.jsonl"]
+
+        def items(self) -> list[Riddle]:
+            records = read_json_lines(self.folder / "riddles.jsonl")
+            return [Riddle(record["id"], record["answer"], record["text"]) for record in records]
+
+        def request(self, item: Riddle, demonstrations: Sequence[Riddle]) -> Request:
+            return Generate(question(f"Riddle: {item.text} Answer:"))
+
+        def score(self, items: Sequence[Riddle], answers: Sequence[Answer]) -> Scores:
+            return accuracy(items, answers)
+
+Its tests are a miniature release in `tests/evaluation/releases/` and a snapshot of its prompts. A benchmark outside the
+package needs no registration: give its instance to `kosmos_plugin.evaluation.run.Run`, as the quickstart does.
 """
 
 import random
@@ -8,106 +36,131 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, did_you_mean
 from kosmos_plugin.evaluation.requests import Request
 
 
 @dataclass(frozen=True)
 class Item:
-    """An example of a benchmark. `reference` is what its answer is measured against, as plain JSON values.
+    """One example of a benchmark. A benchmark derives its own class from it, with the fields that its prompts need."""
 
-    It is None where the release keeps the answers to itself (test sets of challenges).
-    """
+    id: str  # unique within the split
+    reference: Any  # the right answer, as JSON values in the form the metric takes; None where it is not public
 
-    id: str
-    reference: Any
+
+ItemType = TypeVar("ItemType", bound=Item)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model made of an item.
+    """The model's answer to an item."""
 
-    `prediction`: the generated text, or the label of a choice. Of choices also `labels` and `log_probabilities`, and
-    which is the `likeliest` and the `likeliest_by_length`, of which the prediction is one. `prompts`: all that the
-    model was asked, with `<image>` for an image. `images`: the names of their files, in order, each once. `rationale`:
-    what was generated in the step before, if there was one. `problem`: why the item could not be asked (it is too long
-    for the model); then the prediction is empty.
-    """
-
-    prediction: str
-    prompts: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    log_probabilities: tuple[float, ...] = ()
-    likeliest: str = ""
-    likeliest_by_length: str = ""
-    rationale: str = ""
-    problem: str = ""
+    prediction: str  # the generated text, or the label of the chosen choice; "" if there is a problem
+    prompts: tuple[str, ...]  # the prompts of all steps, with `<image>` for each image
+    images: tuple[str, ...] = ()  # file names of the images, in reading order, each once
+    labels: tuple[str, ...] = ()  # of the choices, if there were any
+    log_probabilities: tuple[float, ...] = ()  # summed over each choice's continuation
+    likeliest: str = ""  # the label with the highest log-probability
+    likeliest_by_length: str = ""  # the label with the highest log-probability per character
+    rationale: str = ""  # what was generated in the first step of a chain of thought
+    problem: str = ""  # why the item could not be asked: it is longer than the model's context
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`metrics`: name → value in percent (CIDEr and SPICE × 100), the benchmark's headline first.
+    """The metrics of a benchmark's answers."""
 
-    `of_items`: the headline's values whose mean it is, one for each item; None where it is no mean (ROC AUC), and then
-    `interval` is given. `are_grades`: whether 0 of them is wrong and 1 is right (CIDEr has no such ends).
+    metrics: dict[str, float]  # name → value in percent (CIDEr and SPICE × 100), the headline metric first
+    # The values whose mean is the headline metric, one per item; None if it is not a mean (ROC AUC).
+    per_item: tuple[float, ...] | None
+    interval: tuple[float, float] | None = None  # 95%, in percent; computed from `per_item` if None
+    are_grades: bool = True  # whether a `per_item` of 0 means wrong and 1 right (False for CIDEr)
+
+
+class Benchmark(ABC, Generic[ItemType]):
+    """A benchmark: reads its release, asks about each item, and scores the answers.
+
+    Args:
+        folder: The folder of the release's files, as published.
+        split: One of `splits`; default: the first.
+
+    Raises:
+        UserError: The benchmark has no such split.
     """
 
-    metrics: dict[str, float]
-    of_items: tuple[float, ...] | None
-    interval: tuple[float, float] | None = None
-    are_grades: bool = True
-
-
-class Benchmark(ABC):
-    """A benchmark on the files of `folder`, which holds its release untouched."""
-
-    name: ClassVar[str]  # as in `--benchmark`
-    title: ClassVar[str]
+    name: ClassVar[str]  # for `--benchmark`
+    title: ClassVar[str]  # for reports
     section: ClassVar[str]  # of the paper
-    release: ClassVar[str]  # the folder of its files within `--data`
-    source: ClassVar[str]  # where the files come from, for the error about a missing one
-    splits: ClassVar[tuple[str, ...]]  # what can be measured, the paper's first
+    release: ClassVar[str]  # name of its folder within `--data`
+    source: ClassVar[str]  # where the release can be obtained; shown if a file is missing
+    splits: ClassVar[tuple[str, ...]]  # splits that can be measured, the paper's first
     shots: ClassVar[tuple[int, ...]] = (0,)  # the paper's numbers of demonstrations
-    few_shot: ClassVar[bool] = False  # whether there are demonstrations to draw
+    few_shot: ClassVar[bool] = False  # whether `training_items` has demonstrations
 
     def __init__(self, folder: Path, split: str | None = None):
         self.folder = folder
         self.split = split or self.splits[0]
         if self.split not in self.splits:
-            raise UserError(f"{self.name} has the splits {', '.join(self.splits)}, not {self.split!r}.")
+            hint = did_you_mean(self.split, self.splits)
+            raise UserError(f"{self.name} has the splits {', '.join(self.splits)}, not {self.split!r}.{hint}")
 
     @abstractmethod
     def files(self, few_shot: bool) -> list[str]:
-        """The files and folders, relative to `folder`, that the split needs (with demonstrations if `few_shot`)."""
+        """List the files and folders, relative to `folder`, that must exist.
+
+        Args:
+            few_shot: Whether demonstrations are needed too.
+        """
 
     @abstractmethod
-    def items(self) -> list[Item]:
-        """All items of the split, in the release's order."""
+    def items(self) -> list[ItemType]:
+        """Read all items of the split, in the release's order.
 
-    def training_items(self) -> list[Item]:
-        """Whence demonstrations are drawn, in the release's order."""
+        Raises:
+            UserError: A file or a record is not as the release has it; the message names it.
+        """
+
+    def training_items(self) -> list[ItemType]:
+        """Items that few-shot demonstrations are drawn from, in the release's order."""
         raise NotImplementedError(f"{self.name} has no demonstrations")
 
     @abstractmethod
-    def request(self, item: Item, demonstrations: Sequence[Item]) -> Request:
-        """What the model is asked about `item`, after `demonstrations`."""
+    def request(self, item: ItemType, demonstrations: Sequence[ItemType]) -> Request:
+        """Make the request for an item.
+
+        Args:
+            item: One of `items()`.
+            demonstrations: Items of `training_items()`; empty for zero-shot.
+        """
 
     @abstractmethod
-    def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-        """The metrics of the answers, one for each item, all with a reference."""
+    def score(self, items: Sequence[ItemType], answers: Sequence[Answer]) -> Scores:
+        """Compute the metrics.
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any] | None:
-        """(file name, JSON value) in the format of the benchmark's test server, if it has one."""
+        Args:
+            items: The items, all with a reference.
+            answers: The answer to each item. One with a `problem` has an empty prediction, and counts as wrong.
+        """
+
+    def submission(self, items: Sequence[ItemType], answers: Sequence[Answer]) -> tuple[str, Any] | None:
+        """Return (file name, JSON value) in the format of the benchmark's test server; None if it has no server."""
         return None
 
-    def check_tools(self) -> None:  # noqa: B027 - most need none
-        """UserError for a package or program that the metric needs and that is not there, before hours of answering."""
+    def check_tools(self) -> None:
+        """Check for the packages and programs of the metric, before hours of answering.
+
+        Raises:
+            UserError: One is missing; the message says how to install it.
+        """
 
     def check_files(self, few_shot: bool) -> None:
-        """UserError that names the release's files that are not there and where they belong."""
+        """Check that the release's files exist.
+
+        Raises:
+            UserError: Some are missing; the message lists them and says where they belong.
+        """
         missing = [name for name in self.files(few_shot) if not (self.folder / name).exists()]
         if missing:
             raise UserError(
@@ -115,8 +168,18 @@ class Benchmark(ABC):
                 f"The release: {self.source}"
             )
 
-    def demonstrations(self, item: Item, pool: Sequence[Item], shots: int, seed: int) -> list[Item]:
-        """`shots` items of the training set `pool`, drawn for this item alone (§4.8.1), whatever else is evaluated."""
+    def demonstrations(self, item: ItemType, pool: Sequence[ItemType], shots: int, seed: int) -> list[ItemType]:
+        """Draw demonstrations for an item (§4.8.1). They depend only on the seed and the item.
+
+        Args:
+            item: The item to be asked about, which is never among its own demonstrations.
+            pool: `training_items()`.
+            shots: How many to draw.
+            seed: Seed of the draw.
+
+        Raises:
+            UserError: The pool is too small.
+        """
         drawn = random.Random(f"{seed} {self.name} {item.id}").sample(pool, min(shots + 1, len(pool)))
         others = [other for other in drawn if other.id != item.id][:shots]
         if len(others) < shots:

@@ -1,41 +1,67 @@
-"""Reading releases (JSON, JSON lines, CSV, images) with one clear error for what is not as it should be; writing."""
+"""Reads the files of releases (JSON, JSON lines, CSV, images), and writes results; errors name the file and record."""
 
 import csv
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from kosmos_plugin import atomic
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 
 
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
 def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: It cannot be read or is not valid JSON.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
-def read_json_lines(path: Path) -> list[dict]:
-    """The objects of a .jsonl file; empty lines are passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() also splits at characters within texts
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    found = []
+def read_json_lines(path: Path) -> list[Any]:
+    """Read the values of a .jsonl file. Empty lines are skipped.
+
+    Raises:
+        UserError: It cannot be read, or a line is not valid JSON.
+    """
+    values = []
+    lines = read_text(path).split("\n")  # splitlines() would also split at U+2028 and others within texts
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                found.append(json.loads(line))
+                values.append(json.loads(line))
             except ValueError as error:
-                raise UserError(f"{path}, line {number}, is no JSON: {error}") from None
-    return found
+                raise UserError(f"{path}, line {number}, is not valid JSON: {error}") from None
+    return values
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header that has `columns`, among others."""
+    """Read the rows of a CSV file with a header.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have; it may have others.
+
+    Raises:
+        UserError: It cannot be read, or lacks a column.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -49,7 +75,17 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def field(record: Any, name: str, kind: type, where: str) -> Any:
-    """The value of a record's field, which must be a `kind`. `where` is the file and the record, for the error."""
+    """Return the value of a record's field.
+
+    Args:
+        record: A JSON value, which must be an object.
+        name: The field.
+        kind: The type that its value must have.
+        where: The file and the record, for the error.
+
+    Raises:
+        UserError: The field is missing or of another type.
+    """
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         raise UserError(f'{where}: "{name}" must be of type {kind.__name__}; it is {value!r}.')
@@ -57,17 +93,19 @@ def field(record: Any, name: str, kind: type, where: str) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once: whoever reads it, whenever, finds the old or the new one whole."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        atomic.write_text(path, text)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def image_file(path: Path) -> Image:
-    """The image of a file, which is read when it is needed."""
+    """Make an Image of a file, which is read when it is needed."""
     return Image(functools.partial(_read, path), str(path))
 
 

@@ -1,4 +1,4 @@
-"""One evaluation on several processes, started by torchrun."""
+"""The processes of one evaluation, as `torchrun` starts them."""
 
 import datetime
 import os
@@ -6,36 +6,41 @@ from dataclasses import dataclass
 
 import torch
 
-# Ranks wait for the slowest, which may have hours to go.
-PATIENCE = datetime.timedelta(days=7)
+# Ranks wait for the slowest one, which may have hours of work left.
+TIMEOUT = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number `rank` among `count`."""
+    """This process's place among all."""
 
-    rank: int = 0
-    count: int = 1
+    rank: int = 0  # from 0
+    count: int = 1  # number of processes
 
     @classmethod
     def join(cls) -> "Ranks":
-        """By torchrun's environment, with a GPU for each rank of a host if it has them; alone if there is none."""
+        """Join the process group of torchrun's environment; without one, there is only this process.
+
+        Each process of a host gets its own GPU, if the host has any.
+        """
         ranks = cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         if ranks.count > 1:
-            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+            torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
         return ranks
 
     @property
     def is_first(self) -> bool:
+        """Whether this is the process that writes results."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait for all ranks."""
         if self.count > 1:
             torch.distributed.barrier()
 
     def leave(self) -> None:
+        """Leave the process group."""
         if self.count > 1:
             torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a benchmark asks the model: a continuation of a prompt, or which of several choices is the likeliest."""
+"""What a benchmark asks the model: to continue a prompt, or to choose the likeliest of several continuations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,41 +11,52 @@ Prompt = tuple[Text | Image, ...]
 
 @dataclass(frozen=True)
 class Generate:
-    """Continue `prompt` until `</s>`, greedily or with beams; a prediction is the text.
+    """Continue a prompt until `</s>`, greedily or by beam search. The generated text is the prediction."""
 
-    `among`: if given, the continuation is one of these texts (constrained decoding). `then`: if given, the text is no
-    prediction yet but goes into a further request (chain of thought).
-    """
-
-    prompt: Prompt
+    prompt: Prompt  # without the demonstrations
     beam: int = 1
     max_new_tokens: int = 32
-    among: tuple[str, ...] | None = None
+    among: tuple[str, ...] | None = None  # constrains decoding: only these texts can be generated
+    # Chain of thought: the generated text is a rationale, and the request that this returns for it is asked next.
     then: Callable[[str], "Request"] | None = None
+    demonstrations: tuple[Prompt, ...] = ()  # few-shot examples, read before the prompt
+
+    @property
+    def full_prompt(self) -> Prompt:
+        """All that the model reads: the demonstrations, then the prompt."""
+        return join(*self.demonstrations, self.prompt)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`continuation` after `prompt`, with the space before it if there is one; `label` is what it predicts."""
+    """One of the continuations that a Choose ranks."""
 
-    prompt: Prompt
-    continuation: str
-    label: str
+    prompt: Prompt  # without the demonstrations
+    continuation: str  # with the space before it, if there is one
+    label: str  # the prediction if this choice is the likeliest
 
 
 @dataclass(frozen=True)
 class Choose:
-    """A prediction is the label of the choice whose continuation is the likeliest.
-
-    Likelihoods are the summed log-probabilities, or if `by_length` those divided by the continuation's length in
-    characters, the one space before it left out (as EleutherAI's harness has it in `acc_norm`).
-    """
+    """Rank choices by the likelihood of each continuation after its prompt. The best one's label is the prediction."""
 
     choices: tuple[Choice, ...]
+    # Whether to divide the summed log-probability by the continuation's length in characters, not counting one space
+    # before it: `acc_norm` in lm-evaluation-harness.
     by_length: bool = False
+    demonstrations: tuple[Prompt, ...] = ()  # few-shot examples, read before each choice's prompt
+
+    def full_prompt(self, choice: Choice) -> Prompt:
+        """All that the model reads before the choice's continuation: the demonstrations, then its prompt."""
+        return join(*self.demonstrations, choice.prompt)
 
     def best(self, log_probabilities: Sequence[float], by_length: bool) -> str:
-        """The label of the likeliest choice; the first of equal ones."""
+        """Return the label of the likeliest choice, the first one in a tie.
+
+        Args:
+            log_probabilities: The summed log-probability of each choice's continuation.
+            by_length: Whether to divide them by the continuations' lengths.
+        """
         lengths = [len(choice.continuation.removeprefix(" ")) if by_length else 1 for choice in self.choices]
         scores = [value / length for value, length in zip(log_probabilities, lengths, strict=True)]
         return self.choices[scores.index(max(scores))].label
@@ -55,23 +66,34 @@ Request = Generate | Choose
 
 
 def question(text: str, *images: Image) -> Prompt:
-    """`images`, then `text`: the form of every prompt of the paper that has one image."""
+    """Put the images before the text, as in every prompt of the paper with one image."""
     return (*images, Text(text))
 
 
-def shown(prompt: Prompt) -> str:
-    """A prompt as a reader sees it, and as kosmos-generate takes it."""
+def join(*prompts: Prompt) -> Prompt:
+    """Concatenate prompts. A text that meets a text becomes one with it, so that both are tokenized as one text."""
+    joined: list[Text | Image] = []
+    for prompt in prompts:
+        if joined and prompt and isinstance(joined[-1], Text) and isinstance(prompt[0], Text):
+            joined[-1:] = [Text(joined[-1].text + prompt[0].text), *prompt[1:]]
+        else:
+            joined += prompt
+    return tuple(joined)
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Write a prompt with `<image>` for each image, as `kosmos-generate` takes it."""
     return " ".join(segment.text if isinstance(segment, Text) else IMAGE_MARK for segment in prompt)
 
 
-def prompts_of(request: Request) -> list[Prompt]:
-    """The different prompts of a request."""
+def distinct_prompts(request: Request) -> list[Prompt]:
+    """List the full prompts of a request, each once. Choices often share one."""
     if isinstance(request, Generate):
-        return [request.prompt]
-    return list(dict.fromkeys(choice.prompt for choice in request.choices))
+        return [request.full_prompt]
+    return list(dict.fromkeys(request.full_prompt(choice) for choice in request.choices))
 
 
-def images_of(request: Request) -> list[Image]:
-    """The different images of a request, in the order in which they come."""
-    images = [segment for prompt in prompts_of(request) for segment in prompt if isinstance(segment, Image)]
+def distinct_images(request: Request) -> list[Image]:
+    """List the images of a request in reading order, each once."""
+    images = [segment for prompt in distinct_prompts(request) for segment in prompt if isinstance(segment, Image)]
     return list(dict.fromkeys(images))

@@ -1,11 +1,11 @@
-"""The model as benchmarks see it: texts for Generate, log-probabilities for Choose, many requests in one batch."""
+"""Answers a batch of requests with a model: texts for Generate, log-probabilities for Choose."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from kosmos_plugin.data.documents import Document, Text
 from kosmos_plugin.data.samples import PromptTooLong, Sample
-from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Prompt, Request, prompts_of
+from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Prompt, Request, distinct_prompts
 from kosmos_plugin.generation.beam_search import SearchOptions, generate, generated_text
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_batch
@@ -14,87 +14,99 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Responder(Protocol):
-    """Who answers requests: a model, or in tests somebody who knows the answers."""
+    """Answers requests: a model, or in tests a stand-in that knows the answers."""
 
     def problem(self, request: Request) -> str:
-        """Why the request cannot be answered (it is longer than the model reads), or nothing."""
+        """Say why the request cannot be answered (it is longer than the model's context); "" if it can."""
         ...
 
-    def generate(self, requests: Sequence[Generate]) -> list[str]: ...
+    def generate(self, requests: Sequence[Generate]) -> list[str]:
+        """Generate the text of each request."""
+        ...
 
     def score(self, requests: Sequence[Choose]) -> list[list[float]]:
-        """The log-probability of each request's choices."""
+        """Compute the summed log-probability of each request's choices."""
         ...
 
 
 class KosmosResponder:
-    """A trained model. Requests of any kind and length go in one batch; each gets what it would get alone."""
+    """Answers requests with a KOSMOS model.
+
+    A batch may mix requests of any kind and length; the answer to a request does not depend on the others.
+    """
 
     def __init__(self, kosmos: Generator):
         self.model = kosmos.model
         self.vocabulary = kosmos.vocabulary
         self.sample_builder = kosmos.sample_builder
-        self._names_of: dict[tuple[str, ...], _Names] = {}
+        self._constraints: dict[tuple[str, ...], _Constraint] = {}
 
     def problem(self, request: Request) -> str:
+        """Say why the request does not fit in the model's context; "" if it does."""
         try:
-            if isinstance(request, Generate):
-                new = [self._new_tokens(request)]
-                lengths = [len(self._sample(request.prompt))]
-            else:
-                new = [len(self._continuation(choice)) for choice in request.choices]
-                lengths = [len(self._sample(prompt)) for prompt in prompts_of(request)]
+            lengths = [len(self._sample(prompt)) for prompt in distinct_prompts(request)]
         except PromptTooLong as error:
             return str(error)
-        if max(lengths) + max(new) > self.model.max_positions():
-            return f"{max(lengths):,} tokens and {max(new):,} new ones do not fit in {self.model.max_positions():,}"
+        if isinstance(request, Generate):
+            new_tokens = self._max_new_tokens(request)
+        else:
+            new_tokens = max(len(self._continuation(choice, request)) for choice in request.choices)
+        if max(lengths) + new_tokens > self.model.max_positions():
+            return f"{max(lengths):,} tokens and {new_tokens:,} new ones do not fit in {self.model.max_positions():,}"
         return ""
 
     def generate(self, requests: Sequence[Generate]) -> list[str]:
-        alike: dict[tuple, list[int]] = {}  # requests by their options
-        for number, request in enumerate(requests):
-            options = SearchOptions(request.beam, self._new_tokens(request))
-            alike.setdefault((options, request.among), []).append(number)
+        """Generate the text of each request; requests with equal options go in one batch."""
+        batches: dict[tuple[SearchOptions, tuple[str, ...] | None], list[int]] = {}
+        for index, request in enumerate(requests):
+            options = SearchOptions(request.beam, self._max_new_tokens(request))
+            batches.setdefault((options, request.among), []).append(index)
         texts: dict[int, str] = {}
-        for (options, among), numbers in alike.items():
-            prompts = [self._sample(requests[number].prompt) for number in numbers]
-            names = None if among is None else self._names(among)
-            found = generate(self.model, self.vocabulary, prompts, options, names.trie if names else None)
-            for number, hypothesis in zip(numbers, found, strict=True):
-                texts[number] = names.texts[hypothesis.tokens] if names else generated_text(self.vocabulary, hypothesis)
-        return [texts[number] for number in range(len(requests))]
+        for (options, among), indices in batches.items():
+            prompts = [self._sample(requests[index].full_prompt) for index in indices]
+            constraint = None if among is None else self._constraint(among)
+            trie = constraint.trie if constraint else None
+            for index, hypothesis in zip(
+                indices, generate(self.model, self.vocabulary, prompts, options, trie), strict=True
+            ):
+                if constraint:
+                    texts[index] = constraint.texts[hypothesis.tokens]
+                else:
+                    texts[index] = generated_text(self.vocabulary, hypothesis)
+        return [texts[index] for index in range(len(requests))]
 
     def score(self, requests: Sequence[Choose]) -> list[list[float]]:
+        """Compute the summed log-probability of each request's choices. A prompt that they share is read once."""
         prompts: list[Sample] = []
-        candidates: list[list[list[int]]] = []  # of each prompt
+        candidates: list[list[list[int]]] = []  # token ids of the continuations of each prompt
         for request in requests:
             for prompt, choices in _by_prompt(request).items():
                 prompts.append(self._sample(prompt))
-                candidates.append([self._continuation(choice) for choice in choices])
+                candidates.append([self._continuation(choice, request) for choice in choices])
         scores = iter(score_batch(self.model, self.vocabulary, prompts, candidates))
-        scores_of_requests = []
+        results = []
         for request in requests:
-            found = {prompt: iter(next(scores)) for prompt in _by_prompt(request)}
-            scores_of_requests.append([next(found[choice.prompt]) for choice in request.choices])
-        return scores_of_requests
+            scores_by_prompt = {prompt: iter(next(scores)) for prompt in _by_prompt(request)}
+            results.append([next(scores_by_prompt[request.full_prompt(choice)]) for choice in request.choices])
+        return results
 
     def _sample(self, prompt: Prompt) -> Sample:
         return self.sample_builder.prompt(Document("of an item", prompt))
 
-    def _names(self, texts: tuple[str, ...]) -> "_Names":
-        if texts not in self._names_of:
-            self._names_of[texts] = _Names(self.vocabulary, texts)
-        return self._names_of[texts]
+    def _constraint(self, texts: tuple[str, ...]) -> "_Constraint":
+        if texts not in self._constraints:
+            self._constraints[texts] = _Constraint(self.vocabulary, texts)
+        return self._constraints[texts]
 
-    def _new_tokens(self, request: Generate) -> int:
-        return request.max_new_tokens if request.among is None else self._names(request.among).trie.longest
+    def _max_new_tokens(self, request: Generate) -> int:
+        return request.max_new_tokens if request.among is None else self._constraint(request.among).trie.longest
 
-    def _continuation(self, choice: Choice) -> list[int]:
-        return continuation_tokens(self.vocabulary, choice.prompt, choice.continuation)
+    def _continuation(self, choice: Choice, request: Choose) -> list[int]:
+        return continuation_tokens(self.vocabulary, request.full_prompt(choice), choice.continuation)
 
 
-class _Names:
-    """Texts one of which is to be generated, by their tokens: the vocabulary may not give a text back as it was."""
+class _Constraint:
+    """The texts that can be generated, by their tokens: decoding the tokens need not give back the exact text."""
 
     def __init__(self, vocabulary: Vocabulary, texts: Sequence[str]):
         self.texts = {(*vocabulary.encode(text), vocabulary.eos): text for text in texts}
@@ -102,7 +114,13 @@ class _Names:
 
 
 def continuation_tokens(vocabulary: Vocabulary, prompt: Prompt, continuation: str) -> list[int]:
-    """The tokens of `continuation` where it stands, after the last text of `prompt`."""
+    """Tokenize a continuation as it is tokenized after the last text of its prompt.
+
+    Args:
+        vocabulary: The vocabulary.
+        prompt: The full prompt.
+        continuation: The text after it, with the space before it if there is one.
+    """
     before = prompt[-1].text if prompt and isinstance(prompt[-1], Text) else ""
     tokens = vocabulary.encode(before)
     together = vocabulary.encode(before + continuation)
@@ -112,8 +130,8 @@ def continuation_tokens(vocabulary: Vocabulary, prompt: Prompt, continuation: st
 
 
 def _by_prompt(request: Choose) -> dict[Prompt, list[Choice]]:
-    """A request's choices by their prompts; each prompt is read once."""
-    found: dict[Prompt, list[Choice]] = {}
+    """Group a request's choices by their full prompts."""
+    groups: dict[Prompt, list[Choice]] = {}
     for choice in request.choices:
-        found.setdefault(choice.prompt, []).append(choice)
-    return found
+        groups.setdefault(request.full_prompt(choice), []).append(choice)
+    return groups

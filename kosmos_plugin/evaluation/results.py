@@ -1,4 +1,4 @@
-"""What was measured: one Result for each benchmark and number of shots, kept in `results.json`."""
+"""Results: one for each benchmark, split and number of shots, kept in `results.json`."""
 
 import dataclasses
 import json
@@ -13,41 +13,40 @@ RESULTS_FILE = "results.json"
 
 @dataclass(frozen=True)
 class Result:
-    """A benchmark measured with `shots` demonstrations.
-
-    `metrics`: name → value in percent, the headline first; `interval`: of the headline, 95%. `problems`: how many of
-    the `items` could not be asked, since they do not fit in the model; they count as wrong. `folder`: where its
-    predictions and its page are, relative to results.json. `limit`: if given, the items are only so many of the first.
-    A split without answers has no metrics, but a submission.
-    """
+    """A measured benchmark."""
 
     benchmark: str
     title: str
-    section: str
+    section: str  # of the paper
     split: str
-    shots: int
-    items: int
-    problems: int
-    metrics: dict[str, float]
-    interval: tuple[float, float] | None
-    folder: str
+    shots: int  # number of demonstrations
+    items: int  # number of items
+    problems: int  # items that are longer than the model's context; they count as wrong
+    metrics: dict[str, float]  # in percent, the headline first; empty for a split without public answers
+    interval: tuple[float, float] | None  # 95%, of the headline
+    folder: str  # of its predictions and its page, relative to results.json
     checkpoint: str
     seed: int
-    submission: str = ""
-    limit: int | None = None
+    submission: str = ""  # file name within `folder`, for the benchmark's test server
+    limit: int | None = None  # if set, only the split's first items were measured
 
     @property
     def key(self) -> tuple[str, str, int]:
+        """(benchmark, split, shots), which identifies a result within its results.json."""
         return self.benchmark, self.split, self.shots
 
     @property
     def headline(self) -> str:
-        """The name of the metric that is compared with the paper's."""
+        """The name of the metric that is compared with the paper's; "" if there are no metrics."""
         return next(iter(self.metrics), "")
 
 
 def read_results(out: Path) -> list[Result]:
-    """All results in the folder `out`; none if there is no results.json yet."""
+    """Read the results in a folder; empty if it has no results.json yet.
+
+    Raises:
+        UserError: The file is not valid.
+    """
     path = out / RESULTS_FILE
     if not path.is_file():
         return []
@@ -61,5 +60,6 @@ def read_results(out: Path) -> list[Result]:
 
 
 def write_results(out: Path, results: list[Result]) -> None:
+    """Write results.json."""
     entries = [dataclasses.asdict(result) for result in results]
     write_text(out / RESULTS_FILE, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")

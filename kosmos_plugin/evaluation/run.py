@@ -1,7 +1,7 @@
-"""A benchmark from its release to a Result: items are asked in batches, dealt to ranks, and measured.
+"""Evaluates a model on one benchmark, from the release to a Result.
 
-items → batches of consecutive items → this rank's → requests → answers → part-RANK.jsonl
-  → when all ranks are done, on the first: scores → predictions.jsonl, page.html, a submission, Result
+items → batches of consecutive items, dealt to the ranks → requests → answers → part-RANK.jsonl
+  → once all ranks are done, on the first: scores → predictions.jsonl, page.html, a submission, Result
 """
 
 import json
@@ -9,17 +9,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.answering import ask
+from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.benchmark import Benchmark, Item
 from kosmos_plugin.evaluation.files import write_text
 from kosmos_plugin.evaluation.metrics.accuracy import bootstrap_interval
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
-from kosmos_plugin.evaluation.reporting.page import write_page
+from kosmos_plugin.evaluation.reporting.page import PAGE_FILE, write_page
 from kosmos_plugin.evaluation.requests import Request
 from kosmos_plugin.evaluation.responder import Responder
 from kosmos_plugin.evaluation.results import Result
@@ -27,40 +28,42 @@ from kosmos_plugin.evaluation.results import Result
 
 @dataclass(frozen=True)
 class Run:
-    """A benchmark with `shots` demonstrations, to be answered by the model of the file `checkpoint`.
+    """A benchmark with a number of demonstrations, to be answered by one checkpoint."""
 
-    `digest` tells the file from others. `limit`: only so many of the first items, for a quick look.
-    """
-
-    benchmark: Benchmark
+    benchmark: Benchmark[Any]
     shots: int
-    checkpoint: str
-    digest: str
-    seed: int = 1
-    limit: int | None = None
+    checkpoint: str  # path, for the report
+    digest: str  # of the checkpoint's file: answers of another one are never mixed in
+    seed: int = 1  # of the demonstrations
+    limit: int | None = None  # if set, only the split's first items
 
     @property
     def folder(self) -> str:
-        """Where its answers are."""
+        """The folder of its answers, relative to the folder of all results."""
         return f"{self.benchmark.name}/{self.benchmark.split}-{self.shots}-shot"
 
-    def settings(self) -> dict:
-        """All that its answers depend on: neither the size of batches nor the number of ranks."""
+    def settings(self) -> dict[str, Any]:
+        """All settings that its answers depend on. The batch size and the number of ranks are not among them."""
         return {"checkpoint's digest": self.digest, "shots": self.shots, "seed": self.seed, "limit": self.limit}
 
     def items(self) -> list[Item]:
+        """Read the items to answer.
+
+        Raises:
+            UserError: There are none, or two have the same id.
+        """
         items = self.benchmark.items()[: self.limit]
         if not items:
             raise UserError(
                 f"{self.benchmark.name}: there are no items of {self.benchmark.split} in {self.benchmark.folder}."
             )
-        twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+        twice = [item_id for item_id, count in Counter(item.id for item in items).items() if count > 1]
         if twice:
             raise UserError(f"{self.benchmark.name}: {self.benchmark.folder} has {twice[0]!r} more than once.")
         return items
 
     def requests(self) -> Callable[[Item], Request]:
-        """What the model is asked about an item."""
+        """Return the function from an item to its request."""
         pool = self.benchmark.training_items() if self.shots else []
 
         def request(item: Item) -> Request:
@@ -71,20 +74,31 @@ class Run:
 
 
 def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: Ranks) -> Result | None:
-    """Answer what is still to be answered and measure it; the result on the first rank, None on the others."""
+    """Answer the items that have no answer yet, then score all.
+
+    Args:
+        run: The benchmark and its settings.
+        responder: The model.
+        out: The folder of all results; answers go to `out / run.folder`.
+        batch_size: Items per batch. It changes no answer.
+        ranks: The processes that share the items.
+
+    Returns:
+        The result on the first rank, None on the others.
+    """
     predictions = Predictions(out / run.folder, run.settings())
     if ranks.is_first:
         predictions.begin()
     ranks.wait()
     items, request = run.items(), run.requests()
     answered = predictions.read()
-    ranks.wait()  # nobody writes while others read
+    ranks.wait()  # no rank writes while others read
     batches = [items[begin : begin + batch_size] for begin in range(0, len(items), batch_size)]
     name = f"{run.benchmark.name}, {run.shots} shots"
     for batch in tqdm(batches[ranks.rank :: ranks.count], desc=name, disable=not ranks.is_first):
         left = [item for item in batch if item.id not in answered]
         if left:
-            predictions.append(ranks.rank, left, ask(responder, [request(item) for item in left]))
+            predictions.append(ranks.rank, left, answer(responder, [request(item) for item in left]))
     ranks.wait()
     return _measure(run, predictions, items, request, out) if ranks.is_first else None
 
@@ -92,12 +106,15 @@ def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: 
 def _measure(
     run: Run, predictions: Predictions, items: list[Item], request: Callable[[Item], Request], out: Path
 ) -> Result:
-    """Score all answers, and write them, their page and their submission."""
+    """Score all answers; write them, their page and their submission."""
     benchmark, answered = run.benchmark, predictions.read()
     answers = [answered[item.id] for item in items]
     scores = None if any(item.reference is None for item in items) else benchmark.score(items, answers)
-    of_items = [None] * len(items) if scores is None or scores.of_items is None else scores.of_items
-    predictions.finish(items, answers, of_items)
+    per_item = None if scores is None else scores.per_item
+    interval = None if scores is None else scores.interval
+    if interval is None and per_item is not None:
+        interval = bootstrap_interval(per_item)
+    predictions.finish(items, answers, per_item or [None] * len(items))
     submission = benchmark.submission(items, answers)
     if submission is not None:
         write_text(predictions.folder / submission[0], json.dumps(submission[1], ensure_ascii=False))
@@ -110,12 +127,12 @@ def _measure(
         items=len(items),
         problems=sum(bool(answer.problem) for answer in answers),
         metrics={} if scores is None else scores.metrics,
-        interval=None if scores is None else scores.interval or bootstrap_interval(scores.of_items),
+        interval=interval,
         folder=run.folder,
         checkpoint=run.checkpoint,
         seed=run.seed,
         submission="" if submission is None else submission[0],
         limit=run.limit,
     )
-    write_page(predictions.folder / "page.html", result, items, answers, scores, request)
+    write_page(predictions.folder / PAGE_FILE, result, items, answers, scores, request)
     return result

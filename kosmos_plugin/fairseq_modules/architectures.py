@@ -8,12 +8,13 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
+from typing_extensions import Self
 
 from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos

@@ -11,9 +11,10 @@ conversation.ask("Question: which color is it? Answer:", stop=(".",))
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
+from typing_extensions import Self
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
 from kosmos_plugin.checkpoints.state_dict import require_matching_weights

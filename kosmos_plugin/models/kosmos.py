@@ -5,10 +5,11 @@ images [N, 3, S, S] ─ vision tower ─→ features [N, L, W] ─ resampler ─
 tokens [B, T] ───────────────── embedding table ─────────────→ embeddings [B, T, E] ─ decoder ─→ logits [B, T, V]
 """
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.autocast import bfloat16_autocast

@@ -7,10 +7,10 @@ VISION_ENCODERS.
 
 import hashlib
 import importlib
-from typing import Self
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.images import normalize

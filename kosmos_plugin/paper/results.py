@@ -1,65 +1,64 @@
-"""The paper's figures (arXiv 2302.14045), in one place, to be shown beside one's own as reported.
+"""The results that the paper reports (arXiv 2302.14045), to be shown beside measured ones.
 
-Those of some tables are not here, for want of a copy to check them against: few-shot captioning (Table 3), the one-shot
-and four-shot language tasks (Table 13), and COCO without instruction tuning (Table 14).
+Some are missing, because there was no copy of their tables to check them against: few-shot captioning (Table 3), the
+one-shot and four-shot language tasks (Table 13), and COCO without instruction tuning (Table 14).
 """
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Figure:
-    """`value`: in percent (CIDEr and SPICE × 100). `where` it stands in the paper.
+class Value:
+    """A reported value."""
 
-    A section ("§4.3.2") says it in its text, or says differences that it follows from; or it stands in a table alone
-    ("Table 2").
-    """
-
-    value: float
+    value: float  # in percent (CIDEr and SPICE × 100)
+    # A section ("§4.3.2") whose text has the value or differences that it follows from; or else a table ("Table 2").
     where: str
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the paper reports of a benchmark with a number of demonstrations, by a metric.
+class Reported:
+    """What the paper reports for a benchmark, a number of demonstrations and a metric. None: nothing."""
 
-    `kosmos_1`: of the model. `untuned`: of KOSMOS-1 without language-only instruction tuning, where the paper compares
-    the two. `llm`: of the language model trained on the text alone. `chance`: of random answers.
+    kosmos_1: Value | None = None
+    untuned: Value | None = None  # KOSMOS-1 without language-only instruction tuning
+    llm: Value | None = None  # the baseline: a language model trained only on the text
+    chance: Value | None = None  # random answers
+
+
+def reported(benchmark: str, shots: int, metric: str) -> Reported:
+    """Look up what the paper reports.
+
+    Args:
+        benchmark: Name of the benchmark, as in `--benchmark`.
+        shots: Number of demonstrations.
+        metric: Name of the metric, as in its Scores.
     """
-
-    kosmos_1: Figure | None = None
-    untuned: Figure | None = None
-    llm: Figure | None = None
-    chance: Figure | None = None
+    return _REPORTED.get((benchmark, shots, metric), Reported())
 
 
-def reported(benchmark: str, shots: int, metric: str) -> Figures:
-    """The paper's figures; empty if there are none."""
-    return _REPORTED.get((benchmark, shots, metric), Figures())
+def _table(number: int, **values: float) -> Reported:
+    return Reported(**{model: Value(value, f"Table {number}") for model, value in values.items()})
 
 
-def _table(number: int, **values: float) -> Figures:
-    return Figures(**{who: Figure(value, f"Table {number}") for who, value in values.items()})
+def _text(section: str, value: float) -> Reported:
+    return Reported(Value(value, f"§{section}"))
 
 
-def _text(section: str, value: float) -> Figures:
-    return Figures(Figure(value, f"§{section}"))
-
-
-_REPORTED: dict[tuple[str, int, str], Figures] = {
+_REPORTED: dict[tuple[str, int, str], Reported] = {
     ("coco", 0, "CIDEr"): _table(2, kosmos_1=84.7),
     ("coco", 0, "SPICE"): _table(2, kosmos_1=16.8),
-    ("flickr30k", 0, "CIDEr"): Figures(Figure(67.1, "§4.1.2"), untuned=Figure(65.2, "§4.9.1")),
+    ("flickr30k", 0, "CIDEr"): Reported(Value(67.1, "§4.1.2"), untuned=Value(65.2, "§4.9.1")),
     ("flickr30k", 0, "SPICE"): _table(2, kosmos_1=14.5),
-    ("vqav2", 0, "accuracy"): Figures(Figure(51.0, "Table 4"), untuned=Figure(46.7, "Table 14")),
+    ("vqav2", 0, "accuracy"): Reported(Value(51.0, "Table 4"), untuned=Value(46.7, "Table 14")),
     ("vqav2", 2, "accuracy"): _table(5, kosmos_1=51.4),
     ("vqav2", 4, "accuracy"): _table(5, kosmos_1=51.8),
     ("vqav2", 8, "accuracy"): _table(5, kosmos_1=51.4),
-    ("vizwiz", 0, "accuracy"): Figures(Figure(29.2, "Table 4"), untuned=Figure(27.9, "Table 14")),
+    ("vizwiz", 0, "accuracy"): Reported(Value(29.2, "Table 4"), untuned=Value(27.9, "Table 14")),
     ("vizwiz", 2, "accuracy"): _table(5, kosmos_1=31.4),
     ("vizwiz", 4, "accuracy"): _table(5, kosmos_1=35.3),
     ("vizwiz", 8, "accuracy"): _table(5, kosmos_1=39.0),
-    # §4.2.2 has the same two differences from chance, 5.3 and 9.3, but names tuned and untuned in the other order.
+    # §4.2.2 has the same two differences from chance, 5.3 and 9.3, but in the opposite order.
     ("raven_iq", 0, "accuracy"): _table(6, kosmos_1=26.0, untuned=22.0, chance=17.0),
     ("rendered_sst2", 0, "accuracy"): _text("4.3.2", 67.1),
     ("hateful_memes", 0, "ROC AUC"): _text("4.3.2", 63.9),

@@ -13,8 +13,8 @@ import kosmos_plugin
 
 PLUGIN = Path(kosmos_plugin.__path__[0])
 
-# Without dropout and with the sum of two batches to an update: what one process and two ranks compute is the same.
-# Without a buffer, whose thread sometimes aborts fairseq at exit when a training ends before its epoch.
+# Without dropout, so that one process and two ranks compute the same. Without a buffer, whose thread sometimes aborts
+# fairseq at exit when training ends within an epoch.
 TINY_LANGUAGE_MODEL = (
     "--task language_modeling --arch transformer_lm --decoder-layers 1 --decoder-embed-dim 8 --decoder-ffn-embed-dim 8 "
     "--decoder-attention-heads 1 --dropout 0 --optimizer adam --lr 0.01 --sample-break-mode eos --tokens-per-sample 16 "
@@ -23,7 +23,7 @@ TINY_LANGUAGE_MODEL = (
 
 
 def run_python(*arguments: str, ranks: int = 1, python_path: str = str(PLUGIN.parent)) -> str:
-    """What ``python ARGUMENTS``, or torchrun with that many ranks, prints."""
+    """Run `python ARGUMENTS`, with torchrun for several ranks, and return its output."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     environment = os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def train(tiny_text: Path) -> Callable[..., str]:
-    """Trains the tiny model into a folder, with more options of fairseq-train; returns what it prints."""
+    """A function that trains the tiny model with more options of fairseq-train and returns the output."""
 
     def run(
         save_dir: Path, *options: str, ranks: int = 1, program: tuple[str, ...] = ("-m", "fairseq_cli.train")
@@ -69,7 +69,7 @@ def train(tiny_text: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def trained_alone(train: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder and the output of four updates in one process, of two batches each."""
-    folder = tmp_path_factory.mktemp("trained_alone")
+def trained_on_one_rank(train: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of four updates on one rank, of two batches each."""
+    folder = tmp_path_factory.mktemp("trained_on_one_rank")
     return folder, train(folder, "--max-update", "4", "--update-freq", "2", "--save-interval-updates", "2")

@@ -1,4 +1,4 @@
-"""A checkpoint is whole at every moment: processes are killed while they copy one over another."""
+"""A checkpoint is complete at every moment: processes are killed while they copy one over another."""
 
 import os
 import random
@@ -37,7 +37,7 @@ def test_killed_while_copying(tmp_path):
         state = torch.load(last, weights_only=True)
         assert torch.equal(state["weights"], torch.full((1_000_000,), float(state["update"])))
 
-    assert killed_inside_a_copy > 0, "no process was killed where it matters: the test has shown nothing"
+    assert killed_inside_a_copy > 0, "no process was killed inside a copy, so nothing was tested"
     assert PathManager.copy(sources[1], last, overwrite=True)
     assert torch.load(last, weights_only=True)["update"] == 1
     assert sorted(os.listdir(tmp_path)) == ["checkpoint_1_0.pt", "checkpoint_1_1.pt", "checkpoint_last.pt"]
@@ -69,7 +69,7 @@ def test_content_reaches_the_disk_before_the_name(write, tmp_path, monkeypatch):
     assert torch.load(target, weights_only=True) == {"update": 3}
 
 
-def test_no_room_for_the_copy_leaves_the_old_checkpoint(tmp_path):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     new, last = tmp_path / "checkpoint_1_2.pt", tmp_path / "checkpoint_last.pt"
     torch.save({"weights": torch.zeros(100_000)}, new)
     torch.save({"update": 1}, last)

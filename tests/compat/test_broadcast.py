@@ -1,4 +1,4 @@
-"""A run on two ranks goes on from its checkpoint, which rank 0 reads and sends to the other."""
+"""A run on two ranks resumes from its checkpoint, which rank 0 reads and sends to the other."""
 
 import pytest
 import torch
@@ -34,12 +34,12 @@ def test_broadcasts_a_checkpoint(run_python, tmp_path):
 
 
 @pytest.mark.slow
-def test_resumes_on_two_ranks(train, trained_alone, tmp_path):
+def test_resumes_on_two_ranks(train, trained_on_one_rank, tmp_path):
     train(tmp_path, "--max-update", "2", ranks=2)
     output = train(tmp_path, "--max-update", "4", ranks=2)
 
     assert "Loaded checkpoint" in output
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
     assert state["optimizer_history"][-1]["num_updates"] == 4
-    never_stopped = torch.load(trained_alone[0] / "checkpoint_last.pt", weights_only=True)
-    torch.testing.assert_close(state["model"], never_stopped["model"], rtol=0, atol=1e-5)
+    uninterrupted = torch.load(trained_on_one_rank[0] / "checkpoint_last.pt", weights_only=True)
+    torch.testing.assert_close(state["model"], uninterrupted["model"], rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""torchrun on CPUs is one training: real fairseq-train of a stock model on two gloo ranks."""
+"""torchrun on CPUs is one training: fairseq-train with one of fairseq's own models on two gloo ranks."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# fairseq-train that keeps what every rank has learnt; fairseq itself saves rank 0 only.
+# fairseq-train that saves the weights of every rank; fairseq itself saves only rank 0's.
 TRAIN_AND_KEEP_EVERY_RANK = """
 import atexit
 import os
@@ -25,7 +25,7 @@ class KeepingTrainer(Trainer):
 
 
 train.Trainer = KeepingTrainer
-# registered before the plugin's own, so run after it; in one write, as two ranks share the output
+# registered before the plugin's own handler, so it runs after it; one write, as two ranks share the output
 atexit.register(lambda: os.write(1, f"group left: {not torch.distributed.is_initialized()}\\n".encode()))
 train.cli_main()
 """
@@ -41,24 +41,24 @@ def parameters_of(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("backend", [pytest.param("legacy_ddp", marks=pytest.mark.slow), "pytorch_ddp"])
-def test_two_ranks_are_one_training(backend, train, trained_alone, tmp_path):
+def test_two_ranks_are_one_training(backend, train, trained_on_one_rank, tmp_path):
     program = tmp_path / "train_and_keep.py"
     program.write_text(TRAIN_AND_KEEP_EVERY_RANK)
     folder = tmp_path / "checkpoints"
     output = train(folder, "--max-update", "4", "--ddp-backend", backend, ranks=2, program=(str(program),))
 
     assert output.count("group left: True") == 2
-    # two ranks of one batch are the two batches of an update in one process
-    alone, output_alone = trained_alone
-    assert words_per_batch(output) == words_per_batch(output_alone)
+    # two ranks with one batch each make the same update as one process with two batches
+    one_rank, output_of_one_rank = trained_on_one_rank
+    assert words_per_batch(output) == words_per_batch(output_of_one_rank)
     together = parameters_of(folder / "checkpoint_last.pt")
-    torch.testing.assert_close(together, parameters_of(alone / "checkpoint_last.pt"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, parameters_of(one_rank / "checkpoint_last.pt"), rtol=0, atol=1e-5)
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(folder / f"of_rank_{rank}.pt"), together, rtol=0, atol=0)
 
 
 def test_gathers_what_the_ranks_log(run_python, tmp_path):
-    """A criterion whose logs cannot be summed makes the trainer gather them; fairseq does so in CUDA memory."""
+    """The trainer gathers the logs of a criterion that cannot be summed; fairseq does so in CUDA memory."""
     program = tmp_path / "gather.py"
     program.write_text(
         "import torch, torch.distributed as dist\n"

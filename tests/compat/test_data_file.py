@@ -13,7 +13,7 @@ def test_a_data_file_has_no_forgotten_validation_sets(tmp_path):
     data_utils.raise_if_valid_subsets_unintentionally_ignored(config(path))
 
 
-def test_a_data_folder_is_searched_as_ever(tmp_path):
+def test_a_data_folder_is_searched_as_before(tmp_path):
     (tmp_path / "valid1.bin").write_text("")
     try:
         data_utils.raise_if_valid_subsets_unintentionally_ignored(config(tmp_path))

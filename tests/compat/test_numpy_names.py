@@ -1,4 +1,4 @@
-"""The functions of fairseq that use names NumPy has removed."""
+"""The functions of fairseq that use names which NumPy has removed."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_sentence_pairs_in_buckets():
 
 @pytest.mark.parametrize("compute", [data_utils.compute_mask_indices, data_utils.compute_mask_indices_v3])
 def test_spans_without_overlap_get_past_numpy(compute):
-    # What is left is a mistake of fairseq's own on every NumPy: Generator never had a `randint`.
+    # The remaining error is fairseq's own, with every NumPy: Generator never had a `randint`.
     with pytest.raises(AttributeError, match="randint"):
         compute((1, 40), None, mask_prob=0.5, mask_length=4, no_overlap=True)
 
@@ -47,9 +47,9 @@ def test_normalizer_of_the_crf():
     crf = DynamicCRF(num_embedding=6, low_rank=2, beam_size=6)
     scores = crf(torch.randn(2, 5, 6), torch.randint(6, (2, 5)), torch.ones(2, 5, dtype=torch.bool))
     assert torch.isfinite(scores).all()
-    assert (scores <= 0).all()  # logarithms of probabilities
+    assert (scores <= 0).all()  # log-probabilities
 
 
-def test_numpy_itself_is_left_alone():
+def test_numpy_itself_is_unchanged():
     assert not hasattr(np, "compat")
     assert "int" not in vars(np)

@@ -1,4 +1,4 @@
-"""--user-dir where the plugin is imported already, and in spawned processes."""
+"""--user-dir with a plugin that is already imported, and in spawned processes."""
 
 import shutil
 import sys
@@ -18,18 +18,18 @@ def import_user_dir(path: Path | str | None) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_accepts_the_directory_that_is_imported(times):
+def test_accepts_the_imported_directory(times):
     for _ in range(times):
         import_user_dir(PLUGIN)
     import_user_dir(f"{PLUGIN}/")
 
 
-def test_accepts_it_through_a_link(tmp_path):
+def test_accepts_a_link_to_it(tmp_path):
     (tmp_path / "kosmos_plugin").symlink_to(PLUGIN)
     import_user_dir(tmp_path / "kosmos_plugin")
 
 
-def test_refuses_another_copy_and_says_which_is_imported(tmp_path):
+def test_rejects_another_copy_and_names_the_imported_one(tmp_path):
     (tmp_path / "kosmos_plugin").mkdir()
     with pytest.raises(ImportError) as error:
         import_user_dir(tmp_path / "kosmos_plugin")
@@ -49,7 +49,7 @@ def test_leaves_other_plugins_to_fairseq(tmp_path, monkeypatch):
 
 
 def test_spawned_workers_import_the_same_copy(run_python, tmp_path):
-    """Nothing is mended for this: on Python 3.11 and 3.12 a spawned process has the path of its parent."""
+    """Needs no patch: a spawned process has the path of its parent."""
     copy = tmp_path / "copy" / "kosmos_plugin"
     shutil.copytree(PLUGIN, copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "probe.py").write_text(
@@ -70,6 +70,6 @@ def test_spawned_workers_import_the_same_copy(run_python, tmp_path):
         "    from kosmos_plugin.probe import Probe\n"
         "    print(list(DataLoader(Probe([0]), batch_size=None, num_workers=1, multiprocessing_context='spawn')))\n"
     )
-    # no PYTHONPATH: the copy is known by --user-dir alone
+    # no PYTHONPATH: the copy is found only by --user-dir
     output = run_python(str(program), "--user-dir", str(copy), python_path="")
     assert str([[str(copy / "__init__.py"), True]]) in output

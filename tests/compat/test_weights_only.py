@@ -1,10 +1,10 @@
-"""The checkpoints fairseq writes load without running code from them; nothing has to be mended for that."""
+"""Checkpoints written by fairseq load with `weights_only=True`, without a patch."""
 
 import torch
 
 
-def test_a_checkpoint_loads_with_weights_only(trained_alone):
-    folder, _ = trained_alone
+def test_a_checkpoint_loads_with_weights_only(trained_on_one_rank):
+    folder, _ = trained_on_one_rank
     names = sorted(path.name for path in folder.glob("*.pt"))
     assert {"checkpoint_1_2.pt", "checkpoint_best.pt", "checkpoint_last.pt"} <= set(names)
     for name in names:

@@ -1,17 +1,17 @@
-"""Somebody who answers a benchmark's requests in a model's place: who knows the answers, or who guesses."""
+"""Stand-ins for a model: one knows the answers, one guesses."""
 
 import random
 from collections.abc import Sequence
 
 from kosmos_plugin.evaluation.benchmark import Item
-from kosmos_plugin.evaluation.requests import Choose, Generate, Request, images_of, prompts_of, shown
+from kosmos_plugin.evaluation.requests import Choose, Generate, Request, distinct_images, distinct_prompts, prompt_text
 from kosmos_plugin.evaluation.run import Run
 
 RATIONALE = "a picture of words"
 
 
 def truth(reference) -> str:
-    """An answer that is right, whatever form a benchmark's references have."""
+    """A right answer, for any form of reference."""
     if isinstance(reference, dict):
         return truth(reference["answers"])
     return max(reference, key=reference.count) if isinstance(reference, list) else str(reference)
@@ -65,6 +65,6 @@ class Guessing:
 
 def _key(request: Request) -> tuple:
     """Tells the requests of a benchmark from each other."""
-    prompts = tuple(shown(prompt) for prompt in prompts_of(request))
+    prompts = tuple(prompt_text(prompt) for prompt in distinct_prompts(request))
     continuations = (choice.continuation for choice in request.choices) if isinstance(request, Choose) else ()
-    return prompts, tuple(image.name for image in images_of(request)), tuple(continuations)
+    return prompts, tuple(image.name for image in distinct_images(request)), tuple(continuations)

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,19 @@ def test_the_list_names_every_benchmark_and_where_its_files_belong(capsys):
         assert f"\n{name} " in f"\n{listed}" and f"FOLDER/{benchmark_class(name).release}/" in listed
 
 
+@pytest.mark.parametrize("option", ["--list", "--help"])
+def test_list_and_help_import_neither_torch_nor_fairseq(option):
+    code = (
+        "import sys\nfrom fairseq_cli_ext.evaluate import cli_main\n"
+        f"try:\n    cli_main([{option!r}])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'fairseq', 'jinja2', 'PIL'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("imagenet_constrained" if option == "--list" else "default: 16") in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,12 +76,21 @@ def test_the_list_names_every_benchmark_and_where_its_files_belong(capsys):
         ("--path {checkpoint} --data {releases}", "Give --benchmark"),
         ("--path {checkpoint} --benchmark coco", "Give --data"),
         ("--path nowhere.pt --benchmark coco --data {releases}", "nowhere.pt does not exist"),
-        ("--path {checkpoint} --benchmark cocoa --data {releases}", "no benchmark 'cocoa'; there are coco, "),
+        (
+            "--path {checkpoint} --benchmark cocoa --data {releases}",
+            "no benchmark 'cocoa'. Did you mean 'coco'? The",
+        ),
         ("--path {checkpoint} --benchmark coco --data {releases} --shots two", "--shots must be numbers"),
         ("--path {checkpoint} --benchmark coco --data {releases} --shots=-1", "--shots must be numbers"),
         ("--path {checkpoint} --benchmark imagenet --data {releases} --shots 2", "imagenet has no demonstrations"),
-        ("--path {checkpoint} --benchmark coco --data {releases} --split tset", "splits test, val, not 'tset'"),
-        ("--path {checkpoint} --benchmark coco,piqa --data {releases} --split test", "--split goes with one"),
+        (
+            "--path {checkpoint} --benchmark coco --data {releases} --split tset",
+            "not 'tset'. Did you mean 'test'?",
+        ),
+        (
+            "--path {checkpoint} --benchmark coco,piqa --data {releases} --split test",
+            "--split needs a single",
+        ),
         ("--path {checkpoint} --benchmark coco --data {releases} --batch-size 0", "--batch-size"),
         ("--path {checkpoint} --benchmark coco --data {releases} --limit 0", "--limit"),
         ("--compare nowhere elsewhere", "nowhere"),

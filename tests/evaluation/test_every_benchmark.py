@@ -1,11 +1,11 @@
-"""Every benchmark, from its release to its metrics: who knows the answers gets all of them, who guesses gets chance."""
+"""Every benchmark from its release to its metrics, answered by a stand-in: one that knows, and one that guesses."""
 
 import math
 import statistics
 
 import pytest
 
-from kosmos_plugin.evaluation.answering import ask
+from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.requests import Choose, Generate
@@ -13,7 +13,7 @@ from kosmos_plugin.evaluation.run import Run, evaluate
 from tests.evaluation.stand_in import Guessing, Knowing
 
 GUESSES = 20
-WITH_ANSWERS = {"vqav2": "val", "vizwiz": "val"}  # their first splits have none
+WITH_ANSWERS = {"vqav2": "val", "vizwiz": "val"}  # their default splits have none
 
 
 def make(name: str, releases):
@@ -28,26 +28,26 @@ def measured(benchmark, responder, out, shots: int = 0):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_who_knows_the_answers_gets_all_of_them(name, releases, tmp_path):
+def test_right_answers_get_the_full_score(name, releases, tmp_path):
     benchmark = make(name, releases)
     for shots in {0, max(benchmark.shots)}:
         knowing = Knowing(Run(benchmark, shots, "a stand-in", "", limit=24))
         result = measured(benchmark, knowing, tmp_path, shots)
         if result.headline == "CIDEr":
-            assert result.metrics["CIDEr"] > 300, "it says one of the references"
+            assert result.metrics["CIDEr"] > 300, "it answers with one of the references"
         else:
             assert all(value == 100 for value in result.metrics.values()), result.metrics
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_who_guesses_gets_chance(name, releases):
+def test_guesses_get_the_chance_level(name, releases):
     benchmark = make(name, releases)
     run = Run(benchmark, 0, "a stand-in", "", limit=24)
     request_of, items = run.requests(), run.items()
     requests = [request_of(item) for item in items]
     share = chance(requests)
-    guesses = GUESSES if share else 1  # nobody guesses a text
-    scores = [benchmark.score(items, ask(Guessing(seed), requests)) for seed in range(guesses)]
+    guesses = GUESSES if share else 1  # a text cannot be guessed
+    scores = [benchmark.score(items, answer(Guessing(seed), requests)) for seed in range(guesses)]
     headlines = [next(iter(of_seed.metrics.values())) for of_seed in scores]
     error = math.sqrt(share * (1 - share) / (len(items) * guesses))
     assert 100 * (share - 4 * error) <= statistics.fmean(headlines) <= 100 * (share + 4 * error)

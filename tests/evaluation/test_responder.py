@@ -1,4 +1,4 @@
-"""The model as benchmarks see it: each request of a batch gets what it would get alone and from scratch."""
+"""The responder: each request of a batch gets what it would get by itself and without a cache."""
 
 import random
 
@@ -50,7 +50,7 @@ def test_choices_score_as_their_whole_texts_from_scratch(kosmos, responder):
         assert found == pytest.approx(alone, abs=1e-4)
 
 
-def test_a_batch_of_any_requests_generates_what_each_would_alone(responder):
+def test_a_request_generates_the_same_in_a_mixed_batch(responder):
     rng = random.Random(2)
     images = [tiny.png(rng) for _ in range(3)]
     names = ("cat", "old dog", "small green bird")
@@ -66,7 +66,7 @@ def test_a_batch_of_any_requests_generates_what_each_would_alone(responder):
     assert together[2] in names and together[4] in names
 
 
-def test_what_does_not_fit_is_said_and_nothing_else(responder):
+def test_only_requests_that_do_not_fit_have_a_problem(responder):
     fits = Generate(prompt("a cat"), max_new_tokens=5)
     assert responder.problem(fits) == ""
     assert "do not fit in 512" in responder.problem(Generate(prompt("a cat"), max_new_tokens=512))

@@ -1,4 +1,4 @@
-"""A run is resumed, dealt to ranks and cut into batches without a change of its answers."""
+"""Resuming, ranks and batch sizes do not change the answers of a run."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_the_size_of_batches_changes_nothing(responder, releases, tmp_path, batc
     assert (tmp_path / "3" / run.folder / "page.html").is_file()
 
 
-def test_a_stopped_run_goes_on_where_it_was(responder, releases, tmp_path):
+def test_an_interrupted_run_resumes(responder, releases, tmp_path):
     run = run_of(releases)
     expected = evaluate(run, responder, tmp_path / "whole", 4, Ranks())
     with pytest.raises(KeyboardInterrupt):
@@ -96,7 +96,7 @@ def test_answers_of_another_checkpoint_are_refused(responder, releases, tmp_path
         evaluate(run_of(releases, limit=2, seed=7), responder, tmp_path, 4, Ranks())
 
 
-def test_what_does_not_fit_counts_as_wrong_and_is_counted(responder, releases, tmp_path):
+def test_items_that_do_not_fit_are_wrong_and_reported(responder, releases, tmp_path):
     class TooLongAtTimes(RenderedSst2):
         def request(self, item, demonstrations):
             request = super().request(item, demonstrations)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_counts_as_wrong_and_is_counted(responder, releases, t
 
 
 def test_demonstrations_are_an_items_own(releases):
-    """Whatever else is evaluated, and never the item itself."""
+    """They do not depend on the other items, and never include the item itself."""
     benchmark = RenderedSst2(releases / "rendered_sst2")
     pool = benchmark.items()
     drawn = {item.id: benchmark.demonstrations(item, pool, 4, seed=1) for item in pool}
@@ -162,7 +162,7 @@ def test_two_ranks_give_what_one_gives(checkpoint, releases, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on(checkpoint, releases, tmp_path):
+def test_a_killed_command_resumes(checkpoint, releases, tmp_path):
     """By SIGKILL, at some moment after its first answers; then by two ranks."""
     run = run_of(releases)
     part = tmp_path / run.folder / "part-0.jsonl"

@@ -1,5 +1,6 @@
 """End to end in one process: raw data → shards → two updates of fairseq-train → checkpoint → generated text."""
 
+import io
 import json
 import math
 import os
@@ -95,7 +96,7 @@ def test_json_lines_in_and_out(trained, tmp_path, capsys, monkeypatch):
     picture = tmp_path / "picture.png"
     picture.write_bytes(tiny.png(random.Random(0)))
     prompts = [{"prompt": "a"}, {"prompt": "<image> the", "images": [str(picture)], "id": 7}, {"prompt": "cat"}]
-    monkeypatch.setattr(sys, "stdin", iter("\n".join(map(json.dumps, prompts)).splitlines(keepends=True)))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, prompts))))
     generate.cli_main(["--path", str(checkpoint), "--max-new-tokens", "4", "--batch-size", "2"])
     results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [{k: v for k, v in result.items() if k not in ("output", "score")} for result in results] == prompts

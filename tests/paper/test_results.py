@@ -1,30 +1,30 @@
-"""The paper's figures fit each other: those of its tables and the differences that its text states."""
+"""The reported values are consistent: those of the tables with the differences that the text states."""
 
 import re
 
 import pytest
 
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
-from kosmos_plugin.paper.results import _REPORTED, Figures, reported
+from kosmos_plugin.paper.results import _REPORTED, Reported, reported
 
 
-def test_figures_are_of_benchmarks_that_are_there_with_the_papers_shots():
+def test_reported_values_belong_to_known_benchmarks_with_the_papers_shots():
     for benchmark, shots, _ in _REPORTED:
         assert shots in benchmark_class(benchmark).shots
     assert {benchmark for benchmark, _, _ in _REPORTED} == set(BENCHMARKS)
 
 
-def test_every_figure_says_where_it_stands():
-    for figures in _REPORTED.values():
-        known = [figure for figure in vars(figures).values() if figure is not None]
+def test_every_value_names_its_table_or_section():
+    for paper in _REPORTED.values():
+        known = [value for value in vars(paper).values() if value is not None]
         assert known
-        for figure in known:
-            assert re.fullmatch(r"§4\.\d\.\d|Table \d{1,2}", figure.where)
-            assert 0 < figure.value < 100
+        for value in known:
+            assert re.fullmatch(r"§4\.\d\.\d|Table \d{1,2}", value.where)
+            assert 0 < value.value < 100
 
 
-def test_there_is_nothing_of_what_the_paper_did_not_measure():
-    assert reported("coco", 3, "CIDEr") == reported("coco", 0, "accuracy") == Figures()
+def test_nothing_is_reported_for_what_the_paper_did_not_measure():
+    assert reported("coco", 3, "CIDEr") == reported("coco", 0, "accuracy") == Reported()
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def test_there_is_nothing_of_what_the_paper_did_not_measure():
     ],
 )
 def test_gains_over_the_untuned_model_and_the_baseline(benchmark, metric, gained):
-    figures = reported(benchmark, 0, metric)
-    before = figures.untuned or figures.llm
-    assert figures.kosmos_1.value - before.value == pytest.approx(gained)
+    paper = reported(benchmark, 0, metric)
+    before = paper.untuned or paper.llm
+    assert paper.kosmos_1.value - before.value == pytest.approx(gained)
 
 
 def test_other_differences_that_the_text_states():
@@ -53,4 +53,4 @@ def test_other_differences_that_the_text_states():
     assert value("websrc", "F1") - value("websrc_image", "F1") == pytest.approx(20.7)
     raven = reported("raven_iq", 0, "accuracy")  # §4.2.2; one of six candidates is right
     assert round(raven.chance.value) == round(100 / 6)
-    assert {round(figure.value - 100 / 6, 1) for figure in (raven.kosmos_1, raven.untuned)} == {5.3, 9.3}
+    assert {round(value.value - 100 / 6, 1) for value in (raven.kosmos_1, raven.untuned)} == {5.3, 9.3}

@@ -1,44 +1,68 @@
-"""The benchmarks, one file each (or each family). A new one is a file here and a line in BENCHMARKS."""
+"""The benchmarks, one file for each or for each family. To add one, write its file and list its class here.
 
-import importlib
+Libraries that only some benchmarks need (lxml, scipy, open_clip, pycocoevalcap, scikit-learn) are imported inside the
+functions that use them, so that listing the benchmarks is quick.
+"""
 
-from kosmos_plugin.errors import UserError
+from typing import Any
+
+from kosmos_plugin.errors import UserError, did_you_mean
 from kosmos_plugin.evaluation.benchmark import Benchmark
+from kosmos_plugin.evaluation.benchmarks.animals import Animals, AnimalsDescriptions
+from kosmos_plugin.evaluation.benchmarks.captioning import Coco, Flickr30k
+from kosmos_plugin.evaluation.benchmarks.hateful_memes import HatefulMemes
+from kosmos_plugin.evaluation.benchmarks.hellaswag import HellaSwag
+from kosmos_plugin.evaluation.benchmarks.imagenet import ImageNet, ImageNetConstrained
+from kosmos_plugin.evaluation.benchmarks.object_color import ColorTerms, MemoryColor
+from kosmos_plugin.evaluation.benchmarks.piqa import Piqa
+from kosmos_plugin.evaluation.benchmarks.raven_iq import RavenIq
+from kosmos_plugin.evaluation.benchmarks.relative_size import RelativeSize
+from kosmos_plugin.evaluation.benchmarks.rendered_sst2 import RenderedSst2, RenderedSst2ChainOfThought
+from kosmos_plugin.evaluation.benchmarks.storycloze import StoryCloze
+from kosmos_plugin.evaluation.benchmarks.superglue import CB, COPA, BoolQ
+from kosmos_plugin.evaluation.benchmarks.vqa import VizWiz, VqaV2
+from kosmos_plugin.evaluation.benchmarks.websrc import WebSrc, WebSrcImage, WebSrcText
+from kosmos_plugin.evaluation.benchmarks.winograd import Winograd
+from kosmos_plugin.evaluation.benchmarks.winogrande import Winogrande
 
-# `--benchmark` → the class, in the order of the paper. Imported where they are used: some bring heavy libraries.
-BENCHMARKS = {
-    "coco": "captioning.Coco",
-    "flickr30k": "captioning.Flickr30k",
-    "vqav2": "vqa.VqaV2",
-    "vizwiz": "vqa.VizWiz",
-    "raven_iq": "raven_iq.RavenIq",
-    "rendered_sst2": "rendered_sst2.RenderedSst2",
-    "hateful_memes": "hateful_memes.HatefulMemes",
-    "websrc": "websrc.WebSrc",
-    "websrc_text": "websrc.WebSrcText",
-    "websrc_image": "websrc.WebSrcImage",
-    "rendered_sst2_cot": "rendered_sst2.RenderedSst2ChainOfThought",
-    "imagenet": "imagenet.ImageNet",
-    "imagenet_constrained": "imagenet.ImageNetConstrained",
-    "animals": "animals.Animals",
-    "animals_descriptions": "animals.AnimalsDescriptions",
-    "storycloze": "storycloze.StoryCloze",
-    "hellaswag": "hellaswag.HellaSwag",
-    "winograd": "winograd.Winograd",
-    "winogrande": "winogrande.Winogrande",
-    "piqa": "piqa.Piqa",
-    "boolq": "superglue.BoolQ",
-    "cb": "superglue.CB",
-    "copa": "superglue.COPA",
-    "relative_size": "relative_size.RelativeSize",
-    "memory_color": "object_color.MemoryColor",
-    "color_terms": "object_color.ColorTerms",
-}
+_IN_THE_PAPERS_ORDER: tuple[type[Benchmark[Any]], ...] = (
+    Coco,
+    Flickr30k,
+    VqaV2,
+    VizWiz,
+    RavenIq,
+    RenderedSst2,
+    HatefulMemes,
+    WebSrc,
+    WebSrcText,
+    WebSrcImage,
+    RenderedSst2ChainOfThought,
+    ImageNet,
+    ImageNetConstrained,
+    Animals,
+    AnimalsDescriptions,
+    StoryCloze,
+    HellaSwag,
+    Winograd,
+    Winogrande,
+    Piqa,
+    BoolQ,
+    CB,
+    COPA,
+    RelativeSize,
+    MemoryColor,
+    ColorTerms,
+)
+BENCHMARKS = {benchmark.name: benchmark for benchmark in _IN_THE_PAPERS_ORDER}  # `--benchmark` → its class
 
 
-def benchmark_class(name: str) -> type[Benchmark]:
-    """The benchmark called `name`."""
+def benchmark_class(name: str) -> type[Benchmark[Any]]:
+    """Look up a benchmark by its name.
+
+    Raises:
+        UserError: There is none of this name.
+    """
     if name not in BENCHMARKS:
-        raise UserError(f"There is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}.")
-    module, _, attribute = BENCHMARKS[name].partition(".")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        hint = did_you_mean(name, BENCHMARKS)
+        raise UserError(f"There is no benchmark {name!r}.{hint} The benchmarks are {', '.join(BENCHMARKS)}.")
+    return BENCHMARKS[name]

@@ -1,16 +1,16 @@
-"""Image classification with descriptions (§4.7): which of two animals that look alike a photo shows.
+"""Image classification with descriptions (§4.7): which of two similar animals a photo shows.
 
-The paper's images, three pairs of animals with twenty images each, were never released. Your own go in this layout:
+The paper's images, three pairs of animals with twenty images each, were never released. Lay out your own like this:
 
     animals.json               [{"category": "woodpecker",
                                  "classes": [{"name": "three toed woodpecker", "description": "it has …"},
                                              {"name": "downy woodpecker", "description": "it has …"}]}, …]
     downy woodpecker/*.jpg     the images of each class, in a folder of its name
 
-`category` goes into "what is the name of {category} in the picture?" as it is. The paper's text leaves open how
-descriptions and names stand in the prompt. Here a description is "Description of {name}: {description}", as in the same
-authors' KOSMOS-2 (arXiv 2306.14824, Figure 11), and of names alone "{name}, {name}." A prediction is right if it is the
-name, in capitals or not.
+`category` goes into "what is the name of {category} in the picture?" unchanged. The paper does not say how descriptions
+and names are written in the prompt. Here a description is "Description of {name}: {description}", as in KOSMOS-2 by the
+same authors (arXiv 2306.14824, Figure 11), and the names without descriptions are "{name}, {name}." A prediction is
+right if it equals the name, ignoring case.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, image_file, read_json
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
-from kosmos_plugin.images import IMAGE_EXTENSIONS
 
 ANIMALS_FILE = "animals.json"
 FORMAT = '{"category": …, "classes": [{"name": …, "description": …}, {"name": …, "description": …}]}'
@@ -31,23 +30,31 @@ FORMAT = '{"category": …, "classes": [{"name": …, "description": …}, {"nam
 
 @dataclass(frozen=True)
 class Animal:
+    """One of the two classes of a pair."""
+
     name: str
     description: str
 
 
 @dataclass(frozen=True)
 class Pair:
+    """Two animals that look alike."""
+
     category: str
     animals: tuple[Animal, Animal]
 
 
 @dataclass(frozen=True)
 class Photo(Item):
+    """A photo of one animal of a pair. The reference is the animal's name."""
+
     pair: Pair
     image: Image
 
 
-class Animals(Benchmark):
+class Animals(Benchmark[Photo]):
+    """Only the two names are in the prompt."""
+
     name = "animals"
     title = "Image classification without descriptions"
     section = "4.7"
@@ -66,6 +73,8 @@ class Animals(Benchmark):
         return [ANIMALS_FILE, *(animal.name for pair in self._pairs() for animal in pair.animals)]
 
     def items(self) -> list[Photo]:
+        from kosmos_plugin.images import IMAGE_EXTENSIONS  # imports torch
+
         return [
             Photo(f"{animal.name}/{path.name}", animal.name, pair, image_file(path))
             for pair in self._pairs()
@@ -92,12 +101,12 @@ class Animals(Benchmark):
         path = self.folder / ANIMALS_FILE
         entries = read_json(path)
         if not isinstance(entries, list):
-            raise UserError(f"{path} is no list of {FORMAT}.")
+            raise UserError(f"{path} is not a list of {FORMAT}.")
         return [_pair(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, start=1)]
 
 
 class AnimalsDescriptions(Animals):
-    """The two animals' descriptions stand in the prompt."""
+    """The two names and descriptions are in the prompt."""
 
     name = "animals_descriptions"
     title = "Image classification with descriptions"

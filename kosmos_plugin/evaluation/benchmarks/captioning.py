@@ -12,8 +12,8 @@ Release: Karpathy's `caption_datasets.zip` (cs.stanford.edu/people/karpathy/deep
 COCO's splits are train (82,783 images of train2014) and restval (30,504), val (5,000) and test (5,000) of val2014; the
 paper's training set of 113,287 is train and restval. Flickr30k's are train (29,000), val (1,014) and test (1,000).
 
-A caption is what comes after "An image of", without these words. A demonstration's is the first of its image's captions
-as it was written, with capital letter and full stop, as OpenFlamingo has it: the metrics compare words without either.
+A caption is the continuation of "An image of", without these words. A demonstration has the first caption of its image
+as it was written, with capital letter and full stop, as in OpenFlamingo; the metrics ignore both.
 """
 
 from abc import abstractmethod
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kosmos_plugin.data.documents import Image, Text
+from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, image_file, read_json
 from kosmos_plugin.evaluation.metrics.captions import caption_metrics, check_caption_tools
-from kosmos_plugin.evaluation.requests import Generate, Prompt, Request
+from kosmos_plugin.evaluation.requests import Generate, Prompt, Request, question
 
 PROMPT = "An image of"
 BEAM = 5
@@ -36,25 +36,25 @@ TRAINING_SPLITS = ("train", "restval")
 
 @dataclass(frozen=True)
 class Picture(Item):
-    """The reference is the list of its captions."""
+    """An image. The reference is the list of its captions."""
 
     image: Image
 
     @property
     def demonstration(self) -> Prompt:
         caption = " ".join(self.reference[0].split())  # some have line breaks
-        return (self.image, Text(f"{PROMPT} {caption}"))
+        return question(f"{PROMPT} {caption}", self.image)
 
 
-class Captioning(Benchmark):
-    """What both have in common; a subclass says how its images are called."""
+class Captioning(Benchmark[Picture]):
+    """Captioning in one of Karpathy's splits. A subclass names its images."""
 
     section = "4.1"
     splits = ("test", "val")
     shots = (0, 2, 4, 8)
     few_shot = True
 
-    file: ClassVar[str]
+    file: ClassVar[str]  # of the captions and splits
 
     def items(self) -> list[Picture]:
         return self._read((self.split,))
@@ -63,8 +63,8 @@ class Captioning(Benchmark):
         return self._read(TRAINING_SPLITS)
 
     def request(self, item: Picture, demonstrations: Sequence[Picture]) -> Request:
-        before = [segment for shown in demonstrations for segment in shown.demonstration]
-        return Generate((*before, item.image, Text(PROMPT)), beam=BEAM)
+        shown = tuple(demonstration.demonstration for demonstration in demonstrations)
+        return Generate(question(PROMPT, item.image), beam=BEAM, demonstrations=shown)
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
         return caption_metrics(items, answers)
@@ -74,7 +74,7 @@ class Captioning(Benchmark):
 
     @abstractmethod
     def id_and_image(self, record: Any, where: str) -> tuple[str, Path]:
-        """An image's id, and its file relative to the release's folder."""
+        """Return an image's id, and its file relative to the release's folder."""
 
     def _read(self, splits: tuple[str, ...]) -> list[Picture]:
         path = self.folder / self.file
@@ -91,9 +91,9 @@ class Captioning(Benchmark):
 
 
 class Coco(Captioning):
-    """With a file in the format of COCO's results, which its tools read along with captions_val2014.json.
+    """COCO. It also writes a file in COCO's results format, which COCO's tools read with captions_val2014.json.
 
-    COCO's own test server measures all of test2014, whose captions it has: another test set than the paper's.
+    COCO's test server measures all of test2014, which is not the paper's test set.
     """
 
     name = "coco"
@@ -120,6 +120,8 @@ class Coco(Captioning):
 
 
 class Flickr30k(Captioning):
+    """Flickr30k."""
+
     name = "flickr30k"
     title = "Flickr30k"
     release = "flickr30k"

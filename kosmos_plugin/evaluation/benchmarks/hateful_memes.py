@@ -1,12 +1,12 @@
-"""Hateful Memes (§4.3): whether a meme is hate speech, which its words and its picture say only together.
+"""Hateful Memes (§4.3): whether a meme is hate speech, which only its text and image together show.
 
 Release (Meta AI, `hateful_memes.zip`): lines {"id", "img", "label", "text"} in `{train,dev_seen,dev_unseen,test_seen,
 test_unseen}.jsonl`; `label` is 1 if hateful; `img` is the image's path, such as `img/01235.png`. The first release had
 `dev.jsonl`, today's `dev_seen.jsonl`: the 500 memes that are the validation set of the paper cited for it (arXiv
-2005.04790), while `dev_unseen` came with the challenge's second phase. So dev_seen is what is measured first. The test
-splits of early releases have no labels.
+2005.04790); `dev_unseen` came with the challenge's second phase. So dev_seen is the default. The test splits of early
+releases have no labels.
 
-The model sees the picture alone, not `text`. ROC AUC ranks memes by log P(yes) − log P(no).
+The model sees only the image, not `text`. ROC AUC ranks memes by log P(yes) − log P(no).
 """
 
 import logging
@@ -30,10 +30,14 @@ HATEFUL, HARMLESS = "yes", "no"
 
 @dataclass(frozen=True)
 class Meme(Item):
+    """A meme. The reference is "yes" or "no"."""
+
     image: Image
 
 
-class HatefulMemes(Benchmark):
+class HatefulMemes(Benchmark[Meme]):
+    """Hateful Memes, by the probabilities of "yes" and "no"."""
+
     name = "hateful_memes"
     title = "HatefulMemes"
     section = "4.3"
@@ -53,7 +57,7 @@ class HatefulMemes(Benchmark):
         return Choose(tuple(Choice(prompt, f" {label}", label) for label in (HATEFUL, HARMLESS)))
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-        if len({item.reference for item in items}) == 1:  # some first items, for a quick look
+        if len({item.reference for item in items}) == 1:  # with a small --limit
             logger.warning("ROC AUC is left out: all %d memes have the label %r.", len(items), items[0].reference)
             return accuracy(items, answers)
         area, interval = roc_auc([item.reference == HATEFUL for item in items], [_hatefulness(a) for a in answers])
@@ -74,7 +78,7 @@ class HatefulMemes(Benchmark):
 
 
 def _hatefulness(answer: Answer) -> float | None:
-    """log P(yes) − log P(no); None if the meme could not be asked about."""
+    """Return log P(yes) − log P(no); None if the meme was too long for the model."""
     if answer.problem:
         return None
     log_probability = dict(zip(answer.labels, answer.log_probabilities, strict=True))

@@ -1,20 +1,24 @@
-"""HellaSwag (§4.8): which of four endings completes the description of an activity.
+"""HellaSwag (§4.8): which of four endings completes a description of an activity.
 
 Release (Zellers et al., 2019): `hellaswag_{train,val}.jsonl`, with 39,905 and 10,042 records that have, among others,
-activity_label, ctx_a, ctx_b (the beginning of the last sentence, or empty), endings and label (0 … 3). The test set
+activity_label, ctx_a, ctx_b (the start of the last sentence, or empty), endings and label (0 … 3). The test set
 has no answers.
 
-The text is prepared as the harness's `hellaswag` does it: ctx_b with a capital (and the rest of it in lower case), and
-WikiHow's marks such as "[step]" taken out. Accuracy is by likelihood for length (`acc_norm`), the usual figure.
+Text is preprocessed as in lm-evaluation-harness's `hellaswag`: ctx_b gets a capital first letter (and the rest of it
+lower case), and WikiHow's marks such as "[step]" are removed. Accuracy is by length-normalized likelihood (`acc_norm`),
+as is usual.
 """
 
 import re
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations, texts
 
 
 class HellaSwag(LanguageTask):
+    """HellaSwag, on its validation set."""
+
     name = "hellaswag"
     title = "HellaSwag"
     release = "hellaswag"
@@ -31,7 +35,7 @@ class HellaSwag(LanguageTask):
     }
     by_length = True
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = _prepared(f"{record['activity_label']}: {record['ctx_a']} {record['ctx_b'].capitalize()}")
         endings = texts(record, "endings", 4)
         return continuations(context, {str(label): _prepared(ending) for label, ending in enumerate(endings)})

@@ -1,13 +1,13 @@
 """ImageNet (§4.6): what a photo shows, generated after "The photo of the", freely or among the 1,000 names.
 
-Release (image-net.org, ILSVRC2012), as it is downloaded or with its images in folders:
+Release (image-net.org, ILSVRC2012), either as downloaded or with its images in folders:
 
-    ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz       read as they are, nothing is unpacked
+    ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz       read without unpacking
     val/n01440764/ILSVRC2012_val_00000293.JPEG, …              a folder for each of the 1,000 WordNet ids
 
-The paper does not say which names it gives the categories. These are CLIP's, from open_clip, the i-th for the i-th of
-the sorted WordNet ids. "missile" and "sunglasses" are each the name of two ids, which nobody can tell apart by name: it
-is right for both. A prediction is right if it is the name to the letter, capitals included, but for spaces around it.
+The paper does not say which names it gives the categories. These are CLIP's, from open_clip: the i-th name belongs to
+the i-th of the sorted WordNet ids. "missile" and "sunglasses" are each the name of two ids, and right for both. A
+prediction is right if it equals the name, including case, ignoring spaces around it.
 """
 
 import functools
@@ -33,10 +33,14 @@ GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.tx
 
 @dataclass(frozen=True)
 class Photo(Item):
+    """A validation image. The reference is the name of its category."""
+
     image: Image
 
 
-class ImageNet(Benchmark):
+class ImageNet(Benchmark[Photo]):
+    """Any text can be generated."""
+
     name = "imagenet"
     title = "ImageNet"
     section = "4.6"
@@ -85,7 +89,7 @@ class ImageNet(Benchmark):
 
 
 class ImageNetConstrained(ImageNet):
-    """Nothing but one of the names can be generated."""
+    """Only one of the names can be generated."""
 
     name = "imagenet_constrained"
     title = "ImageNet, constrained to the category names"
@@ -96,14 +100,14 @@ class ImageNetConstrained(ImageNet):
 
 @functools.cache
 def category_names() -> tuple[str, ...]:
-    """The different names of the 1,000 categories."""
+    """Return the distinct names of the 1,000 categories."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     return tuple(dict.fromkeys(IMAGENET_CLASSNAMES))
 
 
 def _names(wordnet_ids: Iterable[str], where: Path) -> dict[str, str]:
-    """WordNet id → name."""
+    """Map each WordNet id to its name."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     ids = sorted(wordnet_ids)
@@ -113,20 +117,23 @@ def _names(wordnet_ids: Iterable[str], where: Path) -> dict[str, str]:
 
 
 def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
-    """(ILSVRC2012_ID → WordNet id of the 1,000 categories, the ILSVRC2012_ID of each validation image)."""
+    """Return (ILSVRC2012_ID → WordNet id of the 1,000 categories, the ILSVRC2012_ID of each validation image)."""
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError as error:
         raise UserError(f'{path} needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
     try:
         with tarfile.open(path) as archive:
-            synsets = loadmat(archive.extractfile(META), squeeze_me=True)["synsets"]
-            labels = [int(label) for label in archive.extractfile(GROUND_TRUTH).read().split()]
-        # The synsets above the categories in WordNet's tree have children.
+            meta, ground_truth = archive.extractfile(META), archive.extractfile(GROUND_TRUTH)
+            if meta is None or ground_truth is None:
+                raise KeyError(f"{META} or {GROUND_TRUTH} is not a file")
+            synsets = loadmat(meta, squeeze_me=True)["synsets"]
+            labels = [int(label) for label in ground_truth.read().split()]
+        # Only the categories have no children; the other synsets are above them in WordNet's tree.
         wordnet_ids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if s["num_children"] == 0}
     except (OSError, tarfile.TarError, KeyError, ValueError) as error:
         raise UserError(f"{path} cannot be read as ImageNet's development kit: {error}") from None
     unknown = sorted(set(labels) - set(wordnet_ids))
     if unknown:
-        raise UserError(f"{path}: the label {unknown[0]} of {GROUND_TRUTH} is no category of {META}.")
+        raise UserError(f"{path}: the label {unknown[0]} of {GROUND_TRUTH} is not a category of {META}.")
     return wordnet_ids, labels

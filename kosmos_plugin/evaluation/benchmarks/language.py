@@ -1,13 +1,14 @@
-"""What the text-only benchmarks (§4.8, §4.9.2) share: continuations of a text, ranked by likelihood.
+r"""The text-only benchmarks (§4.8, §4.9.2): continuations of a text, ranked by likelihood.
 
 The paper says of the prompts of §4.8 only that they have "task instructions" or "demonstration examples". Here they are
-those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use in code of theirs that is public (YOCO
-in unilm), so that a checkpoint gets the same accuracy in both: a context, one space, a continuation. Demonstrations,
-each with its right continuation and an empty line after it, come first, and all is one text. A task's accuracy is by
-likelihood (the harness's `acc`) or by likelihood for length (`acc_norm`), as is usual for it; both are always reported.
+those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use in other public code (YOCO in unilm).
+A checkpoint gets the same accuracy in both. A prompt is a context, one space, a continuation. Demonstrations come
+first, each with its right continuation and an empty line after it, and all is one text. A task's accuracy is by
+likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm`), as is usual for it; both are always
+reported.
 
-A SentencePiece model with the default normalization (nmt_nfkc) makes one space of newlines and of repeated spaces, so
-to a KOSMOS with such a vocabulary "\\n" and "\\n\\n" are spaces. One that keeps white space reads them as they are.
+A SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space, so
+"\n" and "\n\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.
 """
 
 from abc import abstractmethod
@@ -20,17 +21,17 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, read_json_lines
 from kosmos_plugin.evaluation.metrics.accuracy import choice_accuracy
-from kosmos_plugin.evaluation.requests import Choice, Choose, Request
+from kosmos_plugin.evaluation.requests import Choice, Choose, Prompt, Request
 
 AFTER_DEMONSTRATION = "\n\n"
 
 
 @dataclass(frozen=True)
 class Option:
-    """`continuation`, without the space before it, as what comes after `context`."""
+    """One of the continuations that are ranked."""
 
     context: str
-    continuation: str
+    continuation: str  # without the space before it
     label: str
 
     @property
@@ -40,40 +41,49 @@ class Option:
 
 @dataclass(frozen=True)
 class Question(Item):
-    """The reference is the label of the right option."""
+    """A question with its options. The reference is the right one's label."""
 
     options: tuple[Option, ...]
 
     @property
     def solved(self) -> str:
-        """The question with its right continuation."""
+        """The context with the right continuation."""
         return next(option.text for option in self.options if option.label == self.reference)
 
+    @property
+    def demonstration(self) -> Prompt:
+        return (Text(self.solved + AFTER_DEMONSTRATION),)
 
-class RankedText(Benchmark):
-    """A subclass says in which file the records of a split are, what a record has, and what its options are."""
 
-    file: ClassVar[str]  # with `{split}` for the split
-    fields: ClassVar[dict[str, type]]  # what is used of a record
-    by_length: ClassVar[bool] = False
+class RankedText(Benchmark[Question]):
+    """A benchmark that ranks texts. A subclass names its file and fields, and makes the options of a record."""
+
+    file: ClassVar[str]  # of a split's records, with `{split}` for the split's name
+    fields: ClassVar[dict[str, type]]  # the fields of a record that are used, with their types
+    by_length: ClassVar[bool] = False  # whether accuracy is by length-normalized likelihood
 
     @abstractmethod
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
-        """What is ranked. UserError for what is wrong with the record; who calls adds which one it is."""
+        """Make the options of a record.
+
+        Raises:
+            UserError: The record is wrong. The caller adds which record it is.
+        """
 
     def answer(self, record: Mapping[str, Any]) -> str:
-        """The label of the right option."""
+        """Return the label of the right option."""
         return str(record["label"])
 
     def records(self, split: str) -> list[dict[str, Any]]:
-        """The records of a split, with `fields` among others."""
+        """Read the records of a split."""
         return read_json_lines(self.folder / self.file.format(split=split))
 
-    def files_of(self, split: str) -> list[str]:
+    def split_files(self, split: str) -> list[str]:
+        """List the files of a split."""
         return [self.file.format(split=split)]
 
     def files(self, few_shot: bool) -> list[str]:
-        return self.files_of(self.split)
+        return self.split_files(self.split)
 
     def items(self) -> list[Question]:
         questions = self.questions(self.split)
@@ -83,11 +93,11 @@ class RankedText(Benchmark):
         return questions
 
     def questions(self, split: str) -> list[Question]:
-        """A question for each record."""
+        """Make a question of each record of a split."""
         return [self._question(record, split, number) for number, record in enumerate(self.records(split), start=1)]
 
     def where(self, split: str, number: int) -> str:
-        """Names a record, for errors."""
+        """Name a record, for errors."""
         return f"{self.folder / self.file.format(split=split)}, record {number}"
 
     def _question(self, record: Any, split: str, number: int) -> Question:
@@ -104,29 +114,24 @@ class RankedText(Benchmark):
         return Question(f"{split}/{number}", answer, options)
 
     def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
-        before = "".join(demonstration.solved + AFTER_DEMONSTRATION for demonstration in demonstrations)
-        return Choose(
-            tuple(
-                Choice((Text(before + option.context),), f" {option.continuation}", option.label)
-                for option in item.options
-            ),
-            self.by_length,
-        )
+        choices = (Choice((Text(option.context),), f" {option.continuation}", option.label) for option in item.options)
+        shown = tuple(demonstration.demonstration for demonstration in demonstrations)
+        return Choose(tuple(choices), self.by_length, shown)
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
         return choice_accuracy(items, answers)
 
 
 class LanguageTask(RankedText):
-    """One of §4.8: zero-shot, and after 1 and 4 demonstrations out of `training_split`."""
+    """A task of §4.8: zero-shot, and with 1 and 4 demonstrations."""
 
     section = "4.8"
     shots = (0, 1, 4)
     few_shot = True
-    training_split: ClassVar[str]
+    training_split: ClassVar[str]  # that demonstrations are drawn from
 
     def files(self, few_shot: bool) -> list[str]:
-        training = self.files_of(self.training_split) if few_shot else []
+        training = self.split_files(self.training_split) if few_shot else []
         return list(dict.fromkeys([*super().files(few_shot), *training]))
 
     def training_items(self) -> list[Question]:
@@ -134,12 +139,21 @@ class LanguageTask(RankedText):
 
 
 def continuations(context: str, by_label: Mapping[str, str]) -> tuple[Option, ...]:
-    """Options after one context: label → continuation."""
+    """Make options that share a context.
+
+    Args:
+        context: The text before each continuation.
+        by_label: Label → continuation.
+    """
     return tuple(Option(context, continuation, label) for label, continuation in by_label.items())
 
 
 def texts(record: Mapping[str, Any], name: str, count: int) -> list[str]:
-    """A record's field that is a list of so many texts."""
+    """Return a record's field, a list of `count` texts.
+
+    Raises:
+        UserError: The list has another length, or other values.
+    """
     found = record[name]
     if len(found) != count or not all(isinstance(text, str) for text in found):
         raise UserError(f'"{name}" must be {count} texts; it is {found!r}.')

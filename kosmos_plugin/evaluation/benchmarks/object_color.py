@@ -1,18 +1,19 @@
-"""MemoryColor and ColorTerms (§4.9.2): the color of an object, asked in words alone.
+"""MemoryColor and ColorTerms (§4.9.2): the color of an object, asked in text only.
 
 Releases:
 - MemoryColor (Norlund et al., 2021): `memory_colors.jsonl`, 109 objects with descriptor ("a", "the inside of a", or
   empty), item and label. https://github.com/lovhag/measure-visual-commonsense-knowledge (memory_colors/data).
 - ColorTerms (Bruni et al., 2012): `color-concrete-objects.csv`, 52 objects with the columns object and color, as VaLM's
-  repository has it, by authors of the paper: https://github.com/Victorwz/VaLM (data/object_color). The copy of
-  MemoryColor beside it differs in one label: there a pumpkin is red.
+  repository (by authors of the paper) has it: https://github.com/Victorwz/VaLM (data/object_color). Its copy of
+  MemoryColor differs in one label: there a pumpkin is red.
 
-The prompt is that of Table 15; an object is named with its descriptor if it has one ("the sky"), and else bare. The
-paper's 11 colors are the basic color terms of Berlin and Kay (1969): MemoryColor has them all as labels, ColorTerms
-all but purple, and both spell "grey".
+The prompt is that of Table 15, with the object's descriptor if it has one ("the sky"). The paper's 11 colors are the
+basic color terms of Berlin and Kay (1969): MemoryColor has all of them as labels, ColorTerms all but purple, and both
+spell "grey".
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations
 from kosmos_plugin.evaluation.files import read_table
@@ -21,6 +22,8 @@ COLORS = ("black", "blue", "brown", "green", "grey", "orange", "pink", "purple",
 
 
 class MemoryColor(RankedText):
+    """MemoryColor."""
+
     name = "memory_color"
     title = "MemoryColor"
     section = "4.9.2"
@@ -32,11 +35,13 @@ class MemoryColor(RankedText):
     file = "memory_colors.jsonl"
     fields: ClassVar = {"descriptor": str, "item": str, "label": str}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
-        return _colors_of(f"{record['descriptor']} {record['item']}".strip())
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
+        return _color_options(f"{record['descriptor']} {record['item']}".strip())
 
 
 class ColorTerms(RankedText):
+    """ColorTerms."""
+
     name = "color_terms"
     title = "ColorTerms"
     section = "4.9.2"
@@ -46,15 +51,15 @@ class ColorTerms(RankedText):
     file = "color-concrete-objects.csv"
     fields: ClassVar = {"object": str, "color": str}
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         return read_table(self.folder / self.file, tuple(self.fields))
 
-    def options(self, record: dict) -> tuple[Option, ...]:
-        return _colors_of(record["object"])
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
+        return _color_options(record["object"])
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["color"]
 
 
-def _colors_of(thing: str) -> tuple[Option, ...]:
+def _color_options(thing: str) -> tuple[Option, ...]:
     return continuations(f"The color of {thing} is?", {color: color for color in COLORS})

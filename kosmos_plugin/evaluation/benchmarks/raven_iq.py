@@ -1,15 +1,15 @@
 """Raven IQ test (§4.2): which of six images continues a matrix of images.
 
-The model is asked about one candidate at a time, and the one after which "Yes" is the likeliest is its answer.
+The model is asked about one candidate at a time; its answer is the one after which "Yes" is the likeliest.
 
-Release: aka.ms/kosmos-iq50, 50 examples. No public description of its archive's inside was found. The layout here is
-that of the examples' one public copy, the folder data/iq50/obo of github.com/ka1319/mllm-nvar (the code of
+Release: aka.ms/kosmos-iq50, 50 examples. No public description of its archive's layout was found. The layout here is
+that of the only public copy of the examples, the folder data/iq50/obo of github.com/ka1319/mllm-nvar (the code of
 arXiv 2401.12117):
 
-    exp-N/query-K.png           the matrix, row by row, but for its last image: K = 1 … 3, 4 or 8
-    exp-N/answer-{a,…,f}.png    the candidates; answer-a is the right one
+    exp-N/query-K.png           the matrix row by row, without its last image: K = 1 … 3, 4 or 8
+    exp-N/answer-{a,…,f}.png    the candidates; answer-a is right
 
-(`labels.tsv` of that copy numbers the candidates of composite pictures, in which they have another order.)
+(`labels.tsv` of that copy numbers the candidates of composite images, where they are in another order.)
 """
 
 import random
@@ -21,7 +21,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
-from kosmos_plugin.evaluation.requests import Choice, Choose, Request
+from kosmos_plugin.evaluation.requests import Choice, Choose, Prompt, Request
 
 NUMBERS = {3: "three", 4: "four", 8: "eight"}
 CANDIDATES = "abcdef"
@@ -30,11 +30,15 @@ RIGHT = "a"
 
 @dataclass(frozen=True)
 class Matrix(Item):
+    """A matrix and its candidates. The reference is the right one's letter."""
+
     images: tuple[Image, ...]
-    candidates: tuple[tuple[str, Image], ...]  # by their letters
+    candidates: tuple[tuple[str, Image], ...]  # (letter, image)
 
 
-class RavenIq(Benchmark):
+class RavenIq(Benchmark[Matrix]):
+    """The Raven IQ test, by the probability of "Yes" for each candidate."""
+
     name = "raven_iq"
     title = "Raven IQ test"
     section = "4.2"
@@ -53,7 +57,8 @@ class RavenIq(Benchmark):
         return [self._item(name) for name in sorted((path.name for path in folders), key=_number)]
 
     def request(self, item: Matrix, demonstrations: Sequence[Item]) -> Request:
-        matrix = (Text(f"Here are {NUMBERS[len(item.images)]} images:"), *item.images, Text("The following image is:"))
+        number = NUMBERS[len(item.images)]
+        matrix: Prompt = (Text(f"Here are {number} images:"), *item.images, Text("The following image is:"))
         return Choose(
             tuple(Choice((*matrix, image, Text("Is it correct?")), " Yes", letter) for letter, image in item.candidates)
         )
@@ -72,10 +77,10 @@ class RavenIq(Benchmark):
         if missing:
             raise UserError(f"{folder} has no {', '.join(missing)}.")
         candidates = list(zip(CANDIDATES, map(image_file, answers), strict=True))
-        random.Random(name).shuffle(candidates)  # of equally likely ones the first counts: it must not be the right one
+        random.Random(name).shuffle(candidates)  # the first of a tie counts as chosen: it must not always be right
         return Matrix(name, RIGHT, tuple(map(image_file, queries)), tuple(candidates))
 
 
 def _number(name: str) -> int:
-    """N of exp-N."""
+    """Return N of exp-N."""
     return int(name.removeprefix("exp-"))

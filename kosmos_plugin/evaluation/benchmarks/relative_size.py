@@ -1,20 +1,24 @@
-"""RelativeSize (§4.9.2): which of two objects is larger, asked in words alone.
+"""RelativeSize (§4.9.2): which of two objects is larger, asked in text only.
 
 Release (Bagherinezhad et al., 2016): `sizePairsFull.txt`, 486 lines with two of 41 objects each, the larger first, such
-as "sofa chair". VaLM's repository has it, by authors of the paper: https://github.com/Victorwz/VaLM (data/object_size).
+as "sofa chair". It is in VaLM's repository, by authors of the paper: https://github.com/Victorwz/VaLM
+(data/object_size).
 
-The prompt is that of Table 15, with the objects' bare names, as VaLM's code has them. As in that code, and so
-presumably in the paper, the split `pairs` asks about the release's pairs as they stand: the answer is always "Yes".
-What tells a model that knows from one that always agrees is `both_orders`, which asks about each pair in both orders.
+The prompt is that of Table 15, with the objects' names without an article, as in VaLM's code. As in that code, and so
+presumably in the paper, the split `pairs` asks about the pairs in the release's order: the answer is always "Yes". The
+split `both_orders` asks about each pair in both orders, which shows whether a model merely always agrees.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import Option, RankedText, continuations, texts
+from kosmos_plugin.evaluation.files import read_text
 
 
 class RelativeSize(RankedText):
+    """RelativeSize, as pairs or in both orders."""
+
     name = "relative_size"
     title = "RelativeSize"
     section = "4.9.2"
@@ -24,21 +28,17 @@ class RelativeSize(RankedText):
     file = "sizePairsFull.txt"
     fields: ClassVar = {"objects": list, "answer": str}
 
-    def records(self, split: str) -> list[dict]:
-        path = self.folder / self.file
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+    def records(self, split: str) -> list[dict[str, Any]]:
+        lines = read_text(self.folder / self.file).splitlines()
         pairs = [line.split() for line in lines if line.strip()]
         records = [{"objects": pair, "answer": "Yes"} for pair in pairs]
         if split == "both_orders":
             records += [{"objects": pair[::-1], "answer": "No"} for pair in pairs]
         return records
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         first, second = texts(record, "objects", 2)
         return continuations(f"Is {first} larger than {second}?", {"Yes": "Yes", "No": "No"})
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["answer"]

@@ -1,4 +1,4 @@
-"""Rendered SST-2 (§4.3, §4.5): the sentiment of a sentence that is only there as a picture of its words.
+"""Rendered SST-2 (§4.3, §4.5): the sentiment of a sentence that is rendered as an image.
 
 Release (OpenAI, `rendered-sst2.tgz`): `{train,valid,test}/{negative,positive}/*.png`.
 """
@@ -19,10 +19,14 @@ INTRODUCTION = "Introduce this picture in detail:"
 
 @dataclass(frozen=True)
 class Picture(Item):
+    """A rendered sentence. The reference is its sentiment."""
+
     image: Image
 
 
-class RenderedSst2(Benchmark):
+class RenderedSst2(Benchmark[Picture]):
+    """The sentiment is asked for directly (§4.3)."""
+
     name = "rendered_sst2"
     title = "Rendered SST-2"
     section = "4.3"
@@ -48,7 +52,7 @@ class RenderedSst2(Benchmark):
 
 
 class RenderedSst2ChainOfThought(RenderedSst2):
-    """In two steps: what the picture shows, in the model's words, then the question (§4.5)."""
+    """The model first describes the image; then it is asked, with its description in the prompt (§4.5)."""
 
     name = "rendered_sst2_cot"
     title = "Rendered SST-2, multimodal chain of thought"

@@ -1,16 +1,20 @@
 """BoolQ, CB and COPA of SuperGLUE (§4.8).
 
 Release (Wang et al., 2019; `combined.zip`): the folders BoolQ, CB and COPA, each with train.jsonl and val.jsonl; the
-test sets have no answers. The prompts are the harness's `boolq`, `cb` and `copa`; as there, accuracy is by likelihood.
+test sets have no answers. The prompts are those of lm-evaluation-harness's `boolq`, `cb` and `copa`; accuracy is by
+likelihood, as there.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
 
 
 class _SuperGlue(LanguageTask):
+    """A task of SuperGLUE, on its validation set."""
+
     release = "superglue"
     source = "the folders BoolQ, CB and COPA of https://dl.fbaipublicfiles.com/glue/superglue/data/v2/combined.zip"
     splits = ("val",)
@@ -18,18 +22,21 @@ class _SuperGlue(LanguageTask):
 
 
 class BoolQ(_SuperGlue):
-    """Whether a passage answers a question with yes; 9,427 and 3,270 records. Questions have no question mark."""
+    """BoolQ: whether the answer to a question on a passage is yes; 9,427 and 3,270 records.
+
+    The release's questions have no question mark.
+    """
 
     name = "boolq"
     title = "BoolQ"
     file = "BoolQ/{split}.jsonl"
     fields: ClassVar = {"passage": str, "question": str, "label": bool}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = f"{record['passage']}\nQuestion: {record['question']}?\nAnswer:"
         return continuations(context, {"no": "no", "yes": "yes"})
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return "yes" if record["label"] else "no"
 
 
@@ -42,15 +49,16 @@ class CB(_SuperGlue):
     words: ClassVar = {"entailment": "True", "contradiction": "False", "neutral": "Neither"}
     fields: ClassVar = {"premise": str, "hypothesis": str, "label": str}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         question = f"Question: {record['hypothesis']}. True, False, or Neither?"
         return continuations(f"{record['premise']}\n{question}\nAnswer:", self.words)
 
 
 class COPA(_SuperGlue):
-    """Which of two sentences is the cause or the effect of a premise; 400 and 100 records.
+    """COPA: which of two sentences is the cause or the effect of a premise; 400 and 100 records.
 
-    The harness has two spaces before the continuations, an oversight that SentencePiece undoes; here there is one.
+    lm-evaluation-harness has two spaces before the continuations, by mistake; SentencePiece makes them one, and here
+    there is one.
     """
 
     name = "copa"
@@ -65,7 +73,7 @@ class COPA(_SuperGlue):
         "label": int,
     }
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         if record["question"] not in self.connectors:
             raise UserError(f'"question" must be cause or effect; it is {record["question"]!r}.')
         premise = record["premise"].strip()[:-1]  # without its full stop

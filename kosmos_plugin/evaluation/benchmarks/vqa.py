@@ -1,6 +1,6 @@
 """Visual question answering (§4.1): VQAv2 and VizWiz.
 
-VQAv2 (visualqa.org/download), all in one folder; the images are COCO's:
+VQAv2 (visualqa.org/download), in one folder; the images are COCO's:
 
     v2_OpenEnded_mscoco_{train2014,val2014,test-dev2015,test2015}_questions.json
         {"questions": [{"question_id", "image_id", "question"}, …]}
@@ -8,20 +8,20 @@ VQAv2 (visualqa.org/download), all in one folder; the images are COCO's:
         {"annotations": [{"question_id", "answer_type", "answers": [{"answer"}, …]}, …]}
     {train2014,val2014,test2015}/COCO_{train2014,val2014,test2015}_000000000001.jpg
 
-The paper measures test-dev, a part of test2015. The server (EvalAI) has its answers, and takes a file with an answer to
-every question of test2015, so the ones that are not in test-dev get an empty one.
+The paper measures test-dev, a part of test2015. Only the server (EvalAI) has the answers. It takes a file that answers
+every question of test2015, so questions that are not in test-dev get an empty answer.
 
-VizWiz (vizwiz.org/tasks-and-datasets/vqa), a question for each image:
+VizWiz (vizwiz.org/tasks-and-datasets/vqa), one question per image:
 
     Annotations/{train,val,test}.json   [{"image", "question", "answer_type", "answers": [{"answer"}, …]}, …]
     {train,val,test}/VizWiz_test_00000000.jpg
 
 The paper measures test-dev, a part of test that only the server (EvalAI) knows: it takes an answer to every question of
-test, and the phase that they are submitted to says what is measured. Not all versions of the files have `answer_type`.
+test, and the phase of the submission decides what is measured. Not all versions of the files have `answer_type`.
 
-An answer is generated greedily until `</s>` (as in the paper), an image (as after a demonstration's answer) or it
-has 16 tokens (as in lmms-eval). Nothing is cut from it: "red Question: …" is wrong. A demonstration's answer is the one
-that most people gave, the first of several.
+An answer is generated greedily until `</s>` (as in the paper), an image (as after a demonstration's answer) or the 16th
+token (as in lmms-eval). Nothing is cut from it: "red Question: …" is wrong. A demonstration has the answer that most
+people gave, the first of them in a tie.
 """
 
 from abc import abstractmethod
@@ -30,37 +30,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kosmos_plugin.data.documents import Image, Text
+from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, image_file, read_json
 from kosmos_plugin.evaluation.metrics.vqa_accuracy import normalize, vqa_accuracies
-from kosmos_plugin.evaluation.requests import Generate, Prompt, Request
+from kosmos_plugin.evaluation.requests import Generate, Prompt, Request, question
 
 MAX_NEW_TOKENS = 16
-# VQAv2's splits → what its files call them
+# VQAv2's splits → their names in its file names
 SUBSETS = {"train": "train2014", "val": "val2014", "test-dev": "test-dev2015", "test": "test2015"}
 
 
 @dataclass(frozen=True)
 class Question(Item):
-    """The reference is {"answers": the people's answers, "answer_type": a word or None}."""
+    """A question on an image. The reference is {"answers": the people's answers, "answer_type": a word or None}."""
 
     question: str
     image: Image
 
     @property
     def prompt(self) -> Prompt:
-        return (self.image, Text(f"Question: {self.question} Answer:"))
+        return question(f"Question: {self.question} Answer:", self.image)
 
     @property
     def demonstration(self) -> Prompt:
         answers = self.reference["answers"]
-        return (self.image, Text(f"Question: {self.question} Answer: {max(answers, key=answers.count)}"))
+        return question(f"Question: {self.question} Answer: {max(answers, key=answers.count)}", self.image)
 
 
-class VisualQuestionAnswering(Benchmark):
-    """What both have in common; a subclass reads a release."""
+class VisualQuestionAnswering(Benchmark[Question]):
+    """Visual question answering. A subclass reads its release."""
 
     section = "4.1"
     shots = (0, 2, 4, 8)
@@ -74,17 +74,19 @@ class VisualQuestionAnswering(Benchmark):
 
     @abstractmethod
     def _read(self, split: str) -> list[Question]:
-        """The questions of a split."""
+        """Read the questions of a split."""
 
     def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
-        before = [segment for shown in demonstrations for segment in shown.demonstration]
-        return Generate((*before, *item.prompt), max_new_tokens=MAX_NEW_TOKENS)
+        shown = tuple(demonstration.demonstration for demonstration in demonstrations)
+        return Generate(item.prompt, max_new_tokens=MAX_NEW_TOKENS, demonstrations=shown)
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
         return vqa_accuracies(items, answers)
 
 
 class VqaV2(VisualQuestionAnswering):
+    """VQAv2."""
+
     name = "vqav2"
     title = "VQAv2"
     release = "vqav2"
@@ -108,7 +110,7 @@ class VqaV2(VisualQuestionAnswering):
 
     @property
     def _submitted_split(self) -> str:
-        """All whose questions the server wants an answer to."""
+        """The split whose questions all need an answer in the submission."""
         return "test" if self.split == "test-dev" else self.split
 
     def _read(self, split: str) -> list[Question]:
@@ -130,7 +132,7 @@ class VqaV2(VisualQuestionAnswering):
 
 
 def _submitted(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, str]:
-    """Item → the answer that the server gets."""
+    """Map each item's id to the answer that is submitted."""
     return {item.id: normalize(answer.prediction) for item, answer in zip(items, answers, strict=True)}
 
 
@@ -139,7 +141,7 @@ def _questions(split: str) -> str:
 
 
 def _annotations(split: str) -> list[str]:
-    """The file of the split's answers, if they are public."""
+    """Name the file of the split's answers, if they are public."""
     return [] if split.startswith("test") else [f"v2_mscoco_{SUBSETS[split]}_annotations.json"]
 
 
@@ -148,6 +150,8 @@ def _images(split: str) -> str:
 
 
 class VizWiz(VisualQuestionAnswering):
+    """VizWiz."""
+
     name = "vizwiz"
     title = "VizWiz"
     release = "vizwiz"
@@ -176,7 +180,7 @@ class VizWiz(VisualQuestionAnswering):
 
 
 def _records(path: Path, name: str | None = None) -> list[tuple[str, Any]]:
-    """(what messages call it, record) of each record of the file's list, or of its list `name`."""
+    """Return (its name for error messages, record) for each record of the file's list, or of its list `name`."""
     records = read_json(path)
     if name is not None:
         records = field(records, name, list, str(path))
@@ -185,7 +189,7 @@ def _records(path: Path, name: str | None = None) -> list[tuple[str, Any]]:
     return [(f"{path}, record {number}", record) for number, record in enumerate(records, start=1)]
 
 
-def _reference(record: Any, where: str) -> dict:
+def _reference(record: Any, where: str) -> dict[str, Any]:
     answers = [field(answer, "answer", str, where) for answer in field(record, "answers", list, where)]
     if not answers:
         raise UserError(f'{where}: there is no answer in "answers".')

@@ -1,17 +1,17 @@
-"""WebSRC (§4.4): questions about web pages, of which there is a screenshot and the HTML.
+"""WebSRC (§4.4): questions about web pages, each with a screenshot and its HTML.
 
 Release (github.com/X-LANCE/WebSRC-Baseline, `WebSRC_v1.0_train+dev.zip`, its folder `release`):
 
-    dataset_split.csv                                     domain, website, split (train or dev) of each website
+    dataset_split.csv                                     domain, website and split (train or dev) of each website
     DOMAIN/NN/dataset.csv                                 question, id, element_id, answer_start, answer
     DOMAIN/NN/processed_data/PAGE.{html,png,json,txt}     PAGE is characters 2 to 8 of a question's id
 
-The test set came without answers: the dev set is what can be measured. An answer is a piece of the page's text, or
-"yes" or "no". The columns' order differs from website to website.
+The test set has no public answers, so the dev set is measured. An answer is a span of the page's text, or "yes" or
+"no". The order of the columns differs between websites.
 
-The text of a page is extracted as the official baseline does it: all pieces of text in their order, stripped, with a
-space between them. The prompt is the paper's to the letter; without the text it is the same but for the context. A page
-whose text does not fit in the model cannot be asked about, and counts as wrong.
+The text of a page is extracted as in the official baseline: all text nodes in document order, stripped and joined by
+spaces. The prompt is the paper's, word for word; without the text, it only lacks the context. A page whose text does
+not fit in the model's context counts as wrong.
 """
 
 import functools
@@ -36,13 +36,15 @@ INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Question(Item):
+    """A question on a page. The reference is a list with the right answer."""
+
     question: str
     page: Path  # its HTML
     screenshot: Image
 
 
-class WebSrc(Benchmark):
-    """The screenshot, then a prompt with the page's text."""
+class WebSrc(Benchmark[Question]):
+    """The screenshot, then the prompt with the page's text."""
 
     name = "websrc"
     title = "WebSRC"
@@ -86,27 +88,27 @@ class WebSrc(Benchmark):
         return spans(items, answers)
 
     def _websites(self) -> list[str]:
-        """The folders of the split's websites."""
+        """List the folders of the split's websites."""
         path = self.folder / SPLIT_FILE
         found = []
         for row in read_table(path, ("domain", "website", "split")):
             if not (row["website"] or "").isdecimal():
-                raise UserError(f"{path}: website {row['website']!r} of {row['domain']} is no number.")
+                raise UserError(f"{path}: website {row['website']!r} of {row['domain']} is not a number.")
             if row["split"] == self.split:
                 found.append(f"{row['domain']}/{int(row['website']):02d}")
         return found
 
 
 class WebSrcText(WebSrc):
-    """The prompt with the page's text alone: what a language model is asked."""
+    """The prompt with the page's text, without the screenshot: the input of the text-only baseline."""
 
     name = "websrc_text"
-    title = "WebSRC, the extracted text alone"
+    title = "WebSRC, extracted text only"
     with_screenshot = False
 
 
 class WebSrcImage(WebSrc):
-    """The screenshot, without the page's text in the prompt."""
+    """The screenshot, and the prompt without the page's text."""
 
     name = "websrc_image"
     title = "WebSRC, without the extracted text"
@@ -115,7 +117,7 @@ class WebSrcImage(WebSrc):
 
 @functools.cache
 def page_text(path: Path) -> str:
-    """The text of an HTML file, on one line."""
+    """Extract the text of an HTML file, on one line."""
     try:
         from lxml import html
         from lxml.etree import ParserError
@@ -126,5 +128,5 @@ def page_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"The page {path} cannot be read: {error.strerror}.") from None
     except ParserError as error:
-        raise UserError(f"{path} is no HTML: {error}.") from None
+        raise UserError(f"{path} is not valid HTML: {error}.") from None
     return " ".join(" ".join(page.xpath("//text()[not(parent::script or parent::style)]")).split())

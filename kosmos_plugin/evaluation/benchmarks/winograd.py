@@ -1,19 +1,21 @@
-"""The Winograd schema challenge (§4.8), the 273 schemas that language models are measured by: whom a pronoun means.
+"""The Winograd schema challenge (§4.8): what a pronoun refers to, in 273 schemas.
 
 Release: Davis' collection `WSCollection.xml`: schemas with text (txt1, pron, txt2), two answers and correctAnswer ("A"
-or "B", often with a dot). It has grown to 285; the first 273 are what Trinh and Le (2018) and GPT-3 measured.
+or "B", often with a period). It has grown to 285; Trinh and Le (2018) and GPT-3 measured the first 273.
 
-Partial evaluation, theirs: each answer is put in the pronoun's place, and the likelihood of what follows is compared;
-so the context differs between the options, and the continuation does not. The answers are made fit as the harness's
-`wsc273` does it: with "'s" for my, his, her, our and their, and with the first word in lower case if that is an article
-or pronoun and no full stop is before it. As there, punctuation after the pronoun is a word of its own ("the bottle .").
-(The harness has two spaces before the continuation, an oversight that SentencePiece undoes; here there is one.)
+Their "partial evaluation" is used: each answer replaces the pronoun, and the likelihoods of the rest of the sentence
+are compared; so the options differ in their context, not in their continuation. The answers are adapted as in
+lm-evaluation-harness's `wsc273`: with "'s" for my, his, her, our and their, and with the first word in lower case if it
+is an article or pronoun and does not follow a period. As there, punctuation after the pronoun is a separate word ("the
+bottle ."). (That harness has two spaces before the continuation, by mistake; SentencePiece makes them one, and here
+there is one.)
 
-There is no training set: demonstrations are other schemas, and a schema's twin may be among them.
+There is no training set: demonstrations are other schemas, which may include a schema's twin.
 """
 
 import xml.etree.ElementTree as ElementTree
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, texts
@@ -24,6 +26,8 @@ LOWERED = ("A", "An", "The", "She", "He", "It", "They", "My", "His", "Her", "The
 
 
 class Winograd(LanguageTask):
+    """The Winograd schema challenge."""
+
     name = "winograd"
     title = "Winograd"
     release = "winograd"
@@ -33,7 +37,7 @@ class Winograd(LanguageTask):
     file = "WSCollection.xml"
     fields: ClassVar = {"txt1": str, "pron": str, "txt2": str, "answers": list, "correctAnswer": str}
 
-    def records(self, split: str) -> list[dict]:
+    def records(self, split: str) -> list[dict[str, Any]]:
         path = self.folder / self.file
         try:
             schemas = ElementTree.parse(path).getroot().findall("schema")
@@ -41,17 +45,17 @@ class Winograd(LanguageTask):
             raise UserError(f"{path} cannot be read: {error}") from None
         return [_record(schema) for schema in schemas[:SCHEMAS]]
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, pronoun = record["txt1"], record["pron"]
         contexts = (f"{before} {_fit(answer, pronoun, before)}" for answer in texts(record, "answers", 2))
         return tuple(Option(context, record["txt2"], label) for context, label in zip(contexts, "AB", strict=True))
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["correctAnswer"]
 
 
-def _record(schema: ElementTree.Element) -> dict:
-    """A schema's texts without line breaks and repeated spaces; None for one that is not there."""
+def _record(schema: ElementTree.Element) -> dict[str, Any]:
+    """Collect a schema's texts, with single spaces; None for a missing one."""
     return {
         "txt1": _text(schema.find("text/txt1")),
         "pron": _text(schema.find("text/pron")),
@@ -66,7 +70,7 @@ def _text(element: ElementTree.Element | None) -> str | None:
 
 
 def _fit(answer: str, pronoun: str, before: str) -> str:
-    """The answer as it stands in the pronoun's place."""
+    """Adapt an answer to the pronoun's position."""
     if pronoun.lower() in POSSESSIVE:
         answer += "'s"
     first, space, rest = answer.partition(" ")

@@ -1,19 +1,22 @@
-"""Winogrande (§4.8): which of two names or nouns belongs in a sentence's blank.
+"""Winogrande (§4.8): which of two names or nouns fills a sentence's blank.
 
 Release (Sakaguchi et al., 2020; `winogrande_1.1.zip`): `train_xl.jsonl` and `dev.jsonl` with 40,398 and 1,267 records
 that have sentence (its blank is "_"), option1, option2 and answer ("1" or "2"). The test set has no answers.
 
-Partial evaluation, as in `winograd` and in the harness's `winogrande`: the options are put in the blank's place, and
-the likelihood of what follows the blank is compared.
+Partial evaluation, as in `winograd` and in lm-evaluation-harness's `winogrande`: each option fills the blank, and the
+likelihoods of the rest of the sentence are compared.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
 
 
 class Winogrande(LanguageTask):
+    """Winogrande, on its validation set."""
+
     name = "winogrande"
     title = "Winogrande"
     release = "winogrande"
@@ -25,11 +28,11 @@ class Winogrande(LanguageTask):
     file = "{split}.jsonl"
     fields: ClassVar = {"sentence": str, "option1": str, "option2": str, "answer": str}
 
-    def options(self, record: dict) -> tuple[Option, ...]:
+    def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, blank, after = record["sentence"].partition("_")
         if not blank:
             raise UserError(f"its sentence {record['sentence']!r} has no blank _.")
         return tuple(Option(before + record[f"option{label}"], after.strip(), label) for label in ("1", "2"))
 
-    def answer(self, record: dict) -> str:
+    def answer(self, record: Mapping[str, Any]) -> str:
         return record["answer"]

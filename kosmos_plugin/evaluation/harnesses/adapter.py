@@ -1,7 +1,7 @@
-"""What the adapters share: a harness's requests → prompts → log-likelihoods and texts, in batches.
+"""Shared by the adapters: a harness's requests → prompts → log-likelihoods and generated texts, in batches.
 
-Both harnesses cut contexts that are too long from the left. So it is here, with a warning: the first tokens of the
-text are left out, while `<s>` and the images stay.
+As in both harnesses, contexts that are too long are truncated from the left, with a warning: the first tokens of the
+text are dropped; `<s>` and the images are kept.
 """
 
 import functools
@@ -29,16 +29,23 @@ from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
 logger = logging.getLogger(__name__)
 
 AUTOMATIC_BATCH_SIZE = 16
-NEW_TOKENS = 256  # if a task does not say how many, as lm_eval has it
-# The harnesses' names for the most tokens to generate, which of several comes first.
-_NAMES_OF_NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-# What changes nothing: how to sample, where nothing is sampled, and how LLaVA makes images square.
+MAX_NEW_TOKENS = 256  # if a task does not set it; lm_eval's default
+# The harnesses' names for the maximum number of new tokens; the first of them that is set counts.
+_MAX_NEW_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+# Ignored without a warning: how to sample, as nothing is sampled, and how LLaVA makes images square.
 _WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "seed", "image_aspect_ratio")
 
 
 def load_model(path: str, data: str | None, vocabulary: str | None, device: str | None) -> Generator:
-    """`load`, then to the harness's `--device`; its default is a GPU even where there is none."""
-    if logging.getLogger().level == logging.DEBUG:  # so fairseq leaves it when it is imported first
+    """Load a model.
+
+    Args:
+        path: The checkpoint.
+        data: The data YAML, if it is not where it was in training.
+        vocabulary: The folder of the vocabulary, instead of a data YAML.
+        device: The harness's `--device`. Its default is a GPU; without one, the CPU is used.
+    """
+    if logging.getLogger().level == logging.DEBUG:  # fairseq sets it when it is imported
         logging.getLogger().setLevel(logging.WARNING)
     kosmos = load(path, data, vocabulary)
     if device is None or (str(device).startswith("cuda") and not torch.cuda.is_available()):
@@ -47,7 +54,15 @@ def load_model(path: str, data: str | None, vocabulary: str | None, device: str 
 
 
 def number_of_contexts(batch_size: int | str, most: int | None = None) -> int:
-    """The harness's `--batch_size`; for "auto" it is its `--max_batch_size`, or else AUTOMATIC_BATCH_SIZE."""
+    """Parse the harness's `--batch_size`.
+
+    Args:
+        batch_size: A number, or "auto" for `most`.
+        most: The harness's `--max_batch_size`; default: AUTOMATIC_BATCH_SIZE.
+
+    Raises:
+        UserError: It is neither.
+    """
     if str(batch_size).startswith("auto"):
         return int(most or AUTOMATIC_BATCH_SIZE)
     if not str(batch_size).isdigit() or int(batch_size) < 1:
@@ -56,19 +71,24 @@ def number_of_contexts(batch_size: int | str, most: int | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request's context. Those with equal keys are the same one, which is read once.
+class Context:
+    """The context of a request: what the model reads before it answers. Equal contexts are read once."""
 
-    `prompt` is called when its turn comes: the images of a whole benchmark need not fit in memory.
-    """
-
-    context: str
-    key: Hashable
-    prompt: Callable[[], Prompt]
+    text: str
+    key: Hashable  # equal for equal images
+    prompt: Callable[[], Prompt]  # called when it is needed: a benchmark's images need not fit in memory
 
 
 def make_prompt(context: str, images: Sequence[Any]) -> Prompt:
-    """`context` with Pillow's `images` where its `<image>` are, or before it if it has none."""
+    """Make a prompt of a context.
+
+    Args:
+        context: The text, with `<image>` where the images belong; without any, the images come first.
+        images: Pillow images.
+
+    Raises:
+        UserError: There are other media, or another number of images than of `<image>`.
+    """
     if not images:
         return (Text(context),)
     encoded = []
@@ -82,7 +102,11 @@ def make_prompt(context: str, images: Sequence[Any]) -> Prompt:
 
 
 def search_options(gen_kwargs: dict) -> SearchOptions:
-    """The harnesses' options of generation; UserError for sampling."""
+    """Translate a task's generation options.
+
+    Raises:
+        UserError: The task samples.
+    """
     options = {name: value for name, value in gen_kwargs.items() if value is not None}
     do_sample = options.pop("do_sample", options.get("temperature", 0) > 0)
     if do_sample:
@@ -90,14 +114,14 @@ def search_options(gen_kwargs: dict) -> SearchOptions:
             "The task samples its answers (do_sample, temperature), and KOSMOS generates greedily or with beams; "
             "--gen_kwargs do_sample=False,temperature=0 makes it greedy."
         )
-    new_tokens = [options.pop(name) for name in _NAMES_OF_NEW_TOKENS if name in options]
+    new_tokens = [options.pop(name) for name in _MAX_NEW_TOKENS_NAMES if name in options]
     until = options.pop("until", [])
     beam = options.pop("num_beams", 1)
     length_penalty = options.pop("length_penalty", 1.0)
     _warn_of_options(tuple(sorted(set(options) - set(_WITHOUT_EFFECT))))
     return SearchOptions(
         beam=int(beam),
-        max_new_tokens=int(new_tokens[0]) if new_tokens else NEW_TOKENS,
+        max_new_tokens=int(new_tokens[0]) if new_tokens else MAX_NEW_TOKENS,
         length_penalty=float(length_penalty),
         stop=tuple(mark for mark in ([until] if isinstance(until, str) else until) if mark),
     )
@@ -106,31 +130,45 @@ def search_options(gen_kwargs: dict) -> SearchOptions:
 @functools.cache
 def _warn_of_options(names: tuple[str, ...]) -> None:
     if names:
-        logger.warning("The task's options of generation that KOSMOS does not have are left out: %s", ", ".join(names))
+        logger.warning("Generation options of the task that KOSMOS does not have are ignored: %s", ", ".join(names))
 
 
 def log_likelihoods(
-    kosmos: Generator, questions: Sequence[Question], continuations: Sequence[str], batch_size: int
+    kosmos: Generator, contexts: Sequence[Context], continuations: Sequence[str], batch_size: int
 ) -> Iterator[tuple[int, Likelihood]]:
-    """(number of the request, likelihood of its continuation), as they are made."""
-    for batch in _batches(questions, batch_size):
-        prompts = [questions[numbers[0]].prompt() for numbers in batch]
+    """Yield (index of a request, likelihood of its continuation), as they are computed.
+
+    Args:
+        kosmos: The model.
+        contexts: The context of each request.
+        continuations: The continuation of each request.
+        batch_size: Distinct contexts per batch.
+    """
+    for batch in _batches(contexts, batch_size):
+        prompts = [contexts[indices[0]].prompt() for indices in batch]
         candidates = [
-            [_continuation(kosmos, prompt, continuations[number]) for number in numbers]
-            for prompt, numbers in zip(prompts, batch, strict=True)
+            [_continuation(kosmos, prompt, continuations[index]) for index in indices]
+            for prompt, indices in zip(prompts, batch, strict=True)
         ]
         # The last token of a candidate is not read.
-        room = [kosmos.model.max_positions() + 1 - max(map(len, of_prompt)) for of_prompt in candidates]
+        room = [kosmos.model.max_positions() + 1 - max(map(len, group)) for group in candidates]
         samples = _samples(kosmos, prompts, room)
         found = likelihoods(kosmos.model, kosmos.vocabulary, samples, candidates)
-        for numbers, of_prompt in zip(batch, found, strict=True):
-            yield from zip(numbers, of_prompt, strict=True)
+        for indices, group in zip(batch, found, strict=True):
+            yield from zip(indices, group, strict=True)
 
 
 def texts(
-    kosmos: Generator, questions: Sequence[Question], options: Sequence[SearchOptions], batch_size: int
+    kosmos: Generator, contexts: Sequence[Context], options: Sequence[SearchOptions], batch_size: int
 ) -> Iterator[tuple[int, str]]:
-    """(number of the request, the text generated after its context), as they are made."""
+    """Yield (index of a request, text generated after its context), as they are generated.
+
+    Args:
+        kosmos: The model.
+        contexts: The context of each request.
+        options: The options of each request.
+        batch_size: Distinct contexts per batch.
+    """
     for some in dict.fromkeys(options):
         room = kosmos.model.max_positions() - some.max_new_tokens
         if room < 1:
@@ -138,27 +176,25 @@ def texts(
                 f"The task asks for {some.max_new_tokens:,} new tokens, and the model reads "
                 f"{kosmos.model.max_positions():,} in all; --gen_kwargs max_gen_toks=… asks for fewer."
             )
-        chosen = [number for number, of_request in enumerate(options) if of_request == some]
-        for batch in _batches(questions, batch_size, chosen):
-            prompts = [questions[numbers[0]].prompt() for numbers in batch]
+        chosen = [index for index, request_options in enumerate(options) if request_options == some]
+        for batch in _batches(contexts, batch_size, chosen):
+            prompts = [contexts[indices[0]].prompt() for indices in batch]
             samples = _samples(kosmos, prompts, [room] * len(prompts))
             found = generate(kosmos.model, kosmos.vocabulary, samples, some)
-            for numbers, hypothesis in zip(batch, found, strict=True):
+            for indices, hypothesis in zip(batch, found, strict=True):
                 text = generated_text(kosmos.vocabulary, hypothesis, some.stop)
-                yield from ((number, text) for number in numbers)
+                yield from ((index, text) for index in indices)
 
 
-def _batches(
-    questions: Sequence[Question], size: int, chosen: Sequence[int] | None = None
-) -> Iterator[list[list[int]]]:
-    """Requests (all, or the `chosen`) by number, those with a question in common together; `size` questions at a time.
+def _batches(contexts: Sequence[Context], size: int, chosen: Sequence[int] | None = None) -> Iterator[list[list[int]]]:
+    """Group requests (all, or the chosen) by context, as indices; yield `size` contexts at a time, the longest first.
 
-    Long ones come first: a batch has contexts of about the same length, and one that is too much fails at once.
+    So a batch has contexts of about the same length, and running out of memory happens in the first batch.
     """
     groups: dict[tuple, list[int]] = {}
-    for number in range(len(questions)) if chosen is None else chosen:
-        groups.setdefault((questions[number].context, questions[number].key), []).append(number)
-    ordered = sorted(groups.values(), key=lambda numbers: -len(questions[numbers[0]].context))
+    for index in range(len(contexts)) if chosen is None else chosen:
+        groups.setdefault((contexts[index].text, contexts[index].key), []).append(index)
+    ordered = sorted(groups.values(), key=lambda indices: -len(contexts[indices[0]].text))
     for begin in range(0, len(ordered), size):
         yield ordered[begin : begin + size]
 
@@ -176,32 +212,34 @@ def _continuation(kosmos: Generator, prompt: Prompt, continuation: str) -> list[
 
 
 def _samples(kosmos: Generator, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Sample]:
-    """Prompts in the model's format, each of as many tokens at most as there is room for it."""
+    """Make samples of prompts, each truncated to the number of tokens that it has room for."""
     sample_builder = replace(kosmos.sample_builder, max_tokens=sys.maxsize)
     whole = [sample_builder.prompt(Document("a context of the task", prompt)) for prompt in prompts]
-    samples = [_shortened(kosmos, sample, most) for sample, most in zip(whole, room, strict=True)]
-    lost = [len(before) - len(after) for before, after in zip(whole, samples, strict=True) if len(after) < len(before)]
-    if lost:
+    samples = [_truncated(kosmos, sample, most) for sample, most in zip(whole, room, strict=True)]
+    dropped = [
+        len(before) - len(after) for before, after in zip(whole, samples, strict=True) if len(after) < len(before)
+    ]
+    if dropped:
         logger.warning(
-            "%d of %d contexts do not fit in the %d tokens that the model reads: %d tokens at their beginnings are "
-            "left out, %d of one of them.",
-            len(lost),
+            "%d of %d contexts do not fit in the model's %d tokens: %d tokens at their start are dropped, at most %d "
+            "of one context.",
+            len(dropped),
             len(samples),
             kosmos.model.max_positions(),
-            sum(lost),
-            max(lost),
+            sum(dropped),
+            max(dropped),
         )
     return samples
 
 
-def _shortened(kosmos: Generator, sample: Sample, most: int) -> Sample:
-    """`sample` in `most` tokens, without the first ones of its text."""
+def _truncated(kosmos: Generator, sample: Sample, most: int) -> Sample:
+    """Drop the first tokens of the sample's text so that it has at most `most` tokens."""
     surplus = len(sample) - most
     if surplus <= 0:
         return sample
     vocabulary = kosmos.vocabulary
-    signs = np.isin(sample.tokens, (vocabulary.bos, vocabulary.image_begin, vocabulary.image_end))
-    text = np.flatnonzero(~(signs | sample.image_slots))
+    special = np.isin(sample.tokens, (vocabulary.bos, vocabulary.image_begin, vocabulary.image_end))
+    text = np.flatnonzero(~(special | sample.image_slots))
     if len(text) < surplus:
         raise UserError(
             f"A context of {len(sample):,} tokens with {len(sample.images)} images does not fit in the "
@@ -214,8 +252,8 @@ def _shortened(kosmos: Generator, sample: Sample, most: int) -> Sample:
 
 
 def _png(image: PIL.Image.Image) -> bytes:
-    """`image` as a file, losslessly."""
-    if image.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # all that PNG has
+    """Encode an image losslessly."""
+    if image.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # the modes that PNG has
         image = image.convert("RGB")
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)

@@ -1,18 +1,19 @@
-"""KOSMOS as a model of EleutherAI's lm-evaluation-harness (`lm_eval`).
+r"""KOSMOS as a model of EleutherAI's lm-evaluation-harness (`lm_eval`).
 
-    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos \\
+    python -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos \
       --model_args path=CHECKPOINT[,data=DATA.yaml,vocabulary=FOLDER] --tasks … --batch_size 16
     torchrun --nproc_per_node 8 -m kosmos_plugin.evaluation.harnesses.lm_eval_model --model kosmos …
 
-Every other option is `lm_eval`'s own.
+All other options are lm_eval's own.
 
-Contexts are documents: `<s>`, then the text, with an image for each `<image>` in tasks that have images. A text's own
-likelihood (`loglikelihood_rolling`) is that after `<s>`. Answers are generated until `</s>`, one of the task's `until`,
-or `max_gen_toks` tokens; SentencePiece makes spaces of line breaks, so that an `until` of one is never met.
-`--batch_size` counts contexts, each with all of its continuations.
+A context is read as a document: `<s>`, then the text, with an image for each `<image>` in tasks that have images. The
+likelihood of a text (`loglikelihood_rolling`) is that after `<s>`. Answers are generated until `</s>`, one of the
+task's `until`, or `max_gen_toks` tokens. A vocabulary that turns newlines into spaces never generates an `until` of
+newlines. `--batch_size` is the number of contexts per batch, each with all of its continuations.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.harnesses.adapter import (
-    Question,
+    Context,
     load_model,
     log_likelihoods,
     make_prompt,
@@ -41,10 +42,21 @@ try:
 except ModuleNotFoundError as error:
     raise UserError(f'{error}: pip install "kosmos-plugin[lm-eval]" brings the harness.') from None
 
+_T = TypeVar("_T")
+
 
 @register_model("kosmos")
 class KosmosLM(LM):
-    """A checkpoint of fairseq-train or kosmos-convert. Under torchrun each rank answers for its share of a task."""
+    """A checkpoint of fairseq-train or kosmos-convert. Under torchrun, each rank answers its share of a task.
+
+    Args:
+        path: The checkpoint.
+        data: The data YAML, if it is not where it was in training.
+        vocabulary: The folder of the vocabulary, instead of a data YAML.
+        batch_size: lm_eval's `--batch_size`.
+        max_batch_size: lm_eval's `--max_batch_size`.
+        device: lm_eval's `--device`.
+    """
 
     MULTIMODAL = True
 
@@ -60,48 +72,51 @@ class KosmosLM(LM):
         super().__init__()
         ranks = Ranks.join()
         self._rank, self._world_size = ranks.rank, ranks.count
-        # Several ranks have a GPU each.
+        # With several ranks, each has its own GPU.
         self.kosmos = load_model(path, data, vocabulary, device if ranks.count == 1 else None)
         self.batch_size = number_of_contexts(batch_size, max_batch_size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Compute (log-likelihood of the continuation, whether greedy search would generate it) for each request."""
         answers = {}
         continuations = [request.args[1] for request in requests]
-        found = log_likelihoods(self.kosmos, _questions(requests), continuations, self.batch_size)
-        for number, likelihood in self._shown(found, requests, "Log-likelihoods"):
-            answers[number] = tuple(likelihood)
-            self.cache_hook.add_partial("loglikelihood", requests[number].args, answers[number])
-        return [answers[number] for number in range(len(requests))]
+        found = log_likelihoods(self.kosmos, _contexts(requests), continuations, self.batch_size)
+        for index, likelihood in self._progress(found, requests, "Log-likelihoods"):
+            answers[index] = (likelihood.log_probability, likelihood.greedy)
+            self.cache_hook.add_partial("loglikelihood", requests[index].args, answers[index])
+        return [answers[index] for index in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Compute the log-likelihood of each request's text, in windows if it is long."""
         totals = [0.0] * len(requests)
-        windows = [(number, *window) for number, request in enumerate(requests) for window in self._windows(request)]
+        windows = [(index, *window) for index, request in enumerate(requests) for window in self._windows(request)]
         batches = [windows[begin : begin + self.batch_size] for begin in range(0, len(windows), self.batch_size)]
         for batch in tqdm(batches, desc="Log-likelihoods of windows", disable=self.rank > 0):
             samples = [_sample(context) for _, context, _ in batch]
             candidates = [[tokens] for _, _, tokens in batch]
             found = likelihoods(self.kosmos.model, self.kosmos.vocabulary, samples, candidates)
-            for (number, _, _), [likelihood] in zip(batch, found, strict=True):
-                totals[number] += likelihood.log_probability
+            for (index, _, _), [likelihood] in zip(batch, found, strict=True):
+                totals[index] += likelihood.log_probability
         return totals
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Generate the text of each request."""
         answers = {}
         options = [search_options(request.args[1]) for request in requests]
-        found = texts(self.kosmos, _questions(requests), options, self.batch_size)
-        for number, text in self._shown(found, requests, "Answers"):
-            answers[number] = text
-            self.cache_hook.add_partial("generate_until", requests[number].args, text)
-        return [answers[number] for number in range(len(requests))]
+        found = texts(self.kosmos, _contexts(requests), options, self.batch_size)
+        for index, text in self._progress(found, requests, "Answers"):
+            answers[index] = text
+            self.cache_hook.add_partial("generate_until", requests[index].args, text)
+        return [answers[index] for index in range(len(requests))]
 
-    # lm_eval deals the documents to the ranks and gathers what it makes of their answers.
+    # lm_eval deals the documents to the ranks, and gathers their metrics with the following methods.
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
         torch.distributed.all_gather(gathered, tensor)
         return torch.stack(gathered)
 
-    def gather_object(self, obj, dst: int = 0) -> list | None:
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         gathered = [None] * self.world_size if self.rank == dst else None
         torch.distributed.gather_object(obj, gathered, dst)
         return gathered
@@ -110,7 +125,7 @@ class KosmosLM(LM):
         torch.distributed.barrier()
 
     def _windows(self, request: Instance) -> Iterator[tuple[list[int], list[int]]]:
-        """(what is read, what is scored) of a text of any length, each token scored once."""
+        """Split a text into windows (tokens read, tokens scored); each token is scored once."""
         [text] = request.args
         windows = get_rolling_token_windows(
             self.kosmos.vocabulary.encode(text),
@@ -120,15 +135,15 @@ class KosmosLM(LM):
         )
         return map(make_disjoint_window, windows)
 
-    def _shown(self, answers: Iterator[tuple], requests: Sequence[Instance], title: str) -> Iterator[tuple]:
+    def _progress(self, answers: Iterator[_T], requests: Sequence[Instance], title: str) -> Iterator[_T]:
         return tqdm(answers, desc=title, total=len(requests), disable=self.rank > 0)
 
 
-def _questions(requests: Sequence[Instance]) -> list[Question]:
-    return [_question(*request.args) for request in requests]
+def _contexts(requests: Sequence[Instance]) -> list[Context]:
+    return [_context(*request.args) for request in requests]
 
 
-def _question(context: str, _, extra: dict | None = None) -> Question:
+def _context(text: str, _: Any, extra: dict[str, Any] | None = None) -> Context:
     extra = extra or {}
     if extra.get("audio"):
         raise UserError("KOSMOS reads text and images; the task has audio.")
@@ -136,15 +151,15 @@ def _question(context: str, _, extra: dict | None = None) -> Question:
     images = images if isinstance(images, list) else [images]
 
     def prompt() -> Prompt:
-        return make_prompt(context, images)
+        return make_prompt(text, images)
 
-    return Question(context, tuple(map(id, images)), prompt)
+    return Context(text, tuple(map(id, images)), prompt)
 
 
 def _sample(tokens: list[int]) -> Sample:
-    """Tokens as they are, to be read."""
-    tokens = np.array(tokens)
-    return Sample("a window of a text", tokens, targets=tokens, image_slots=np.zeros(len(tokens), dtype=bool))
+    """Make a sample of exactly these tokens."""
+    array = np.array(tokens)
+    return Sample("a window of a text", array, targets=array, image_slots=np.zeros(len(tokens), dtype=bool))
 
 
 if __name__ == "__main__":

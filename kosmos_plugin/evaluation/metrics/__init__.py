@@ -1,1 +1,1 @@
-"""What answers are measured by: one file a metric."""
+"""The metrics of benchmarks: answers → Scores. Wrappers of the field's own packages where there is a maintained one."""

@@ -1,9 +1,10 @@
 """CIDEr, SPICE, BLEU-4 and ROUGE-L of captions, computed by pycocoevalcap, as in the paper (§4.1.1).
 
-captions → PTBTokenizer (in Java: words in lower case, without punctuation) → each metric, over all images
+captions → PTBTokenizer (in Java: lower-case words without punctuation) → each metric, over all images
 
-CIDEr weighs words by how many of the measured images they are said of: that of a part of a test set is another measure.
-SPICE needs a parser that pycocoevalcap downloads. Without it, and where it fails, SPICE is left out with a warning.
+CIDEr weighs words by how rare they are in the captions of all measured images: values of a part of a test set are not
+comparable with those of the whole. SPICE needs a parser that pycocoevalcap downloads. Without it, and where it fails,
+SPICE is omitted with a warning.
 """
 
 import logging
@@ -19,16 +20,24 @@ from kosmos_plugin.evaluation.metrics.accuracy import percent
 logger = logging.getLogger(__name__)
 
 PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-# SPICE was made for Java 8. From Java 16 on, what it saves parses with may not look into these packages by itself.
+# SPICE was made for Java 8. Since Java 16, the library that it saves parses with needs access to these packages.
 PACKAGES_OF_JAVA = ("java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent")
 LAST_LINE = "the end"
-JAVA_OPTIONS = "JDK_JAVA_OPTIONS"  # the variable is unknown to Java 8, which needs none
+JAVA_OPTIONS = "JDK_JAVA_OPTIONS"  # Java 8 ignores it, and needs no such access
 
-Captions = dict[int, list[str]]  # number of an image → its captions, tokenized
+Captions = dict[int, list[str]]  # index of an image → its tokenized captions
 
 
 def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-    """The metrics in percent, CIDEr first; a reference is the list of an image's captions."""
+    """Compute the metrics, CIDEr first.
+
+    Args:
+        items: The images; a reference is the list of an image's captions.
+        answers: One caption for each image.
+
+    Raises:
+        UserError: pycocoevalcap or Java is missing or fails.
+    """
     tokenized = tokenize([*(item.reference for item in items), *([answer.prediction] for answer in answers)])
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -36,27 +45,35 @@ def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
 
     references = dict(enumerate(tokenized[: len(items)]))
     predictions = dict(enumerate(tokenized[len(items) :]))
-    _, of_images = Cider().compute_score(references, predictions)
-    metrics = {"CIDEr": percent(of_images)}
+    _, per_image = Cider().compute_score(references, predictions)
+    metrics = {"CIDEr": percent(per_image)}
     spice = _spice(references, predictions)
     if spice is not None:
         metrics["SPICE"] = 100 * spice
     bleu, _ = Bleu(4).compute_score(references, predictions, verbose=0)
     rouge, _ = Rouge().compute_score(references, predictions)
     metrics |= {"BLEU-4": 100 * float(bleu[3]), "ROUGE-L": 100 * float(rouge)}
-    return Scores(metrics, tuple(map(float, of_images)), are_grades=False)
+    return Scores(metrics, tuple(map(float, per_image)), are_grades=False)
 
 
 def check_caption_tools() -> None:
-    """UserError if captions cannot be measured here; a warning if they can, but without SPICE."""
+    """Check that captions can be measured here; warn if only SPICE cannot.
+
+    Raises:
+        UserError: pycocoevalcap or Java is missing or fails.
+    """
     tokenize([])
     lacking = _spice_lacks()
     if lacking:
-        logger.warning("SPICE will be left out: %s", lacking)
+        logger.warning("SPICE will be omitted: %s", lacking)
 
 
 def tokenize(captions: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The captions of images in words with spaces between them. UserError if that cannot be done here."""
+    """Tokenize the captions of each image: words joined by spaces.
+
+    Raises:
+        UserError: pycocoevalcap or Java is missing or fails.
+    """
     try:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
     except ModuleNotFoundError as error:
@@ -66,43 +83,44 @@ def tokenize(captions: Sequence[Sequence[str]]) -> list[list[str]]:
             "Captions are measured with Java, and there is no `java`: install a Java runtime, such as the package "
             "default-jre-headless of Debian and Ubuntu or openjdk of conda-forge."
         )
-    # A line for each: Java ends one at more characters than pycocoevalcap takes away. The last line must come back.
-    lines = [[" ".join(caption.split()) for caption in of_image] for of_image in (*captions, [LAST_LINE])]
+    # One line per caption: Java ends lines at more characters than pycocoevalcap removes. A last line, which must come
+    # back, shows that Java has read all.
+    lines = [[" ".join(caption.split()) for caption in group] for group in (*captions, [LAST_LINE])]
     try:
         found = PTBTokenizer().tokenize(
-            {image: [{"caption": line} for line in of_image] for image, of_image in enumerate(lines)}
+            {image: [{"caption": line} for line in group] for image, group in enumerate(lines)}
         )
     except OSError as error:  # it writes into its own folder
         raise UserError(f"pycocoevalcap's tokenizer cannot be run: {error}.") from None
     if found.pop(len(captions), None) != [LAST_LINE]:
-        raise UserError("pycocoevalcap's tokenizer failed in Java; what it said stands above.")
+        raise UserError("pycocoevalcap's tokenizer failed in Java; its output is above.")
     return list(found.values())
 
 
 def _spice(references: Captions, predictions: Captions) -> float | None:
-    """None, with a warning, if it cannot be computed here."""
+    """Compute SPICE; None, with a warning, if it cannot be computed here."""
     from pycocoevalcap.spice.spice import Spice
 
     lacking = _spice_lacks()
     if not lacking:
         before = os.environ.get(JAVA_OPTIONS)
-        opened = (f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in PACKAGES_OF_JAVA)
-        os.environ[JAVA_OPTIONS] = " ".join((*opened, before or ""))
+        access = (f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in PACKAGES_OF_JAVA)
+        os.environ[JAVA_OPTIONS] = " ".join((*access, before or ""))
         try:
             return float(Spice().compute_score(references, predictions)[0])
-        except Exception as error:  # whatever it was: the model's answers are worth more than this metric
-            lacking = f"it failed ({error}); what Java said stands above."
+        except Exception as error:  # of any kind: the other metrics must not be lost for it
+            lacking = f"it failed ({error}); Java's output is above."
         finally:
             if before is None:
                 del os.environ[JAVA_OPTIONS]
             else:
                 os.environ[JAVA_OPTIONS] = before
-    logger.warning("SPICE is left out: %s", lacking)
+    logger.warning("SPICE is omitted: %s", lacking)
     return None
 
 
 def _spice_lacks() -> str:
-    """What is to be done before SPICE can be computed, or nothing."""
+    """Say what SPICE needs; "" if nothing is missing."""
     from pycocoevalcap.spice import spice
 
     folder = Path(spice.__file__).parent / "lib"
@@ -112,5 +130,5 @@ def _spice_lacks() -> str:
     return (
         f"{' and '.join(missing)} must be in {folder}. They are in stanford-corenlp-full-2015-12-09.zip of "
         "nlp.stanford.edu/software; where there is a network, python -m pycocoevalcap.spice.get_stanford_models "
-        "puts them there."
+        "installs them."
     )

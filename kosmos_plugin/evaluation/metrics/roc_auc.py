@@ -9,10 +9,18 @@ from kosmos_plugin.evaluation.metrics.accuracy import RESAMPLES
 
 
 def roc_auc(labels: Sequence[bool], scores: Sequence[float | None], seed: int = 1) -> tuple[float, tuple[float, float]]:
-    """How well `scores` tell items with a true label, which should have higher ones, from the others, in percent.
+    """Compute ROC AUC and its 95% bootstrap interval, in percent.
 
-    None is the score of an item that could not be asked: as wrong as it can be. With the 95% interval: percentiles of
-    the areas of resampled items, but for samples without both labels, which have no area.
+    Args:
+        labels: Whether each item is positive.
+        scores: The higher, the likelier positive. None (an item that could not be asked) ranks as wrong as possible.
+        seed: Seed of the resampling. Samples without both labels, which have no area, are dropped.
+
+    Returns:
+        (area, (low, high)).
+
+    Raises:
+        UserError: scikit-learn is missing, or all labels are the same.
     """
     check_scikit_learn()
     from sklearn.metrics import roc_auc_score
@@ -24,7 +32,7 @@ def roc_auc(labels: Sequence[bool], scores: Sequence[float | None], seed: int = 
     worst = [lowest if label else highest for label in labels]
     filled = np.asarray([wrong if score is None else score for score, wrong in zip(scores, worst, strict=True)])
     truth = np.asarray(labels)
-    # The area is the share of pairs that are ranked right; an item drawn twice has twice the pairs.
+    # The area is the share of pairs that are ranked right. An item drawn twice has twice the pairs.
     higher, lower = filled[truth][:, None], filled[~truth]
     right = (higher > lower) + 0.5 * (higher == lower)
     drawn = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
@@ -35,7 +43,7 @@ def roc_auc(labels: Sequence[bool], scores: Sequence[float | None], seed: int = 
 
 
 def check_scikit_learn() -> None:
-    """UserError if scikit-learn is not installed."""
+    """Raise UserError if scikit-learn is not installed."""
     try:
         import sklearn  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""SQuAD's exact match (EM) and F1 of answers that are pieces of a text.
+"""SQuAD's exact match (EM) and F1, for answers that are spans of a text.
 
-Both compare words after lower-casing and without punctuation and articles, as the official script of SQuAD 2.0 does:
-of two answers without a word both are 1, of one answer without a word both are 0.
+Both compare lower-case words without punctuation and articles, as in the official script of SQuAD 2.0: if both answers
+have no word, both metrics are 1; if only one has none, both are 0.
 """
 
 import re
@@ -17,7 +17,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def spans(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-    """EM and F1; a reference is a list of right answers, of which the best match counts."""
+    """Compute EM and F1. A reference is a list of right answers; the best match counts."""
     exact = [
         float(max(exact_match(answer.prediction, reference) for reference in item.reference))
         for item, answer in zip(items, answers, strict=True)
@@ -30,12 +30,12 @@ def spans(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
 
 
 def exact_match(prediction: str, reference: str) -> bool:
-    """Whether the words are the same, in the same order."""
+    """Return whether both have the same words in the same order."""
     return words(prediction) == words(reference)
 
 
 def f1(prediction: str, reference: str) -> float:
-    """The harmonic mean of precision (of the predicted words) and recall (of the right ones), 0 to 1."""
+    """Compute the harmonic mean of precision (of the predicted words) and recall (of the reference's), from 0 to 1."""
     predicted, right = words(prediction), words(reference)
     if not predicted or not right:
         return float(predicted == right)
@@ -44,5 +44,5 @@ def f1(prediction: str, reference: str) -> float:
 
 
 def words(text: str) -> list[str]:
-    """The words of an answer that are compared."""
+    """Split an answer into the words that are compared."""
     return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()

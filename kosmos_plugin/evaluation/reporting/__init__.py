@@ -1,1 +1,1 @@
-"""Evaluation results for readers: tables, plots, and a page for each benchmark."""
+"""Evaluation results for readers: tables, a plot, comparisons, and a page for each result."""

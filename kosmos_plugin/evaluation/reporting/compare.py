@@ -1,7 +1,7 @@
-"""Two models on the same benchmarks: both values, their difference with its interval, and the paper's pair beside.
+"""Compares two models on the same benchmarks: both values, their difference with its interval, and the paper's pair.
 
-As the paper does it with KOSMOS-1 second: before and after language-only instruction tuning (Tables 6 and 14), and
-its text-only baseline and itself (Tables 8, 13 and 16; on WebSRC the baseline has the text of the page alone).
+The paper compares KOSMOS-1, here the second, with itself before language-only instruction tuning (Tables 6 and 14), and
+with its text-only baseline (Tables 8, 13 and 16; on WebSRC the baseline reads only the text of the page).
 """
 
 from dataclasses import dataclass
@@ -16,46 +16,55 @@ from kosmos_plugin.evaluation.results import RESULTS_FILE, Result, read_results
 from kosmos_plugin.paper.results import reported
 from kosmos_plugin.reporting.tables import Table
 
-# What the baseline, which sees no screenshot, is measured on → what KOSMOS-1 is.
-TEXT_ALONE = {"websrc_text": "websrc"}
+# The benchmark of the baseline, which sees no screenshot → that of KOSMOS-1.
+BASELINE_BENCHMARKS = {"websrc_text": "websrc"}
 HEADER = ("section", "benchmark", "split", "shots", "metric", "first", "second", "difference (95%)", "reported")
 LEGEND = (
-    "Difference: the second's minus the first's, with the 95% interval of a paired bootstrap over the items. Reported: "
-    "by the paper, arXiv 2302.14045, of KOSMOS-1 without and with language-only instruction tuning, or of its "
+    "Difference: second minus first, with the 95% interval of a paired bootstrap over the items. Reported: the values "
+    "in the paper, arXiv 2302.14045, of KOSMOS-1 without and with language-only instruction tuning, or of its "
     "text-only baseline and KOSMOS-1."
 )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two results of the same items. `interval`: of the headline's difference; None where items have no scores."""
+    """Two results on the same items."""
 
     first: Result
     second: Result
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # 95%, of the headline's difference; None if items have no scores
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """The results that two models have in common."""
+
     pairs: list[Pair]
-    notes: list[str]
+    notes: list[str]  # below the table
 
     def __str__(self) -> str:
-        """The table for a terminal, 100 columns wide."""
+        """Write the table for a terminal, at most 100 columns wide."""
         return as_text(self.table, self.notes)
 
     def as_markdown(self) -> str:
+        """Write the table in Markdown."""
         return as_markdown(self.table, self.notes)
 
     @property
     def table(self) -> Table:
+        """The table, with a row for each metric."""
         return Table("Two models compared", HEADER, [line for pair in self.pairs for line in _lines(pair)])
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """Compare the results in two folders, each an --out of kosmos-evaluate.
+    """Compare the results in two folders.
 
-    UserError if a folder has no results, if they have no benchmark in common, or if items differ.
+    Args:
+        first: An --out of kosmos-evaluate.
+        second: Another.
+
+    Raises:
+        UserError: A folder has no results, they have no benchmark in common, or the items differ.
     """
     results = [_results(first), _results(second)]
     pairs = [
@@ -67,17 +76,17 @@ def compare(first: Path, second: Path) -> Comparison:
         raise UserError(f"{first} and {second} have no benchmark in common, with the same split and shots.")
     paired = [{pair.first.key for pair in pairs}, {pair.second.key for pair in pairs}]
     notes = []
-    for name, path, of_folder, keys in zip(("First", "Second"), (first, second), results, paired, strict=True):
-        checkpoints = ", ".join(dict.fromkeys(result.checkpoint for result in of_folder.values()))
+    for name, path, folder_results, keys in zip(("First", "Second"), (first, second), results, paired, strict=True):
+        checkpoints = ", ".join(dict.fromkeys(result.checkpoint for result in folder_results.values()))
         notes.append(f"{name}: {path} ({checkpoints})")
-        left_out = [f"{r.title} ({r.split}, {r.shots} shots)" for r in of_folder.values() if r.key not in keys]
+        left_out = [f"{r.title} ({r.split}, {r.shots} shots)" for r in folder_results.values() if r.key not in keys]
         if left_out:
-            notes.append(f"Only there: {', '.join(left_out)}")
+            notes.append(f"Only in the {name.lower()}: {', '.join(left_out)}")
     return Comparison(pairs, [*notes, LEGEND])
 
 
 def _results(folder: Path) -> dict[tuple[str, str, int], Result]:
-    """The results of a folder that have metrics, by their keys."""
+    """Read the results of a folder that have metrics, by their keys."""
     results = {result.key: result for result in read_results(folder) if result.metrics}
     if not results:
         raise UserError(f"{folder} has no {RESULTS_FILE} with metrics: give an --out of kosmos-evaluate.")
@@ -85,13 +94,13 @@ def _results(folder: Path) -> dict[tuple[str, str, int], Result]:
 
 
 def _counterparts(result: Result, others: dict[tuple[str, str, int], Result]) -> list[Result]:
-    names = (result.benchmark, TEXT_ALONE.get(result.benchmark))
+    names = (result.benchmark, BASELINE_BENCHMARKS.get(result.benchmark))
     keys = [(name, result.split, result.shots) for name in names]
     return [others[key] for key in keys if key in others]
 
 
 def _interval_of_difference(first: Path, second: Path) -> tuple[float, float] | None:
-    """The 95% interval of the mean difference of the items' scores, in percent."""
+    """Compute the 95% interval of the mean difference of the scores, in percent; None if items have no scores."""
     scores, others = (
         {line["id"]: line["score"] for line in read_json_lines(folder / PREDICTIONS_FILE)} for folder in (first, second)
     )
@@ -99,7 +108,7 @@ def _interval_of_difference(first: Path, second: Path) -> tuple[float, float] | 
         common = len(scores.keys() & others.keys())
         raise UserError(
             f"{first} and {second} hold different items: {len(scores):,} and {len(others):,}, of which {common:,} are "
-            "the same. Evaluate both with the same release and the same --limit."
+            "the same. Evaluate both on the same release, with the same --limit."
         )
     if None in scores.values() or None in others.values():
         return None
@@ -107,10 +116,10 @@ def _interval_of_difference(first: Path, second: Path) -> tuple[float, float] | 
 
 
 def _lines(pair: Pair) -> list[tuple[str, ...]]:
-    """The headline's line, and one for each other metric that both have."""
+    """Write a row for each metric that both have, the headline first."""
     first, second = pair.first, pair.second
     names = dict.fromkeys((first.title, second.title))
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for metric in (metric for metric in first.metrics if metric in second.metrics):
         value, other = first.metrics[metric], second.metrics[metric]
         with_interval = pair.interval if metric == first.headline else None

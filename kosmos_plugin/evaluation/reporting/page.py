@@ -1,11 +1,8 @@
-"""A result as a page to look through: what was asked, with its images, what was answered, and whether it is right.
+"""Writes a page for browsing a result: each prompt with its images, the answer, and whether it is right.
 
-items ─ drawn evenly ─→ cards (prompt, thumbnails, answer, choices, verdict) ─ templates/page.html ─→ page.html
-
-A page stands alone: its images are inside, and it has no script. All texts are escaped by Jinja.
+items ─ evenly spaced sample ─→ cards (prompt, thumbnails, answer, choices, verdict) ─ templates/page.html ─→ page.html
 """
 
-import base64
 import collections
 import io
 import itertools
@@ -15,79 +12,74 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import PIL.Image
 
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
-from kosmos_plugin.evaluation.benchmarks.language import AFTER_DEMONSTRATION
 from kosmos_plugin.evaluation.files import write_text
-from kosmos_plugin.evaluation.requests import Choose, Generate, Prompt, Request, prompts_of
+from kosmos_plugin.evaluation.requests import Choose, Generate, Prompt, Request
 from kosmos_plugin.evaluation.results import Result
+from kosmos_plugin.reporting.html import data_uri, render
 
 PAGE_FILE = "page.html"
-MOST_ITEMS = 200
-THUMBNAIL, DEMONSTRATION_THUMBNAIL = 160, 80  # the longer side in pixels
-LONG_TEXT, END_OF_LONG_TEXT = 1000, 400  # characters; of longer texts only the end, which asks, is unfolded
+MAX_ITEMS = 200
+THUMBNAIL, SMALL_THUMBNAIL = 160, 80  # pixels of the longer side
+LONG_TEXT, END_OF_LONG_TEXT = 1000, 400  # characters; a longer text is folded except for its end, which asks
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATE = Path(__file__).parent / "templates/page.html"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a prompt: text, with its beginning `folded` if it is long, or an image.
-
-    `image`: a data URI; empty if it cannot be shown.
-    """
+    """A piece of a prompt: a text or an image."""
 
     text: str = ""
-    folded: str = ""
-    image: str | None = None
-    name: str = ""
+    folded: str = ""  # the start of a long text, which is hidden until it is opened
+    image: str | None = None  # a data URI; "" if the image cannot be shown
+    name: str = ""  # of the image
 
 
 @dataclass(frozen=True)
 class ChoiceShown:
-    """`own`: what its prompt has beyond the beginning that all choices share. `share`: of the choices' probability."""
+    """A choice with its probability."""
 
-    own: list[Part]
+    own: list[Part]  # what its prompt has after the prefix that all choices share
     continuation: str
     label: str
     log_probability: float
-    share: float
+    share: float  # of the choices' summed probability
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something that was asked; a chain of thought has two. What was generated as a rationale stands in `rationale`."""
+    """One request. A chain of thought has two."""
 
-    demonstrations: list[Part]
+    demonstrations: list[list[Part]]
     prompt: list[Part]
     choices: list[ChoiceShown]
-    rationale: str = ""
+    rationale: str = ""  # what was generated, if another step follows
 
 
 @dataclass(frozen=True)
 class Card:
+    """An item with its answer."""
+
     item: Item
     answer: Answer
     steps: list[Step]
     score: float | None
-    is_graded: bool
+    is_graded: bool  # whether a score of 0 means wrong and 1 right
     reference: str
 
     @property
     def verdict(self) -> str:
+        """One of right, partial, wrong, unasked; "" if there is no score, or no grade."""
         if self.answer.problem:
             return "unasked"
-        return {0: "wrong", 1: "right"}.get(self.score, "partial") if self.is_graded else ""
+        if not self.is_graded or self.score is None:
+            return ""
+        return {0.0: "wrong", 1.0: "right"}.get(self.score, "partial")
 
 
 def write_page(
@@ -98,19 +90,25 @@ def write_page(
     scores: Scores | None,
     requests: Callable[[Item], Request],
 ) -> None:
-    """Write the page of `result` to `path`, with MOST_ITEMS of its items at most.
+    """Write the page of a result, with at most MAX_ITEMS of its items.
 
-    `scores`: None if there are no references. `requests`: what the model was asked about an item.
+    Args:
+        path: The file to write.
+        result: The result.
+        items: All items.
+        answers: The answer to each item.
+        scores: The answers' scores; None if there are no references.
+        requests: Makes an item's request.
     """
-    of_items = [None] * len(items) if scores is None or scores.of_items is None else scores.of_items
-    are_graded = scores is not None and scores.of_items is not None and scores.are_grades
+    per_item: Sequence[float | None] = (scores and scores.per_item) or [None] * len(items)
+    is_graded = scores is not None and scores.per_item is not None and scores.are_grades
     cards = [
-        _card(items[number], answers[number], of_items[number], are_graded, requests(items[number]), result.shots)
-        for number in evenly_drawn(len(items), MOST_ITEMS)
+        _card(items[index], answers[index], per_item[index], is_graded, requests(items[index]))
+        for index in evenly_spaced(len(items), MAX_ITEMS)
     ]
     verdicts = [card.verdict for card in cards]
     page = render(
-        "page.html",
+        _TEMPLATE,
         result=result,
         cards=cards,
         counts={verdict: verdicts.count(verdict) for verdict in ("right", "partial", "wrong", "unasked")},
@@ -119,97 +117,91 @@ def write_page(
     write_text(path, page)
 
 
-def render(template: str, **values: Any) -> str:
-    """A page of templates/, in which every value is escaped."""
-    return _TEMPLATES.get_template(template).render(values)
-
-
-def evenly_drawn(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, at even distances from the first."""
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Choose at most `most` of the indices below `count`, evenly spaced, starting at 0."""
     return [k * count // most for k in range(most)] if count > most else list(range(count))
 
 
-def _card(item: Item, answer: Answer, score: float | None, is_graded: bool, request: Request, shots: int) -> Card:
+def _card(item: Item, answer: Answer, score: float | None, is_graded: bool, request: Request) -> Card:
     steps = [request]
     if isinstance(request, Generate) and request.then is not None and answer.rationale:
         steps.append(request.then(answer.rationale))
-    shown = [_step(step, answer, shots, is_last=number == len(steps)) for number, step in enumerate(steps, start=1)]
-    return Card(item, answer, shown, score, is_graded, _as_text(item.reference))
+    shown = [_step(step, answer, is_last=number == len(steps)) for number, step in enumerate(steps, start=1)]
+    return Card(item, answer, shown, score, is_graded, _reference_text(item.reference))
 
 
-def _step(request: Request, answer: Answer, shots: int, is_last: bool) -> Step:
-    prompts = prompts_of(request)
-    shared = common_beginning(prompts)
-    demonstrations, prompt = without_demonstrations(shared, shots)
-    choices = []
-    if isinstance(request, Choose) and answer.log_probabilities:
-        shares = np.exp(np.asarray(answer.log_probabilities) - np.logaddexp.reduce(answer.log_probabilities))
-        for choice, log_probability, share in zip(request.choices, answer.log_probabilities, shares, strict=True):
-            own = _parts(beyond(shared, choice.prompt), THUMBNAIL // 2)
-            choices.append(ChoiceShown(own, choice.continuation, choice.label, log_probability, float(share)))
-    return Step(
-        _parts(demonstrations, DEMONSTRATION_THUMBNAIL),
-        _parts(prompt, THUMBNAIL),
-        choices,
-        "" if is_last else answer.rationale,
-    )
+def _step(request: Request, answer: Answer, is_last: bool) -> Step:
+    demonstrations = [_parts(prompt, SMALL_THUMBNAIL, fold=False) for prompt in request.demonstrations]
+    rationale = "" if is_last else answer.rationale
+    if isinstance(request, Generate):
+        return Step(demonstrations, _parts(request.prompt, THUMBNAIL), [], rationale)
+    prefix = common_prefix([choice.prompt for choice in request.choices])
+    return Step(demonstrations, _parts(prefix, THUMBNAIL), _choices(request, answer, prefix), rationale)
 
 
-def common_beginning(prompts: Sequence[Prompt]) -> Prompt:
-    """What all prompts begin with: whole segments, and of a text whole words."""
-    first, *others = prompts
-    for number, segment in enumerate(first):
-        there = [prompt[number] if number < len(prompt) else None for prompt in others]
-        if all(other == segment for other in there):
-            continue
-        if not all(isinstance(other, Text) for other in (segment, *there)):
-            return first[:number]
-        letters = zip(segment.text, *(other.text for other in there), strict=False)
-        text = "".join(of_one[0] for of_one in itertools.takewhile(lambda of_one: len(set(of_one)) == 1, letters))
-        text = text[: max(text.rfind(" "), text.rfind("\n")) + 1]
-        return (*first[:number], Text(text)) if text else first[:number]
-    return first
-
-
-def beyond(beginning: Prompt, prompt: Prompt) -> Prompt:
-    """`prompt` without `beginning`, the common beginning of it and others."""
-    rest = prompt[len(beginning) :]
-    if beginning and beginning[-1] != prompt[len(beginning) - 1]:
-        rest = (Text(prompt[len(beginning) - 1].text[len(beginning[-1].text) :]), *rest)
-    return rest
-
-
-def without_demonstrations(prompt: Prompt, shots: int) -> tuple[Prompt, Prompt]:
-    """A prompt's demonstrations, and the rest.
-
-    Demonstrations have as many images each as the rest; without images, each ends in AFTER_DEMONSTRATION.
-    """
-    images = [number for number, segment in enumerate(prompt) if isinstance(segment, Image)]
-    if not shots or not prompt:
-        return (), prompt
-    if images:
-        begin = images[len(images) // (shots + 1) * shots]
-        return prompt[:begin], prompt[begin:]
-    *demonstrations, rest = "".join(segment.text for segment in prompt).split(AFTER_DEMONSTRATION, shots)
-    return tuple(Text(demonstration + AFTER_DEMONSTRATION) for demonstration in demonstrations), (Text(rest),)
-
-
-def _parts(prompt: Prompt, size: int) -> list[Part]:
+def _choices(request: Choose, answer: Answer, prefix: Prompt) -> list[ChoiceShown]:
+    if not answer.log_probabilities:
+        return []
+    shares = np.exp(np.asarray(answer.log_probabilities) - np.logaddexp.reduce(answer.log_probabilities))
     return [
-        _text(segment.text) if isinstance(segment, Text) else Part(image=thumbnail(segment, size), name=segment.name)
-        for segment in prompt
+        ChoiceShown(
+            _parts(without_prefix(prefix, choice.prompt), SMALL_THUMBNAIL),
+            choice.continuation,
+            choice.label,
+            log_probability,
+            float(share),
+        )
+        for choice, log_probability, share in zip(request.choices, answer.log_probabilities, shares, strict=True)
     ]
 
 
-def _text(text: str) -> Part:
-    if len(text) <= LONG_TEXT:
+def common_prefix(prompts: Sequence[Prompt]) -> Prompt:
+    """Find what all prompts start with: whole segments, and whole words of a text."""
+    first, *others = prompts
+    for index, segment in enumerate(first):
+        counterparts = [prompt[index] if index < len(prompt) else None for prompt in others]
+        if all(other == segment for other in counterparts):
+            continue
+        texts = [other.text for other in (segment, *counterparts) if isinstance(other, Text)]
+        if len(texts) < len(prompts):
+            return first[:index]
+        letters = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+        text = "".join(column[0] for column in letters)
+        text = text[: max(text.rfind(" "), text.rfind("\n")) + 1]
+        return (*first[:index], Text(text)) if text else first[:index]
+    return first
+
+
+def without_prefix(prefix: Prompt, prompt: Prompt) -> Prompt:
+    """Remove a common prefix, which may end within a text of the prompt."""
+    rest = prompt[len(prefix) :]
+    if not prefix:
+        return rest
+    last, whole = prefix[-1], prompt[len(prefix) - 1]
+    if isinstance(last, Text) and isinstance(whole, Text) and last != whole:
+        return (Text(whole.text.removeprefix(last.text)), *rest)
+    return rest
+
+
+def _parts(prompt: Prompt, size: int, fold: bool = True) -> list[Part]:
+    return [_part(segment, size, fold) for segment in prompt]
+
+
+def _part(segment: Text | Image, size: int, fold: bool) -> Part:
+    if isinstance(segment, Image):
+        return Part(image=thumbnail(segment, size), name=segment.name)
+    return _text(segment.text, fold)
+
+
+def _text(text: str, fold: bool) -> Part:
+    if not fold or len(text) <= LONG_TEXT:
         return Part(text)
     end = text[-END_OF_LONG_TEXT:].partition(" ")[2] or text[-END_OF_LONG_TEXT:]
     return Part(end, folded=text.removesuffix(end))
 
 
 def thumbnail(image: Image, size: int) -> str:
-    """A data URI of a JPEG with `size` pixels on its longer side at most; empty for what is no image."""
+    """Make a JPEG with at most `size` pixels on its longer side, as a data URI; "" if the image cannot be decoded."""
     try:
         with PIL.Image.open(io.BytesIO(image.read())) as opened:
             opened.draft("RGB", (2 * size, 2 * size))
@@ -221,14 +213,14 @@ def thumbnail(image: Image, size: int) -> str:
     canvas.paste(picture, mask=picture)
     buffer = io.BytesIO()
     canvas.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), "image/jpeg")
 
 
-def _as_text(reference: Any) -> str:
-    """A reference for a reader: of several, each different one once, with how often it comes."""
+def _reference_text(reference: Any) -> str:
+    """Write a reference for a reader; equal values of a list are written once, with their number."""
     if isinstance(reference, list):
-        counts = collections.Counter(map(_as_text, reference))
+        counts = collections.Counter(map(_reference_text, reference))
         return " · ".join(f"{text} ×{count}" if count > 1 else text for text, count in counts.items())
     if isinstance(reference, dict):
-        return ", ".join(f"{name}: {_as_text(value)}" for name, value in reference.items())
+        return ", ".join(f"{name}: {_reference_text(value)}" for name, value in reference.items())
     return "" if reference is None else str(reference)

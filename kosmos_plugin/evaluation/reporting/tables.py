@@ -1,6 +1,6 @@
-"""Tables of results in words: in the paper's order, for a terminal or as Markdown.
+"""Tables of results, in the paper's order, for a terminal or in Markdown.
 
-Their first two columns are a benchmark's section and title, which stand in its first row alone.
+The first two columns are a benchmark's section and title, which only its first row has.
 """
 
 import textwrap
@@ -12,17 +12,17 @@ from kosmos_plugin.reporting import tables
 from kosmos_plugin.reporting.tables import Table
 
 WIDTH = 100
-NAMES = 2  # how many columns name the benchmark
+NAMES = 2  # number of columns that name the benchmark
 
 
 def in_order(results: Iterable[Result]) -> list[Result]:
-    """In the paper's order, then by split and number of demonstrations."""
+    """Sort results: in the paper's order, then by split and number of demonstrations."""
     order = {name: number for number, name in enumerate(BENCHMARKS)}
     return sorted(results, key=lambda result: (order.get(result.benchmark, len(order)), *result.key))
 
 
 def as_text(table: Table, notes: Sequence[str]) -> str:
-    """For a terminal. Titles may be long: each stands in a line of its own, above its rows."""
+    """Write a table for a terminal. Each benchmark's title, which may be long, is on a line of its own."""
     body = Table(table.title, table.header[NAMES:], [line[NAMES:] for line in table.lines])
     title, header, *lines = tables.as_text(body).splitlines()
     shown = [title, "", header]
@@ -34,4 +34,5 @@ def as_text(table: Table, notes: Sequence[str]) -> str:
 
 
 def as_markdown(table: Table, notes: Sequence[str]) -> str:
+    """Write a table and its notes in Markdown."""
     return "\n".join([tables.as_markdown(table, level=1), "", *(f"{note}\n" for note in notes)])

@@ -7,7 +7,7 @@ import pytest
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.animals import Animals, AnimalsDescriptions
-from kosmos_plugin.evaluation.requests import Generate, images_of, shown
+from kosmos_plugin.evaluation.requests import Generate, distinct_images, prompt_text
 from tests.evaluation.releases.animals import write_animals
 
 
@@ -55,8 +55,8 @@ def test_both_animals_are_in_every_prompt_of_the_pair(folder, kind, prompt):
     benchmark = kind(folder)
     for item in benchmark.items()[:4]:
         request = benchmark.request(item, [])
-        assert shown(request.prompt) == prompt
-        assert images_of(request) == [item.image]
+        assert prompt_text(request.prompt) == prompt
+        assert distinct_images(request) == [item.image]
         assert request == Generate(request.prompt, beam=1)
 
 
@@ -65,7 +65,7 @@ def test_a_prediction_is_right_in_capitals_or_not(folder):
     predictions = ["Red Bird", "bird", "blue bird", "red bird", "old cat", "the new cat", "SMALL DOG", "large dog."]
     scores = benchmark.score(benchmark.items(), [Answer(prediction, ()) for prediction in predictions])
     assert scores.metrics == {"accuracy": 50}
-    assert scores.of_items == (1, 0, 1, 0, 1, 0, 1, 0)
+    assert scores.per_item == (1, 0, 1, 0, 1, 0, 1, 0)
 
 
 def test_what_is_missing_is_named(folder):
@@ -98,5 +98,5 @@ def test_a_broken_entry_is_named(folder, entry, message):
     with pytest.raises(UserError, match=rf"animals\.json, entry 2.*{message}"):
         Animals(folder).items()
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"animals\.json is no list of"):
+    with pytest.raises(UserError, match=r"animals\.json is not a list of"):
         Animals(folder).items()

@@ -9,7 +9,7 @@ from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.captioning import Coco, Flickr30k
-from kosmos_plugin.evaluation.requests import Generate, shown
+from kosmos_plugin.evaluation.requests import Generate, prompt_text
 from tests.evaluation.releases.captioning import write_coco, write_flickr30k
 
 
@@ -62,16 +62,17 @@ def test_prompts(coco):
     item, pool = benchmark.items()[0], benchmark.training_items()
     request = benchmark.request(item, [])
     assert request == Generate(request.prompt, beam=5, max_new_tokens=32)
-    assert shown(request.prompt) == "<image> An image of"
+    assert prompt_text(request.full_prompt) == "<image> An image of"
     demonstrations = benchmark.demonstrations(item, pool, 2, seed=1)
     request = benchmark.request(item, demonstrations)
     assert request.beam == 5
-    assert shown(request.prompt) == (
+    assert prompt_text(request.full_prompt) == (
         "<image> An image of New red small under today car today. "
         "<image> An image of Stands behind green large new tree red. "
         "<image> An image of"
     )
-    images = [segment for segment in request.prompt if isinstance(segment, Image)]
+    assert prompt_text(request.prompt) == "<image> An image of" and len(request.demonstrations) == 2
+    images = [segment for segment in request.full_prompt if isinstance(segment, Image)]
     assert images == [*(shown.image for shown in demonstrations), item.image]
 
 
@@ -84,7 +85,8 @@ def test_line_breaks_of_a_demonstration_are_spaces(coco):
     benchmark = Coco(coco)
     [item, *_], pool = benchmark.items(), benchmark.training_items()
     assert (
-        shown(benchmark.request(item, pool[:1]).prompt) == "<image> An image of A cat runs slowly. <image> An image of"
+        prompt_text(benchmark.request(item, pool[:1]).full_prompt)
+        == "<image> An image of A cat runs slowly. <image> An image of"
     )
 
 

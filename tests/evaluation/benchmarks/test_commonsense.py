@@ -5,7 +5,7 @@ import pytest
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.object_color import ColorTerms, MemoryColor
 from kosmos_plugin.evaluation.benchmarks.relative_size import RelativeSize
-from kosmos_plugin.evaluation.requests import shown
+from kosmos_plugin.evaluation.requests import prompt_text
 from tests.evaluation.releases.commonsense import write_color_terms, write_memory_color, write_relative_size
 from tests.evaluation.releases.language import write_json_lines
 
@@ -18,7 +18,7 @@ def asked(benchmark):
     for item in benchmark.items():
         request = benchmark.request(item, [])
         assert [choice.continuation for choice in request.choices] == [f" {choice.label}" for choice in request.choices]
-        (prompt,) = {shown(choice.prompt) for choice in request.choices}
+        (prompt,) = {prompt_text(choice.prompt) for choice in request.choices}
         found.append((prompt, [choice.label for choice in request.choices], item.reference))
     return found
 

@@ -1,4 +1,4 @@
-"""HatefulMemes: the picture alone, yes or no, and the area under the curve."""
+"""HatefulMemes: only the image, yes or no, and the area under the curve."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.hateful_memes import HatefulMemes
-from kosmos_plugin.evaluation.requests import images_of, shown
+from kosmos_plugin.evaluation.requests import distinct_images, prompt_text
 from tests.evaluation.releases.hateful_memes import write_hateful_memes
 
 
@@ -38,15 +38,15 @@ def test_dev_seen_is_measured_first(folder):
     assert HatefulMemes(folder, "dev_unseen").items()[0].id == "1247"
 
 
-def test_the_model_sees_the_picture_alone(folder):
+def test_the_model_sees_only_the_image(folder):
     benchmark = HatefulMemes(folder)
     item = benchmark.items()[0]
     request = benchmark.request(item, [])
-    assert {shown(choice.prompt) for choice in request.choices} == {
+    assert {prompt_text(choice.prompt) for choice in request.choices} == {
         "<image> Question: does this picture contain real hate speech? Answer:"
     }
     assert [(choice.continuation, choice.label) for choice in request.choices] == [(" yes", "yes"), (" no", "no")]
-    assert images_of(request) == [item.image]
+    assert distinct_images(request) == [item.image]
 
 
 def test_memes_are_ranked_by_the_ratio_of_probabilities(folder):
@@ -56,7 +56,7 @@ def test_memes_are_ranked_by_the_ratio_of_probabilities(folder):
     scores = benchmark.score(benchmark.items(), answers)
     assert scores.metrics == pytest.approx({"ROC AUC": 100 * 6 / 9, "accuracy": 100 * 4 / 6})
     assert list(scores.metrics) == ["ROC AUC", "accuracy"]
-    assert scores.of_items is None
+    assert scores.per_item is None
     assert scores.interval[0] < scores.metrics["ROC AUC"] < scores.interval[1]
 
 

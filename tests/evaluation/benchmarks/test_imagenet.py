@@ -7,7 +7,7 @@ from torchvision.models._meta import _IMAGENET_CATEGORIES
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.imagenet import ImageNet, ImageNetConstrained, category_names
-from kosmos_plugin.evaluation.requests import Generate, images_of, shown
+from kosmos_plugin.evaluation.requests import Generate, distinct_images, prompt_text
 from tests.evaluation.releases.imagenet import (
     CATEGORIES,
     category_of,
@@ -60,8 +60,8 @@ def test_the_archives_give_the_same_items_unpacked(folder, archives):
 def test_the_name_is_generated_after_the_photo(folder):
     item = ImageNet(folder).items()[0]
     request = ImageNet(folder).request(item, [])
-    assert shown(request.prompt) == "<image> The photo of the"
-    assert images_of(request) == [item.image]
+    assert prompt_text(request.prompt) == "<image> The photo of the"
+    assert distinct_images(request) == [item.image]
     assert request == Generate(request.prompt, beam=2)
     constrained = ImageNetConstrained(folder).request(item, [])
     assert constrained == Generate(request.prompt, beam=2, among=category_names())
@@ -115,7 +115,7 @@ def test_broken_archives_are_named(archives):
     with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar has 6 images, and .* the labels of 2"):
         ImageNet(archives).items()
     write_devkit(archives, order, "1\n1001\n" * 3)
-    with pytest.raises(UserError, match=r"label 1001 of .*ground_truth\.txt is no category of .*meta\.mat"):
+    with pytest.raises(UserError, match=r"label 1001 of .*ground_truth\.txt is not a category of .*meta\.mat"):
         ImageNet(archives).items()
     write_devkit(archives, order, "one\n")
     with pytest.raises(UserError, match=r"devkit_t12\.tar\.gz cannot be read as ImageNet's development kit"):

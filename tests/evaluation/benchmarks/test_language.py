@@ -14,7 +14,7 @@ from kosmos_plugin.evaluation.benchmarks.piqa import Piqa
 from kosmos_plugin.evaluation.benchmarks.storycloze import StoryCloze
 from kosmos_plugin.evaluation.benchmarks.superglue import CB, COPA, BoolQ
 from kosmos_plugin.evaluation.benchmarks.winogrande import Winogrande
-from kosmos_plugin.evaluation.requests import Choose, shown
+from kosmos_plugin.evaluation.requests import Choose, prompt_text
 from tests import tiny
 from tests.evaluation.releases import write_release
 from tests.evaluation.releases.language import write_json_lines
@@ -23,10 +23,10 @@ TASKS = ["storycloze", "hellaswag", "winograd", "winogrande", "piqa", "boolq", "
 
 
 def asked(benchmark, demonstrations: int = 0) -> dict[str, tuple[str, str]]:
-    """What the model is asked about the first item, after so many of the training set: label → prompt, continuation."""
+    """What the model is asked about the first item, after demonstrations: label → (full prompt, continuation)."""
     pool = benchmark.training_items()[:demonstrations] if demonstrations else []
     request = benchmark.request(benchmark.items()[0], pool)
-    return {choice.label: (shown(choice.prompt), choice.continuation) for choice in request.choices}
+    return {choice.label: (prompt_text(request.full_prompt(choice)), choice.continuation) for choice in request.choices}
 
 
 def write_table(path, rows):
@@ -196,7 +196,7 @@ def test_demonstrations_are_one_text_with_the_question(task):
     request = task.request(item, drawn)
     assert isinstance(request, Choose)
     for choice, option in zip(request.choices, item.options, strict=True):
-        (text,) = choice.prompt
+        (text,) = request.full_prompt(choice)
         assert isinstance(text, Text)
         assert text.text == "\n\n".join([*(demonstration.solved for demonstration in drawn), option.context])
         assert choice.continuation == f" {option.continuation}"

@@ -9,7 +9,7 @@ import yaml
 
 from kosmos_plugin.evaluation.benchmarks import benchmark_class
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask
-from kosmos_plugin.evaluation.requests import shown
+from kosmos_plugin.evaluation.requests import prompt_text
 from tests.evaluation.releases import write_release
 from tests.evaluation.releases.language import write_json_lines
 
@@ -87,7 +87,7 @@ def asked_there(task, document: dict, demonstrations: list[dict]) -> list[tuple[
 
 def asked_here(benchmark, item, demonstrations) -> list[tuple[str, str]]:
     request = benchmark.request(item, demonstrations)
-    return [(shown(choice.prompt), choice.continuation) for choice in request.choices]
+    return [(prompt_text(request.full_prompt(choice)), choice.continuation) for choice in request.choices]
 
 
 @pytest.mark.parametrize("name", TASKS)

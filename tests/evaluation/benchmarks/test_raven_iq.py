@@ -3,10 +3,10 @@
 import pytest
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.answering import ask
+from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.raven_iq import RavenIq
-from kosmos_plugin.evaluation.requests import Image, images_of, shown
+from kosmos_plugin.evaluation.requests import Image, distinct_images, prompt_text
 from tests.evaluation.releases.raven_iq import write_raven_iq
 
 
@@ -42,11 +42,11 @@ def test_each_candidate_is_shown_after_the_matrix(folder):
         request = benchmark.request(item, [])
         assert [choice.label for choice in request.choices] == [letter for letter, _ in item.candidates]
         for choice, (_, candidate) in zip(request.choices, item.candidates, strict=True):
-            assert shown(choice.prompt) == expected[item.id]
+            assert prompt_text(choice.prompt) == expected[item.id]
             images = [segment for segment in choice.prompt if isinstance(segment, Image)]
             assert images == [*item.images, candidate]
             assert choice.continuation == " Yes"
-        assert len(images_of(request)) == len(item.images) + 6
+        assert len(distinct_images(request)) == len(item.images) + 6
 
 
 class Undecided:
@@ -59,13 +59,13 @@ class Undecided:
         return [[-1.0] * len(request.choices) for request in requests]
 
 
-def test_who_finds_all_candidates_equally_likely_is_not_always_right(folder):
+def test_equally_likely_candidates_are_not_always_right(folder):
     benchmark = RavenIq(folder)
     items = benchmark.items()
-    answers = ask(Undecided(), [benchmark.request(item, []) for item in items])
+    answers = answer(Undecided(), [benchmark.request(item, []) for item in items])
     assert len({answer.prediction for answer in answers}) > 2
     assert benchmark.score(items, answers).metrics["accuracy"] < 50
-    again = ask(Undecided(), [benchmark.request(item, []) for item in benchmark.items()])
+    again = answer(Undecided(), [benchmark.request(item, []) for item in benchmark.items()])
     assert [answer.prediction for answer in again] == [answer.prediction for answer in answers], "the order is fixed"
 
 

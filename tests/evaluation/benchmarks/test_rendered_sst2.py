@@ -5,7 +5,7 @@ import pytest
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.rendered_sst2 import RenderedSst2, RenderedSst2ChainOfThought
-from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, images_of, shown
+from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, distinct_images, prompt_text
 from tests.evaluation.releases.rendered_sst2 import write_rendered_sst2
 
 
@@ -33,14 +33,14 @@ def test_the_model_chooses_the_sentiment(folder):
     benchmark = RenderedSst2(folder)
     item = benchmark.items()[0]
     request = benchmark.request(item, [])
-    assert {shown(choice.prompt) for choice in request.choices} == {
+    assert {prompt_text(choice.prompt) for choice in request.choices} == {
         "<image> Question: what is the sentiment of the opinion? Answer:"
     }
     assert [(choice.continuation, choice.label) for choice in request.choices] == [
         (" negative", "negative"),
         (" positive", "positive"),
     ]
-    assert images_of(request) == [item.image]
+    assert distinct_images(request) == [item.image]
     assert not request.by_length
 
 
@@ -49,13 +49,16 @@ def test_in_a_chain_of_thought_it_first_says_what_it_sees(folder):
     item = benchmark.items()[0]
     first = benchmark.request(item, [])
     assert isinstance(first, Generate) and first.beam == 1 and first.among is None
-    assert shown(first.prompt) == "<image> Introduce this picture in detail:"
+    assert prompt_text(first.prompt) == "<image> Introduce this picture in detail:"
     second = first.then("a dull film")
     assert isinstance(second, Choose)
     prompt = (item.image, second.choices[0].prompt[1])
     assert second.choices == (Choice(prompt, " negative", "negative"), Choice(prompt, " positive", "positive"))
-    assert shown(prompt) == "<image> a dull film Question: what is the sentiment of the opinion? Answer:"
-    assert shown(first.then("").choices[0].prompt) == "<image> Question: what is the sentiment of the opinion? Answer:"
+    assert prompt_text(prompt) == "<image> a dull film Question: what is the sentiment of the opinion? Answer:"
+    assert (
+        prompt_text(first.then("").choices[0].prompt)
+        == "<image> Question: what is the sentiment of the opinion? Answer:"
+    )
 
 
 def test_accuracy(folder):

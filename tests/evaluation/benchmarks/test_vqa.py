@@ -8,7 +8,7 @@ from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.vqa import Question, VizWiz, VqaV2
-from kosmos_plugin.evaluation.requests import Generate, shown
+from kosmos_plugin.evaluation.requests import Generate, prompt_text
 from tests.evaluation.releases.vqa import write_vizwiz, write_vqav2
 
 VAL_QUESTIONS = "v2_OpenEnded_mscoco_val2014_questions.json"
@@ -82,21 +82,21 @@ def test_prompts(vqav2):
     item, pool = benchmark.items()[2], benchmark.training_items()
     request = benchmark.request(item, [])
     assert request == Generate(request.prompt, beam=1, max_new_tokens=16)
-    assert shown(request.prompt) == "<image> Question: What is near the bird? Answer:"
+    assert prompt_text(request.full_prompt) == "<image> Question: What is near the bird? Answer:"
     request = benchmark.request(item, benchmark.demonstrations(item, pool, 2, seed=1))
-    assert shown(request.prompt) == (
+    assert prompt_text(request.full_prompt) == (
         "<image> Question: How many dogs are there? Answer: 3 "
         "<image> Question: Is the mountain red? Answer: yes "
         "<image> Question: What is near the bird? Answer:"
     )
-    assert [segment for segment in request.prompt if isinstance(segment, Image)][-1] == item.image
-    assert all("train2014" in image.name for image in request.prompt[:-2] if isinstance(image, Image))
+    assert [segment for segment in request.full_prompt if isinstance(segment, Image)][-1] == item.image
+    assert all("train2014" in image.name for image in request.full_prompt[:-2] if isinstance(image, Image))
 
 
 def test_a_demonstration_has_the_answer_of_most_people_the_first_of_several():
     people = ["a bird", "Two cats", "a dog", "Two cats", "a dog"]
     question = Question("1", {"answers": people, "answer_type": None}, "What is it?", Image(bytes))
-    assert shown(question.demonstration) == "<image> Question: What is it? Answer: Two cats"
+    assert prompt_text(question.demonstration) == "<image> Question: What is it? Answer: Two cats"
 
 
 def test_scores(vizwiz):
@@ -110,7 +110,7 @@ def test_scores(vizwiz):
         "accuracy, yes/no": 100,
     }
     scores = benchmark.score(items, answers(["no", "3", "cat", "", "3", "tree"]))
-    assert scores.of_items == pytest.approx((0.6, 0.6, 0.3, 0, 1, 1))
+    assert scores.per_item == pytest.approx((0.6, 0.6, 0.3, 0, 1, 1))
 
 
 def test_submission_of_vqav2_answers_all_of_test(vqav2):

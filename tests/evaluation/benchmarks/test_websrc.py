@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.websrc import WebSrc, WebSrcImage, WebSrcText, page_text
-from kosmos_plugin.evaluation.requests import Generate, images_of, shown
+from kosmos_plugin.evaluation.requests import Generate, distinct_images, prompt_text
 from tests.evaluation.releases.websrc import write_websrc
 
 
@@ -58,8 +58,8 @@ def test_the_prompt_is_the_papers(folder, kind, prompt):
     benchmark = kind(folder)
     item = benchmark.items()[1]
     request = benchmark.request(item, [])
-    assert shown(request.prompt) == prompt
-    assert images_of(request) == ([item.screenshot] if "<image>" in prompt else [])
+    assert prompt_text(request.prompt) == prompt
+    assert distinct_images(request) == ([item.screenshot] if "<image>" in prompt else [])
     assert request == Generate(request.prompt, beam=1)
 
 
@@ -120,8 +120,8 @@ def test_a_broken_record_is_named(folder):
     with pytest.raises(UserError, match=r"auto/01/dataset\.csv has no column answer"):
         WebSrc(folder).items()
     (folder / "dataset_split.csv").write_text("domain,website,split\nauto,one,dev\n")
-    with pytest.raises(UserError, match=r"dataset_split\.csv: website 'one' of auto is no number"):
+    with pytest.raises(UserError, match=r"dataset_split\.csv: website 'one' of auto is not a number"):
         WebSrc(folder).check_files(few_shot=False)
     page = write_page(folder, " ")
-    with pytest.raises(UserError, match=r"page\.html is no HTML"):
+    with pytest.raises(UserError, match=r"page\.html is not valid HTML"):
         page_text(page)

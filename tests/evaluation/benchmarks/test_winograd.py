@@ -1,10 +1,10 @@
-"""Winograd schemas: answers in the pronoun's place."""
+"""Winograd schemas: answers in place of the pronoun."""
 
 import pytest
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.winograd import Winograd
-from kosmos_plugin.evaluation.requests import shown
+from kosmos_plugin.evaluation.requests import prompt_text
 from tests.evaluation.releases.language import write_winograd
 
 HEAD = '<?xml version="1.0" encoding="ISO-8859-1"?>\n<?xml-stylesheet type="text/xsl" href="WSExample.xsl"?>\n'
@@ -26,7 +26,8 @@ def write(folder, *schemas: str) -> Winograd:
 
 
 def asked(benchmark, item, *demonstrations):
-    return [(shown(c.prompt), c.continuation) for c in benchmark.request(item, demonstrations).choices]
+    request = benchmark.request(item, demonstrations)
+    return [(prompt_text(request.full_prompt(choice)), choice.continuation) for choice in request.choices]
 
 
 CUP = ("The cup", "The bag")
@@ -69,7 +70,7 @@ CUP = ("The cup", "The bag")
         ),
     ],
 )
-def test_answers_stand_in_the_pronouns_place(text, answers, expected, tmp_path):
+def test_answers_replace_the_pronoun(text, answers, expected, tmp_path):
     benchmark = write(tmp_path, schema(*text, answers))
     assert asked(benchmark, benchmark.items()[0]) == expected
 
@@ -117,7 +118,7 @@ def test_a_broken_schema_is_named(broken, complaint, tmp_path):
     assert str(error.value).startswith(f"{tmp_path / 'WSCollection.xml'}, record 2: {complaint}"), error.value
 
 
-def test_what_is_no_xml_is_named(tmp_path):
+def test_invalid_xml_is_named(tmp_path):
     (tmp_path / "WSCollection.xml").write_text("<collection><schema>")
     with pytest.raises(UserError, match=r"WSCollection\.xml cannot be read"):
         Winograd(tmp_path).items()

@@ -1,4 +1,4 @@
-"""What the harnesses' tests share: pictures, and likelihoods as anybody would compute them, in one pass."""
+"""Shared by the harness tests: pictures, and likelihoods computed in one forward pass."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What the adapters share: prompts, options, contexts that are too long."""
+"""Shared by the adapters: prompts, options, contexts that are too long."""
 
 import logging
 import random
@@ -10,22 +10,22 @@ import pytest
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.harnesses.adapter import (
-    Question,
+    Context,
     log_likelihoods,
     make_prompt,
     number_of_contexts,
     search_options,
     texts,
 )
-from kosmos_plugin.evaluation.requests import shown
+from kosmos_plugin.evaluation.requests import prompt_text
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.images import decode_image
 from tests import tiny
 from tests.evaluation.harnesses.common import full_pass, of_last_tokens, picture, picture_file, sample_of
 
 
-def question(text: str, *images: PIL.Image.Image) -> Question:
-    return Question(text, tuple(map(id, images)), lambda: make_prompt(text, images))
+def question(text: str, *images: PIL.Image.Image) -> Context:
+    return Context(text, tuple(map(id, images)), lambda: make_prompt(text, images))
 
 
 def in_order(answers) -> list:
@@ -48,9 +48,9 @@ def warnings_of(caplog) -> list[logging.LogRecord]:
         ("", 1, "<image>"),
     ],
 )
-def test_images_stand_where_the_text_has_them_or_else_before_it(text, images, expected):
+def test_images_go_where_the_text_has_them_or_before_it(text, images, expected):
     prompt = make_prompt(text, [picture(seed) for seed in range(images)])
-    assert shown(prompt) == expected
+    assert prompt_text(prompt) == expected
     assert sum(isinstance(segment, Text) and "<image>" in segment.text for segment in prompt) == (images == 0) * (
         "<image>" in text
     )
@@ -99,11 +99,11 @@ def test_sampling_is_refused(options):
         search_options({"max_gen_toks": 4, **options})
 
 
-def test_options_that_there_are_not_are_named_once(caplog):
+def test_unknown_options_are_named_once(caplog):
     for _ in range(2):
         search_options({"max_gen_toks": 4, "repetition_penalty": 1.2, "image_aspect_ratio": "pad"})
     [record] = warnings_of(caplog)
-    assert record.getMessage().endswith("left out: repetition_penalty")
+    assert record.getMessage().endswith("ignored: repetition_penalty")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_continuations_are_as_likely_as_in_one_pass_and_a_context_is_read_once(k
     pictures = {id(images[seed]): picture_file(seed) for seed in range(2)}
     for (asked_question, continuation), likelihood in zip(asked, found, strict=True):
         of_question = [pictures[key] for key in asked_question.key]
-        log_probability, greedy = full_pass(kosmos, asked_question.context, continuation, of_question)
+        log_probability, greedy = full_pass(kosmos, asked_question.text, continuation, of_question)
         assert likelihood.log_probability == pytest.approx(log_probability, abs=1e-4)
         assert likelihood.greedy == greedy
 
@@ -166,7 +166,7 @@ def test_what_greedy_search_says_is_greedy(kosmos):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_each_request_generates_what_it_would_alone(kosmos, batch_size):
+def test_a_request_generates_the_same_in_any_batch(kosmos, batch_size):
     image = picture(5)
     asked = [
         (question("the red house"), SearchOptions(1, 5)),
@@ -178,14 +178,14 @@ def test_each_request_generates_what_it_would_alone(kosmos, batch_size):
     found = in_order(texts(kosmos, *zip(*asked, strict=True), batch_size))
     for (asked_question, options), text in zip(asked, found, strict=True):
         images = [picture_file(5)] * len(asked_question.key)
-        assert text == kosmos.generate(asked_question.context, images, **vars(options))
+        assert text == kosmos.generate(asked_question.text, images, **vars(options))
     assert found[0] == found[4] != ""
 
 
 WORDS = " ".join(random.Random(7).choices(tiny.WORDS, k=600))  # more than the 512 tokens that the model reads
 
 
-def test_a_context_that_is_too_long_loses_its_beginning_and_says_so(kosmos, caplog):
+def test_a_context_that_is_too_long_is_truncated_from_the_left_with_a_warning(kosmos, caplog):
     whole = kosmos.vocabulary.encode(WORDS)
     assert len(whole) > 512
     questions = [question(WORDS), question("the red house")]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.answering import ask
+from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.evaluation.requests import Choice, Choose, question
 from kosmos_plugin.evaluation.responder import KosmosResponder
@@ -61,7 +61,7 @@ def test_a_long_text_is_as_likely_as_its_windows(model, decided):
     size, vocabulary = 512, decided.vocabulary
     texts = [" ".join(random.Random(seed).choices(tiny.WORDS, k=count)) for seed, count in ((1, 1300), (2, 20), (3, 0))]
     answers = model.loglikelihood_rolling(instances("loglikelihood_rolling", *((text,) for text in texts)))
-    for text, answer in zip(texts, answers, strict=True):
+    for text, likelihood in zip(texts, answers, strict=True):
         tokens = [vocabulary.bos, *vocabulary.encode(text)]
         expected, scored = 0.0, 1
         while scored < len(tokens):
@@ -69,7 +69,7 @@ def test_a_long_text_is_as_likely_as_its_windows(model, decided):
             window = sample_of(tokens[max(end - size - 1, 0) : end])
             expected += of_last_tokens(decided, window, end - scored)[0]
             scored = end
-        assert answer == pytest.approx(expected, abs=1e-2)
+        assert likelihood == pytest.approx(expected, abs=1e-2)
     assert len(vocabulary.encode(texts[0])) > 2 * size and answers[2] == 0
 
 
@@ -181,7 +181,7 @@ def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
         prompt = question(f"near {row['question']}")
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
-    answers = ask(KosmosResponder(decided), requests)
+    answers = answer(KosmosResponder(decided), requests)
     for metric, field in (("acc", "likeliest"), ("acc_norm", "likeliest_by_length")):
         right = [getattr(answer, field) == str(row["answer"]) for answer, row in zip(answers, rows, strict=True)]
         assert 0 < sum(right) < len(rows)

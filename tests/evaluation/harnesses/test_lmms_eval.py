@@ -10,7 +10,7 @@ import pytest
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.evaluation.answering import ask
+from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.evaluation.requests import Choice, Choose, question
 from kosmos_plugin.evaluation.responder import KosmosResponder
@@ -76,8 +76,8 @@ def test_losses_are_negative_log_likelihoods_of_one_pass(model, decided):
         ("the red", target, 1),
     ]
     answers = model.loglikelihood(instances("loglikelihood", asked))
-    for (context, continuation, number), answer in zip(asked, answers, strict=True):
-        (loss, greedy), _ = unwrap_generation_output(answer)
+    for (context, continuation, number), result in zip(asked, answers, strict=True):
+        (loss, greedy), _ = unwrap_generation_output(result)
         document = DOCUMENTS[number]
         if "<image>" not in context:
             context = "<image>" * len(document["pictures"]) + context
@@ -203,7 +203,7 @@ def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
         prompt = question(f"near {row['question']}", Image(Path(row["picture"]).read_bytes))
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
-    answers = ask(KosmosResponder(decided), requests)
+    answers = answer(KosmosResponder(decided), requests)
     for metric, field in (("acc", "likeliest"), ("acc_norm", "likeliest_by_length")):
         right = [getattr(answer, field) == str(row["answer"]) for answer, row in zip(answers, rows, strict=True)]
         assert 0 < sum(right) < len(rows)

@@ -14,11 +14,11 @@ ITEMS = [Item(str(number), reference) for number, reference in enumerate("abca")
 def test_accuracy_is_the_share_that_is_right_to_the_letter():
     scores = accuracy(ITEMS, [Answer(prediction, ()) for prediction in ("a", "B", "c ", "a")])
     assert scores.metrics == {"accuracy": 50}
-    assert scores.of_items == (1, 0, 0, 1)
+    assert scores.per_item == (1, 0, 0, 1)
     assert scores.interval is None
 
 
-def test_choices_are_counted_by_likelihood_and_by_likelihood_for_length():
+def test_choice_accuracy_by_likelihood_and_length_normalized():
     likeliest, by_length = "aaca", "bbba"
     answers = [
         Answer(one, (), likeliest=one, likeliest_by_length=other)
@@ -26,7 +26,7 @@ def test_choices_are_counted_by_likelihood_and_by_likelihood_for_length():
     ]
     scores = choice_accuracy(ITEMS, answers)
     assert scores.metrics == {"accuracy": 75, "acc": 75, "acc_norm": 50}
-    assert scores.of_items == (1, 0, 1, 1)
+    assert scores.per_item == (1, 0, 1, 1)
 
 
 def test_an_answer_that_could_not_be_asked_is_wrong():

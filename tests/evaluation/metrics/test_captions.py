@@ -1,4 +1,4 @@
-"""Caption metrics beside pycocoevalcap called directly, and what is said of tools that are not there."""
+"""Caption metrics beside pycocoevalcap called directly, and errors about missing tools."""
 
 import os
 import random
@@ -55,10 +55,10 @@ def test_equal_to_pycocoevalcap_called_directly():
     scores = measured(references, predictions)
     cider, of_images, bleu, rouge = directly(references, predictions)
     assert scores.metrics["CIDEr"] == pytest.approx(100 * cider, rel=1e-12)
-    assert scores.of_items == pytest.approx(of_images, rel=1e-12) and scores.of_items[3] == 0
+    assert scores.per_item == pytest.approx(of_images, rel=1e-12) and scores.per_item[3] == 0
     assert scores.metrics["BLEU-4"] == pytest.approx(100 * bleu) and 5 < scores.metrics["BLEU-4"] < 95
     assert scores.metrics["ROUGE-L"] == pytest.approx(100 * rouge)
-    assert next(iter(scores.metrics)) == "CIDEr" and min(scores.of_items) < 1 < max(scores.of_items)
+    assert next(iter(scores.metrics)) == "CIDEr" and min(scores.per_item) < 1 < max(scores.per_item)
 
 
 @needs_java
@@ -66,12 +66,12 @@ def test_cider_by_hand():
     """A caption that equals all references is as similar as can be: 10 for each image, which is 1,000 in percent."""
     references = [["A small dog sleeps here."] * 3, ["Two old cars, near the river", "two old cars near the river"]]
     scores = measured(references, ["a small dog sleeps here", "Two old cars near the river!"])
-    assert scores.metrics["CIDEr"] == pytest.approx(1000) and scores.of_items == pytest.approx((10, 10))
+    assert scores.metrics["CIDEr"] == pytest.approx(1000) and scores.per_item == pytest.approx((10, 10))
     assert scores.metrics["BLEU-4"] == pytest.approx(100) and scores.metrics["ROUGE-L"] == pytest.approx(100)
     # one of two references equal, the other without a common word: half; all other images' words weigh the same
     references[0] = ["a small dog sleeps here", "nothing in common with it"]
     scores = measured(references, ["a small dog sleeps here", "nowhere a word"])
-    assert scores.of_items == pytest.approx((5, 0))
+    assert scores.per_item == pytest.approx((5, 0))
 
 
 @needs_java
@@ -119,10 +119,10 @@ def test_without_its_parser_spice_is_left_out(caplog):
     if all(jar.is_file() for jar in spice_parser()):
         pytest.skip("SPICE's parser is there")
     check_caption_tools()
-    assert "SPICE will be left out" in caplog.text and str(spice_parser()[0].parent) in caplog.text
+    assert "SPICE will be omitted" in caplog.text and str(spice_parser()[0].parent) in caplog.text
     caplog.clear()
     assert measured([["a cat"], ["a dog"]], ["a cat", "a dog"]).metrics.keys() == {"CIDEr", "BLEU-4", "ROUGE-L"}
-    assert "SPICE is left out: stanford-corenlp-3.6.0.jar and" in caplog.text
+    assert "SPICE is omitted: stanford-corenlp-3.6.0.jar and" in caplog.text
 
 
 @needs_java
@@ -137,4 +137,4 @@ def test_a_spice_that_fails_is_left_out(caplog, monkeypatch, tmp_path):
     for jar in spice_parser():
         jar.touch()
     assert "SPICE" not in measured([["a cat"], ["a dog"]], ["a cat", "a dog"]).metrics
-    assert "SPICE is left out: it failed" in caplog.text and "JDK_JAVA_OPTIONS" not in os.environ
+    assert "SPICE is omitted: it failed" in caplog.text and "JDK_JAVA_OPTIONS" not in os.environ

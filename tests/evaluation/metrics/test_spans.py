@@ -34,7 +34,7 @@ def test_the_best_of_several_references_counts():
     scores = spans(items, [Answer("the house", ()), Answer("no", ()), Answer("b", ())])
     assert scores.metrics == pytest.approx({"EM": 100 / 3, "F1": 100 * (1 + 0 + 2 * 1 * (1 / 3) / (4 / 3)) / 3})
     assert list(scores.metrics) == ["EM", "F1"]
-    assert scores.of_items == (1, 0, 0)
+    assert scores.per_item == (1, 0, 0)
 
 
 ANSWERS = st.one_of(
@@ -48,7 +48,7 @@ ANSWERS = st.one_of(
 @settings(deadline=None)  # torchmetrics is imported in the first
 @given(prediction=ANSWERS, references=st.lists(ANSWERS, min_size=1, max_size=3))
 @example(prediction="İ the", references=["i̇"])
-def test_any_answers_score_as_torchmetrics_has_it(prediction, references):
+def test_scores_equal_torchmetrics(prediction, references):
     torchmetrics = pytest.importorskip("torchmetrics.functional.text")
     # of answers without words it has another opinion: the script of SQuAD 1.1 knows none
     assume(words(prediction) and all(words(reference) for reference in references))

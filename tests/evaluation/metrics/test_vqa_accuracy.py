@@ -174,6 +174,6 @@ def test_accuracy_by_type_of_answer():
     ]
     answers = [Answer(text, ()) for text in ("Yes.", "No", "three", "A cat")]
     scores = vqa_accuracies(items, answers)
-    assert scores.of_items == pytest.approx((1, 0.9, 0, 1)), "predictions are normalized before"
+    assert scores.per_item == pytest.approx((1, 0.9, 0, 1)), "predictions are normalized before"
     assert scores.metrics == pytest.approx({"accuracy": 72.5, "accuracy, number": 0, "accuracy, yes/no": 95})
     assert next(iter(scores.metrics)) == "accuracy"

@@ -58,7 +58,7 @@ def write_hellaswag(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def write_winograd(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """Two schemas after the same words, in the middle of a sentence, before its beginning, and for a possessive."""
+    """Pairs of schemas with the same start: a pronoun within a sentence, at its start, and a possessive."""
     rng = random.Random(seed)
     schemas = []
     for number in range(count):

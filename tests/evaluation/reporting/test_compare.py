@@ -127,8 +127,8 @@ def test_the_baseline_on_the_pages_text_is_compared_with_kosmos_on_the_screensho
     add(after, "websrc", [0.0, 1.0, 1.0], headline="EM", others={"F1": 70.0})
     found = rows(compare(before, after))
     assert [row[1] for row in found if row[1]] == [
-        "WebSRC, the extracted text alone",
-        "WebSRC, the extracted text alone / WebSRC",
+        "WebSRC, extracted text only",
+        "WebSRC, extracted text only / WebSRC",
     ]
     assert [row[8] for row in found] == ["", "", "7.6 → 15.8", "17.9 → 31.3"]
     assert found[3][4:8] == ["F1", "40.0", "70.0", "+30.0"]
@@ -151,8 +151,8 @@ def test_the_text_fits_in_100_columns_and_says_what_is_compared(folders):
     assert max(len(line) for line in text.splitlines() if str(before) not in line and str(after) not in line) <= 100
     assert "\n§4.5  Rendered SST-2, multimodal chain of thought\n" in text
     unfolded = re.sub(r"\s+", " ", text)
-    assert f"First: {before} (before.pt) Only there: COPA (val, 0 shots)" in unfolded
-    assert f"Second: {after} (after.pt) Only there: WebSRC (dev, 0 shots)" in unfolded
+    assert f"First: {before} (before.pt) Only in the first: COPA (val, 0 shots)" in unfolded
+    assert f"Second: {after} (after.pt) Only in the second: WebSRC (dev, 0 shots)" in unfolded
 
 
 def test_different_items_are_refused(folders):

@@ -1,4 +1,4 @@
-"""The page of a result: what was asked and answered, item by item, and nothing of a text's own HTML."""
+"""The page of a result: each request and its answer, with all text escaped."""
 
 import base64
 import io
@@ -14,18 +14,19 @@ from PIL import Image as Pillow
 
 from kosmos_plugin.data.documents import Image, Text
 from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
+from kosmos_plugin.evaluation.benchmarks.superglue import BoolQ
 from kosmos_plugin.evaluation.reporting.page import (
-    MOST_ITEMS,
-    beyond,
-    common_beginning,
-    evenly_drawn,
+    MAX_ITEMS,
+    common_prefix,
+    evenly_spaced,
     thumbnail,
-    without_demonstrations,
+    without_prefix,
     write_page,
 )
-from kosmos_plugin.evaluation.requests import Choice, Choose, Generate
+from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, distinct_prompts
 from kosmos_plugin.evaluation.results import Result
 from tests import tiny
+from tests.evaluation.releases.language import write_json_lines
 
 RNG = random.Random(2)
 HOSTILE = '</title></style><script>alert(1)</script>"><img src=x onerror=alert(2)>{{ 7 * 7 }}&amp;'
@@ -58,12 +59,13 @@ def result(items: int, shots: int = 0, **options) -> Result:
 
 
 class Page(HTMLParser):
-    """The text of each card, with all its tags and attributes; pictures by card."""
+    """The text of each card and demonstration, with all tags and attributes; images by card."""
 
     def __init__(self, page: str):
         super().__init__()
+        self.in_demonstration = False
         self.cards, self.text, self.tags, self.attributes, self.open, self.links = [], "", set(), [], [], []
-        self.verdicts, self.folded, self.pictures = [], [], []
+        self.verdicts, self.folded, self.pictures, self.demonstrations = [], [], [], []
         self.feed(page)
         assert not self.open, "what is opened is closed"
 
@@ -77,6 +79,9 @@ class Page(HTMLParser):
             self.pictures.append([])
         if tag == "details":
             self.folded.append("")
+        if ("class", "demonstration") in attributes.items():
+            self.demonstrations.append("")
+            self.in_demonstration = True
         if tag == "img" and self.cards:
             self.pictures[-1].append((attributes["src"], attributes["alt"], "details" in self.open))
         if tag == "a":
@@ -86,6 +91,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.in_demonstration = self.in_demonstration and tag != "div"
         if tag in ("dt", "summary"):
             self.handle_data(" ")
 
@@ -93,6 +99,8 @@ class Page(HTMLParser):
         if "style" in self.open:
             return
         self.text += data
+        if self.in_demonstration:
+            self.demonstrations[-1] += data
         if "details" in self.open:
             self.folded[-1] += data
         elif "section" in self.open:
@@ -109,7 +117,7 @@ def squeezed(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def test_a_score_that_is_no_grade_is_shown_as_it_is(tmp_path):
+def test_a_score_that_is_not_a_grade_is_shown_as_it_is(tmp_path):
     items = [Item(str(k), ["a cat"]) for k in range(2)]
     answers = [Answer(text, ("An image of",)) for text in ("a cat", "a dog")]
     scores = Scores({"CIDEr": 150.0}, (3.0, 0.0), are_grades=False)
@@ -142,14 +150,14 @@ def test_generated_answers(tmp_path):
     cards = [squeezed(card) for card in page.cards]
     assert cards[0] == "Question: what is 0? Answer: answer ✓ a cat reference a cat ×2 · cats item 0"
     assert "answer ◐ cats · accuracy 30.0 reference" in cards[1]
-    assert "answer ✗ (nothing) reference" in cards[2]
+    assert "answer ✗ (empty) reference" in cards[2]
     assert f"not asked {problem} reference" in cards[4]
     assert [[name for _, name, _ in of_card] for of_card in page.pictures] == [[f"{k}.png"] for k in range(5)]
     head = squeezed(page.text[: page.text.index("Question")])
     for said in ("A benchmark", "§4.3", "test", "0 shots", "5 items, 1 did not fit", "seed 7", "model.pt"):
         assert said in head
     assert "50.0 accuracy (40.0–60.0)" in head and "61.2 F1" in head
-    assert "All items." in head and "all 5 right 1 partial 1 wrong 2 unasked 1" in head
+    assert "All items are shown." in head and "all 5 right 1 partial 1 wrong 2 unasked 1" in head
     assert page.links == ["../../report.html", "predictions.jsonl"]
     assert "script" not in page.tags
 
@@ -184,22 +192,50 @@ def test_choices_of_different_prompts_show_what_differs(tmp_path):
 
 def test_demonstrations_are_folded(tmp_path):
     shown = [image(f"{k}.png", 400) for k in range(3)]
-    prompt = (shown[0], Text("It is a cat"), shown[1], Text("It is a dog"), shown[2], Text("It is"))
+    demonstrations = ((shown[0], Text("It is a cat")), (shown[1], Text("It is a dog")))
+    request = Generate((shown[2], Text("It is")), demonstrations=demonstrations)
     answer = Answer("a car", ())
-    page = write(tmp_path, result(1, 2), [Item("1", "a car")], [answer], None, lambda item: Generate(prompt))
-    assert squeezed(page.folded[0]) == "2 demonstrations It is a catIt is a dog"
+    page = write(tmp_path, result(1, 2), [Item("1", "a car")], [answer], None, lambda item: request)
+    assert squeezed(page.folded[0]) == "2 demonstrations It is a cat It is a dog"
     assert squeezed(page.cards[0]).startswith("It is answer a car")
     assert [(name, folded) for _, name, folded in page.pictures[0]] == [
         ("0.png", True), ("1.png", True), ("2.png", False)
     ]  # fmt: skip
     assert [picture_of(source).size for source, _, _ in page.pictures[0]] == [(80, 80), (80, 80), (160, 160)]
-    texts = Text("One is odd\n\nTwo is even\n\nThree is")
-    page = write(tmp_path, result(1, 2), [Item("1", "odd")], [answer], None, lambda item: Generate((texts,)))
-    assert squeezed(page.folded[0]) == "2 demonstrations One is odd Two is even"
-    assert squeezed(page.cards[0]).startswith("Three is answer")
 
 
-def test_the_beginning_of_a_long_text_is_folded(tmp_path):
+def test_demonstrations_with_blank_lines_are_shown_as_they_are(tmp_path):
+    """Passages of several paragraphs, in the demonstrations and in the question."""
+    record = "Snow falls.\n\nIt is  white."
+    passages = [f"{record} <{number}>" for number in range(3)]
+    (tmp_path / "BoolQ").mkdir()
+    for split, numbers in (("train", (0, 1)), ("val", (2,))):
+        lines = [{"passage": passages[number], "question": "is it white", "label": number == 0} for number in numbers]
+        write_json_lines(tmp_path / "BoolQ" / f"{split}.jsonl", lines)
+    benchmark = BoolQ(tmp_path)
+    [item], pool = benchmark.items(), benchmark.training_items()
+    request = benchmark.request(item, pool)
+    answer = Answer("no", (), (), ("no", "yes"), (-1.0, -2.0), "no", "no")
+    page = write(tmp_path, result(1, 2), [item], [answer], None, lambda item: request)
+    shown = [
+        f"{passages[0]}\nQuestion: is it white?\nAnswer: yes\n\n",
+        f"{passages[1]}\nQuestion: is it white?\nAnswer: no\n\n",
+    ]
+    question = f"{passages[2]}\nQuestion: is it white?\nAnswer:"
+    assert page.demonstrations == shown
+    assert page.cards[0].strip().startswith(question)
+    [full_prompt] = distinct_prompts(request)
+    assert full_prompt == (Text("".join(shown) + question),), "the model reads one text"
+
+
+def test_long_demonstrations_are_shown_whole(tmp_path):
+    long = " ".join(f"word{k}" for k in range(500))
+    request = Generate((Text("Q:"),), demonstrations=((image(), Text(long)), (Text("short"),)))
+    page = write(tmp_path, result(1, 2), [Item("1", "it")], [Answer("it", ())], None, lambda item: request)
+    assert page.demonstrations == [long, "short"] and len(page.folded) == 1
+
+
+def test_the_start_of_a_long_text_is_folded(tmp_path):
     words = [f"word{k}" for k in range(500)]
     long, short = Text(" ".join(words) + " Q: what? A:"), Text(" ".join(words[:100]))
     for text in (long, short):
@@ -241,27 +277,28 @@ def test_at_most_200_items_are_drawn_evenly(tmp_path):
         tmp_path, result(1001, metrics={}, interval=None), items, answers, None, lambda item: Generate((Text("?"),))
     )
     numbers = [int(re.search(r"number (\d+)", card)[1]) for card in page.cards]
-    assert len(numbers) == MOST_ITEMS and numbers == evenly_drawn(1001, 200)
+    assert len(numbers) == MAX_ITEMS and numbers == evenly_spaced(1001, 200)
     assert {after - before for before, after in itertools.pairwise(numbers)} <= {5, 6}
-    assert "Shown: 200 of 1,001 items, drawn evenly over the release." in page.text
+    assert "200 of 1,001 items are shown, evenly spaced over the split." in page.text
     assert "The split has no public answers." in page.text and "reference" not in page.cards[0]
     assert set(page.verdicts) == {""}
 
 
 @given(st.integers(0, 10_000), st.integers(1, 300))
 def test_even_draws(count, most):
-    drawn = evenly_drawn(count, most)
+    drawn = evenly_spaced(count, most)
     assert len(drawn) == min(count, most) == len(set(drawn)) and sorted(drawn) == drawn
     assert all(0 <= number < count for number in drawn)
 
 
 def test_no_text_becomes_html(tmp_path):
-    """Of the release, of the model, or of the command line; nor is it read as a template."""
+    """Text of the release, of the model, or of the command line; nor is it read as a template."""
     broken = Image(lambda: b"no image", HOSTILE)
 
     def request(item):
         choose = Choose(tuple(Choice((broken, Text(HOSTILE + label)), HOSTILE, label) for label in ("a", HOSTILE)))
-        return Generate((image(HOSTILE), Text(HOSTILE), image(), Text(HOSTILE)), then=lambda rationale: choose)
+        shown = ((image(HOSTILE), Text(HOSTILE)),)
+        return Generate((image(), Text(HOSTILE)), then=lambda rationale: choose, demonstrations=shown)
 
     answers = [
         Answer(HOSTILE, (HOSTILE,), (HOSTILE,), ("a", HOSTILE), (-1.0, -2.0), HOSTILE, HOSTILE, HOSTILE),
@@ -274,7 +311,7 @@ def test_no_text_becomes_html(tmp_path):
     )
     assert page.tags == set(
         "html head meta title style body main p a h1 div b span input label section details summary img "
-        "table tr td dl dt dd".split()
+        "table tr th td dl dt dd".split()
     )
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert all(source.startswith("data:image/jpeg;base64,") for of_card in page.pictures for source, _, _ in of_card)
@@ -324,17 +361,9 @@ def flat(prompt) -> list:
 
 @settings(max_examples=300)
 @given(st.lists(SEGMENTS, min_size=1, max_size=4))
-def test_a_common_beginning_and_what_is_beyond_make_the_prompt(prompts):
-    beginning = common_beginning(prompts)
+def test_a_common_prefix_and_the_rest_make_the_prompt(prompts):
+    prefix = common_prefix(prompts)
     for prompt in prompts:
-        assert flat(beginning) + flat(beyond(beginning, prompt)) == flat(prompt)
+        assert flat(prefix) + flat(without_prefix(prefix, prompt)) == flat(prompt)
     if len(set(prompts)) == 1:
-        assert beginning == prompts[0]
-
-
-@settings(max_examples=300)
-@given(SEGMENTS, st.integers(0, 3))
-def test_demonstrations_and_the_rest_make_the_prompt(prompt, shots):
-    demonstrations, rest = without_demonstrations(prompt, shots)
-    assert flat(demonstrations) + flat(rest) == flat(prompt)
-    assert shots or not demonstrations
+        assert prefix == prompts[0]

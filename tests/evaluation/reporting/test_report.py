@@ -64,18 +64,18 @@ def test_the_table_in_the_papers_order():
         "§4.1  VQAv2",
         "§4.2  Raven IQ test",
         "§4.3  Rendered SST-2",
-        "§4.4  WebSRC, the extracted text alone",
+        "§4.4  WebSRC, extracted text only",
         "§4.8  COPA",
     ]
     assert lines_below(text, "§4.1  VQAv2", 1) == ["test-dev 8 no public answers 51.4 Table 5 107,394"]
     assert lines_below(text, "§4.2  Raven IQ test", 1) == [
-        "test 0 accuracy 24.0 (22.0–26.0) 26.0 Table 6 50 reported by chance 17.0"
+        "test 0 accuracy 24.0 (22.0–26.0) 26.0 Table 6 50 chance (reported) 17.0"
     ]
     assert lines_below(text, "§4.3  Rendered SST-2", 1) == [
         "valid 0 accuracy 66.5 (64.5–68.5) 67.1* §4.3.2 6,921 acc 66.5, acc_norm 61.0"
     ]
-    assert lines_below(text, "§4.4  WebSRC, the extracted text alone", 2) == [
-        "dev 0 EM 7.0 (5.0–9.0) 7.6 Table 8 52,826 reported of the LLM",
+    assert lines_below(text, "§4.4  WebSRC, extracted text only", 2) == [
+        "dev 0 EM 7.0 (5.0–9.0) 7.6 Table 8 52,826 reported for the LLM",
         "F1 18.2 17.9 Table 8 1,234 did not fit",
     ]
     assert lines_below(text, "§4.8  COPA", 2) == [
@@ -88,15 +88,15 @@ def test_notes_below_the_table():
     notes = as_text(RESULTS).split("\n\n")[-1].replace("\n", " ")
     assert "Checkpoint: checkpoints/checkpoint_last.pt" in notes and "arXiv 2302.14045" in notes
     assert "* The paper measured another split: Rendered SST-2 on test." in notes
-    assert "did not fit in the model are counted as wrong" in notes
-    assert "To be submitted to test servers: vqav2/test-dev-8-shot/to_submit.json" in notes
+    assert "did not fit in the model's context count as wrong" in notes
+    assert "Files to submit to test servers: vqav2/test-dev-8-shot/to_submit.json" in notes
     plain = as_text([RESULTS[0]])
     assert "another split" not in plain and "fit" not in plain and "submitted" not in plain
 
 
-def test_a_quick_look_is_not_taken_for_the_whole():
-    assert "the first 3 items at most" in as_text([result("copa", COPA, items=3, limit=3)])
-    assert "the first" not in as_text([result("copa", COPA)])
+def test_a_limit_is_noted():
+    assert "first 3 items only" in as_text([result("copa", COPA, items=3, limit=3)])
+    assert "items only" not in as_text([result("copa", COPA)])
 
 
 def test_any_results_fit_in_100_columns():
@@ -106,7 +106,7 @@ def test_any_results_fit_in_100_columns():
         "CIDEr": {"CIDEr": 100.0, "SPICE": 100.0},
         "EM": {"EM": 100.0, "F1": 100.0},
         "ROC AUC": {"ROC AUC": 100.0, "accuracy": 100.0},
-        "VQA": {"accuracy": 100.0, **{f"accuracy, {of}": 100.0 for of in ("number", "unanswerable", "yes/no")}},
+        "VQA": {"accuracy": 100.0, **{f"accuracy, {kind}": 100.0 for kind in ("number", "unanswerable", "yes/no")}},
     }
     headlines = {"coco": "CIDEr", "flickr30k": "CIDEr", "hateful_memes": "ROC AUC", "vqav2": "VQA", "vizwiz": "VQA"}
     headlines |= dict.fromkeys(("websrc", "websrc_text", "websrc_image"), "EM")
@@ -192,7 +192,7 @@ def test_the_markdown_says_what_the_page_says(out):
         ["§4.1", "VQAv2"],
         ["§4.2", "Raven IQ test"],
         ["§4.3", "Rendered SST-2"],
-        ["§4.4", "WebSRC, the extracted text alone"],
+        ["§4.4", "WebSRC, extracted text only"],
         ["§4.8", "COPA"],
     ]
     assert len({line.count("|") for line in lines}) == 1
@@ -211,7 +211,7 @@ def test_dots_of_what_was_measured_and_what_was_reported():
     assert labels == [
         "Raven IQ test (test) · accuracy",
         "Rendered SST-2 (valid) · accuracy",
-        "WebSRC, the extracted text alone (dev) · EM",
+        "WebSRC, extracted text only (dev) · EM",
     ]
     assert drawn(axes, MEASURED, "o") == [([24.0], [0]), ([66.5], [1]), ([7.0], [2])]
     assert drawn(axes, REPORTED, "D") == [([26.0], [0]), ([67.1], [1])], "the LLM's is not KOSMOS-1's"
@@ -228,7 +228,7 @@ def test_whiskers_are_the_interval():
     assert segments.tolist() == [[47.0, 0.0], [52.5, 0.0]]
 
 
-def test_plots_of_nothing_and_of_lines_alone():
+def test_plots_of_no_results_and_of_only_lines():
     for some in ([], [RESULTS[0], RESULTS[1]], [RESULTS[5]]):
         draw(tables.in_order(some)).canvas.draw()
 
