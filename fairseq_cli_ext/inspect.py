@@ -1,144 +1,126 @@
-"""kosmos-inspect: one real micro-batch of a training, in words and as a page; or the plan of a training.
+"""kosmos-inspect: show one micro-batch of a training, or estimate what the training takes.
 
     kosmos-inspect DATA.yaml                                              the first update, on one rank
-    kosmos-inspect DATA.yaml --update 1000 --rank 3 --ranks 64 --html page.html
+    kosmos-inspect --like train.sh --update 1000 --rank 3 --html page.html
+    kosmos-inspect --like checkpoints/checkpoint_last.pt
     kosmos-inspect DATA.yaml --image-tokens 8 --image-size 128 --tokens-per-sample 256     as in the quickstart
 
-It is made by the code that makes the batches of fairseq-train. Give the same options as there: --image-tokens,
---image-size, --image-fit, --tokens-per-sample, --seed and --update-freq all change what is in it. No model is built.
+The micro-batch is made by the code that makes the batches of fairseq-train; no model is built. --like reads the options
+that change it from a training; without it, repeat those that differ from the defaults.
 
-    kosmos-inspect --plan examples/kosmos_1/pretrain.sh                   parameters, tokens, memory, FLOPs, GPU-hours
+    kosmos-inspect --plan examples/kosmos_1/pretrain.sh
 
-It is made from the command's own options; neither its data nor GPUs need be there. A file with a line such as
-`# kosmos-inspect: paper pretraining` is held against the paper's tables: exit status 1 says that it differs.
+--plan estimates memory, FLOPs and GPU-hours from the training's command; it needs neither data nor GPUs. A file with a
+line such as `# kosmos-inspect: paper pretraining` is compared with the paper's tables: exit status 1 if it differs.
 """
 
 import argparse
+import dataclasses
 import os
 import shutil
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from fairseq_cli_ext import main_of_command, plan, require_positive
-
-
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, list[argparse.Action]]]:
-    """The parser, and the options that belong to each of its two modes."""
-    parser = argparse.ArgumentParser(
-        prog="kosmos-inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options: dict[str, list[argparse.Action]] = {"DATA.yaml": [], "--plan": []}
-
-    def adder(mode: str, title: str):
-        group = parser.add_argument_group(title)
-        return lambda *names, **settings: options[mode].append(group.add_argument(*names, **settings))
-
-    add = adder("DATA.yaml", "a micro-batch")
-    add("data", metavar="DATA.yaml", nargs="?", help="the data YAML: streams, corpora, vocabulary")
-    add("--split", choices=("train", "valid"), default="train", help="which corpora (default: train)")
-    add("--update", type=int, default=0, help="which update; the first is 0")
-    add("--rank", type=int, default=0, help="whose micro-batch; the first rank is 0")
-    add("--ranks", type=int, default=1, help="how many ranks (GPUs) train")
-    add("--turn", type=int, default=0, help="which of the update's --update-freq micro-batches; the first is 0")
-    add("--update-freq", type=int, default=1, help="micro-batches of a rank in an update")
-    add("--image-tokens", type=int, default=64, help="embeddings an image takes in a sequence")
-    add("--image-size", type=int, default=224, help="height and width of the images, in pixels")
-    add("--image-fit", choices=("crop", "stretch"), default="crop", help="how an image is made square (default: crop)")
-    add("--tokens-per-sample", type=int, default=2048, help="length of a row")
-    add("--seed", type=int, default=1, help="seed of the order of documents")
-    add("--rows", type=int, default=4, help="show at most this many rows of each stream (default: 4)")
-    add("--html", metavar="PAGE.html", help="also write the micro-batch with its images as a page")
-    plan.add_options(adder("--plan", "a plan"))
-    return parser, options
+from fairseq_cli_ext import run_command
+from fairseq_cli_ext.parser import CommandParser
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.inspection.options import BatchOptions, MicroBatchOptions, add_training_options, training_options
+from kosmos_plugin.options import add_options, parsed_options
+from kosmos_plugin.planning.options import Assumptions
 
 
-def run(arguments: list[str] | None) -> None:
-    args = _parse(arguments)
+class InspectParser(CommandParser):
+    """The parser of both modes, a micro-batch and a plan."""
+
+    def __init__(self) -> None:
+        super().__init__("kosmos-inspect", __doc__)
+        add_training_options(self, BatchOptions)
+        add_options(self.add_argument_group("the micro-batch"), MicroBatchOptions)
+        group = self.add_argument_group("a plan")
+        group.add_argument(
+            "--plan",
+            metavar="COMMAND",
+            help="a script that calls fairseq-train or fairseq-hydra-train (by torchrun or directly), or a Hydra YAML. "
+            "The script runs up to that call, which is read and not executed (default: none)",
+        )
+        add_options(group, Assumptions)
+
+    def parse_args(  # type: ignore[override]  # its overloads differ in the namespace only
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse's. Raises UserError unless the options are of one mode."""
+        parsed = super().parse_args(args, namespace)
+        if (parsed.data is None and parsed.like is None) == (parsed.plan is None):
+            raise UserError("Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND for a plan.")
+        if parsed.plan is None:
+            self._check_unused(parsed, Assumptions, "--plan", "DATA.yaml")
+        else:
+            self._check_unused(parsed, BatchOptions, "DATA.yaml", "--plan")
+            self._check_unused(parsed, MicroBatchOptions, "DATA.yaml", "--plan")
+        return parsed
+
+    def _check_unused(self, parsed: argparse.Namespace, options: type, mode: str, used: str) -> None:
+        for field in dataclasses.fields(options):
+            if getattr(parsed, field.name) != self.get_default(field.name):
+                raise UserError(f"--{field.name.replace('_', '-')} goes with {mode}, not with {used}.")
+
+
+def parser() -> CommandParser:
+    """The command's parser."""
+    return InspectParser()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show the micro-batch, or print the plan."""
     if args.plan is not None:
-        plan.run(args)
+        _print_plan(args.plan, parsed_options(args, Assumptions))
     else:
-        _show_micro_batch(args)
+        _show_micro_batch(*training_options(args, BatchOptions), parsed_options(args, MicroBatchOptions))
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    """UserError unless the options are of one mode, a micro-batch or a plan."""
-    from kosmos_plugin.errors import UserError
-
-    parser, options = _parser()
-    args = parser.parse_args(arguments)
-    if (args.data is None) == (args.plan is None):
-        raise UserError("Give either DATA.yaml, for a micro-batch of it, or --plan COMMAND, and not both.")
-    mode, other = ("--plan", "DATA.yaml") if args.plan is not None else ("DATA.yaml", "--plan")
-    for option in options[other]:
-        if getattr(args, option.dest) != option.default:
-            raise UserError(f"{option.option_strings[0]} goes with {other}, not with {mode}.")
-    return args
-
-
-def _show_micro_batch(args: argparse.Namespace) -> None:
-    from kosmos_plugin.errors import UserError
-    from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
-    from kosmos_plugin.inspection import micro_batch as inspection
+def _show_micro_batch(data: str, training: BatchOptions, options: MicroBatchOptions) -> None:
+    from kosmos_plugin.atomic import write_text
     from kosmos_plugin.inspection.page import as_html
+    from kosmos_plugin.inspection.text import as_text
+    from kosmos_plugin.inspection.training_batch import micro_batch_report
 
-    _check(args)
-    cfg = KosmosMultimodalConfig(
-        data=args.data,
-        image_tokens=args.image_tokens,
-        image_size=args.image_size,
-        image_fit=args.image_fit,
-        tokens_per_sample=args.tokens_per_sample,
-    )
-    cfg.seed, cfg.update_freq = args.seed, [args.update_freq]
-    task = KosmosMultimodalTask.setup_task(cfg)
-    task.load_dataset(args.split)
-    mixture = task.dataset(args.split)
-    if args.split == "valid" and args.update >= len(mixture):
-        raise UserError(f"--update must be below {len(mixture)}, the batches of the split valid, not {args.update}.")
-    micro_batches = task.get_batch_iterator(mixture, num_shards=args.ranks, shard_id=args.rank).micro_batches
-    item = args.update * args.update_freq + args.turn
-    batch = micro_batches[item]
-
-    root = os.path.join(os.path.normpath(os.path.dirname(args.data) or "."), "")
-    names = inspection.names_of(batch, micro_batches.rows(item), root)
-    rows = inspection.describe(batch, task.vocabulary, task.stream_names, names)
-    shown, note = inspection.first_rows_of_each_stream(rows, args.rows)
-    where = f"{args.split} · update {args.update} (epoch {args.update // len(mixture) + 1})"
-    where += f" · rank {args.rank} of {args.ranks} · turn {args.turn} of {args.update_freq} · seed {args.seed}"
-    report = inspection.Report(
-        f"A micro-batch of {args.data}",
-        where,
-        [inspection.stream_table(mixture), inspection.batch_table(rows, task.stream_names)],
-        shown,
-        batch["images"],
-        note,
-    )
+    report, skipped = micro_batch_report(data, training, options)
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(inspection.as_text(report, color, min(shutil.get_terminal_size((100, 24)).columns, 120)))
-    if task.skips.skipped:
-        print(f"\nskipped as broken: {task.skips.skipped} (see the warnings)", file=sys.stderr)
-    if args.html:
+    print(as_text(report, color, _terminal_width()))
+    if skipped:
+        print(f"\nskipped as broken: {skipped} (see the warnings)", file=sys.stderr)
+    if options.html is not None:
         try:
-            with open(args.html, "w", encoding="utf-8") as page:
-                page.write(as_html(report))
+            write_text(options.html, as_html(report))
         except OSError as error:
-            raise UserError(f"Cannot write the page {args.html}: {error.strerror}.") from None
-        print(f"\nThe page is {args.html}", file=sys.stderr)
+            raise UserError(f"Cannot write the page {options.html}: {error.strerror}.") from None
+        print(f"\nThe page is {options.html}", file=sys.stderr)
 
 
-def _check(args: argparse.Namespace) -> None:
-    """UserError for a number out of its range."""
-    from kosmos_plugin.errors import UserError
+def _print_plan(command: str, assumptions: Assumptions) -> None:
+    """Print the plan. Exit status 1 if its file claims to be one of the paper's runs and is not."""
+    from kosmos_plugin.planning.command import read_training_command
+    from kosmos_plugin.planning.plan import make_plan
+    from kosmos_plugin.planning.report import as_text, differences_from_paper
 
-    require_positive(args, ("ranks", "update_freq", "image_tokens", "image_size", "tokens_per_sample", "rows"))
-    if args.update < 0:
-        raise UserError(f"--update must be at least 0, not {args.update}.")
-    for name, limit, of in (("rank", args.ranks, "ranks"), ("turn", args.update_freq, "update-freq")):
-        if not 0 <= getattr(args, name) < limit:
-            raise UserError(f"--{name} must be 0 … {limit - 1} with --{of} {limit}, not {getattr(args, name)}.")
+    assumptions.check()
+    plan = make_plan(read_training_command(command), assumptions)
+    found = differences_from_paper(plan)
+    print(as_text(plan, found, _terminal_width()))
+    if found:
+        number = "one value differs" if len(found) == 1 else f"{len(found)} values differ"
+        print(f"error: {number} from the paper's (the last table).", file=sys.stderr)
+        sys.exit(1)
+
+
+def _terminal_width() -> int:
+    return min(shutil.get_terminal_size((100, 24)).columns, 120)
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    main_of_command(run, arguments)
+    """Run the command."""
+    run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Installed into fairseq's ``tasks/`` folder, whose modules fairseq imports: registers kosmos_plugin.
+"""Registers kosmos_plugin. Installed in fairseq's `tasks/` folder, whose modules fairseq imports.
 
-Nothing that goes wrong here may break ``import fairseq`` for the other users of this environment, so every error
-becomes a warning that names it.
+An error here must not break `import fairseq` for other users of this environment, so it becomes a warning.
 """
 
 import os
@@ -10,7 +9,7 @@ import warnings
 
 
 def _user_dir_named_on_the_command_line() -> str:
-    """The value of fairseq's ``--user-dir`` (or of hydra's ``common.user_dir=``), or an empty string."""
+    """Return the value of fairseq's `--user-dir` (or of Hydra's `common.user_dir=`), or an empty string."""
     arguments = sys.argv[1:]
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -21,8 +20,8 @@ def _user_dir_named_on_the_command_line() -> str:
     return ""
 
 
-# `--user-dir CHECKOUT/kosmos_plugin` asks for that copy, which fairseq imports by itself; importing the installed one
-# here would take its place.
+# `--user-dir CHECKOUT/kosmos_plugin` asks for that copy, and fairseq imports it, unless the installed one is imported
+# here first.
 user_dir = _user_dir_named_on_the_command_line()
 if not user_dir or os.path.basename(os.path.abspath(user_dir)) != "kosmos_plugin":
     try:

@@ -1,24 +1,22 @@
-"""The quickstart's results, to look at: a table in the terminal, `report.html`, and two pictures for a README.
+"""The quickstart's results as a table in the terminal, as `report.html`, and as two pictures for a README.
 
     python report.py RESULTS_DIR
 
 reads     RESULTS_DIR/train.log        fairseq's lines with `--log-format json`
           RESULTS_DIR/results.json     what evaluate.py measured
-writes    RESULTS_DIR/report.html      one file, with its pictures inside and no script
+writes    RESULTS_DIR/report.html      one self-contained page, without scripts
           RESULTS_DIR/loss.png         the loss curves
-          RESULTS_DIR/examples.png     held-out pictures with what the model says of each
+          RESULTS_DIR/examples.png     held-out pictures and the model's answers
 """
 
 import argparse
-import base64
-import html
 import io
 import json
 import mimetypes
 import re
-import string
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -26,15 +24,19 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).parent
-# Stream → color and what it is called; distinct for the color-blind (Okabe and Ito).
+from kosmos_plugin.atomic import write_text
+from kosmos_plugin.reporting.html import data_uri, render
+from kosmos_plugin.reporting.tables import Table
+
+TEMPLATE = Path(__file__).parent / "report_page.html"
+# Stream → color and label; the colors are distinct for the color-blind (Okabe and Ito).
 STREAMS = {
     "text": ("#6b7280", "text"),
     "captions": ("#d55e00", "captions (OpenMoji, easy-VQA)"),
     "interleaved": ("#0072b2", "interleaved (easy-VQA)"),
 }
 RIGHT, WRONG, SOFT = "#15803d", "#b91c1c", "#6b7280"
-HEADER = ("", "its own picture", "shuffled", "to compare")
+HEADER = ("", "correct image", "wrong image", "baseline")
 GALLERY_TITLES = {
     "easy_vqa": "easy-VQA: questions about unseen pictures",
     "openmoji": "OpenMoji: unseen pictures named",
@@ -47,7 +49,7 @@ GALLERY_TITLES = {
 def read_losses(log: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """{"train" | "valid": {stream: [(update, bits per token), …]}} from fairseq's JSON lines.
 
-    A resumed run logs some updates again; what it says last counts.
+    A resumed run logs some updates again; the last values are taken.
     """
     losses: dict[str, dict[str, dict[int, float]]] = {"train": {}, "valid": {}}
     for kind, values in re.findall(r"\| INFO \| (train_inner|valid) \| (\{.*\})", log.read_text("utf-8")):
@@ -66,7 +68,7 @@ def read_losses(log: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def read_results(folder: Path) -> tuple[dict, dict]:
-    """(losses, results) of a folder; one error that names every missing file."""
+    """(losses, results) of a folder. SystemExit that names every missing file."""
     missing = [name for name in ("train.log", "results.json") if not (folder / name).is_file()]
     if missing:
         raise SystemExit(
@@ -78,7 +80,7 @@ def read_results(folder: Path) -> tuple[dict, dict]:
 
 
 def is_right(example: dict) -> bool:
-    """Whether the model says exactly the truth, but for case and a full stop."""
+    """Whether the answer is the truth, apart from case and a full stop."""
     return example["output"].strip(" .").lower() == example["truth"].strip(" .").lower()
 
 
@@ -103,7 +105,7 @@ def millions(count: float) -> str:
 
 
 def figures(results: dict) -> list[tuple[str, str, str, str]]:
-    """The summary, row by row: what was measured, with its picture, with another's, and what to compare with."""
+    """The rows of the summary, under HEADER; a name that begins with two spaces is part of the row above."""
     vqa, emoji = results["easy_vqa"], results["openmoji"]
     candidates = emoji["candidates"]
     return [
@@ -127,18 +129,18 @@ def figures(results: dict) -> list[tuple[str, str, str, str]]:
         ("  name among the first ten", percent(emoji["top10"]), "", f"by chance {percent(10 / candidates)}"),
         *(
             (
-                f"{of['title']}, {of['n']:,}: {of['metric']}",
-                decimal(of["own"][0], of["own"][1:]),
-                decimal(of["shuffled"][0], of["shuffled"][1:]),
-                f"untrained {decimal(of['untrained'][0], of['untrained'][1:])}",
+                f"{shapes['title']}, {shapes['n']:,}: {shapes['metric']}",
+                decimal(shapes["own"][0], shapes["own"][1:]),
+                decimal(shapes["shuffled"][0], shapes["shuffled"][1:]),
+                f"untrained {decimal(shapes['untrained'][0], shapes['untrained'][1:])}",
             )
-            for of in results["shapes"].values()
+            for shapes in results["shapes"].values()
         ),
     ]
 
 
 def facts(results: dict) -> list[tuple[str, str]]:
-    """What was trained, and on what."""
+    """What was trained, and on which machine."""
     train, machine = results["train"], results["machine"]
     return [
         ("Updates", f"{train['updates']:,}"),
@@ -151,7 +153,7 @@ def facts(results: dict) -> list[tuple[str, str]]:
 
 
 def print_summary(results: dict) -> None:
-    """The figures as a plain table, 95% intervals in brackets."""
+    """Print the figures as a table, with 95% intervals in brackets."""
     rows = [HEADER, *figures(results)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -166,7 +168,7 @@ def print_summary(results: dict) -> None:
 
 
 def loss_figure(losses: dict) -> plt.Figure:
-    """Loss curves per stream, each named at its end: lines of training, dots of validation."""
+    """Loss curves of the streams: lines for training, dots for validation."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for stream, points in losses["train"].items():
         color, title = STREAMS[stream]
@@ -187,7 +189,7 @@ def loss_figure(losses: dict) -> plt.Figure:
 
 
 def examples_figure(examples: list[dict], folder: Path, columns: int = 6) -> plt.Figure:
-    """A row of each kind of example, at most `columns` wide: picture, question, what the model says, the truth."""
+    """A row for each kind of example, at most `columns` wide: picture, question, the model's answer, the truth."""
     rows = [[example for example in examples if example["kind"] == kind][:columns] for kind in GALLERY_TITLES]
     rows = [row for row in rows if row]
     figure, grid = plt.subplots(len(rows), columns, figsize=(2 * columns, 3 * len(rows)), squeeze=False, dpi=110)
@@ -200,20 +202,20 @@ def examples_figure(examples: list[dict], folder: Path, columns: int = 6) -> plt
             mark, color = ("✓", RIGHT) if is_right(example) else ("✗", WRONG)
             lines = [
                 (shown_prompt(example), SOFT, "normal"),
-                (f"{mark} {said(example)}", color, "bold"),
+                (f"{mark} {shown_answer(example)}", color, "bold"),
                 ("" if is_right(example) else f"truth: {example['truth']}", "black", "normal"),
             ]
             height = -0.04
             for text, text_color, weight in lines:
                 wrapped = textwrap.wrap(text, 24)
-                place = {"transform": axes.transAxes, "ha": "center", "va": "top", "fontsize": 9}
-                axes.text(0.5, height, "\n".join(wrapped), color=text_color, weight=weight, **place)
+                position = {"transform": axes.transAxes, "ha": "center", "va": "top", "fontsize": 9}
+                axes.text(0.5, height, "\n".join(wrapped), color=text_color, weight=weight, **position)
                 height -= 0.1 * len(wrapped)
     return figure
 
 
 def to_svg(figure: plt.Figure) -> str:
-    """The figure as an SVG element to stand inside a page; equal figures give equal text."""
+    """The figure as an SVG element for a page; equal figures give equal text."""
     text = io.StringIO()
     with plt.rc_context({"svg.hashsalt": "report"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -223,103 +225,87 @@ def to_svg(figure: plt.Figure) -> str:
 # ---- The page ----
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows whose first cell begins with two spaces are parts of the row above."""
-    lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in header) + "</tr>"] if header else []
-    for first, *others in rows:
-        kind = ' class="inner"' if first.startswith("  ") else ""
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
-        lines.append(f"<tr><td{kind}>{html.escape(first.strip())}</td>{cells}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+@dataclass(frozen=True)
+class Bar:
+    """A share as a horizontal bar."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None  # drawn as a whisker
+    highlighted: bool = False
 
 
-def bar(name: str, value: float, bounds: Sequence[float] | None = None, kind: str = "") -> str:
-    """A horizontal bar of a share, with its interval as a whisker."""
-    whisker = ""
-    if bounds:
-        low, high = 100 * bounds[0], 100 * bounds[1]
-        whisker = f'<div class="spread" style="left: {low:.2f}%; width: {high - low:.2f}%"></div>'
-    return (
-        f'<div class="bar"><div class="name"><span>{html.escape(name)}</span><b>{percent(value)}</b></div>'
-        f'<div class="track"><div class="fill {kind}" style="width: {100 * value:.2f}%"></div>{whisker}</div></div>'
-    )
+@dataclass(frozen=True)
+class Card:
+    """A held-out picture with the model's answer."""
+
+    image: str  # a data URI
+    prompt: str
+    answer: str
+    truth: str
+    right: bool
 
 
-def tile(value: str, meaning: str) -> str:
-    return f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(meaning)}</span></div>'
-
-
-def card(example: dict, folder: Path) -> str:
-    """One held-out picture, what was asked, what the model says, and the truth."""
+def card(example: dict, folder: Path) -> Card:
     path = folder / example["image"]
-    data = base64.b64encode(path.read_bytes()).decode()
-    kind, mark = ("right", "✓") if is_right(example) else ("wrong", "✗")
-    prompt = shown_prompt(example)
-    asked = f'<span class="soft">{html.escape(prompt)}</span>' if prompt else ""
-    return (
-        f'<figure class="{kind}"><img src="data:{mimetypes.guess_type(path)[0]};base64,{data}" '
-        f'alt="{html.escape(example["truth"])}"><figcaption>{asked}'
-        f'<span class="says" title="{kind}">{mark}&nbsp;{html.escape(said(example))}</span>'
-        f"<span>truth: {html.escape(example['truth'])}</span></figcaption></figure>"
-    )
+    image = data_uri(path.read_bytes(), mimetypes.guess_type(path)[0])
+    return Card(image, shown_prompt(example), shown_answer(example), example["truth"], is_right(example))
 
 
-def said(example: dict) -> str:
+def shown_answer(example: dict) -> str:
     return example["output"].strip() or "(nothing)"
 
 
 def shown_prompt(example: dict) -> str:
-    """The prompt without what is the same in all of them."""
+    """The prompt without what all prompts have in common."""
     prompt = example["prompt"].replace("<image>", "").strip()
     return re.sub(r"^Question: (.*) Answer:$", r"\1", prompt)
-
-
-def gallery(kind: str, examples: list[dict], folder: Path) -> str:
-    cards = "".join(card(example, folder) for example in examples if example["kind"] == kind)
-    return f'<h3>{GALLERY_TITLES[kind]}</h3><div class="gallery">{cards}</div>' if cards else ""
 
 
 def page(losses: dict, results: dict, folder: Path) -> str:
     """The whole report as one HTML page."""
     vqa, emoji, train, machine = (results[key] for key in ("easy_vqa", "openmoji", "train", "machine"))
-    lede = (
-        f"A KOSMOS model of {millions(train['parameters'])} parameters, {millions(train['trainable_parameters'])} of "
-        "them trained, after one run of the quickstart."
-    )
     tiles = [
-        tile(
+        (
             percent(vqa["accuracy"]),
-            f"of easy-VQA's test answers exactly right; with shuffled pictures {percent(vqa['shuffled'])}",
+            f"of easy-VQA's test answers exactly right; with the wrong image {percent(vqa['shuffled'])}",
         ),
-        tile(
+        (
             decimal(emoji["mean_rank"]),
-            f"mean rank of an unseen emoji's name among {emoji['candidates']}; with shuffled pictures "
+            f"mean rank of an unseen emoji's name among {emoji['candidates']}; with the wrong image "
             f"{decimal(emoji['shuffled_mean_rank'])}",
         ),
-        tile(duration(train["seconds"]), f"of training: {train['updates']:,} updates on {machine['cores']} cores"),
+        (duration(train["seconds"]), f"of training: {train['updates']:,} updates on {machine['cores']} cores"),
     ]
     bars = [
-        bar("The question's own picture", vqa["accuracy"], vqa["accuracy_interval"], "ours"),
-        bar("Shuffled pictures", vqa["shuffled"], vqa["shuffled_interval"]),
-        bar("No pictures (a model of the questions alone, as reported)", vqa["question_only_reported"]),
+        Bar("Correct image", vqa["accuracy"], vqa["accuracy_interval"], highlighted=True),
+        Bar("Wrong image", vqa["shuffled"], vqa["shuffled_interval"]),
+        Bar("Baseline: a model of the questions only, as reported", vqa["question_only_reported"]),
     ]
+    cards = {
+        title: [card(example, folder) for example in results["examples"] if example["kind"] == kind]
+        for kind, title in GALLERY_TITLES.items()
+    }
     final = [f"{STREAMS[stream][1]} {points[-1][1]:.2f}" for stream, points in losses["valid"].items()]
-    return string.Template((HERE / "report_page.html").read_text("utf-8")).substitute(
-        lede=html.escape(lede),
-        tiles="".join(tiles),
-        bars="".join(bars),
-        figures=table(figures(results), HEADER),
-        final_losses=html.escape(", ".join(final) or "not measured"),
+    return render(
+        TEMPLATE,
+        parameters=millions(train["parameters"]),
+        trainable=millions(train["trainable_parameters"]),
+        tiles=tiles,
+        bars=bars,
+        percent=percent,
+        figures=Table("Figures", HEADER, figures(results)),
+        final_losses=", ".join(final) or "not measured",
         loss=to_svg(loss_figure(losses)),
-        galleries="".join(gallery(kind, results["examples"], folder) for kind in GALLERY_TITLES),
-        facts=table(facts(results)),
+        galleries={title: shown for title, shown in cards.items() if shown},
+        facts=facts(results),
     )
 
 
 def write_report(folder: Path) -> Path:
-    """Write the page and the two pictures; returns the page's path."""
+    """Write the page and the two pictures, print the summary, and return the page's path."""
     losses, results = read_results(folder)
-    (folder / "report.html").write_text(page(losses, results, folder), encoding="utf-8")
+    write_text(folder / "report.html", page(losses, results, folder))
     loss_figure(losses).savefig(folder / "loss.png", dpi=130)
     examples_figure(results["examples"], folder).savefig(folder / "examples.png")
     plt.close("all")
@@ -328,7 +314,7 @@ def write_report(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes report.html and prints the quickstart's results.")
+    parser = argparse.ArgumentParser(description="Write report.html and print the quickstart's results.")
     parser.add_argument("results", type=Path, help="folder with train.log and results.json")
     path = write_report(parser.parse_args().results)
     print(f"\nThe report with pictures: {path}")

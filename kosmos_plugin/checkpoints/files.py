@@ -1,6 +1,7 @@
 """Reading and writing files of weights: a broken file is one clear error, and a failed write leaves nothing behind."""
 
 import pickle
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def read_fairseq(path: Path) -> dict[str, Any]:
     """Read a checkpoint of fairseq-train: a dict with `model` (name → tensor) and `cfg`, on the CPU."""
     require_file(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped into memory, so that the configuration can be read without the weights; torch's old format cannot be
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint of fairseq: {_first_line(error)}") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):

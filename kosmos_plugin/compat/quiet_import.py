@@ -22,8 +22,8 @@ def import_fairseq() -> None:
     spec = importlib.util.find_spec("fairseq")
     if spec is None or spec.origin is None:
         raise ImportError(
-            "kosmos_plugin trains inside fairseq, and fairseq is not installed. "
-            "On Python 3.11 and 3.12: pip install 'kosmos-plugin[fairseq]'"
+            "kosmos_plugin trains inside fairseq, and fairseq is not installed: pip install 'kosmos-plugin[fairseq]' "
+            "(on Python 3.10 with pip before 24.1)"
         )
     import torch  # noqa: F401 - it adds warning filters of its own, which stay
 

@@ -1,5 +1,6 @@
-"""What is in the corpora of a mixture, by looking at some of their documents, or at all."""
+"""Counts of the documents, tokens and images in a mixture's corpora, from a random sample of their documents."""
 
+import bisect
 import collections
 import contextlib
 import dataclasses
@@ -7,210 +8,233 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 from kosmos_plugin.curation.readers.json_values import record_metadata
+from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.documents import BrokenRecord, Document, Text
-from kosmos_plugin.data.mixture import Mixture, Stream
+from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture, Stream
 from kosmos_plugin.data.order import Permutation
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shard_index import Record
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TextRows
+from kosmos_plugin.inspection.options import SequenceOptions, StatisticsOptions
+from kosmos_plugin.vocabulary import Vocabulary
 
-MOST_SOURCES = 10
+MAX_SOURCES = 10
 RECORD_READERS = {"captions": caption_document, "interleaved": interleaved_document}
 
 
 @dataclass(frozen=True)
 class DocumentStatistics:
+    """Counts of one document."""
+
     tokens: int  # with <s>, </s> and image slots
-    counted: int  # targets of the loss
+    in_loss: int  # tokens in the loss
     images: int
     words: int
     characters: int
-    source: str  # where it is from: the host of its address, the file it was made of, or the shard
+    source: str  # the host of its address, the file it was made from, or its shard
 
 
-# Looks at a document, by its number; why it cannot be used, if it cannot.
-LookAt = Callable[[int], DocumentStatistics | str]
+# Examines a document by its number. Raises BrokenRecord if it cannot be used.
+Examine = Callable[[int], DocumentStatistics]
 
 
 @dataclass(frozen=True)
 class CorpusStatistics:
+    """Counts of a corpus."""
+
     stream: str
     name: str
-    documents: int  # all of them, which is known without looking at them
-    sample: list[DocumentStatistics]  # those that were looked at and can be used
-    unusable: dict[str, int]  # those that were looked at and cannot: why → how many
+    documents: int  # in the corpus
+    sample: list[DocumentStatistics]  # those examined that can be used
+    unusable: dict[str, int]  # reason → number of those examined that cannot
     share: float  # of the stream's sequences
     epochs: float | None  # in the updates that were asked for
-    known: dict[str, int]  # totals that are known without looking at all documents
+    known: dict[str, int]  # totals known without examining every document
 
     @property
-    def looked_at(self) -> int:
+    def examined(self) -> int:
         return len(self.sample) + sum(self.unusable.values())
 
     @property
     def estimated(self) -> bool:
-        """Whether totals are those of the documents that were looked at, times their share."""
-        return self.looked_at < self.documents
+        """Whether totals are extrapolated from the examined documents."""
+        return self.examined < self.documents
 
     def values(self, name: str) -> np.ndarray:
-        """A number of each document that was looked at, int64 [len(sample)]."""
+        """One of the counts, of each document of the sample, int64 [len(sample)]."""
         return np.array([getattr(document, name) for document in self.sample], dtype=np.int64)
 
     def total(self, name: str) -> int:
-        return (
-            self.known[name]
-            if name in self.known
-            else round(int(self.values(name).sum()) * self.documents / self.looked_at)
-        )
+        """The total of one of the counts over the corpus."""
+        if name in self.known:
+            return self.known[name]
+        return round(int(self.values(name).sum()) * self.documents / self.examined)
 
     def sources(self) -> dict[str, float]:
         """The most frequent sources → their share of the documents."""
         counts = collections.Counter(document.source for document in self.sample)
-        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_SOURCES]
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_SOURCES]
         return {source: count / len(self.sample) for source, count in most}
 
 
 @dataclass(frozen=True)
 class StreamStatistics:
+    """Counts of a stream."""
+
     name: str
     kind: str
     sequences_per_update: int
-    rows_per_update: int  # of the first update, as training packs them
-    filled: float  # share of their positions that are no padding
+    rows_per_update: int  # in the first update, packed as in training
+    packing_efficiency: float  # share of these rows' positions that are not padding
     corpora: list[CorpusStatistics]
 
 
-def of_stream(
-    mixture: Mixture, number: int, sample_builder: SampleBuilder, split: str, most: int, updates: int | None
-) -> StreamStatistics:
-    """Of each corpus `most` documents are looked at; `updates` are those whose epochs are asked for."""
-    stream = mixture.streams[number]
+def of_mixture(data: str, training: SequenceOptions, options: StatisticsOptions) -> list[StreamStatistics]:
+    """Statistics of every stream of a data YAML.
+
+    Args:
+        data: Path of the data YAML.
+        training: Options of the training.
+        options: What to examine.
+
+    Raises:
+        UserError: The data YAML or a file that it names is wrong.
+    """
+    config = read_data_config(data)
+    vocabulary = Vocabulary.load(training.vocabulary or config.vocabulary)
+    sample_builder = SampleBuilder(vocabulary, training.image_tokens, training.tokens_per_sample)
+    mixture = Mixture(config, options.split, sample_builder, training.seed, SkipCounter(max_rate=1.0))
+    return [_of_stream(stream, sample_builder, options) for stream in mixture.streams]
+
+
+def _of_stream(stream: Stream, sample_builder: SampleBuilder, options: StatisticsOptions) -> StreamStatistics:
     config = stream.config
-    paths = {corpus.name: corpus.paths(split) for corpus in config.corpora}
-    epochs = stream.epochs(updates) if updates is not None else {}
+    paths = {corpus.name: corpus.paths(options.split) for corpus in config.corpora}
+    epochs = stream.epochs(options.updates) if options.updates is not None else {}
     corpora = []
     for i, name in enumerate(stream.names):
-        known = {}
-        if config.kind == "text":
-            known = _totals_of_binarized(stream.corpora[i].datasets)
-            size, look_at = _binarized(stream.corpora[i].datasets, sample_builder)
+        known: dict[str, int] = {}
+        if isinstance(corpus := stream.corpora[i], ConcatenatedRows):
+            parts = cast(list[TextRows], corpus.datasets)
+            known = _totals_of_binarized(parts)
+            size, examine = _binarized(parts, sample_builder.vocabulary)
         else:
-            size, look_at = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
-        sample, unusable = [], collections.Counter()
-        chosen = _chosen(size, most, stream.seed + i)
+            size, examine = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
+        sample, unusable = [], collections.Counter[str]()
+        chosen = _random_sample(size, options.documents, stream.seed + i)
         for document in tqdm(chosen, desc=f"{config.name}: {name}", unit="document", leave=False, mininterval=1):
-            found = look_at(int(document))
-            if isinstance(found, str):
-                unusable[found] += 1
-            else:
-                sample.append(found)
+            try:
+                sample.append(examine(int(document)))
+            except BrokenRecord as error:
+                unusable[error.reason] += 1
         share = float(stream.interleaving.shares[i]) if stream.shuffle else size / int(stream.sizes.sum())
         corpora.append(
             CorpusStatistics(config.name, name, size, sample, dict(unusable), share, epochs.get(name), known)
         )
-    rows, filled = _packed(stream, mixture.max_tokens)
-    return StreamStatistics(config.name, config.kind, config.sequences_per_update, rows, filled, corpora)
+    rows, efficiency = _packing(stream, sample_builder.max_tokens)
+    return StreamStatistics(config.name, config.kind, config.sequences_per_update, rows, efficiency, corpora)
 
 
-def _chosen(size: int, most: int, key: int) -> np.ndarray:
+def _random_sample(size: int, most: int, key: int) -> np.ndarray:
     """`most` of the numbers 0 … size − 1 at random, or all of them, in ascending order."""
     return np.sort(Permutation(size, key)(np.arange(min(size, most))))
 
 
-def _binarized(parts: list[TextRows], sample_builder: SampleBuilder) -> tuple[int, LookAt]:
-    """How many documents binarized texts have, and what looks at one of them."""
-    vocabulary = sample_builder.vocabulary
-    ends = np.cumsum([len(part.items) for part in parts])
+def _binarized(parts: list[TextRows], vocabulary: Vocabulary) -> tuple[int, Examine]:
+    """The number of documents in binarized text, and what examines one of them."""
+    items_of_parts: list[Any] = [part.items for part in parts]  # sequences, though not of torch's type
+    items = ConcatDataset[np.ndarray](items_of_parts)
 
-    def look_at(number: int) -> DocumentStatistics:
-        which = int(np.searchsorted(ends, number, side="right"))
-        tokens = parts[which].items[number - int(ends[which - 1] if which else 0)]
+    def examine(number: int) -> DocumentStatistics:
+        part = parts[bisect.bisect_right(items.cumulative_sizes, number)]
+        tokens = items[number]
         text = vocabulary.decode(tokens)
-        length = len(tokens) + _frame(parts[which])
-        source = os.path.basename(parts[which].prefix)
-        return DocumentStatistics(length, length - 1, 0, len(text.split()), len(text), source)
+        length = len(tokens) + _frame(part)
+        return DocumentStatistics(
+            length, length - 1, 0, len(text.split()), len(text), source=os.path.basename(part.prefix)
+        )
 
-    return int(ends[-1]), look_at
+    return len(items), examine
 
 
 def _frame(part: TextRows) -> int:
-    """How many tokens a document gets when it is read: `<s>`, and `</s>` where it has none."""
+    """How many tokens are added to a document when it is read: `<s>`, and `</s>` if it has none."""
     return 1 if part.ends_in_eos else 2
 
 
 def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
-    """What the indexes of binarized texts tell. In each document all tokens but `<s>` are targets."""
+    """What the indexes of binarized text tell. All tokens of a document but `<s>` are in the loss."""
     documents = sum(len(part.items) for part in parts)
     tokens = sum(part.items.begin(len(part.items)) + len(part.items) * _frame(part) for part in parts)
-    return {"tokens": tokens, "counted": tokens - documents, "images": 0}
+    return {"tokens": tokens, "in_loss": tokens - documents, "images": 0}
+
+
+@dataclass(frozen=True)
+class _SourcedDocument(Document):
+    source: str
 
 
 def _sharded(
     tars: Sequence[str], read: Callable[[Record], Document], sample_builder: SampleBuilder
-) -> tuple[int, LookAt]:
-    """How many documents tars have, and what looks at one of them."""
+) -> tuple[int, Examine]:
+    """The number of documents in tars, and what examines one of them."""
 
-    def document_and_source(record: Record) -> tuple[Document, str] | str:
-        try:
-            return read(record), _source(record)
-        except BrokenRecord as error:
-            return error.reason
+    def read_with_source(record: Record) -> _SourcedDocument:
+        document = read(record)
+        return _SourcedDocument(document.id, document.segments, _source(record))
 
-    documents = ShardedDocuments(tars, document_and_source)
-    of_any_length = dataclasses.replace(sample_builder, max_tokens=sys.maxsize)
+    documents = ShardedDocuments(tars, read_with_source)
+    any_length = dataclasses.replace(sample_builder, max_tokens=sys.maxsize)
 
-    def look_at(number: int) -> DocumentStatistics | str:
-        if isinstance(found := documents[number], str):
-            return found
-        document, source = found
-        try:
-            sample = of_any_length.sample(document)
-        except BrokenRecord as error:
-            return error.reason
+    def examine(number: int) -> DocumentStatistics:
+        document = documents[number]
+        assert isinstance(document, _SourcedDocument)
+        sample = any_length.sample(document)
         if len(sample) > sample_builder.max_tokens:
-            return "longer than a row"
+            raise BrokenRecord("longer than a row")
         texts = [segment.text for segment in document.segments if isinstance(segment, Text)]
         return DocumentStatistics(
             tokens=len(sample),
-            counted=int((sample.targets != sample_builder.vocabulary.pad).sum()),
+            in_loss=int((sample.targets != sample_builder.vocabulary.pad).sum()),
             images=len(sample.images),
             words=sum(len(text.split()) for text in texts),
             characters=sum(map(len, texts)),
-            source=source,
+            source=document.source,
         )
 
-    return len(documents), look_at
+    return len(documents), examine
 
 
 def _source(record: Record) -> str:
-    """The host of the address in the record's JSON, the file that its id begins with, or else its tar."""
-    about = record_metadata(record)
+    """The host of the address in the record's JSON, the file that its id begins with, or its tar."""
+    metadata = record_metadata(record)
     for name in ("url", "id"):
-        if isinstance(value := about.get(name), str) and value:
-            try:
+        if isinstance(value := metadata.get(name), str) and value:
+            with contextlib.suppress(ValueError):  # "http://[" is not an address
                 if host := urlsplit(value).hostname:
                     return host
-            except ValueError:  # such as "http://[": no address
-                pass
-    id = about.get("id")
+    id = metadata.get("id")
     if isinstance(id, str) and "/" in id:
         return id.rpartition("/")[0]
     return os.path.basename(record.tar)
 
 
-def _packed(stream: Stream, row: int) -> tuple[int, float]:
-    """How many rows of `row` tokens the first update has, and which share of their positions is filled."""
+def _packing(stream: Stream, row_length: int) -> tuple[int, float]:
+    """The number of rows in the first update, and the share of their positions that are not padding."""
     lengths = []
     for corpus, document in stream.draws(0):
         with contextlib.suppress(BrokenRecord):
             lengths.append(len(stream.corpora[corpus][document]))
-    rows = len(pack(lengths, row))
-    return rows, sum(lengths) / (rows * row) if rows else 0.0
+    rows = len(pack(lengths, row_length))
+    return rows, sum(lengths) / (rows * row_length) if rows else 0.0

@@ -1,9 +1,9 @@
-"""The paper's settings as values: Tables 17 to 20 and §3, what `examples/kosmos_1` must come out as.
+"""The paper's settings as values: Tables 17 to 20 and §3, which `examples/kosmos_1` must reproduce.
 
-Each value has a key: the option's place in fairseq's configuration ("optimizer.adam_eps"), or one of the figures that
-`plan.Plan` derives ("layer_parameters", "sequences.text", "weight.Books3"). Sources: "text" is said in the paper's text
-or follows from it; "reported" is from a table that the paper prints as a picture; "public relative" is counted in
-KOSMOS-2's public code, whose decoder is the same.
+Each value has a key: the option's path in fairseq's configuration ("optimizer.adam_eps"), or the name of a figure that
+`planning.plan.Plan` derives ("layer_parameters", "sequences.text", "weight.Books3"). Sources: "text" is stated in the
+paper's text or follows from it; "reported" is from a table that the paper prints as a picture; "public relative" is
+counted in KOSMOS-2's public code, whose decoder is the same.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PaperValue:
-    place: str  # where the paper has it, such as "Table 18"
+    """A setting of the paper."""
+
+    where: str  # where the paper states it: "Table 18"
     name: str  # what it is, in words
     expected: object
     source: str  # text | reported | public relative
 
 
-# Table 20's third column, in percent. They sum to 99.9, and weights are relative: they are used as they stand.
+# Table 20's third column, in percent. The sum is 99.9; weights are relative, so they are used as they are.
 TEXT_WEIGHTS = {
     "OpenWebText2": 21.8,
     "CC-2021-04": 17.7,
@@ -56,7 +58,15 @@ _MODEL = {
 
 
 def _training(table: str, updates: int, peak: float, source: str, sequences: dict[str, int]) -> dict[str, PaperValue]:
-    """What Tables 18 and 19 have; `source` is that of what the text says of pretraining alone."""
+    """The values of Table 18 or 19.
+
+    Args:
+        table: The table.
+        updates: Number of updates.
+        peak: Peak learning rate.
+        source: Source of the values that the paper's text states for pretraining only.
+        sequences: Sequences per update of each stream.
+    """
     return {
         "optimization.max_update": PaperValue(table, "updates", updates, source),
         "optimization.lr": PaperValue(table, "peak learning rate", (peak,), source),
@@ -70,7 +80,7 @@ def _training(table: str, updates: int, peak: float, source: str, sequences: dic
         "optimizer.adam_eps": PaperValue(table, "Adam ε", 1e-6, "reported"),
         "optimizer.weight_decay": PaperValue(table, "weight decay", 0.01, source),
         **{
-            f"sequences.{stream}": PaperValue(table, f"sequences of {stream} an update", number, "reported")
+            f"sequences.{stream}": PaperValue(table, f"sequences of {stream} per update", number, "reported")
             for stream, number in sequences.items()
         },
     }
@@ -104,14 +114,21 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Difference:
+    """Where a training differs from the paper."""
+
     value: PaperValue
-    found: object  # None if there is no such thing
+    found: object  # None: not in the training
 
 
 def differences(run: str, figures: dict[str, object]) -> list[Difference]:
-    """Where `figures` (by key) are not those of the paper's run, in the order of the tables.
+    """Compare a training's figures with those of the paper's run.
 
-    A stream or corpus of text that the paper does not have is a difference too.
+    Args:
+        run: One of RUNS.
+        figures: The training's figures, by key.
+
+    Returns:
+        What differs, in the order of the tables. A stream, or a corpus of text, that the paper does not have differs.
     """
     paper = RUNS[run]
     found = [Difference(value, figures.get(key)) for key, value in paper.items() if figures.get(key) != value.expected]
@@ -119,5 +136,5 @@ def differences(run: str, figures: dict[str, object]) -> list[Difference]:
         kind, _, name = key.partition(".")
         if kind in ("sequences", "weight") and key not in paper:
             other = next(value for known, value in paper.items() if known.startswith(f"{kind}."))
-            found.append(Difference(PaperValue(other.place, f"{kind} of {name}", None, other.source), number))
+            found.append(Difference(PaperValue(other.where, f"{kind} of {name}", None, other.source), number))
     return found

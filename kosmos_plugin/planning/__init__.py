@@ -1,1 +1,1 @@
-"""What a training would take, from its command alone, and whether it is the paper's (`kosmos-inspect --plan`)."""
+"""Estimates of memory, FLOPs and GPU-hours from a training's command (`kosmos-inspect --plan`)."""

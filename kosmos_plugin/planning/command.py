@@ -1,11 +1,10 @@
-"""A training's configuration, read off the command that would start it.
+"""A training's configuration, read from the command that would start it.
 
     SCRIPT.sh  ─ bash, with stand-ins for torchrun and fairseq-train first in PATH ─→ their arguments
                ─ torchrun's and fairseq's own parsers ─→ TrainingCommand
     CONFIG.yaml ─ Hydra's compose, as in fairseq-hydra-train ─→ TrainingCommand
 
-The script is really run, as far as its first call of one of these commands: what comes before is done, what comes
-after is not.
+The script is executed up to its first call of one of these commands; nothing after that call is.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.paper.settings import RUNS
 
 STAND_INS = ("torchrun", "fairseq-train", "fairseq-hydra-train")
-TIMEOUT = 60  # seconds that a script may take to come to its training
+TIMEOUT = 60  # seconds that a script may take until it calls one of them
 _RECORD = """#!/bin/sh
 printf '%s\\0' "$PWD" "${{0##*/}}" "$@" > {record}
 kill -TERM 0
@@ -40,35 +39,48 @@ _CLAIM = re.compile(r"^# kosmos-inspect: paper (\S+)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class TrainingCommand:
-    """`config` is fairseq's whole configuration with every interpolation resolved."""
+    """A training as its command describes it."""
 
-    path: str
-    config: DictConfig
-    data: str  # the data YAML
-    vocabulary: str | None  # its folder, if it is not the data YAML's
+    path: str  # the script or YAML
+    config: DictConfig  # fairseq's configuration, with every interpolation resolved
+    data: str | None  # the data YAML
+    vocabulary: str | None  # the vocabulary's folder, if it is not the data YAML's
     ranks: int
-    ranks_from: str  # what says how many: torchrun or an option
-    claim: str | None  # which of the paper's runs it says it is
+    ranks_from: str  # what gives their number: torchrun or an option
+    claim: str | None  # which of the paper's runs it claims to be
 
 
-def read_training_command(path: str) -> TrainingCommand:
-    """The training that a script (bash) or a Hydra configuration (.yaml) would start.
+def read_training_command(path: str, option: str = "--plan") -> TrainingCommand:
+    """Read the training that a script or a Hydra configuration would start.
 
-    Raises UserError if there is no such file, it starts no training of this project's, or an option is wrong.
+    Args:
+        path: A bash script, or a Hydra configuration (.yaml).
+        option: The option that named it, for error messages.
+
+    Raises:
+        UserError: There is no such file, it starts no training of a KOSMOS model, or an option in it is wrong.
     """
     if not os.path.isfile(path):
-        raise UserError(f"--plan {path} does not exist.")
-    claim = _claim(path)
+        raise UserError(f"{option} {path} does not exist.")
+    try:
+        claim = _claim(path)
+    except UnicodeDecodeError:
+        raise UserError(f"{option} {path} is not a script or a YAML file: it is not UTF-8.") from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Hydra, on how fairseq uses it
+        warnings.simplefilter("ignore")  # Hydra's, about how fairseq uses it
         config, folder, torchrun_ranks = _configuration(path)
-    _check(path, config)
-    vocabulary = config.task.vocabulary
+    _check_names(path, *(getattr(config.get(kind), "_name", None) for kind in ("task", "model")))
+    if len(config.optimization.update_freq) != 1:
+        raise UserError(f"{path}: --update-freq must be one number, not {list(config.optimization.update_freq)}.")
+
+    def located(name: str | None) -> str | None:
+        return None if name in (None, "???") else _shortest(os.path.join(folder, name))
+
     return TrainingCommand(
         path=path,
         config=config,
-        data=_shortest(os.path.join(folder, config.task.data)),
-        vocabulary=None if vocabulary is None else _shortest(os.path.join(folder, vocabulary)),
+        data=located(config.task.data),
+        vocabulary=located(config.task.vocabulary),
         ranks=torchrun_ranks or config.distributed_training.distributed_world_size,
         ranks_from="torchrun" if torchrun_ranks else "--distributed-world-size",
         claim=claim,
@@ -89,16 +101,14 @@ def _configuration(path: str) -> tuple[DictConfig, str, int | None]:
 
 
 def _shortest(path: str) -> str:
-    """The path as seen from the working directory if it is in it."""
+    """The path relative to the working directory, if it is inside."""
     relative = os.path.relpath(path)
     return os.path.normpath(path) if relative.startswith("..") else relative
 
 
 def _claim(path: str) -> str | None:
-    try:
-        claims = _CLAIM.findall(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"--plan {path} is no script and no YAML: it is not UTF-8.") from None
+    """The paper's run that the file claims to be."""
+    claims = _CLAIM.findall(Path(path).read_text(encoding="utf-8"))
     for claim in claims:
         if claim not in RUNS:
             raise UserError(f"{path} says `kosmos-inspect: paper {claim}`; the paper's runs are {', '.join(RUNS)}.")
@@ -106,7 +116,7 @@ def _claim(path: str) -> str | None:
 
 
 def _recorded_call(script: str) -> tuple[str, str, list[str]]:
-    """(the folder it is called in, the command, its arguments) of the script's first call of one of STAND_INS."""
+    """(working directory, command, arguments) of the script's first call of one of STAND_INS."""
     with tempfile.TemporaryDirectory() as folder:
         record, output = Path(folder, "record"), Path(folder, "output")
         (Path(folder) / "bin").mkdir()
@@ -122,17 +132,17 @@ def _recorded_call(script: str) -> tuple[str, str, list[str]]:
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=printed,
-                start_new_session=True,  # a process group of its own, which the stand-in ends
+                start_new_session=True,  # its own process group, which the stand-in terminates
             )
         try:
             status = process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            raise UserError(f"{script} took {TIMEOUT} seconds and came to no training.") from None
+            raise UserError(f"{script} started no training within {TIMEOUT} seconds.") from None
         if not record.exists():
-            said = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-2:]
-            said = f": {'; '.join(line.strip() for line in said)}" if said else "."
+            lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-2:]
+            said = f": {'; '.join(line.strip() for line in lines)}" if lines else "."
             ended = "without calling any" if status == 0 else f"with status {status} before it called any"
             raise UserError(f"{script} ended {ended} of {', '.join(STAND_INS)}{said}")
         called_in, program, *arguments = record.read_text(encoding="utf-8").split("\0")[:-1]
@@ -140,15 +150,15 @@ def _recorded_call(script: str) -> tuple[str, str, list[str]]:
 
 
 def _torchrun(script: str, arguments: list[str]) -> tuple[int, str, list[str]]:
-    """(number of ranks, the command it starts, the command's arguments)."""
+    """(number of ranks, command that it starts, the command's arguments)."""
     from torch.distributed.run import get_args_parser
 
     with _errors_of(f"{script}: torchrun"):
         options = get_args_parser().parse_args(arguments)
-    least, _, most = options.nnodes.partition(":")  # torchrun takes 8 and 8:8 for the same
+    least, _, most = options.nnodes.partition(":")  # for torchrun, 8 and 8:8 are the same
     if most not in ("", least) or not (least.isdecimal() and options.nproc_per_node.isdecimal()):
         raise UserError(
-            f"{script}: a plan needs torchrun's --nnodes and --nproc-per-node as numbers, not {options.nnodes} and "
+            f"{script}: give torchrun's --nnodes and --nproc-per-node as numbers, not {options.nnodes} and "
             f"{options.nproc_per_node}."
         )
     program = os.path.basename(options.training_script)
@@ -158,7 +168,7 @@ def _torchrun(script: str, arguments: list[str]) -> tuple[int, str, list[str]]:
 
 
 def _fairseq_config(script: str, arguments: list[str]) -> DictConfig:
-    """The configuration that `fairseq-train` makes of its arguments."""
+    """The configuration that `fairseq-train` makes from its arguments."""
     from fairseq import options
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -170,6 +180,8 @@ def _fairseq_config(script: str, arguments: list[str]) -> DictConfig:
         raise UserError(f"{what}: --arch is missing.") from None
     except (ImportError, OSError) as error:
         raise UserError(f"{what}: --user-dir: {error}") from None
+    except UserError:
+        raise
     except ValueError as error:  # --fp16 with --bf16
         raise UserError(f"{what}: {error}") from None
     _check_names(script, parsed.task, parsed.arch)
@@ -182,7 +194,7 @@ def _config_of_hydra_arguments(script: str, folder: str, arguments: list[str]) -
     with _errors_of(f"{script}: fairseq-hydra-train"):
         given = get_args_parser().parse_args(arguments)
     if given.config_dir is None or given.config_name is None:
-        raise UserError(f"{script}: a plan needs --config-dir and --config-name of fairseq-hydra-train.")
+        raise UserError(f"{script}: give fairseq-hydra-train --config-dir and --config-name.")
     return _hydra_config(Path(folder, given.config_dir), given.config_name.removesuffix(".yaml"), given.overrides)
 
 
@@ -201,36 +213,28 @@ def _hydra_config(folder: Path, name: str, overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(folder.resolve()), version_base="1.1"):
             config = compose(name, overrides=overrides)
         add_defaults(config)
-        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = "; ".join(line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip())
         raise UserError(f"{folder / name}.yaml: {reason}") from None
+    assert isinstance(resolved, DictConfig)
+    return resolved
 
 
 def _check_names(path: str, task: str | None, model: str | None) -> None:
     for kind, name, known in (("task", task, ["kosmos_multimodal"]), ("model", model, list(ARCHITECTURES))):
         if name not in known:
-            raise UserError(f"{path}: a plan is of the {kind} {' or '.join(known)}, not of {name}.")
-
-
-def _check(path: str, config: DictConfig) -> None:
-    _check_names(path, *(getattr(config.get(kind), "_name", None) for kind in ("task", "model")))
-    if config.task.data in (None, "???"):
-        raise UserError(f"{path} names no data YAML.")
-    if len(config.optimization.update_freq) != 1:
-        raise UserError(f"{path}: --update-freq must be one number, not {list(config.optimization.update_freq)}.")
-    if config.optimization.max_update < 1:
-        raise UserError(f"{path}: a plan needs --max-update, how long it trains.")
+            raise UserError(f"{path}: the {kind} must be {' or '.join(known)}, not {name}.")
 
 
 @contextlib.contextmanager
 def _errors_of(what: str) -> Iterator[None]:
-    """An argparse parser's complaint as a UserError that begins with `what`, instead of usage and exit."""
+    """Raise an argparse parser's error as a UserError that begins with `what`, instead of exiting."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             yield
     except SystemExit as exit:
         if not exit.code:
-            raise UserError(f"{what} is asked for its help, not to train.") from None
+            raise UserError(f"{what} is called for its help, not to train.") from None
         raise UserError(f"{what}: {said.getvalue().strip().splitlines()[-1].partition('error: ')[2]}") from None

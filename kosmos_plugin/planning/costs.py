@@ -1,6 +1,6 @@
-"""What a training costs: memory of weights, gradients and optimizer on each GPU, and floating-point operations.
+"""What a training takes: memory of weights, gradients and optimizer on each GPU, and floating-point operations.
 
-Both are of shapes and of fairseq's options alone, so the model stands on torch's meta device, without weights.
+Both follow from shapes and fairseq's options, so the model is on torch's meta device, without weights.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from kosmos_plugin.models.kosmos import Kosmos
+
 ADAM_MOMENTS = 2
-# The optimizers that are AdamW: fairseq's and ours.
+# Optimizers that are AdamW: fairseq's and ours.
 ADAM = ("adam", "fused_adamw")
 # Backends of fairseq that keep a second copy of every gradient, in buckets for the all-reduce.
 BUCKET_BACKENDS = ("pytorch_ddp", "c10d")
@@ -18,8 +20,10 @@ BUCKET_BACKENDS = ("pytorch_ddp", "c10d")
 
 @dataclass(frozen=True)
 class MemoryItem:
+    """One thing that a GPU holds between updates."""
+
     what: str
-    bytes_each: float  # for each of `parameters`
+    bytes_each: float  # per parameter
     parameters: int
 
     @property
@@ -28,12 +32,18 @@ class MemoryItem:
 
 
 def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) -> list[MemoryItem]:
-    """What a GPU holds between updates by fairseq's rules, without activations and the libraries' own buffers.
+    """What each GPU holds between updates, without activations and the libraries' own buffers.
 
     --fp16 and --bf16 cast the whole model to 16 bits. Their `FP16Optimizer` keeps a float32 copy of the weights and of
     the gradients; the memory-efficient one keeps neither. Adam's two moments are float32 in either case (16 bits with
-    --fp16-adam-stats), and with --zero-sharding os each rank has its share of them. A frozen parameter has its weight
-    alone: the trainer hands the optimizer what requires a gradient.
+    --fp16-adam-stats), and --zero-sharding os divides them among the ranks. A frozen parameter takes only its weight:
+    the trainer hands the optimizer only what requires a gradient.
+
+    Args:
+        config: fairseq's configuration of the training.
+        trainable: Number of trainable parameters.
+        frozen: Number of frozen parameters.
+        ranks: Number of ranks.
     """
     common, distributed = config.common, config.distributed_training
     half = common.fp16 or common.bf16
@@ -59,17 +69,25 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
 
 @dataclass(frozen=True)
 class FlopsItem:
+    """What one part of the model computes."""
+
     part: str
     formula: str
-    flops: int  # in an update, over all ranks
+    flops: int  # per update, over all ranks
 
 
-def flops_items(model: nn.Module, tokens: int, images: int, row_tokens: int) -> list[FlopsItem]:
-    """Floating-point operations of an update, forward and backward; a multiplication and an addition are two.
+def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> list[FlopsItem]:
+    """Floating-point operations of an update, forward and backward; a multiply-add is two.
 
-    A weight of a matrix costs 2 a token in the forward pass and 4 in the backward pass. Attention is counted as causal
-    over rows of `row_tokens`: a token sees half of them on average. Logits are made where a target may count, at the
-    tokens that are no image slots. An image costs what torch's own counter says of one.
+    A weight of a matrix costs 2 per token in the forward pass and 4 in the backward pass. Attention is causal over
+    rows of `row_tokens`: a token attends to half a row on average. Logits are computed for all tokens but image slots.
+    An image costs what torch's own counter counts for one.
+
+    Args:
+        model: A Kosmos on the meta device.
+        tokens: Tokens in the update, image slots included.
+        images: Images in the update.
+        row_tokens: Tokens in a row.
     """
     decoder, slots = model.decoder, images * model.config.image_tokens
     layers, width = len(decoder.layers), decoder.args.decoder_embed_dim
@@ -95,14 +113,18 @@ def flops_items(model: nn.Module, tokens: int, images: int, row_tokens: int) -> 
     return items
 
 
-def image_flops(model: nn.Module) -> tuple[int, int, int]:
-    """FLOPs of one image: forward through the vision encoder, through the resampler, and backward, by torch's counter.
+def image_flops(model: Kosmos) -> tuple[int, int, int]:
+    """FLOPs of one image, by torch's counter, for a model on the meta device.
 
-    The backward pass reaches the trained layers alone. The model is on the meta device, where nothing is computed and
-    every operation is one that the counter knows (it knows nothing of the CPU's fused attention).
+    The backward pass reaches only the trainable layers. On the meta device every operation is one that the counter
+    knows (it does not know the CPU's fused attention).
+
+    Returns:
+        The forward pass of the vision encoder, that of the resampler, and the backward pass of both.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    assert model.vision is not None and model.resampler is not None
     assert all(parameter.is_meta for parameter in model.parameters())
     size = model.config.image_size
     counters = [FlopCounterMode(display=False) for _ in range(3)]

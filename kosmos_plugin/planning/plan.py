@@ -1,18 +1,20 @@
-"""The plan of a training: what its options amount to, without its data, vocabulary files and GPUs.
+"""The plan of a training: what it takes, estimated without its data, vocabulary files and GPUs.
 
 TrainingCommand ─┬─ the model, on torch's meta device ─→ parameters by part
                  ├─ data YAML + Assumptions ─→ sequences, tokens, images and rows of an update, by stream
-                 └─ both ─→ memory of a GPU, FLOPs, GPU-hours (costs), and figures to hold against the paper's
+                 └─ both ─→ memory of a GPU, FLOPs, GPU-hours (costs), and figures to compare with the paper's
 """
 
 import ast
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import ListConfig
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from kosmos_plugin.data.config import DataConfig, StreamConfig, read_data_config
@@ -22,56 +24,32 @@ from kosmos_plugin.fairseq_modules.architectures import kosmos_config
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.planning.command import TrainingCommand
 from kosmos_plugin.planning.costs import ADAM, FlopsItem, MemoryItem, flops_items, memory_items
+from kosmos_plugin.planning.options import Assumptions
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
 
-# A stream of interleaved documents that has this name is one of instructions, which have no images.
+# An interleaved stream of this name holds instructions, which have no images.
 INSTRUCTIONS = "instructions"
 PAD = 1  # the id of `<pad>` in fairseq's dictionaries
 
 
 @dataclass(frozen=True)
-class Assumptions:
-    """What only the data, the vocabulary and the GPUs could tell. Tokens are averages and include an image's slots."""
-
-    caption_tokens: int
-    page_tokens: int
-    page_images: int
-    instruction_tokens: int
-    vocabulary_size: int
-    utilization: float  # share of gpu_tflops that the training's FLOPs come to
-    gpu_tflops: float  # the GPU's peak in the training's precision, TFLOP/s
-
-    def check(self) -> None:
-        """UserError for a number out of its range."""
-        for name in ("caption_tokens", "page_tokens", "instruction_tokens", "vocabulary_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
-        if self.page_images < 0:
-            raise UserError(f"--page-images must be at least 0, not {self.page_images}.")
-        if not 0 < self.utilization <= 1:
-            raise UserError(f"--utilization must be above 0 and at most 1, not {self.utilization}.")
-        if not 0 < self.gpu_tflops < float("inf"):
-            raise UserError(f"--gpu-tflops must be above 0, not {self.gpu_tflops}.")
-
-
-@dataclass(frozen=True)
 class Part:
-    """A part of the model and its numbers of parameters."""
+    """A part of the model."""
 
     name: str
-    trainable: int
-    frozen: int
+    trainable: int  # parameters
+    frozen: int  # parameters
 
 
 @dataclass(frozen=True)
 class PlannedStream:
-    """A stream in an update, if each of its sequences has the average length."""
+    """A stream's share of an update, if each of its sequences has the average length."""
 
     config: StreamConfig
-    tokens_each: int
-    images_each: int
+    tokens_each: int  # per sequence
+    images_each: int  # per sequence
     rows: int
-    assumed: str  # the options that say so; empty for text, whose rows are full
+    assumed: str  # the options that give the averages; "" for text, whose rows are full
 
     @property
     def sequences(self) -> int:
@@ -88,12 +66,14 @@ class PlannedStream:
 
 @dataclass(frozen=True)
 class Plan:
+    """A training and what it takes."""
+
     command: TrainingCommand
     assumptions: Assumptions
     data: DataConfig
     vocabulary_size: int
-    vocabulary_from: str
-    model: nn.Module  # on the meta device
+    vocabulary_from: str  # where that number comes from
+    model: Kosmos  # on the meta device
     streams: tuple[PlannedStream, ...]
 
     @property
@@ -106,11 +86,12 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Of an update, over all ranks and without padding."""
+        """Tokens in an update, over all ranks and without padding."""
         return sum(stream.tokens for stream in self.streams)
 
     @property
     def images(self) -> int:
+        """Images in an update, over all ranks."""
         return sum(stream.images for stream in self.streams)
 
     @property
@@ -119,14 +100,14 @@ class Plan:
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The model's parts, which together are all of it."""
+        """All parts of the model."""
         decoder = self.model.decoder
         tables = {id(weight): weight for weight in (decoder.embed_tokens.weight, decoder.output_projection.weight)}
         layers = list(decoder.layers.parameters())
         rest = [p for p in decoder.parameters() if id(p) not in tables.keys() | {id(layer) for layer in layers}]
         parts = [_part("embeddings", tables.values()), _part(f"{len(decoder.layers)} decoder layers", layers)]
         parts.append(_part("last LayerNorm", rest))
-        if self.model.vision is not None:
+        if self.model.vision is not None and self.model.resampler is not None:
             parts.insert(0, _part("vision encoder", self.model.vision.parameters()))
             parts.insert(1, _part("resampler", self.model.resampler.parameters()))
         return parts
@@ -146,7 +127,7 @@ class Plan:
 
     @cached_property
     def flops(self) -> list[FlopsItem]:
-        """Of an update, over all ranks."""
+        """What an update computes, over all ranks."""
         return flops_items(self.model, self.tokens, self.images, self.command.config.task.tokens_per_sample)
 
     @property
@@ -167,8 +148,8 @@ class Plan:
         return sum(parameter.numel() for parameter in self.model.decoder.parameters())
 
     def figures(self) -> dict[str, object]:
-        """Everything that the paper has a value for, under `paper`'s keys; lists as tuples."""
-        config, figures = self.command.config, {}
+        """Everything that the paper has a value for, under the keys of `paper.settings`; lists as tuples."""
+        config, figures = self.command.config, dict[str, object]()
         for section in ("task", "model", "optimization", "optimizer", "lr_scheduler"):
             figures |= {f"{section}.{name}": _plain(value) for name, value in config[section].items()}
         if config.optimizer._name in ADAM:
@@ -186,24 +167,32 @@ class Plan:
 
 
 def make_plan(command: TrainingCommand, assumptions: Assumptions) -> Plan:
-    """The plan of a command. UserError if its data YAML is wrong or the assumptions do not fit its options."""
+    """Estimate what a training takes.
+
+    Raises:
+        UserError: The command lacks an option that a plan needs, its data YAML is wrong, or the assumptions do not fit.
+    """
     assumptions.check()
     config = command.config
+    if command.data is None:
+        raise UserError(f"{command.path} names no data YAML.")
+    if config.optimization.max_update < 1:
+        raise UserError(f"{command.path}: a plan needs --max-update, the length of the training.")
     data = read_data_config(command.data, files_must_exist=False)
     streams = tuple(_planned_stream(stream, config.task, assumptions) for stream in data.streams)
     vocabulary = Path(command.vocabulary or data.vocabulary)
     if (vocabulary / MODEL_FILE).is_file() and (vocabulary / DICTIONARY_FILE).is_file():
-        size, size_from = len(Vocabulary.load(vocabulary)), f"as {vocabulary} has"
+        size, size_from = len(Vocabulary.load(vocabulary)), f"from {vocabulary}"
     else:
-        size, size_from = assumptions.vocabulary_size, f"by --vocabulary-size, as {vocabulary} is not there"
+        size, size_from = assumptions.vocabulary_size, f"by --vocabulary-size, as {vocabulary} does not exist"
     model = _model_without_weights(config.model, size)
     images = [stream.config.name for stream in streams if stream.images]
     if model.vision is None and images:
-        raise UserError(f"{command.path}: the model reads text alone, and the stream {images[0]} has images.")
+        raise UserError(f"{command.path}: the model reads only text, and the stream {images[0]} has images.")
     return Plan(command, assumptions, data, size, size_from, model, streams)
 
 
-def _planned_stream(stream: StreamConfig, task, assumptions: Assumptions) -> PlannedStream:
+def _planned_stream(stream: StreamConfig, task: DictConfig, assumptions: Assumptions) -> PlannedStream:
     row, kind = task.tokens_per_sample, stream.kind
     if kind == "interleaved" and stream.name == INSTRUCTIONS:
         kind = INSTRUCTIONS
@@ -218,7 +207,7 @@ def _planned_stream(stream: StreamConfig, task, assumptions: Assumptions) -> Pla
     if not least <= tokens <= row:
         raise UserError(
             f"{option} {tokens} does not fit: a sequence of {stream.name} with {images} images has {least:,} tokens "
-            f"beside its text, and at most {row:,} (--tokens-per-sample)."
+            f"besides its text, and at most {row:,} (--tokens-per-sample)."
         )
     assumed = f"{option} {tokens:,}" if option else ""
     if kind == "interleaved":
@@ -227,15 +216,16 @@ def _planned_stream(stream: StreamConfig, task, assumptions: Assumptions) -> Pla
     return PlannedStream(stream, tokens, images, rows, assumed)
 
 
-def _model_without_weights(config, vocabulary_size: int) -> nn.Module:
-    """The real model on the meta device: shapes alone."""
-    config = kosmos_config(config)
-    config.cache_vision_features = False  # would look at pixels
+def _model_without_weights(options: DictConfig, vocabulary_size: int) -> Kosmos:
+    """The real model on the meta device, which holds shapes only."""
+    config = kosmos_config(options)
+    config.cache_vision_features = False  # it would read pixels
     with torch.device("meta"):
-        return Kosmos.build(config, vocabulary_size, PAD, pretrained_vision=False).train()
+        model = Kosmos.build(config, vocabulary_size, PAD, pretrained_vision=False)
+    return model.train()
 
 
-def _part(name: str, parameters) -> Part:
+def _part(name: str, parameters: Iterable[nn.Parameter]) -> Part:
     trainable = frozen = 0
     for parameter in parameters:
         trainable += parameter.numel() * parameter.requires_grad
@@ -243,8 +233,8 @@ def _part(name: str, parameters) -> Part:
     return Part(name, trainable, frozen)
 
 
-def _plain(value):
-    """Lists as tuples; fairseq also takes Adam's β as a text."""
+def _plain(value: Any) -> Any:
+    """Lists as tuples, and so the text that fairseq accepts as Adam's β."""
     if isinstance(value, ListConfig):
         return tuple(value)
     if isinstance(value, str) and value.startswith("("):

@@ -1,4 +1,4 @@
-"""A plan in words: text tables, and how its figures stand to the paper's."""
+"""A plan as text for a terminal, and where it differs from the paper."""
 
 import textwrap
 
@@ -12,9 +12,15 @@ GIB = 2**30
 
 
 def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
-    """The whole report; `found` is `differences_from_paper`'s."""
+    """The report on a plan.
+
+    Args:
+        plan: The plan.
+        found: Its `differences_from_paper`.
+        width: Columns of the terminal, to which paragraphs are wrapped.
+    """
     sections: list[tuple[Table | str, ...]] = [
-        (f"A plan of {plan.command.path}", _where(plan)),
+        (f"A plan of {plan.command.path}", _summary(plan)),
         (_parameter_table(plan), _parameter_note(plan)),
         (_stream_table(plan), _stream_note(plan)),
         *((table,) for table in _corpus_tables(plan)),
@@ -22,13 +28,13 @@ def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
         (_memory_table(plan), _memory_note(plan)),
         (_flops_table(plan), _flops_note(plan)),
     ]
-    if plan.command.claim:
-        sections.append((_difference_table(plan, found) if found else _agreement(plan),))
+    if claim := plan.command.claim:
+        sections.append((_difference_table(claim, found) if found else _agreement(claim),))
     return "\n\n".join("\n".join(_block_as_text(block, width) for block in section) for section in sections)
 
 
 def differences_from_paper(plan: Plan) -> list[Difference]:
-    """Where the plan is not the run that its file claims to be; none if it claims nothing."""
+    """Where the plan differs from the paper's run that its file claims to be; none if it claims nothing."""
     return differences(plan.command.claim, plan.figures()) if plan.command.claim else []
 
 
@@ -56,7 +62,7 @@ def _gpus(plan: Plan) -> str:
     return f"{plan.command.ranks:,} GPU{'' if plan.command.ranks == 1 else 's'}"
 
 
-def _where(plan: Plan) -> str:
+def _summary(plan: Plan) -> str:
     ranks = f"{_gpus(plan)} ({plan.command.ranks_from}) × --update-freq {plan.update_freq}"
     return f"{plan.command.config.model._name} · {ranks} · {plan.updates:,} updates · {_precision(plan)}"
 
@@ -67,7 +73,7 @@ def _parameter_table(plan: Plan) -> Table:
         for part in plan.parts
     ]
     lines.append(("all", f"{plan.trainable:,}", f"{plan.frozen:,}", f"{plan.trainable + plan.frozen:,}"))
-    return Table("Parameters", ("part", "trained", "frozen", "all"), lines)
+    return Table("Parameters", ("part", "trainable", "frozen", "all"), lines)
 
 
 def _parameter_note(plan: Plan) -> str:
@@ -98,24 +104,25 @@ def _stream_table(plan: Plan) -> Table:
 
 
 def _stream_note(plan: Plan) -> str:
-    config, parts = plan.command.config, plan.command.ranks * plan.update_freq
-    row, limits = config.task.tokens_per_sample, []
+    config, micro_batches = plan.command.config, plan.command.ranks * plan.update_freq
+    row = config.task.tokens_per_sample
+    limits: list[tuple[int, str]] = []
     if config.dataset.batch_size:
         limits.append((config.dataset.batch_size, "--batch-size"))
     if config.dataset.max_tokens is not None:
         limits.append((config.dataset.max_tokens // row, "--max-tokens"))
-    most, text = -(-plan.rows // parts), f"  {plan.rows:,} rows of {row:,} tokens"
-    if plan.rows < parts:
-        text += f" are too few for {parts:,} micro-batches: the training would be refused."
+    most, text = -(-plan.rows // micro_batches), f"  {plan.rows:,} rows of {row:,} tokens"
+    if plan.rows < micro_batches:
+        text += f" are too few for {micro_batches:,} micro-batches: the training would be refused."
     else:
-        text += f": each of {parts:,} micro-batches" if parts > 1 else ": the one micro-batch"
-        text += f" has at most {most:,} rows, on average {plan.tokens / parts:,.0f} tokens and"
-        text += f" {plan.images / parts:,.0f} images."
+        text += f": each of {micro_batches:,} micro-batches" if micro_batches > 1 else ": the only micro-batch"
+        text += f" has at most {most:,} rows, on average {plan.tokens / micro_batches:,.0f} tokens and"
+        text += f" {plan.images / micro_batches:,.0f} images."
     if limits:
         limit, option = min(limits)
         text += f" {option} allows {limit:,} rows" + (": the training would be refused." if most > limit else ".")
     if assumed := ", ".join(dict.fromkeys(filter(None, (stream.assumed for stream in plan.streams)))):
-        text += f" Assumed averages: {assumed}; an image takes {config.task.image_tokens} tokens of them."
+        text += f" Assumed averages: {assumed}; an image takes {config.task.image_tokens} of these tokens."
     tokens = plan.tokens * plan.updates
     whole = f"{tokens / 1e9:,.1f} billion tokens" if tokens > 1e9 else f"{tokens:,} tokens"
     return f"{text}\n  {plan.updates:,} updates: {whole} and {plan.images * plan.updates:,} images."
@@ -125,15 +132,12 @@ def _corpus_tables(plan: Plan) -> list[Table]:
     """A table for each stream whose corpora have weights."""
     tables = []
     for stream in plan.streams:
-        corpora = [corpus for corpus in stream.config.corpora if corpus.weight is not None and corpus.train]
-        if len(corpora) < 2:
+        weights = [(corpus.name, corpus.weight) for corpus in stream.config.corpora if corpus.weight and corpus.train]
+        if len(weights) < 2:
             continue
-        total = sum(corpus.weight for corpus in corpora)
+        total = sum(weight for _, weight in weights)
         tokens = stream.tokens * plan.updates / total / 1e6
-        lines = [
-            (corpus.name, f"{corpus.weight:g}", f"{corpus.weight / total:.1%}", f"{corpus.weight * tokens:,.0f}")
-            for corpus in corpora
-        ]
+        lines = [(name, f"{weight:g}", f"{weight / total:.1%}", f"{weight * tokens:,.0f}") for name, weight in weights]
         lines.append(("all", f"{total:.5g}", "100.0%", f"{total * tokens:,.0f}"))
         header = ("corpus", "weight", "share", "million tokens")
         tables.append(Table(f"Corpora of {stream.config.name}, in all updates", header, lines))
@@ -149,7 +153,7 @@ def _optimization(plan: Plan) -> str:
     if "weight_decay" in optimizer:
         text += f", weight decay {optimizer.weight_decay:g}"
     clip = config.optimization.clip_norm
-    text += f", {f'gradients clipped at norm {clip:g}' if clip > 0 else 'no clipping of gradients'}"
+    text += f", {f'gradients clipped at norm {clip:g}' if clip > 0 else 'no gradient clipping'}"
     text += f"\n  learning rate {', '.join(f'{rate:g}' for rate in rates)}, {schedule._name}"
     if "warmup_updates" in schedule:
         text += f" after {schedule.warmup_updates:,} updates of warm-up"
@@ -168,11 +172,11 @@ def _memory_table(plan: Plan) -> Table:
 
 
 def _memory_note(plan: Plan) -> str:
-    config, notes = plan.command.config, ["Activations are not counted"]
+    config, notes = plan.command.config, ["Activations are not included"]
     if config.optimizer._name not in ADAM:
         notes.append(f"nor is the state of --optimizer {config.optimizer._name}")
     if config.distributed_training.ddp_backend == "fully_sharded":
-        notes.append("nor that --ddp-backend fully_sharded gives each rank a share of all this")
+        notes.append("nor is the sharding of all this by --ddp-backend fully_sharded")
     return f"  {', '.join(notes)}."
 
 
@@ -194,7 +198,7 @@ def _flops_note(plan: Plan) -> str:
     time = f"{days:,.1f} days" if days >= 2 else f"{24 * days:.3g} hours"
     hours = f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 100 else f"{plan.gpu_hours:.3g}"
     update = f"{sum(item.flops for item in plan.flops) / scale:,.2f} {unit}"
-    text = "  Text tokens are those that are no image slots. Padding and dropout are not counted"
+    text = "  Text tokens are all tokens but image slots. Padding and dropout are not included"
     if str(model.checkpoint_activations) != "none":
         text += ", nor is the second forward pass of --checkpoint-activations"
     if model.cache_vision_features:
@@ -202,27 +206,26 @@ def _flops_note(plan: Plan) -> str:
     return (
         f"{text}.\n  {update} × {plan.updates:,} updates at {assumed.utilization:.0%} of {assumed.gpu_tflops:g} "
         f"TFLOP/s (--utilization, --gpu-tflops): {hours} GPU-hours, {time} on {_gpus(plan)}, "
-        f"{plan.seconds_per_update:,.2f} seconds an update."
+        f"{plan.seconds_per_update:,.2f} seconds per update."
     )
 
 
-def _agreement(plan: Plan) -> str:
-    values = len(RUNS[plan.command.claim])
-    return f"The paper's {plan.command.claim.replace('_', ' ')}: all of its {values} values are these."
+def _agreement(claim: str) -> str:
+    return f"All {len(RUNS[claim])} values of the paper's {claim.replace('_', ' ')} match."
 
 
-def _difference_table(plan: Plan, found: list[Difference]) -> Table:
+def _difference_table(claim: str, found: list[Difference]) -> Table:
     lines = [
-        (f"{one.value.place} ({one.value.source})", one.value.name, _spoken(one.value.expected), _spoken(one.found))
-        for one in found
+        (f"{item.value.where} ({item.value.source})", item.value.name, _shown(item.value.expected), _shown(item.found))
+        for item in found
     ]
-    title = f"Not the paper's {plan.command.claim.replace('_', ' ')}"
+    title = f"Differences from the paper's {claim.replace('_', ' ')}"
     return Table(title, ("where", "value", "expected", "found"), lines)
 
 
-def _spoken(value: object) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, tuple):
-        return ", ".join(map(_spoken, value))
+        return ", ".join(map(_shown, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,17 +1,19 @@
-"""HTML pages: one base template for all that the project writes. A page stands alone: no script, images inside.
+"""HTML pages on one base template. They are self-contained: images are inside, and there is no script.
 
-A room's page is a template in its own `templates/` folder that begins with `{% extends "base.html" %}` and fills the
-blocks `title`, `style` and `main`. `{% import "tables.html" as tables %}` brings `tables.table(table)`.
+A page is a template that begins with `{% extends "base.html" %}` and fills the blocks `title`, `style` and `main`.
+`{% import "tables.html" as tables %}` provides `tables.table(table)`.
 """
 
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
 
 _BASE = Path(__file__).parent / "templates"
 
@@ -20,8 +22,8 @@ def render(template: str | Path, **values: Any) -> str:
     """Render a page.
 
     Args:
-        template: Path of the template's file.
-        **values: What the template names. Every value is escaped.
+        template: Path of the template.
+        **values: The template's variables, which are escaped. A missing one is an error.
     """
     template = Path(template)
     environment = jinja2.Environment(
@@ -34,13 +36,13 @@ def render(template: str | Path, **values: Any) -> str:
     return environment.get_template(template.name).render(values)
 
 
-def png_uri(image: torch.Tensor) -> str:
-    """uint8 [3, H, W] → a PNG as a data URI."""
+def png_uri(image: "torch.Tensor") -> str:
+    """An image, uint8 [3, H, W], as the data URI of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
     return data_uri(buffer.getvalue(), "image/png")
 
 
 def data_uri(data: bytes, media_type: str) -> str:
-    """Bytes as a data URI."""
+    """Bytes as a data URI of `media_type`."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

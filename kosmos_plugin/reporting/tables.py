@@ -7,23 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose cells are ready to print.
-
-    Attributes:
-        title: What stands above it.
-        header: The columns' names.
-        lines: The rows, each with as many cells as the header.
-        note: What stands below it, or "".
-    """
+    """A table whose cells are ready to print."""
 
     title: str
-    header: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-    note: str = ""
+    header: tuple[str, ...]  # names of the columns
+    lines: Sequence[tuple[str, ...]]  # a first cell that begins with two spaces is a part of the line above
+    note: str = ""  # printed below the table
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds only numbers, which are aligned to the right."""
+        """For each column, whether it holds only numbers, which are right-aligned."""
         columns = zip(self.header, *self.lines, strict=True)
         return [all(re.fullmatch(r"[\d,.%]*", cell) for cell in column[1:]) for column in columns]
 
@@ -40,7 +33,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table, level: int = 2) -> str:
-    """The table under a heading of `level`."""
+    """The table in Markdown, under a heading of `level`."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.strip().replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""The quickstart's report, from made-up results: it contains each figure and picture, and stands alone."""
+"""The quickstart's report, from made-up results: it contains each figure and picture, and is self-contained."""
 
 import base64
 import copy
@@ -106,7 +106,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_losses_are_read_by_stream_and_what_was_logged_last_counts(folder):
+def test_losses_are_read_by_stream_and_the_last_logged_value_is_taken(folder):
     assert report.read_losses(folder / "train.log") == {
         "train": {"text": [(100, 12.5), (200, 9.25)], "captions": [(100, 11.5)], "interleaved": [(200, 1.5)]},
         "valid": {"text": [(200, 8.25)], "interleaved": [(200, 2.75)]},
@@ -119,23 +119,25 @@ def test_the_page_and_the_terminal_have_each_figure(folder, capsys):
     for figure in FIGURES:
         assert figure in page
         assert figure in terminal
+    for head in ("correct image", "wrong image", "baseline"):
+        assert f'<th scope="col">{head}</th>' in page and head in terminal
     assert "text 8.25" in page and "(easy-VQA) 2.75" in page
     assert "bits per token" in page
     assert max(map(len, terminal.splitlines())) <= 110
 
 
-def test_the_page_stands_alone(folder):
+def test_the_page_is_self_contained(folder):
     page = report.write_report(folder).read_text("utf-8")
     addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert "<script" not in page and "@import" not in page and "<link" not in page
-    assert "$" not in page  # every place of the template is filled
+    assert "{{" not in page and "{%" not in page
     for example in RESULTS["examples"]:
         assert base64.b64encode((folder / example["image"]).read_bytes()).decode() in page
 
 
-def test_pictures_are_shown_with_what_is_said_beside_the_truth(folder):
-    cards = re.findall(r"<figure.*?</figure>", report.write_report(folder).read_text("utf-8"))
+def test_pictures_are_shown_with_the_answer_and_the_truth(folder):
+    cards = re.findall(r"<figure.*?</figure>", report.write_report(folder).read_text("utf-8"), re.DOTALL)
     assert len(cards) == 2
     assert 'class="right"' in cards[0] and "✓" in cards[0] and "is it &lt;round&gt;?" in cards[0]
     assert 'class="wrong"' in cards[1] and "✗" in cards[1] and "tomato" in cards[1] and "truth: red apple" in cards[1]
@@ -144,11 +146,11 @@ def test_pictures_are_shown_with_what_is_said_beside_the_truth(folder):
 @pytest.mark.parametrize(
     "output, right", [("yes", True), (" Yes. ", True), ("no", False), ("yes no", False), ("", False)]
 )
-def test_right_is_the_whole_answer(output, right):
+def test_an_answer_is_right_as_a_whole(output, right):
     assert report.is_right({"output": output, "truth": "yes"}) == right
 
 
-def test_pictures_for_a_readme_are_written_and_the_same_each_time(folder):
+def test_pictures_for_a_readme_are_the_same_each_time(folder):
     page = report.write_report(folder).read_bytes()
     pictures = [(folder / name).read_bytes() for name in ("loss.png", "examples.png")]
     assert all(picture.startswith(b"\x89PNG") and len(picture) > 5000 for picture in pictures)

@@ -1,11 +1,11 @@
-"""kosmos-prepare show: the page has the documents' own tokens, images and counted targets."""
+"""kosmos-prepare show: the page has the documents' tokens and images, and says which tokens are in the loss."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from fairseq_cli_ext import prepare
-from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.inspection.test_micro_batch import Page
 
@@ -15,7 +15,7 @@ SIZES = (
 
 
 def show(data, out, *arguments) -> Page:
-    prepare.run(prepare.parser().parse_args(["show", str(data), "--out", str(out), *SIZES, *map(str, arguments)]))
+    prepare.cli_main(["show", str(data), "--out", str(out), *SIZES, *map(str, arguments)])
     return Page(out.read_text(encoding="utf-8"))
 
 
@@ -28,21 +28,21 @@ def yaml_of(data, folder, members):
     return folder / "data.yaml"
 
 
-def test_the_page_shows_what_counts(data, tmp_path):
-    segments = [{"text": "a red dog", "counted": False}, {"image": 0}, {"text": "runs"}]
+def test_the_page_shows_what_is_in_the_loss(data, tmp_path):
+    segments = [{"text": "a red dog", "in_loss": False}, {"image": 0}, {"text": "runs"}]
     members = tiny.interleaved_members("0", segments, [tiny.png(random.Random(0))])
     page = show(yaml_of(data, tmp_path, members), tmp_path / "page.html")
     (row,) = page.rows
     vocabulary = tiny.task(data).vocabulary
     shown = [vocabulary.bos, *vocabulary.encode("a red dog"), vocabulary.image_begin, vocabulary.image_end]
     assert list(row["ids"].values()) == [*shown, *vocabulary.encode("runs"), vocabulary.eos]
-    counted = [target for target in row["targets"].values() if target is not None]
-    assert counted == [vocabulary.image_begin, *vocabulary.encode("runs"), vocabulary.eos]
-    assert row["counted"] == len(counted)
+    targets = [target for target in row["targets"].values() if target is not None]
+    assert targets == [vocabulary.image_begin, *vocabulary.encode("runs"), vocabulary.eos]
+    assert row["in_loss"] == len(targets)
     assert len(page.images) == 1
 
 
-def test_so_many_documents_of_each_stream(data, tmp_path):
+def test_the_number_of_documents_of_each_stream(data, tmp_path):
     page = show(data, tmp_path / "page.html", "--documents", 3)
     assert len(page.rows) == 9
     assert len(show(data, tmp_path / "page.html", "--documents", 3, "--stream", "captions").rows) == 3
@@ -54,7 +54,7 @@ def test_a_seed_shows_the_same_documents(data, tmp_path):
     assert pages[0] == pages[1] != pages[2]
 
 
-def test_broken_documents_are_passed_over_and_counted(data, tmp_path):
+def test_broken_documents_are_skipped_and_counted(data, tmp_path):
     good = tiny.interleaved_members("0", [{"text": "cat"}, {"image": 0}], [tiny.png(random.Random(0))])
     broken = tiny.interleaved_members("1", [{"text": "cat"}, {"image": 0}], [b"no image"])
     page = show(yaml_of(data, tmp_path, [*good, *broken, ("2.json", b"{")]), tmp_path / "page.html")
@@ -63,6 +63,21 @@ def test_broken_documents_are_passed_over_and_counted(data, tmp_path):
 
 
 @pytest.mark.parametrize("option, named", [("--stream", "text, captions"), ("--corpus", "words, noise, pages")])
-def test_an_unknown_name_is_one_clear_error(data, tmp_path, option, named):
-    with pytest.raises(UserError, match=f"{option} none: the data YAML has {named}"):
+def test_an_unknown_name_is_one_clear_error(data, tmp_path, capsys, option, named):
+    with pytest.raises(SystemExit):
         show(data, tmp_path / "page.html", option, "none")
+    assert f"{option} none: the data YAML has {named}" in capsys.readouterr().err
+
+
+def test_a_misspelled_name_is_suggested(data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        show(data, tmp_path / "page.html", "--stream", "caption")
+    error = capsys.readouterr().err
+    assert error == "error: --stream caption: the data YAML has text, captions, interleaved. Did you mean 'captions'?\n"
+
+
+def test_a_page_that_cannot_be_written_is_one_line(data, capsys):
+    with pytest.raises(SystemExit):
+        show(data, Path("/proc/none/page.html"))
+    error = capsys.readouterr().err
+    assert error.startswith("error: Cannot write the page /proc/none/page.html: ") and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""kosmos-inspect shows the very tensors of training: tokens, targets, borders, images; and is plain about mistakes."""
+"""kosmos-inspect shows the tensors of training: tokens, targets, borders and images; wrong options are one line."""
 
 import base64
 import io
@@ -22,17 +22,17 @@ SIZES = (
     f"--image-tokens {tiny.IMAGE_TOKENS} --image-size {tiny.IMAGE_SIZE} --tokens-per-sample {tiny.TOKENS_PER_SAMPLE} "
     "--rows 1000"
 ).split()
-# Options of the command, and the same for the batch iterator: (update, rank, ranks, update_freq, turn, split)
+# Options of the command, and the same for the batch iterator: (update, rank, ranks, update_freq, step, split)
 MICRO_BATCHES = {
     "": (0, 0, 1, 1, 0, "train"),
-    "--update 7 --rank 1 --ranks 2 --update-freq 2 --turn 1": (7, 1, 2, 2, 1, "train"),
+    "--update 7 --rank 1 --ranks 2 --update-freq 2 --accumulation-step 1": (7, 1, 2, 2, 1, "train"),
     "--split valid": (0, 0, 1, 1, 0, "valid"),
     "--split valid --ranks 64 --rank 63": (0, 63, 64, 1, 0, "valid"),  # no row is left for this rank
 }
 
 
 class Page(HTMLParser):
-    """What a page says: for each row the ids and targets by position, where documents begin, and counted chips."""
+    """What a page shows: of each row the ids and targets by position, where documents begin, tokens in the loss."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -45,15 +45,15 @@ class Page(HTMLParser):
         classes, title = attributes.get("class", "").split(), attributes.get("title", "")
         self.tags.add(tag)
         if tag == "section":
-            self.rows.append({"ids": {}, "targets": {}, "begins": [], "counted": 0})
+            self.rows.append({"ids": {}, "targets": {}, "begins": [], "in_loss": 0})
         elif tag == "img":
             self.images.append(attributes["src"])
         elif "part" in classes:
             self.next_begins = "padding" not in classes
         elif self.rows and "t" in classes:
             row, position = self.rows[-1], int(re.search(r"position (\d+)", title)[1])
-            row["counted"] += "counted" in classes
-            if "apart" not in classes:
+            row["in_loss"] += "in-loss" in classes
+            if "other" not in classes:
                 row["ids"][position] = int(re.search(r"token (\d+)", title)[1])
                 target = re.search(r"\((\d+)\)$", title)
                 row["targets"][position] = int(target[1]) if target else None
@@ -73,17 +73,17 @@ def inspect(data, tmp_path, capsys, options: str = "") -> tuple[str, Page, str]:
     return capsys.readouterr().out, Page(written), written
 
 
-def batch_of_training(data, update, rank, ranks, update_freq, turn, split):
+def batch_of_training(data, update, rank, ranks, update_freq, step, split):
     task = tiny.task(data, update_freq)
     task.load_dataset(split)
     iterator = task.get_batch_iterator(task.dataset(split), num_shards=ranks, shard_id=rank).next_epoch_itr()
-    for _ in range(update * update_freq + turn):
+    for _ in range(update * update_freq + step):
         next(iterator)
     return task, next(iterator)
 
 
 def parts_as_text(out: str) -> list[str]:
-    """The documents in the printed rows, without marks and folds; each as one line."""
+    """The documents in the printed rows, each as one line without marks and folds."""
     rows = out[re.search(r"^Row 0", out, re.M).start() :]
     bodies = [re.sub(r"\s+", " ", body) for body in re.findall(r"─ document.*\n((?:    .*\n?)+)", rows)]
     bodies = [re.sub(r"\[\d+ × image \d+\]|\[→ [^]]*\]|[⟦⟧]", "", body).replace("<unk>", "⁇") for body in bodies]
@@ -102,7 +102,7 @@ def test_page_and_text_show_the_batch_of_training(data, tmp_path, capsys, option
         assert row["ids"] == {i: int(batch["tokens"][b, i]) for i in shown}
         targets = {i: int(batch["targets"][b, i]) for i in shown}
         assert row["targets"] == {i: None if target == pad else target for i, target in targets.items()}
-        assert row["counted"] == int(batch["targets"][b].ne(pad).sum())
+        assert row["in_loss"] == int(batch["targets"][b].ne(pad).sum())
         tokens, documents = batch["tokens"][b].numpy(), batch["document_ids"][b].numpy()
         begins = (tokens == task.vocabulary.bos) | (np.diff(documents, prepend=0) != 0)
         assert row["begins"] == np.flatnonzero(begins & (documents > 0)).tolist()
@@ -126,11 +126,11 @@ def test_every_image_of_the_batch_is_in_the_page(data, tmp_path, capsys, options
     assert folded == int((batch["document_ids"] == 0).sum())
 
 
-def test_text_says_who_sees_whom_and_what_goes_on(data, tmp_path, capsys):
+def test_text_says_which_documents_see_each_other_and_which_continue(data, tmp_path, capsys):
     out, _, _ = inspect(data, tmp_path, capsys)
     assert re.search(r"^Row 0 · text · \d documents, which see each other · 64 of 64", out, re.M)
     assert re.search(r"· captions · \d documents, which do not see each other ·", out)
-    assert "goes on after it" in out and "begins before this row" in out
+    assert "continues after it" in out and "begins before this row" in out
     assert re.search(r"^  text +text +words +40 +100.0% +2 rows +see each other$", out, re.M)
     assert re.search(r"─ document 1 · train-\d.tar/\d{8}$", out, re.M)
 
@@ -169,12 +169,12 @@ def test_markup_in_data_is_text(tmp_path, capsys):
     assert "⟦<s>⟧ <image> [4 × image 0] ⟦</image>⟧ <script> a \\</image> \\<image> </s>" in out  # text is not a token
 
 
-def test_text_that_does_not_count_is_marked(data, tmp_path, capsys):
-    segments = [{"text": "a red dog", "counted": False}, {"text": "runs"}]
+def test_text_that_is_not_in_the_loss_is_marked(data, tmp_path, capsys):
+    segments = [{"text": "a red dog", "in_loss": False}, {"text": "runs"}]
     path = yaml_of(tmp_path, data.parent / "vocabulary", tiny.interleaved_members("0", segments, []), "interleaved")
     out, page, _ = inspect(path, tmp_path, capsys)
     assert "⟦<s> a red dog⟧ runs </s>" in out
-    assert page.rows[0]["counted"] == 2
+    assert page.rows[0]["in_loss"] == 2
 
 
 def test_a_row_that_lost_a_sample_has_no_names(data, tmp_path, capsys):
@@ -188,7 +188,7 @@ def test_a_row_that_lost_a_sample_has_no_names(data, tmp_path, capsys):
     assert "skipped as broken: 1" in error
 
 
-def test_colors_on_a_terminal_alone(data, tmp_path, capsys, monkeypatch):
+def test_colors_only_on_a_terminal(data, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" not in inspect(data, tmp_path, capsys)[0]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -201,7 +201,7 @@ def test_colors_on_a_terminal_alone(data, tmp_path, capsys, monkeypatch):
     [
         ("--rank 2 --ranks 2", "--rank must be 0 … 1 with --ranks 2, not 2."),
         ("--rank -1", "--rank must be 0 … 0 with --ranks 1, not -1."),
-        ("--turn 3 --update-freq 3", "--turn must be 0 … 2 with --update-freq 3, not 3."),
+        ("--accumulation-step 3 --update-freq 3", "--accumulation-step must be 0 … 2 with --update-freq 3, not 3."),
         ("--update -1", "--update must be at least 0"),
         ("--split valid --update 99", "--update must be below"),
         ("--ranks 0", "--ranks must be at least 1"),

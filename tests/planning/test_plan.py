@@ -1,4 +1,4 @@
-"""kosmos-inspect --plan: its rules against torch's counter and fairseq's trainer, and plain errors for wrong inputs."""
+"""kosmos-inspect --plan: its rules against torch's counter and fairseq's trainer; errors are one line."""
 
 import itertools
 import shlex
@@ -19,7 +19,8 @@ from fairseq_cli_ext.inspect import cli_main
 from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
 from kosmos_plugin.planning.command import read_training_command
 from kosmos_plugin.planning.costs import flops_items, memory_items
-from kosmos_plugin.planning.plan import Assumptions, make_plan
+from kosmos_plugin.planning.options import Assumptions
+from kosmos_plugin.planning.plan import make_plan
 from tests import tiny
 
 ASSUMPTIONS = Assumptions(
@@ -59,7 +60,7 @@ def plan_of(path):
     ids=lambda options: " ".join(options) or "default",
 )
 def test_flops_are_those_that_torch_counts(task, options):
-    """Exactly, but that torch counts every pair of positions in attention: twice what causality leaves."""
+    """Exactly, except that torch counts every pair of positions in attention: twice what the causal mask leaves."""
     model = tiny.model(task, **options).train()
     rows, length, images = 2, tiny.TOKENS_PER_SAMPLE, 6
     tokens, slots = torch.full((rows, length), 10), torch.zeros(rows, length, dtype=torch.bool)
@@ -125,7 +126,7 @@ def test_memory_is_what_fairseq_holds_after_an_update(data, tmp_path, options, b
 
 
 def test_memory_on_several_ranks(data, tmp_path):
-    """DDP's buckets are a copy of the gradients; --zero-sharding os leaves each rank its share of Adam's moments."""
+    """DDP's buckets are a copy of the gradients; --zero-sharding os divides Adam's moments among the ranks."""
     path = script_of(tmp_path, data, "--zero-sharding os", "torchrun --nnodes 2 --nproc-per-node 4 fairseq-train")
     items = {item.what: item.bytes for item in plan_of(path).memory}
     assert items["gradients in DDP's buckets"] == items["gradients, 32 bits"]
@@ -133,7 +134,7 @@ def test_memory_on_several_ranks(data, tmp_path):
 
 
 def test_numbers_of_a_plan(data, tmp_path):
-    """The model is the one that is trained, the vocabulary the one that is there; the rest is arithmetic."""
+    """The model and the vocabulary are the real ones; the rest is arithmetic."""
     plan = plan_of(script_of(tmp_path, data, "--update-freq 3"))
     task = tiny.task(data)
     model = tiny.model(task)
@@ -189,9 +190,9 @@ def test_a_script_may_call_fairseq_hydra_train(data, tmp_path):
 
 
 def test_a_text_only_model(data, tmp_path):
-    """Nothing is asked of a vision encoder that is not there; a stream with images is an error."""
+    """A model without a vision encoder has no parts of one; a stream with images is an error."""
     path = script_of(tmp_path, data, "--vision-encoder none")
-    with pytest.raises(ValueError, match="reads text alone, and the stream captions has images"):
+    with pytest.raises(ValueError, match="reads only text, and the stream captions has images"):
         plan_of(path)
     shutil.copytree(data.parent / "vocabulary", tmp_path / "vocabulary")
     text = data.read_text()
@@ -222,7 +223,7 @@ def test_output_fits_a_terminal(data, tmp_path, capsys, monkeypatch):
         ("--update-freq 8 --batch-size 1", "8 micro-batches has at most 1 rows, on average 47 tokens and 2 images"),
     ],
 )
-def test_what_training_would_refuse(data, tmp_path, capsys, options, message):
+def test_what_the_training_would_refuse(data, tmp_path, capsys, options, message):
     cli_main(["--plan", str(script_of(tmp_path, data, options)), *AVERAGES])
     assert message in " ".join(capsys.readouterr().out.split())
 
@@ -232,21 +233,22 @@ SCRIPTS = {
     "if true; then": "syntax error: unexpected end of file",
     "ls /nowhere": "ended with status 2 before it called any of",
     "fairseq-train DATA --task kosmos_multimodal": "fairseq-train: --arch is missing",
+    "fairseq-train OPTIONS": "error: train.sh: fairseq-train: the following arguments are required: data",
     "fairseq-train DATA OPTIONS --learning-rate 1": "fairseq-train: unrecognized arguments: --learning-rate 1",
     "fairseq-train DATA OPTIONS --lr fast --max-update 1": "fairseq-train: argument --lr: invalid",
     "fairseq-train DATA OPTIONS --user-dir /nowhere": "fairseq-train: --user-dir: /nowhere",
     "fairseq-train DATA OPTIONS --fp16 --bf16": "fairseq-train: Cannot combine --fp16 and --tpu",
-    "fairseq-train --help": "fairseq-train is asked for its help, not to train.",
+    "fairseq-train --help": "fairseq-train is called for its help, not to train.",
     "fairseq-train DATA OPTIONS": "a plan needs --max-update",
     "fairseq-train DATA OPTIONS --max-update 1 --update-freq 1,2": "--update-freq must be one number, not [1, 2].",
     "fairseq-train none.yaml OPTIONS --max-update 1": "none.yaml does not exist.",
-    "fairseq-train DATA --arch transformer_lm --task language_modeling": "a plan is of the task kosmos_multimodal",
-    "fairseq-train DATA --arch transformer_lm --task kosmos_multimodal": "a plan is of the model kosmos_1",
+    "fairseq-train DATA --arch transformer_lm --task language_modeling": "the task must be kosmos_multimodal, not",
+    "fairseq-train DATA --arch transformer_lm --task kosmos_multimodal": "the model must be kosmos_1",
     "torchrun --nproc-per-node gpu fairseq-train DATA": "--nproc-per-node as numbers, not 1:1 and gpu.",
     "torchrun --nproc-per-node 2 train.py DATA": "torchrun starts train.py, which is not fairseq-train",
     "torchrun --ranks 2 fairseq-train DATA": "train.sh: torchrun: ",
     "# kosmos-inspect: paper finetuning": "the paper's runs are pretraining, instruction_tuning.",
-    "fairseq-hydra-train --config-name x": "a plan needs --config-dir and --config-name",
+    "fairseq-hydra-train --config-name x": "give fairseq-hydra-train --config-dir and --config-name",
     "fairseq-hydra-train --config-dir / --config-name x": "/x.yaml does not exist.",
 }
 
@@ -270,7 +272,7 @@ def test_a_wrong_script_is_one_line(data, tmp_path, capsys, monkeypatch, script)
         (["--caption-tokens", "7"], "--caption-tokens 7 does not fit: a sequence of captions with 1 images has 8"),
         (["--page-tokens", "65"], "--page-tokens 65 does not fit"),
         (["--rank", "1"], "--rank goes with DATA.yaml, not with --plan."),
-        (["data.yaml"], "Give either DATA.yaml, for a micro-batch of it, or --plan COMMAND, and not both."),
+        (["data.yaml"], "Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND for a plan."),
     ],
 )
 def test_a_wrong_option_is_one_line(data, tmp_path, capsys, options, message):
@@ -298,7 +300,7 @@ def expect_error(capsys, arguments: list[str], message: str) -> None:
     assert printed.err.startswith("error: ") and message in printed.err and printed.err.count("\n") == 1
 
 
-def test_a_reader_that_has_enough(data, tmp_path):
+def test_a_reader_that_stops_early(data, tmp_path):
     """`kosmos-inspect … | head` ends without a traceback; here nothing reads at all."""
     command = [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.inspect", "--plan", script_of(tmp_path, data)]
     command = shlex.join(map(str, [*command, *AVERAGES]))
