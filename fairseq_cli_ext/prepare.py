@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
@@ -69,7 +70,7 @@ def _run_recipe(args: argparse.Namespace) -> None:
     recipe = RECIPES[args.command]
     make_stages = recipe.stages  # imports the recipe's libraries, before anything is written
     options = parsed_options(args, RunOptions)
-    asked = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
+    asked: Run[Any] = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
     is_new = asked.begin()
     try:
         stages = make_stages(asked)
