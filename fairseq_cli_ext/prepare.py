@@ -30,6 +30,7 @@ class RunOptions:
 
 
 def parser() -> CommandParser:
+    """The command's parser, with a sub-command for each recipe and tool."""
     parser = CommandParser("kosmos-prepare", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, recipe in RECIPES.items():
@@ -47,6 +48,7 @@ def parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the recipe or tool that the arguments name."""
     if args.command in TOOLS:
         TOOLS[args.command].module.run(args)
         return
@@ -83,6 +85,7 @@ def _run_recipe(args: argparse.Namespace) -> None:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     run_command(parser(), run, arguments)
 
 
