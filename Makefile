@@ -2,6 +2,7 @@
 # make corpora     prepares corpora of all kinds from raw text, pictures and web pages, and trains on them
 # make test        the tests; make test-all also the slow ones
 # make check       style, types, layers, spelling
+# make docs        the documentation as a site, in site/
 # make benchmark   measurements of speed, memory and the model's behavior
 #
 # The first use creates .venv and installs what is needed into it, the plugin itself editable. PYTHON chooses the
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/installed
 # A file's tests share what is costly to set up, so they stay in one process; in their order, the long ones are not last.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: train corpora test test-all check benchmark clean
+.PHONY: train corpora test test-all check docs benchmark clean
 
 train: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart/run.sh
@@ -35,11 +36,16 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(INSTALLED)
+	$(BIN)/python -W ignore docs/generate_options.py
+	$(BIN)/python docs/generate_commands.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 benchmark: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
 
 # Made again when what is to be installed has changed.
 $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard fairseq_hook/*.py)
@@ -47,5 +53,5 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard fairseq_hook/*.
 	  echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)':" \
 	       "make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[fairseq,dev,curation,evaluation,huggingface,lm-eval,quickstart]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[fairseq,dev,curation,evaluation,huggingface,lm-eval,quickstart,docs]"
 	touch $@

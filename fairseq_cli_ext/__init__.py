@@ -11,9 +11,6 @@ import sys
 from collections.abc import Callable
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.options import require_positive
-
-__all__ = ["main_of_command", "require_positive", "run_command"]
 
 
 def run_command(
@@ -28,28 +25,10 @@ def run_command(
         run: The command itself, for the parsed arguments.
         arguments: The command line without the command's name (None: of this process).
     """
-
-    def parse_and_run(arguments: list[str] | None) -> None:
+    try:
         args = parser.parse_args(arguments)
         import_quietly()
         run(args)
-
-    _report_user_errors(parse_and_run, arguments)
-
-
-def main_of_command(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
-    """Import the plugin and run a command that parses its arguments itself."""
-
-    def import_and_run(arguments: list[str] | None) -> None:
-        import_quietly()
-        run(arguments)
-
-    _report_user_errors(import_and_run, arguments)
-
-
-def _report_user_errors(run: Callable[[list[str] | None], None], arguments: list[str] | None) -> None:
-    try:
-        run(arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
@@ -30,6 +31,7 @@ class RunOptions:
 
 
 def parser() -> CommandParser:
+    """The command's parser, with a sub-command for each recipe and tool."""
     parser = CommandParser("kosmos-prepare", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, recipe in RECIPES.items():
@@ -47,6 +49,7 @@ def parser() -> CommandParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the recipe or tool that the arguments name."""
     if args.command in TOOLS:
         TOOLS[args.command].module.run(args)
         return
@@ -67,7 +70,7 @@ def _run_recipe(args: argparse.Namespace) -> None:
     recipe = RECIPES[args.command]
     make_stages = recipe.stages  # imports the recipe's libraries, before anything is written
     options = parsed_options(args, RunOptions)
-    asked = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
+    asked: Run[Any] = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
     is_new = asked.begin()
     try:
         stages = make_stages(asked)
@@ -83,6 +86,7 @@ def _run_recipe(args: argparse.Namespace) -> None:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     run_command(parser(), run, arguments)
 
 

@@ -17,11 +17,9 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-from kosmos_plugin.errors import UserError
 
 REQUIRED = dataclasses.MISSING
 
@@ -125,17 +123,6 @@ def help_with_default(help: str, default: Any, required: bool = False) -> str:
         return f"{help} (required)"
     shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
     return f"{help} (default: {'none' if shown in (None, '') else shown})"
-
-
-def require_positive(args: Any, names: Iterable[str]) -> None:
-    """Check that the options `names` are at least 1.
-
-    Raises:
-        UserError: for the first that is not.
-    """
-    for name in names:
-        if getattr(args, name) < 1:
-            raise UserError(f"--{_dashed(name)} must be at least 1, not {getattr(args, name)}.")
 
 
 def _dashed(name: str) -> str:

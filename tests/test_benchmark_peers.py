@@ -1,4 +1,4 @@
-"""The peers of the benchmarks do the same work as ours: same samples, targets and losses, same parameters trained."""
+"""The baselines of the benchmarks do the same work as ours: same samples, targets, losses and trained parameters."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ GEOMETRY = (
     "--decoder-layers 2 --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 --decoder-attention-heads 2 "
     f"--image-tokens {tiny.IMAGE_TOKENS} --image-size {tiny.IMAGE_SIZE}"
 )
-pytestmark = pytest.mark.slow  # of the benchmarks alone
+pytestmark = pytest.mark.slow  # only concerns the benchmarks
 STREAMS = {"text": (2, 96), "captions": (2, 128), "interleaved": (1, 64)}
 
 
@@ -46,7 +46,7 @@ def fairseq_losses(side: Ours | Stock) -> tuple[float, int]:
 
 
 def optimized(side: Ours | Stock) -> set[str]:
-    """The names of what the optimizer has."""
+    """The names of the parameters in the optimizer."""
     params = {id(p) for group in side.update.trainer.optimizer.param_groups for p in group["params"]}
     return {name for name, parameter in side.update.model.named_parameters() if id(parameter) in params}
 
@@ -107,7 +107,7 @@ def test_transformers_trains_what_ours_trains(noise):
     assert not torch.equal(theirs.update.trained[0], before)
 
 
-# ---- What is counted of them ----
+# ---- Computed costs ----
 
 
 def counted(job: Work, way) -> Cost:

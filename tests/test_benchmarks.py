@@ -1,4 +1,4 @@
-"""The runner of the benchmarks: what it lists, what it refuses, and what a result becomes."""
+"""The runner of the benchmarks: its list, its errors, and how results are written."""
 
 import importlib
 import json

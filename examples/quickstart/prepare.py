@@ -1,14 +1,14 @@
-"""Writes the quickstart's data from files that pip installed: nothing is downloaded at run time.
+"""Write the quickstart's data from pip-installed packages; nothing is downloaded at run time.
 
     python prepare.py OUT
 
     text          the standard library's help pages            → OUT/text/{train,valid}.{bin,idx}
-    captions      OpenMoji pictures and their English names    → OUT/captions/{train,valid}-NNN.tar
-    shapes        easy-VQA's training pictures, described      → OUT/shapes/{train,valid}-NNN.tar
-    interleaved   easy-VQA's training questions and pictures   → OUT/interleaved/{train,valid}-NNN.tar
-    test          easy-VQA's official test split and the held-out OpenMoji pictures   → OUT/test/
+    captions      OpenMoji images and their English names      → OUT/captions/{train,valid}-NNN.tar
+    shapes        easy-VQA's training images, described        → OUT/shapes/{train,valid}-NNN.tar
+    interleaved   easy-VQA's training questions and images     → OUT/interleaved/{train,valid}-NNN.tar
+    test          easy-VQA's official test split and the held-out OpenMoji images     → OUT/test/
     vocabulary    SentencePiece, trained on the three training splits                 → OUT/vocabulary/
-    data.yaml     names all of it for `fairseq-train --task kosmos_multimodal`
+    data.yaml     the mixture for `fairseq-train --task kosmos_multimodal`
 
 The same packages give the same bytes. A second run finds OUT/prepared.json and does nothing.
 """
@@ -58,7 +58,7 @@ PACKAGES = {
 
 DATA_YAML = """\
 # Written by prepare.py. Paths are relative to this file.
-# sequences_per_update is what one update takes of a stream over all ranks, however many GPUs there are.
+# sequences_per_update is what one update takes from a stream over all ranks, whatever the number of GPUs.
 vocabulary: vocabulary
 streams:
   text:
@@ -69,7 +69,7 @@ streams:
         train: text/train
         valid: text/valid
   captions:
-    kind: captions                  # one picture, then its name or what it shows
+    kind: captions                  # one image, then its name or what it shows
     sequences_per_update: {captions}
     corpora:
       - name: openmoji
@@ -81,7 +81,7 @@ streams:
         valid: shapes/valid-000.tar
         weight: 1
   interleaved:
-    kind: interleaved               # pictures and questions in one document
+    kind: interleaved               # images and questions in one document
     sequences_per_update: {interleaved}
     corpora:
       - name: easy_vqa
@@ -92,38 +92,38 @@ streams:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the data depends on. `limit` takes only that many pictures of each kind, for a quick look."""
+    """What the data depends on."""
 
-    image_size: int = 128
-    vocabulary_size: int = 4000
-    questions_per_visit: tuple[int, int] = (1, 5)
-    images_per_document: tuple[int, int] = (1, 3)
-    held_out_emoji: float = 0.1
-    held_out_images: float = 0.03
-    seed: int = 1
-    limit: int | None = None
+    image_size: int = 128  # of OpenMoji's images, in pixels
+    vocabulary_size: int = 4000  # SentencePiece pieces
+    questions_per_visit: tuple[int, int] = (1, 5)  # smallest and largest number of questions after an image
+    images_per_document: tuple[int, int] = (1, 3)  # smallest and largest number
+    held_out_emoji: float = 0.1  # share of OpenMoji's images in the valid split
+    held_out_images: float = 0.03  # share of easy-VQA's training images in the valid split
+    seed: int = 1  # of the interleaved documents
+    limit: int | None = None  # take only this many images of each kind, for a quick look
 
 
-# ---- The form of a question, also that of evaluation ----
+# ---- Prompts, the same in training and evaluation ----
 
 
 def question_prompt(question: str) -> str:
-    """The paper's prompt for visual question answering, up to where the model goes on."""
+    """The paper's prompt for visual question answering; the model continues it."""
     return f"Question: {question} Answer:"
 
 
 def question_text(question: str, answer: str) -> str:
-    """A question with its answer, as it stands in the training documents; the full stop ends the answer."""
+    """A question with its answer, as in the training documents; a full stop ends the answer."""
     return f"{question_prompt(question)} {answer}."
 
 
 def description(shape: str) -> str:
-    """The caption of a picture that shows a `blue circle`; it begins as the paper's prompt for captions does."""
+    """The caption of an image of a `blue circle`; it starts with the paper's prompt for captions."""
     return f"{CAPTION_PROMPT} a {shape}"
 
 
 def answer_of(generated: str) -> str:
-    """The answer in what a model generated after `question_prompt`."""
+    """Extract the answer from what a model generated after `question_prompt`."""
     return generated.partition(".")[0].strip()
 
 
@@ -131,7 +131,7 @@ def answer_of(generated: str) -> str:
 
 
 def write_text(prefix: Path, documents: list[str], vocabulary) -> None:
-    """fairseq's binarized text: one document one item, ending in `</s>`."""
+    """Write fairseq's binarized text: one item per document, ending in `</s>`."""
     import torch
     from fairseq.data import indexed_dataset
 
@@ -142,19 +142,19 @@ def write_text(prefix: Path, documents: list[str], vocabulary) -> None:
 
 
 def caption_record(picture: Emoji) -> dict[str, bytes]:
-    """img2dataset's naming: image, caption, and a JSON about both."""
+    """A record in img2dataset's naming: image, caption, and JSON metadata."""
     about = {"caption": picture.name, "code_point": picture.code_point}
     return {"png": picture.png, "txt": picture.name.encode(), "json": to_json(about)}
 
 
 def shape_record(picture: tuple[int, str]) -> dict[str, bytes]:
-    """An image of easy-VQA's training split and what it shows."""
+    """A record of an easy-VQA training image and its description."""
     image, shape = picture
     return {"png": _training_image(image), "txt": description(shape).encode()}
 
 
 def interleaved_record(document: list[tuple]) -> dict[str, bytes]:
-    """A JSON of segments beside the numbered images they name; the answers count in the loss, the questions do not."""
+    """A record of JSON segments and the numbered images they name; answers are in the loss, questions are not."""
     segments = []
     for number, (_, asked) in enumerate(document):
         segments.append({"image": number})
@@ -172,20 +172,20 @@ def _training_image(image: int) -> bytes:
 
 
 def write_shards(prefix: Path, items: list, shards: int, record: Callable[[object], dict[str, bytes]]) -> None:
-    """`prefix-000.tar`, …: one record an item, keys of nine digits counting through the shards."""
+    """Write `prefix-000.tar`, …: one record per item, with nine-digit keys that count through the shards."""
     for shard in range(shards):
         start, end = len(items) * shard // shards, len(items) * (shard + 1) // shards
         path = Path(f"{prefix}-{shard:03d}.tar")
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, item in enumerate(progress(items[start:end], path), start):
                 for extension, data in record(item).items():
-                    member = tarfile.TarInfo(f"{number:09d}.{extension}")  # its time, owner and group are fixed
+                    member = tarfile.TarInfo(f"{number:09d}.{extension}")  # with a fixed time, owner and group
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
 
 
 def write_test_split(folder: Path, questions: dict[int, list[tuple[str, str]]], pictures: list[Emoji]) -> None:
-    """Each JSON line names its image relative to `folder`."""
+    """Write images and JSON lines; each line names its image relative to `folder`."""
     for name in ("easy_vqa", "openmoji"):
         (folder / name).mkdir(parents=True)
     lines = []
@@ -202,7 +202,7 @@ def write_test_split(folder: Path, questions: dict[int, list[tuple[str, str]]], 
 
 
 def described(questions: dict[int, list[tuple[str, str]]]) -> list[tuple[int, str]]:
-    """The images whose questions tell what they show, each with that."""
+    """(image, what it shows) for the images whose questions tell."""
     shapes = ((image, shape_of(asked)) for image, asked in questions.items())
     return [(image, shape) for image, shape in shapes if shape is not None]
 
@@ -210,8 +210,8 @@ def described(questions: dict[int, list[tuple[str, str]]]) -> list[tuple[int, st
 def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     """Train SentencePiece on `texts`.
 
-    By byte pairs, because the unigram trainer takes no word as a piece that only one word of the text contains,
-    however often that word comes: "Question" and "color" would be two pieces each.
+    With byte-pair encoding: the unigram trainer makes no piece of a string that occurs in only one distinct word,
+    however frequent that word is, so "Question" and "color" would be two pieces each.
     """
     import sentencepiece
 
@@ -220,7 +220,7 @@ def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(progress(texts, folder)),
-        model_writer=model,  # a model file's own path would be written into it
+        model_writer=model,  # given a path, it would write the path into the model
         model_type="bpe",
         vocab_size=size,
         character_coverage=1.0,
@@ -256,7 +256,7 @@ def write_stamp(path: Path, made_from: dict, counts: dict) -> None:
     path.write_text(json.dumps({"made_from": made_from, "counts": counts}, indent=2), encoding="utf-8")
 
 
-# ---- The whole ----
+# ---- All together ----
 
 
 def read_splits(options: Options) -> dict[str, dict[str, list]]:
@@ -284,7 +284,7 @@ def read_splits(options: Options) -> dict[str, dict[str, list]]:
 
 
 def training_texts(streams: dict[str, dict[str, list]]) -> Iterator[str]:
-    """What the vocabulary is trained on: the training splits alone, in pieces short enough for SentencePiece."""
+    """Text that the vocabulary is trained on: only the training splits, in pieces short enough for SentencePiece."""
     for _, page in streams["text"]["train"]:
         yield from page.splitlines()
     yield from (picture.name for picture in streams["captions"]["train"])
@@ -295,7 +295,7 @@ def training_texts(streams: dict[str, dict[str, list]]) -> Iterator[str]:
 
 
 def write_data(out: Path, options: Options) -> dict[str, object]:
-    """Write everything but the stamp; returns how much there is of each."""
+    """Write everything but the stamp; return the counts."""
     from kosmos_plugin.vocabulary import Vocabulary
 
     for folder in FOLDERS:
@@ -326,7 +326,7 @@ def write_data(out: Path, options: Options) -> dict[str, object]:
 
 
 def require_packages() -> dict[str, str]:
-    """Distribution → version; one error that names every missing package."""
+    """Distribution → version. Missing packages are one error that names all of them."""
     missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise SystemExit(
@@ -337,10 +337,10 @@ def require_packages() -> dict[str, str]:
 
 
 def prepare(out: Path, options: Options = Options()) -> dict[str, object]:
-    """Write the data to `out`, unless it is there already; returns the counts.
+    """Write the data to `out`, unless it is there already; return the counts.
 
-    The stamp names what the data was made from. It is there from the start, with no counts until all is written, so
-    that an interrupted run is done again and a folder with something else in it is left alone.
+    The stamp names what the data was made from. It is written first, without counts until everything is done, so an
+    interrupted run starts over and a folder with other content is left alone.
     """
     versions = {"python": ".".join(map(str, sys.version_info[:3])), **require_packages()}
     made_from = {
@@ -365,12 +365,12 @@ def prepare(out: Path, options: Options = Options()) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes the quickstart's data from pip-installed packages.")
+    parser = argparse.ArgumentParser(description="Write the quickstart's data from pip-installed packages.")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--image-size", type=int, default=Options.image_size, help="pixels of the OpenMoji pictures")
+    parser.add_argument("--image-size", type=int, default=Options.image_size, help="pixels of OpenMoji's images")
     parser.add_argument("--vocabulary-size", type=int, default=Options.vocabulary_size, help="SentencePiece pieces")
-    parser.add_argument("--seed", type=int, default=Options.seed, help="of the interleaved documents")
-    parser.add_argument("--limit", type=int, help="take only this many pictures of each kind")
+    parser.add_argument("--seed", type=int, default=Options.seed, help="seed of the interleaved documents")
+    parser.add_argument("--limit", type=int, help="take only this many images of each kind")
     arguments = vars(parser.parse_args())
     out = arguments.pop("out")
     counts = prepare(out, Options(**arguments))

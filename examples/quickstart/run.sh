@@ -3,17 +3,17 @@
 #
 #     bash examples/quickstart/run.sh [OUT]
 #
-# It needs `pip install kosmos-plugin[fairseq,quickstart]` and about twenty minutes on two CPU cores. Run again,
-# it goes on where it was stopped.
+# It needs `pip install ".[fairseq,quickstart]"` and about twenty minutes on two CPU cores. Run again, it resumes where
+# it stopped.
 set -euo pipefail
 
 here=$(dirname "$0")
 out=${1:-$here/out}
 mkdir -p "$out"
 
-# PyTorch asks for large buffers at every step; glibc would give them back and clear them each time.
+# PyTorch allocates large buffers at every step; by default glibc would return and clear them each time.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
-# Worker processes must not spin while the training wants the cores.
+# Worker processes must not spin while the training needs the cores.
 export OMP_WAIT_POLICY=PASSIVE PYTHONWARNINGS=ignore
 
 updates=750
@@ -21,7 +21,7 @@ updates=750
 python "$here/prepare.py" "$out/data"
 
 # The paper's optimizer and schedule (AdamW, β = 0.9 and 0.98, weight decay 0.01, linear decay to 0) and its frozen
-# vision encoder with the last layer trained, on a small model: 3 layers of 192, 8 embeddings an image.
+# vision encoder with the last layer trained, on a small model: 3 layers of 192, 8 embeddings per image.
 grep -qs "done training" "$out/train.log" || fairseq-train "$out/data/data.yaml" \
   --task kosmos_multimodal --arch kosmos_tiny --criterion multimodal_cross_entropy \
   --tokens-per-sample 256 --image-tokens 8 --image-size 128 --cache-vision-features \

@@ -1,6 +1,6 @@
-"""Two benchmarks of the quickstart's own, as anybody may write them: easy-VQA's test pictures captioned and named.
+"""Two benchmarks defined outside the package: easy-VQA's test images, captioned and named.
 
-Both are measured on the model, on the same with the pictures shuffled, and on one that was never trained.
+Both are measured with the correct images, with wrong images, and with an untrained model.
 """
 
 import random
@@ -33,6 +33,8 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Picture(Item):
+    """An image and its reference."""
+
     image: Image
 
 
@@ -91,7 +93,7 @@ class ShapeNames(ShapeCaptions):
 
 
 def shuffled(kind: type[Benchmark]) -> type[Benchmark]:
-    """The same benchmark, each item with the picture of another one."""
+    """The same benchmark, with each item given the image of another one."""
 
     class Shuffled(kind):
         name = f"{kind.name}_shuffled"
@@ -107,16 +109,16 @@ def shuffled(kind: type[Benchmark]) -> type[Benchmark]:
 
 
 def untrained(kosmos: Generator) -> Generator:
-    """A model of the same architecture as at the start of its training."""
+    """A model of the same architecture before training."""
     torch.manual_seed(SEED)
     model = Kosmos.build(kosmos.model.config, len(kosmos.vocabulary), kosmos.vocabulary.pad)
     return Generator(model, kosmos.vocabulary, kosmos.sample_builder)
 
 
 def measure(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict[str, dict[str, Result]]:
-    """Benchmark → "own", "shuffled" and "untrained" → result; every answer and a page of each go to `out`.
+    """Benchmark → "own", "shuffled" and "untrained" → result. All answers, and a page for each, go to `out`.
 
-    What cannot be measured here (CIDEr needs Java) is left out, with a line that says why.
+    A benchmark that cannot be measured here (CIDEr needs Java) is left out, with a line that says why.
     """
     measured: dict[str, dict[str, Result]] = {}
     for kind in (ShapeCaptions, ShapeNames):
@@ -126,11 +128,11 @@ def measure(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict[
             print(f"{kind.title}: not measured. {error}")
             continue
         measured[kind.name] = {}
-        for way, (of_way, model) in {
+        for way, (benchmark, model) in {
             "own": (kind, kosmos),
             "shuffled": (shuffled(kind), kosmos),
             "untrained": (kind, untrained(kosmos)),
         }.items():
-            run = Run(of_way(data / kind.release), 0, f"{checkpoint}, {way}", file_digest(checkpoint))
+            run = Run(benchmark(data / kind.release), 0, f"{checkpoint}, {way}", file_digest(checkpoint))
             measured[kind.name][way] = evaluate(run, KosmosResponder(model), out / way, batch_size=64, ranks=Ranks())
     return measured

@@ -27,6 +27,8 @@ _KEEP_DROPPED = "new folder for the dropped documents and why each was dropped, 
 
 @dataclass(frozen=True)
 class TextOptions:
+    """kosmos-prepare text: text → binarized text."""
+
     vocabulary: str = option(REQUIRED, _VOCABULARY, metavar="FOLDER")
     text_key: str = option("text", _TEXT_KEY)
     separator: str | None = option(None, _SEPARATOR)
@@ -43,6 +45,8 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class CaptionOptions:
+    """kosmos-prepare captions: image–caption pairs → shards."""
+
     format: str | None = option(None, _FORMAT, CAPTION_FORMATS)
     images: str | None = option(None, "coco: folder of the images", metavar="FOLDER")
     tsv_columns: tuple[str, ...] = option(
@@ -71,6 +75,8 @@ class CaptionOptions:
 
 @dataclass(frozen=True)
 class PageOptions:
+    """kosmos-prepare pages: web pages → shards of interleaved documents."""
+
     format: str | None = option(None, _FORMAT, PAGE_FORMATS)
     images: tuple[str, ...] = option(
         (),
@@ -99,11 +105,13 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """None."""
+    """kosmos-prepare index: an index beside each tar. It has no options of its own."""
 
 
 @dataclass(frozen=True)
 class CheckOptions:
+    """kosmos-prepare check: validate tars."""
+
     all_checksums: bool = option(
         False, "also compare the checksums, which are of the downloads, of images that img2dataset has re-encoded"
     )
@@ -111,6 +119,8 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class InstructionOptions:
+    """kosmos-prepare instructions: instructions → shards."""
+
     sample: int | None = option(
         None, "keep N examples, a deterministic sample (default: all); the paper has 54,000 of FLAN", minimum=1
     )
@@ -120,6 +130,8 @@ class InstructionOptions:
 
 @dataclass(frozen=True)
 class TokenizerOptions:
+    """kosmos-prepare tokenizer: text → a vocabulary."""
+
     size: int = option(64_000, "pieces in the vocabulary, including <unk>, <s> and </s>", minimum=1)
     model_type: str = option("unigram", "unigram, as for the public 64k model, or bpe", ("unigram", "bpe"))
     character_coverage: float = option(0.9995, "share of the text's characters that get pieces; the rarest do not")

@@ -1,10 +1,10 @@
-"""Runs benchmarks, prints a table as each ends, and writes them all to results.md and results.json.
+"""Run benchmarks, print the table of each as it ends, and write all to results.md and results.json.
 
     python -m tests.benchmarks              all but the long ones
     python -m tests.benchmarks NAME …       those
-    python -m tests.benchmarks --list       what there is
+    python -m tests.benchmarks --list       their names
 
-Each runs in a process of its own, so that none finds the memory or the threads of another.
+Each runs in its own process, so that none inherits the memory or threads of another.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def run_all(names: list[str], out: Path) -> list[str]:
         with fresh_processes(1) as process:
             try:
                 result = process.submit(measure, name, out).result()
-            except Exception as error:  # also that its process was killed
+            except Exception as error:  # also if its process was killed
                 failed.append(name)
                 traceback.print_exception(error)
                 texts.append(f"## {name}\n\nfailed: {type(error).__name__}: {error}\n")
@@ -44,7 +44,7 @@ def run_all(names: list[str], out: Path) -> list[str]:
                 results[name] = {**result.json(), "seconds": round(seconds, 1)}
                 texts.append(result.markdown())
         print(texts[-1], flush=True)
-        # After each, so that what was measured is kept if a later one is interrupted.
+        # After each one, so that its results are kept if a later one is interrupted.
         (out / "results.md").write_text("\n".join(texts), encoding="utf-8")
         everything = {"machine": about, "versions": installed, "benchmarks": results, "failed": failed}
         (out / "results.json").write_text(json.dumps(everything, indent=2, allow_nan=False), encoding="utf-8")
@@ -56,14 +56,14 @@ def _line(facts: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measures and writes tables.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all but the long ones)")
-    parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder for tables and plots ({OUT.name}/)")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure, and write tables.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all but the long ones)")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and exit")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder for tables and plots (default: {OUT.name})")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(f"{name:<22} {about}" for name, about in BENCHMARKS.items()))
-        print("\n".join(f"{name:<22} {about} (long: if named)" for name, about in LONG.items()))
+        print("\n".join(f"{name:<22} {about} (long: only if named)" for name, about in LONG.items()))
         return
     unknown = [name for name in arguments.names if name not in BENCHMARKS | LONG]
     if unknown:

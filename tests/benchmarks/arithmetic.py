@@ -1,23 +1,24 @@
-"""What an update costs at least, and what it costs the peers' way: FLOPs and bytes moved, counted from the shapes.
+"""The least an update can cost, and what it costs the baselines: FLOPs and bytes moved, computed from shapes.
 
-A multiplication and an addition are two FLOPs. With T tokens a row, H heads, E the width, V words:
+A multiplication and an addition are two FLOPs. With H heads, width E and V tokens in the vocabulary:
 
     linear layers     6 · weights · positions                 2 forward, 4 backward
-    attention         12 · layers · E · pairs                 a pair is a query and a key that it is multiplied with
+    attention         12 · layers · E · pairs                 a pair is a query and a key
     output matrix     6 · V · E · positions with logits
-    an image          forward, and backward where there is a graph, by torch's own counter
+    an image          forward, and backward where there is a graph, by torch's counter
 
-Bytes are those of the tensors that are large and that only one side has, each time one is read or written:
+Bytes are those of large tensors that only one side has, each time one is read or written:
 
     scores            passes · size · layers · H · pairs      none if attention is fused
     logits            passes · size · V · positions with logits
     Adam              passes · 4 · trained parameters
 
-and where there are scores, dropout draws a random number for each, `layers · H · pairs`. A number's size is 4 bytes on
-the CPU, 2 on a GPU. What every way does alike at a position (norms, activations, dropout of hidden states) is left out.
+and where there are scores, dropout draws a random number for each, `layers · H · pairs`. A number has 4 bytes on the
+CPU, 2 on a GPU. Work that all implementations share (norms, activations, dropout of hidden states) is left out.
 
-A way's seconds are each of these divided by what the machine reaches: in a multiplication, in a copy, in a copy into
-new memory (which the CPU's allocator gets from the system, page by page), in drawing. A limit is two ways' ratio.
+An implementation's seconds are these amounts divided by the machine's rates: of a matrix product, of a copy, of a copy
+into new memory (which the CPU's allocator gets from the system, page by page), of random draws. The theoretical limit
+of a speed-up is the ratio of two implementations' seconds.
 """
 
 import time
@@ -35,29 +36,31 @@ FLOAT = 4  # bytes
 
 
 class Passes(NamedTuple):
-    """How often a tensor is read or written: where it is, and by an operation that writes to new memory."""
+    """How often a tensor is read or written: in place, and by an operation that writes to new memory."""
 
     in_place: float
     new: float
 
 
-# Of the attention scores. TorchScale, forward: product 1, nan_to_num 2, mask 2 in place, padding 2, softmax 2, dropout
+# Attention scores. TorchScale, forward: product 1, nan_to_num 2, mask 2 in place, padding 2, softmax 2, dropout
 # 6 (random 1, scale 2 in place, product 3), product 1 read; backward: product 1 and 1 read, dropout 3, softmax 3,
 # padding 2, nan_to_num 8 (isfinite 6, product 2), product 2 read.
 TORCHSCALE_SCORES = Passes(8, 28)
 # torch's `scaled_dot_product_attention` with a mask and dropout on the CPU, forward: product 1, mask 2, safe softmax 6,
 # dropout 6, product 1 read; backward: product 1 and 1 read, dropout 3, softmax 3, product 2 read. Fused on a GPU.
 TORCH_SCORES = Passes(6, 20)
-# Logits, all at once: product 1, log-softmax 2; backward: zeros 1, log-softmax 3, products 2 read. In chunks, which use
+# Logits in one piece: product 1, log-softmax 2; backward: zeros 1, log-softmax 3, products 2 read. In chunks, which use
 # the same memory again: product 1, logsumexp 1, gradient in their place 2, products 2.
 LOGITS_AT_ONCE, LOGITS_IN_CHUNKS = Passes(2, 7), Passes(6, 0)
 NONE = Passes(0, 0)
-# fairseq's Adam, an operation after the other: moments 5 + 5, denominator 4, decay 2, step 4. Fused: gradient 1, and
+# fairseq's Adam, one operation after the other: moments 5 + 5, denominator 4, decay 2, step 4. Fused: gradient 1, and
 # weight and moments read and written.
 ADAM_BY_OPERATION, ADAM_FUSED = 20, 7
 
 
 class Cost(NamedTuple):
+    """FLOPs, bytes moved in place and into new memory, and random numbers drawn."""
+
     flops: float = 0.0
     bytes: float = 0.0
     new_bytes: float = 0.0
@@ -68,7 +71,7 @@ class Cost(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How much of each cost the machine reaches in a second."""
+    """What the machine does of each cost in a second."""
 
     flops: float
     bytes: float
@@ -80,13 +83,13 @@ class Rates(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How an update is made, as far as it matters to its cost."""
+    """How an implementation computes an update, as far as it affects the cost."""
 
-    padded: bool  # a sample a row, padded to the longest, full T×T attention and logits everywhere
+    padded: bool  # one sample per row, padded to the longest, full T×T attention and logits everywhere
     scores: Passes
     logits: Passes
     adam: int
-    vision_graph: bool  # the backward pass goes through the frozen layers of vision
+    vision_graph: bool  # the backward pass goes through the frozen vision layers
 
 
 LEAST = Way(padded=False, scores=NONE, logits=LOGITS_IN_CHUNKS, adam=ADAM_FUSED, vision_graph=False)
@@ -97,7 +100,7 @@ TRANSFORMERS_ON_GPU = TRANSFORMERS._replace(scores=NONE)
 
 
 def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Way) -> Cost:
-    """Of an update on `batches`, a list of samples each; `model` is ours, on the meta device."""
+    """The cost of an update on `batches`, lists of samples; `model` is ours, on the meta device."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     cost = Cost(bytes=way.adam * FLOAT * trained)
     for samples in batches:
@@ -112,7 +115,7 @@ def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Wa
 
 
 def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) -> Cost:
-    """The decoder's part on a micro-batch, from the token embeddings to the gradient."""
+    """The decoder's part for a micro-batch, from the token embeddings to the gradient."""
     args, words = decoder.args, decoder.output_projection.weight.size(0)
     weights = sum(module.weight.numel() for module in decoder.layers.modules() if isinstance(module, nn.Linear))
     lengths, size = [len(sample) for sample in samples], 2 if torch.cuda.is_available() else FLOAT
@@ -134,7 +137,7 @@ def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) 
 
 
 def measured_rates(repeats: int = 5) -> Rates:
-    """A feed-forward layer's multiplication over a row (float32 on the CPU, bf16 on a GPU), and a scaled copy."""
+    """Rates of a feed-forward layer over a row (float32 on the CPU, bf16 on a GPU), of copies and of random draws."""
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     large, copy = (torch.ones(2**26, device=device) for _ in range(2))
     moved = 2 * FLOAT * large.numel()
@@ -153,12 +156,12 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", repeats: int = 5) -> fl
 
 
 def bfloat16_is_faster() -> bool:
-    """Whether this machine multiplies faster in bfloat16: a GPU does, a CPU if it has instructions for it."""
+    """Whether this machine multiplies faster in bfloat16: GPUs do, CPUs only with instructions for it."""
     return torch.cuda.is_available() or matmul_rate(torch.bfloat16, repeats=1) > matmul_rate(torch.float32, repeats=1)
 
 
 def _seconds(function: Callable[[], object], repeats: int) -> float:
-    """The least of some runs after one."""
+    """The shortest of `repeats` runs, after one to warm up."""
     times = []
     for _ in range(repeats + 1):
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Processes of their own for what is measured: one at a time, or one a core with one thread each."""
+"""Separate processes for measurements: one at a time, or one per core with one thread each."""
 
 import logging
 import multiprocessing
@@ -15,26 +15,26 @@ def fresh_processes(count: int, threads: int | None = None) -> ProcessPoolExecut
 
 
 def _begin(threads: int | None) -> None:
-    logging.disable(logging.INFO)  # importing fairseq turns on what every library has to say
+    logging.disable(logging.INFO)  # importing fairseq turns on the messages of every library
     if threads is not None:
         torch.set_num_threads(threads)
 
 
 def run_each(function: Callable, jobs: list[tuple]) -> list:
-    """`function(*job)` for every job, in their order. Results are equal whatever the number of cores."""
+    """`function(*job)` for every job, in order. Results do not depend on the number of cores."""
     with fresh_processes(len(os.sched_getaffinity(0)), threads=1) as processes:
         futures = [processes.submit(function, *job) for job in jobs]
         return [future.result() for future in futures]
 
 
 class Worker:
-    """A process of its own that builds an object and keeps it: what is measured finds no memory of another's.
+    """A process that builds an object and keeps it, so that measurements do not share memory.
 
-    Calling the worker calls the object, and waits for it.
+    Calling the worker calls the object and waits for the result.
     """
 
     def __init__(self, build: Callable, *arguments):
-        """`build(*arguments)` begins; whatever is asked of the worker waits for it."""
+        """Start `build(*arguments)`; later calls wait for it."""
         self._process = fresh_processes(1)
         self._built = self._process.submit(_build, build, arguments)
 
@@ -48,7 +48,7 @@ class Worker:
         return self.ask(_call)
 
     def ask(self, function: Callable, *arguments):
-        """`function(object, *arguments)` there."""
+        """Call `function(object, *arguments)` in the process."""
         self._built.result()
         return self._process.submit(_ask, function, arguments).result()
 

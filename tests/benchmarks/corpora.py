@@ -1,7 +1,7 @@
-"""Corpora: how much kosmos-prepare does in a second, with one process and with two, beside others' code.
+"""Corpora: throughput of kosmos-prepare with one process and with two, against other code.
 
-Processes are started before the clock; libraries are loaded. A peer does the same, in one process, as its documentation
-has it, or less: what it leaves out is in its name.
+Processes are started, and libraries loaded, before the clock starts. A baseline does the same work in one process, as
+its documentation shows, or less: its name says what it leaves out.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ TURNS = 3
 
 
 class Work:
-    """Something done with a number of processes, in a new folder each time. `do(out, workers)`."""
+    """Work `do(out, workers)`, done with a number of processes and in a new folder each time."""
 
     def __init__(self, folder: Path, do: Callable[[Path, int], object]):
         self.folder = folder
@@ -50,11 +50,11 @@ class Work:
         out = self.folder / "out"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             self.result = self.do(out, workers)
-        shutil.rmtree(out, ignore_errors=True)  # some peers write nothing
+        shutil.rmtree(out, ignore_errors=True)  # some baselines write nothing
 
 
 def command(*arguments: object) -> Callable[[Path, int], dict]:
-    """A command of kosmos-prepare; its counts."""
+    """Run a command of kosmos-prepare; return its counts."""
 
     def do(out: Path, workers: int) -> dict:
         prepare([*map(str, arguments), "--out", str(out), "--workers", str(workers)])
@@ -64,7 +64,7 @@ def command(*arguments: object) -> Callable[[Path, int], dict]:
 
 
 def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
-    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarizes; how many are kept."""
+    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarizes; return how many are kept."""
     inputs = find_inputs([str(folder)])
     tasks = len(inputs)
 
@@ -83,7 +83,7 @@ def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
     return do
 
 
-# ---- Peers ----
+# ---- Baselines ----
 
 
 def read_json_lines(folder: Path) -> list[str]:
@@ -91,7 +91,7 @@ def read_json_lines(folder: Path) -> list[str]:
 
 
 def by_datasketch(folder: Path) -> int:
-    """How many are kept, the way datasketch's documentation has it: insert what has no match yet."""
+    """Near-duplicates as in datasketch's documentation: insert texts without a match yet; return how many."""
     index = datasketch.MinHashLSH(num_perm=112, params=(14, 8))
     for number, text in enumerate(read_json_lines(folder)):
         tokens = normalized_words(text)
@@ -103,19 +103,19 @@ def by_datasketch(folder: Path) -> int:
 
 
 def by_sorting(folder: Path) -> int:
-    """How many are kept if exact copies alone go: their hashes, sorted."""
+    """Drop only exact copies, by sorting hashes; return how many are kept."""
     hashes = [xxhash.xxh3_64_intdigest(" ".join(normalized_words(text)).encode()) for text in read_json_lines(folder)]
     return len(np.unique(np.array(hashes, np.uint64)))
 
 
 def by_fairseq(folder: Path, vocabulary: Path, out: Path) -> None:
-    """SentencePiece over all texts at once, a text a line, then fairseq-preprocess."""
+    """SentencePiece over all texts in one call, one text per line, then fairseq-preprocess."""
     pieces = Vocabulary.load(vocabulary).processor.encode(read_json_lines(folder), out_type=str, num_threads=1)
     out.mkdir()
     (out / "pieces.txt").write_text("".join(f"{' '.join(text)}\n" for text in pieces), encoding="utf-8")
-    asked = f"--only-source --srcdict {vocabulary / DICTIONARY_FILE} --trainpref {out / 'pieces.txt'}"
-    asked += f" --destdir {out / 'binarized'} --dataset-impl mmap --workers 1"
-    preprocess.main(options.get_preprocessing_parser().parse_args(asked.split()))
+    arguments = f"--only-source --srcdict {vocabulary / DICTIONARY_FILE} --trainpref {out / 'pieces.txt'}"
+    arguments += f" --destdir {out / 'binarized'} --dataset-impl mmap --workers 1"
+    preprocess.main(options.get_preprocessing_parser().parse_args(arguments.split()))
 
 
 def by_webdataset(folder: Path) -> int:
@@ -127,7 +127,7 @@ def by_webdataset(folder: Path) -> int:
 
 
 def row(name: str, work: float, unit: str, ours: Work, peer_name: str = "", peer: Work | None = None) -> list[Cell]:
-    """A line of the table for `work` units done, timed in turns: with one process, with two, by the peer."""
+    """A row of the table for `work` units, timed in turns: with one process, with two, and the baseline."""
     ones, twos, peers = [], [], []
     for _ in range(TURNS):
         ones.append(seconds_of(ours))
@@ -135,8 +135,8 @@ def row(name: str, work: float, unit: str, ours: Work, peer_name: str = "", peer
         if peer is not None:
             peers.append(seconds_of(peer))
     speeds = (f"{work / statistics.median(seconds):,.0f} {unit}/s" for seconds in (ones, twos))
-    beside = SideBySide(tuple(ones), tuple(peers)).ratio if peers else ""
-    return [name, *speeds, SideBySide(tuple(twos), tuple(ones)).ratio, peer_name, beside]
+    against = SideBySide(tuple(ones), tuple(peers)).ratio if peers else ""
+    return [name, *speeds, SideBySide(tuple(twos), tuple(ones)).ratio, peer_name, against]
 
 
 def run(out: Path) -> Result:
@@ -161,17 +161,17 @@ def run(out: Path) -> Result:
         tokens = sum(count for what, count in binarize.result["kept"].items() if what.endswith("tokens"))
         rows = [
             row("pages, WARC to shards", pages, "pages", write_pages),
-            row("captions, indexed in place", samples, "samples", index, "webdataset, reading alone", webdatasets),
+            row("captions, indexed in place", samples, "samples", index, "webdataset, reading only", webdatasets),
             row("near-duplicates dropped", documents, "documents", near, "datasketch's example", datasketchs),
             row("exact duplicates dropped", documents, "documents", exact, "sorting hashes, in memory", sorting),
             row("text, binarized", tokens, "tokens", binarize, "SentencePiece, fairseq-preprocess", fairseq),
         ]
         notes = [
-            f"{documents:,} texts of 150 to 250 words, {samples:,} captions, {pages:,} pages of two pictures, each in "
-            f"{FILES} files; median of {TURNS} turns, ratios with the lowest and the highest.",
-            f"Kept of the texts: {near.result:,}, as many as datasketch ({datasketchs.result:,}); without exact copies "
-            f"alone {exact.result:,} ({sorting.result:,} by sorting).",
+            f"{documents:,} texts of 150 to 250 words, {samples:,} captions, {pages:,} pages of two pictures, in "
+            f"{FILES} files each; median of {TURNS} turns, ratios with the lowest and the highest.",
+            f"Kept of the texts: {near.result:,}, the same number as datasketch ({datasketchs.result:,}); dropping "
+            f"only exact copies keeps {exact.result:,} ({sorting.result:,} by sorting).",
             f"Kept of the pages: {write_pages.result['kept']['train: documents']:,}.",
         ]
-    columns = ["measure", "one process", "two processes", "two / one", "peer, one process", "ours / peer"]
-    return Result("Corpora: what kosmos-prepare does in a second", columns, rows, notes)
+    columns = ["measure", "one process", "two processes", "two / one", "baseline, one process", "ours / baseline"]
+    return Result("Corpora: throughput of kosmos-prepare", columns, rows, notes)

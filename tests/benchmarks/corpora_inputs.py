@@ -1,6 +1,6 @@
-"""Raw data without limit for the benchmarks of corpora: texts, captioned pictures, crawled pages, by a seed.
+"""Random raw data of any size for the corpora benchmarks: texts, captioned images, crawled pages, from a seed.
 
-Words are drawn as often as in the standard library's help pages; a tenth of the texts are copies with a word changed.
+Word frequencies are those of the standard library's help pages; a tenth of the texts are copies with one word changed.
 """
 
 import functools
@@ -36,7 +36,7 @@ def sentence(rng: random.Random, words: int) -> str:
 
 
 def texts(seed: int, number: int) -> list[str]:
-    """Of 150 to 250 words; every tenth is an earlier one with a word changed."""
+    """Texts of 150 to 250 words; every tenth is an earlier one with one word changed."""
     rng = random.Random(seed)
     made: list[str] = []
     for i in range(number):
@@ -50,7 +50,7 @@ def texts(seed: int, number: int) -> list[str]:
 
 
 def write_texts(folder: Path, files: int, documents: int) -> int:
-    """JSON lines of `documents` texts a file; returns how many there are."""
+    """Write JSON lines, `documents` texts per file; return how many texts there are."""
     folder.mkdir()
     for file in range(files):
         lines = (json.dumps({"text": text}) + "\n" for text in texts(file, documents))
@@ -72,7 +72,7 @@ def pictures() -> list[bytes]:
 
 
 def write_captions(folder: Path, files: int, samples: int) -> int:
-    """img2dataset's tars of `samples` pairs each; returns how many there are."""
+    """Write img2dataset's tars of `samples` pairs each; return how many pairs there are."""
     for file in range(files):
         rng = random.Random(file)
         members = []
@@ -86,7 +86,7 @@ def write_captions(folder: Path, files: int, samples: int) -> int:
 
 
 def page(rng: random.Random, name: str) -> str:
-    """HTML of a menu, eight paragraphs, two pictures, scripts and a footer: about 12 KB."""
+    """HTML with a menu, eight paragraphs, two images, scripts and a footer: about 12 KB."""
     paragraphs = [f"<p>{sentence(rng, rng.randint(40, 80))}</p>" for _ in range(8)]
     paragraphs.insert(2, f'<figure><img src="/{name}/a.jpg" alt="a picture"></figure>')
     paragraphs.insert(6, f'<div><img src="/{name}/b.jpg"></div>')
@@ -95,7 +95,7 @@ def page(rng: random.Random, name: str) -> str:
 
 
 def write_crawl(folder: Path, files: int, pages: int) -> int:
-    """WARC files of `pages` pages each with their pictures; returns how many pages there are."""
+    """Write WARC files of `pages` pages each, with their images; return how many pages there are."""
     folder.mkdir()
     for file in range(files):
         rng = random.Random(file)

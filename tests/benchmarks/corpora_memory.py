@@ -1,4 +1,4 @@
-"""Corpora: the most memory that a command of kosmos-prepare takes, with an input and with ten times as much."""
+"""Corpora: peak memory of kosmos-prepare, for an input and for one ten times as large."""
 
 import contextlib
 import io
@@ -16,14 +16,14 @@ AT_MOST = 1.1
 
 
 def _peak(arguments: list[str]) -> int:
-    """Bytes that this process has taken at most."""
+    """Run a command; return the peak memory of this process in bytes."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare(arguments)
     return peak_memory()
 
 
 def peak_of(out: Path, *arguments: object) -> int:
-    """Bytes that one process takes for the whole of a command, what it imports included."""
+    """Peak memory in bytes of a command in one process, imports included."""
     with fresh_processes(1) as process:
         peak = process.submit(_peak, [*map(str, arguments), "--out", str(out), "--workers", "1"]).result()
     shutil.rmtree(out)
@@ -53,11 +53,11 @@ def run(out: Path) -> Result:
         rows: list[list[Cell]] = []
         for kind, (command, options, about) in commands.items():
             one, files, larger = (
-                peak_of(folder / "out", command, folder / f"{kind}{of}", *options)
-                for of in ("", " of 40 files", " of larger files")
+                peak_of(folder / "out", command, folder / f"{kind}{suffix}", *options)
+                for suffix in ("", " of 40 files", " of larger files")
             )
             mebibytes = [f"{peak / 2**20:,.0f} MiB" for peak in (one, files, larger)]
             rows.append([f"{command}: {about}", *mebibytes, max(files, larger) / one, AT_MOST])
-    columns = ["command: input", "peak", "ten times the files", "files ten times as large", "ratio", "at most"]
+    columns = ["command: input", "peak", "ten times the files", "files ten times as large", "ratio", "limit"]
     notes = ["One process, with all that it imports: fairseq and torch take most of it."]
     return Result("Corpora: peak memory against the input", columns, rows, notes)

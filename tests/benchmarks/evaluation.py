@@ -108,7 +108,7 @@ def constrained_beside_free(responder: KosmosResponder, names: tuple[str, ...]) 
     longest = max(len(responder.vocabulary.encode(name)) for name in names) + 1
     free = [Generate(request.prompt, 2, longest) for request in constrained]
     times = side_by_side(lambda: responder.generate(constrained), lambda: responder.generate(free), TURNS)
-    return times.row(f"beam 2 constrained to {NAMES:,} names, beside free", ITEMS, "items/s", None, 1.0)
+    return times.row(f"beam 2 constrained to {NAMES:,} names, against free", ITEMS, "items/s", None, 1.0)
 
 
 def run(out: Path) -> Result:
@@ -128,7 +128,7 @@ def run(out: Path) -> Result:
             constrained_beside_free(responder, names),
         ]
     return Result(
-        title="Evaluation: items a second, in batches beside one by one",
+        title="Evaluation: items per second, in batches against one by one",
         columns=COLUMNS,
         rows=rows,
         notes=[

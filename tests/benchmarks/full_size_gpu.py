@@ -1,14 +1,15 @@
 """The paper's full model on one GPU: `--arch kosmos_1` in bf16 on the three streams at the paper's ratio, and its MFU.
 
-24 layers of 2,048, ViT-L/14 with its last block trained (random weights cost what pretrained ones do), 64,007 words; an
-update is five rows of text, five of captions and two of interleaved documents with five images, each of 2,048 tokens.
+24 layers of 2,048, ViT-L/14 with its last block trained (random weights, which cost the same as pretrained ones), a
+vocabulary of 64,007. An update has five rows of text, five of captions and two of interleaved documents with five
+images, each of 2,048 tokens.
 
     MFU = useful FLOPs of an update / (its seconds · the GPU's peak in bf16)
 
-Useful FLOPs are the least that `arithmetic` counts: 6 a weight and token, attention of each token to those before it in
-its document, the output matrix at counted targets, an image forward through vision and resampler and backward through
-what is trained of them. What is computed again (`--checkpoint-activations`) does not count. (`kosmos-inspect --plan`
-counts a little more: attention over whole rows, the output matrix at all text.)
+Useful FLOPs are the least that `arithmetic` computes: 6 per weight and token, attention of each token to the tokens
+before it in its document, the output matrix for targets in the loss, images forward through vision tower and resampler
+and backward through their trained parts. Recomputation (`--checkpoint-activations`) is not included. (`kosmos-inspect
+--plan` includes a little more: attention over whole rows, the output matrix for all text.)
 """
 
 import tempfile
@@ -29,22 +30,22 @@ ROW = 2048
 MICRO_BATCH = 4  # rows
 WARM_UP, TURNS = 3, 5
 AT_LEAST = 0.5
-# Dense bf16 of the manufacturer's data sheets, TFLOP/s, by a part of the device's name.
+# Dense bf16 TFLOP/s from the data sheets, by a part of the device's name.
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312}
 
 
 def peak_flops(device: str) -> tuple[float, str]:
-    """The GPU's peak FLOP/s in bf16, and where the number comes from."""
+    """The GPU's peak FLOP/s in bf16, and its source."""
     for name, tflops in PEAKS.items():
         if name in device:
-            return tflops * 1e12, "its data sheet's, dense"
-    return measured_rates().flops, "measured in one large multiplication"
+            return tflops * 1e12, "from its data sheet, dense"
+    return measured_rates().flops, "measured in one large matrix product"
 
 
 def run(out: Path) -> Result:
     if not torch.cuda.is_available():
         row: list[Cell] = ["MFU, vision included", "not measured on a GPU", AT_LEAST]
-        return Result(TITLE, ["measure", "value", "at least"], [row], ["This machine has no CUDA device."])
+        return Result(TITLE, ["measure", "value", "target"], [row], ["This machine has no CUDA device."])
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder) / "data")
         streams = {"text": (5, ROW), "captions": (5, ROW), "interleaved": (2, ROW)}
@@ -66,7 +67,7 @@ def run(out: Path) -> Result:
     utilization = Spread(tuple(flops / each / peak for each in seconds.values))
     return Result(
         title=TITLE,
-        columns=["measure", "value", "at least"],
+        columns=["measure", "value", "target"],
         rows=[
             ["GPU", device, ""],
             ["its peak in bf16, TFLOP/s", peak / 1e12, ""],
@@ -75,7 +76,7 @@ def run(out: Path) -> Result:
             ["seconds of the update", seconds, ""],
             ["tokens per second", Spread(tuple(tokens / each for each in seconds.values)), ""],
             ["useful TFLOP in the update", flops / 1e12, ""],
-            ["of these in vision and resampler", f"{vision / flops:.0%}", ""],
+            ["of which vision and resampler", f"{vision / flops:.0%}", ""],
             ["peak memory, GiB", peak_memory() / 2**30, ""],
             ["MFU, vision included", utilization, AT_LEAST],
         ],

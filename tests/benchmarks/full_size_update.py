@@ -1,13 +1,13 @@
 """One update of the paper's full model on this machine's CPU, through the literal `fairseq-train`.
 
-`--arch kosmos_1` as it stands: 24 layers of 2,048, ViT-L/14 with its last block trained (random weights, which cost
-what pretrained ones do), 64,007 tokens, rows of 2,048. One update is one row of each stream: text, captions as long as
-web captions are, and a document of five images. Weights and gradients are bf16, Adam's two moments float32 (fairseq's
-`--memory-efficient-bf16`), and the decoder layers' activations are recomputed in the backward pass. The words and
-images are noise: neither time nor memory depends on what they are.
+`--arch kosmos_1` unchanged: 24 layers of 2,048, ViT-L/14 with its last block trained (random weights, which cost the
+same as pretrained ones), a vocabulary of 64,007, rows of 2,048. An update is one row of each stream: text, captions
+with the lengths of web captions, and a document of five images. Weights and gradients are bf16, Adam's two moments
+float32 (fairseq's `--memory-efficient-bf16`), and the decoder layers' activations are recomputed in the backward pass.
+Words and images are noise: time and memory do not depend on content.
 
-Seconds are fairseq's own of the update, memory is the highest resident set of the process, useful FLOPs are those of
-`kosmos-inspect --plan`, in which what is recomputed does not count.
+Seconds are fairseq's own for the update, memory is the peak resident set of the process, and useful FLOPs are those of
+`kosmos-inspect --plan`, without recomputation.
 """
 
 import json
@@ -61,7 +61,7 @@ streams:
 
 
 def write_data(folder: Path) -> Path:
-    """Noise for one update: a vocabulary of 64,007, a row of text, a row of captions, a page; returns the data YAML."""
+    """Write noise for one update: a vocabulary of 64,007, a row of text, of captions, a page; return the data YAML."""
     rng = Random(1)
     words = [f"word{i}" for i in range(PIECES)]
 
@@ -84,11 +84,11 @@ def write_data(folder: Path) -> Path:
     return path
 
 
-# ---- What it should cost ----
+# ---- Sizes ----
 
 
 def first_update(data: Path) -> tuple[int, int, KosmosModel]:
-    """Positions that hold a token or an image's embedding, images, and the model on the meta device."""
+    """Number of positions with a token or an image embedding, number of images, and the model on the meta device."""
     task = tiny.task(data, image_tokens=IMAGE_TOKENS, image_size=IMAGE_SIZE, tokens_per_sample=ROW)
     task.load_dataset("train")
     rows = task.dataset("train").rows(0)
@@ -104,7 +104,7 @@ def first_update(data: Path) -> tuple[int, int, KosmosModel]:
 
 
 def train(data: Path) -> tuple[dict[str, str], resource.struct_rusage]:
-    """Run `fairseq-train`; returns its line of the update and what it used of the machine."""
+    """Run `fairseq-train`; return its log line of the update and its resource usage."""
     command = [Path(sysconfig.get_path("scripts")) / "fairseq-train", data, *OPTIONS]
     done = subprocess.run(command, cwd=data.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     line = re.search(r"\| train_inner \| (\{.*\})", done.stdout)
@@ -135,18 +135,18 @@ def run(out: Path) -> Result:
         columns=["measure", "value"],
         rows=[
             ["parameters", parameters],
-            ["of these trained", trained],
+            ["of which trained", trained],
             ["positions in the update (text, tags and image embeddings)", positions],
-            ["targets that count", int(update["wpb"])],
+            ["tokens in the loss", int(update["wpb"])],
             ["images", images],
             ["seconds of the update", seconds],
             ["seconds of the whole command", whole],
-            ["processor seconds of the whole command, all cores", used.ru_utime + used.ru_stime],
+            ["CPU seconds of the whole command, all cores", used.ru_utime + used.ru_stime],
             ["peak resident memory, GiB", used.ru_maxrss / 2**20],
-            ["of that bf16 weights and gradients, float32 moments, GiB", (2 * parameters + 10 * trained) / 2**30],
+            ["of which bf16 weights and gradients, float32 moments, GiB", (2 * parameters + 10 * trained) / 2**30],
             ["useful TFLOP in the update", flops / 1e12],
             ["useful GFLOP/s", flops / seconds / 1e9],
-            ["GFLOP/s of one large bf16 multiplication here", peak / 1e9],
+            ["GFLOP/s of one large bf16 matrix product here", peak / 1e9],
             ["utilization of that", f"{flops / seconds / peak:.0%}"],
             ["loss in nats", loss],
         ],

@@ -1,11 +1,12 @@
 """Generation at the size of `kosmos_base`: captions, a long context, few-shot candidates, a conversation.
 
-A decoder of 12 layers of 768 with about 65 thousand words, ViT-B/32, 64 image tokens, random weights, float32. Where
-there is a peer, both sides have the same weights, read the same tokens, and must generate the same.
+A decoder of 12 layers of 768 with a vocabulary of about 65 thousand, ViT-B/32, 64 image tokens, random weights,
+float32. Where the baseline is another library, both sides have the same weights, read the same tokens, and must
+generate the same.
 
-Limits by arithmetic are ratios of FLOPs, or of bytes for steps at a long context, which memory bounds (`step_bytes`):
-2 · 12 · (4E² + 2EF) a token read, 4 · 12 · E for each key it sees, 2VE where logits are made, and an image's by torch's
-counter.
+Theoretical limits are ratios of FLOPs, or of bytes for steps at a long context, which are bound by memory
+(`step_bytes`): 2 · 12 · (4E² + 2EF) per token read, 4 · 12 · E for each key it sees, 2VE where logits are made, and an
+image's cost by torch's counter.
 """
 
 import random
@@ -48,11 +49,11 @@ QUESTIONS, QUESTION_WORDS, ANSWER_TOKENS = 10, 12, 4
 TURNS = 3
 
 
-# ---- What it should cost ----
+# ---- Theoretical costs ----
 
 
 def reading_flops(tokens: float, context: float, predictions: float, words: int) -> float:
-    """FLOPs of reading `tokens` tokens that see `context` keys on average, and of `predictions` logits."""
+    """FLOPs of reading `tokens` tokens that see `context` keys on average, with logits for `predictions` of them."""
     layer = 2 * (4 * WIDTH**2 + 2 * WIDTH * FFN) + 4 * WIDTH * context
     return LAYERS * layer * tokens + 2 * words * WIDTH * predictions
 
@@ -119,8 +120,8 @@ def long_context(kosmos: Generator) -> list[Cell]:
     require_equal(ours(), peer())
     times = side_by_side(ours, peer, TURNS, warm_up=0)
     words, own = len(vocabulary), BEAM * STEPS / 2
-    # TorchScale reads and writes all of it to reorder and again to append, half of it (keys) to rotate, and attends
-    # to it. Here a step reads the prompt once, and does so to its own few tokens: reorder, attend.
+    # TorchScale reads and writes the whole cache to reorder and again to append, half of it (keys) to rotate, and
+    # attends to it. Ours reads the prompt once per step, and reorders and attends to only the few new tokens.
     limit = step_bytes(words, 6 * (BEAM * CONTEXT + own)) / step_bytes(words, CONTEXT + 3 * own)
     name = f"beam-{BEAM} steps at {CONTEXT:,} tokens of context, vs TorchScale"
     return times.row(name, STEPS, "tokens/s", 2.0, limit)
@@ -183,13 +184,13 @@ def conversation(kosmos: Generator) -> list[Cell]:
     )
     turn, words = QUESTION_WORDS + 4 + ANSWER_TOKENS, len(kosmos.vocabulary)
     costs = [reading_flops(turn, IMAGE_TOKENS + before * turn, 1, words) for before in (1, QUESTIONS - 1)]
-    name = "first token of the tenth question about an image; peer: of the second"
+    name = "first token of the tenth question about an image; baseline: of the second"
     return times.row(name, 1, "first tokens/s", 1 / 1.2, costs[0] / costs[1])
 
 
 def require_equal(ours: list, peer: list) -> None:
     if ours != peer:
-        raise RuntimeError(f"Both sides must generate the same; ours: {ours}, the peer's: {peer}")
+        raise RuntimeError(f"Both sides must generate the same; ours: {ours}, the baseline's: {peer}")
 
 
 def run(out: Path) -> Result:
@@ -204,14 +205,15 @@ def run(out: Path) -> Result:
         columns=COLUMNS,
         rows=rows,
         notes=[
-            f"Decoder of {LAYERS} layers of {WIDTH}, {words:,} words, ViT-B/32, random weights, float32. "
-            "Captions and steps of both sides are equal, token for token.",
-            f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none ends early; the images are encoded '
-            "in the time.",
+            f"Decoder of {LAYERS} layers of {WIDTH}, a vocabulary of {words:,}, ViT-B/32, random weights, float32. "
+            "Both sides generate the same captions and steps, token for token.",
+            f'Captions of "<image> An image of", {NEW_TOKENS} new tokens each, none of which ends early; the time '
+            "includes encoding the images.",
             f"Context: {STEPS} tokens after a prompt that was read before; TorchScale's `Decoder` with its incremental "
-            "state, whose beams are reordered by index_select. Its xPos moves more bytes than the limit counts.",
+            "state, whose beams are reordered by index_select. Its xPos moves more bytes than the "
+            "theoretical limit includes.",
             f"Candidates: {FROM_SCRATCH} of the {CANDIDATES} are scored from scratch, and the time is scaled.",
             f"Conversation: each turn has {QUESTION_WORDS} words and an answer of {ANSWER_TOKENS} tokens; the tenth "
-            "may take 1.2 times the second's time.",
+            "may take 1.2 times as long as the second.",
         ],
     )

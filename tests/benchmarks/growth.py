@@ -1,9 +1,9 @@
-"""How time and memory of an update grow: with the length of a row, its images, rows and words; ours and *stock*.
+"""How time and memory of an update grow with row length, images, rows and vocabulary; ours and *stock*.
 
-A small model, so that every size runs: two layers of 256, and ViT-B/32. One thing grows at a time. A point is one
-update after a short one that warms up: its seconds, and the memory it takes beyond what the model and its optimizer
-hold. The slope is that of a straight line through a curve's last three points, both axes logarithmic: 1 is linear, 2
-quadratic. Where *stock* would need more than half of the free memory, it is left out.
+The model is small, so that every size runs: two layers of 256, and ViT-B/32. One quantity grows at a time. A point is
+one update after a short warm-up: its seconds, and the memory it takes beyond model and optimizer. The slope is that of
+a line through a curve's last three points on logarithmic axes: 1 is linear, 2 quadratic. *Stock* is left out where it
+would need more than half of the free memory.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ LENGTHS = (512, 1024, 2048, 4096, 8192)
 IMAGES, IMAGES_ROW = (0, 1, 8, 16, 31), 2560  # 31 images take 2,046 tokens
 ROWS = (1, 2, 4, 8)
 PIECES = (8_000, 16_000, 32_000, 64_000)
-SHORT = 512  # tokens of a row where its length does not grow
+SHORT = 512  # tokens per row where the length does not grow
 LAYERS, HEADS = 2, 4
 GEOMETRY = (
     f"--decoder-layers {LAYERS} --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-attention-heads {HEADS}"
@@ -38,7 +38,7 @@ WAYS = {"ours": (Ours, "#0072b2"), "stock": (Stock, "#d55e00")}  # colors of Oka
 
 
 def curves(folder: Path) -> dict[str, dict[int, Work]]:
-    """What grows → its sizes → the work."""
+    """What grows → size → the work."""
     data = {pieces: write_data(folder / str(pieces), pieces) for pieces in PIECES}
     least, text = data[PIECES[0]], f"{GEOMETRY} --vision-encoder none"
     vision = f"{GEOMETRY} --vision-model ViT-B-32"
@@ -54,7 +54,7 @@ def curves(folder: Path) -> dict[str, dict[int, Work]]:
 
 
 def point(way: str, work: Work) -> tuple[float, float]:
-    """Seconds of an update, and the GiB that it takes."""
+    """Seconds of an update, and the GiB it takes."""
     update = WAYS[way][0](work)
     warm_up(update, work)
     before = memory()
@@ -63,13 +63,13 @@ def point(way: str, work: Work) -> tuple[float, float]:
 
 
 def fits(way: str, work: Work) -> bool:
-    """Whether *stock*'s attention scores fit: about eight copies a layer of T² float32 a head."""
+    """Whether *stock*'s attention scores fit: per layer about eight copies of T² float32 values for each head."""
     rows, length = work.text if work.text[0] else work.interleaved
     return way == "ours" or 8 * 4 * LAYERS * HEADS * rows * length**2 < free_memory() / 2
 
 
 def measure(processes: dict[str, ProcessPoolExecutor], works: dict[int, Work]) -> dict[str, dict[int, tuple]]:
-    """way → size → (seconds, GiB), the ways in turns."""
+    """Implementation → size → (seconds, GiB); implementations run in turns."""
     measured: dict[str, dict[int, tuple]] = {way: {} for way in WAYS}
     for size, work in works.items():
         for way, process in processes.items():
@@ -79,7 +79,7 @@ def measure(processes: dict[str, ProcessPoolExecutor], works: dict[int, Work]) -
 
 
 def slope(sizes: list[float], values: list[float]) -> float:
-    """Of the line through the logarithms of the last three points."""
+    """The slope of the line through the last three points on logarithmic axes."""
     x, y = (np.log(np.array(numbers[-3:], dtype=float)) for numbers in (sizes, values))
     return float(np.polyfit(x, y, 1)[0])
 
@@ -123,10 +123,10 @@ def run(out: Path) -> Result:
             rows.append([what, way, f"{sizes[0]:,} to {sizes[-1]:,}", *spans, *slopes])
     return Result(
         title="Growth of time and memory of an update",
-        columns=["what grows", "way", "from, to", "seconds", "GiB", "slope of time", "slope of memory"],
+        columns=["what grows", "implementation", "from, to", "seconds", "GiB", "slope of time", "slope of memory"],
         rows=rows,
         notes=[
-            f"{LAYERS} layers of 256, {PIECES[0]:,} words where they do not grow; one update a point, "
+            f"{LAYERS} layers of 256, {PIECES[0]:,} words where that does not grow; one update per point, "
             f"{'on the GPU in bf16' if torch.cuda.is_available() else 'float32'}.",
             "Slopes are those of log-log lines through the last three points.",
         ],

@@ -1,13 +1,13 @@
-"""Trained at 256 tokens, read at 512 and 1,024: the reason for xPos.
+"""Trained at 256 tokens, evaluated at 512 and 1,024: the reason for xPos.
 
-One small decoder is trained on the quickstart's text, in rows of 256 tokens, with each kind of positions; seeds,
-initialization, number of updates and order of the data are the same for all. Then held-out text is read through
-windows of 256, 512 and 1,024 tokens, and the last 128 targets of each window are scored: every target has at least half
-a window of text before it. The windows move by 128 tokens, so that every length scores exactly the same targets, each
-once. Attention is plain causal attention at every length, not the blockwise kind of the xPos paper's best results.
+A small decoder is trained on the quickstart's text, in rows of 256 tokens, with each kind of positions; seeds,
+initialization, number of updates and data order are the same for all. Then held-out text is read through windows of
+256, 512 and 1,024 tokens, and the last 128 targets of each window are scored, so every target has at least half a
+window of text before it. The windows move by 128 tokens, so all lengths score exactly the same targets, each once.
+Attention is plain causal attention at every length, not the blockwise kind of the xPos paper's best results.
 
-The plot shows the loss of those same targets by how far into the window they stand: a model that makes use of more
-context falls, one that fails beyond the trained length rises.
+The plot shows the loss of the same targets by their position in the window: it falls if the model makes use of more
+context, and rises if the model fails beyond the trained length.
 """
 
 import math
@@ -36,7 +36,7 @@ PIECES, HELD_OUT = 1000, 0.1
 
 
 def train(positions: str, text: Text, seed: int) -> KosmosDecoder:
-    """A decoder after UPDATES updates of ROWS rows, each begun at a random place of the text."""
+    """A decoder after UPDATES updates of ROWS rows, each starting at a random position of the text."""
     config = KosmosConfig(
         decoder_layers=4,
         decoder_embed_dim=128,
@@ -73,32 +73,32 @@ def losses(decoder: KosmosDecoder, rows: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def losses_by_block(decoder: KosmosDecoder, tokens: torch.Tensor) -> torch.Tensor:
-    """nll [targets, blocks of the longest window] of the same targets, standing in the 1st, 2nd, … block of a window.
+    """nll [targets, blocks of the longest window] of the same targets in the 1st, 2nd, … block of a window.
 
-    A window of W tokens has the same predictions as the first W of a longer one: one pass over windows of the longest
-    length serves them all.
+    A window of W tokens has the same predictions as the first W tokens of a longer one, so one pass over windows of the
+    longest length is enough.
     """
     longest, blocks = max(LENGTHS), max(LENGTHS) // BLOCK
     windows = tokens.unfold(0, longest + 1, BLOCK)
     nll = torch.cat([losses(decoder, rows) for rows in windows.split(4)]).unflatten(1, (blocks, BLOCK))
-    # Block b of window i holds the targets of the text's block i + b; kept are those that some window has at each b.
+    # Block b of window i holds the targets of the text's block i + b. Keep the targets that occur at every b.
     scored = range(blocks - 1, len(windows))
     return torch.stack([torch.stack([nll[k - b, b] for b in range(blocks)], dim=1) for k in scored]).flatten(0, 1)
 
 
 def plot(curves: dict[str, tuple[torch.Tensor, ...]], path: Path) -> None:
-    """Loss by the place in the window: the median of the seeds, in a band from the lowest to the highest."""
+    """Loss by the position in the window: the median of the seeds, in a band from the lowest to the highest."""
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    places = [BLOCK * (block + 0.5) for block in range(max(LENGTHS) // BLOCK)]
+    middles = [BLOCK * (block + 0.5) for block in range(max(LENGTHS) // BLOCK)]
     axes.axvspan(0, TRAINED, color="#eeeeee", zorder=0)
     axes.text(
         TRAINED / 2, 0.98, "trained", ha="center", va="top", color="#555555", transform=axes.get_xaxis_transform()
     )
     for positions, seeds in curves.items():
         values = torch.stack(seeds)
-        axes.plot(places, values.quantile(0.5, dim=0), marker="o", color=POSITIONS[positions], label=positions)
-        axes.fill_between(places, values.amin(0), values.amax(0), color=POSITIONS[positions], alpha=0.2, linewidth=0)
-    axes.set(xlabel="place of the target in the window (tokens)", ylabel="loss of the same targets (nats)")
+        axes.plot(middles, values.quantile(0.5, dim=0), marker="o", color=POSITIONS[positions], label=positions)
+        axes.fill_between(middles, values.amin(0), values.amax(0), color=POSITIONS[positions], alpha=0.2, linewidth=0)
+    axes.set(xlabel="position of the target in the window (tokens)", ylabel="loss of the same targets (nats)")
     axes.set_xlim(0, max(LENGTHS))
     axes.set_xticks([0, *LENGTHS])
     axes.spines[["top", "right"]].set_visible(False)

@@ -240,7 +240,7 @@ def run(out: Path) -> Result:
         for decoding in ("exact", "fast"):
             loader = ours(captions, decoding)
             measured = in_turns(*(partial(side.seconds, SEQUENCES["captions"]) for side in (loader, peer)), TURNS)
-            what = f"captions alone, `--image-decoding {decoding}`, vs webdataset with PIL"
+            what = f"captions only, `--image-decoding {decoding}`, vs webdataset with PIL"
             rows.append(measured.row(what, SEQUENCES["captions"], "images/s", None, None))
         whole = write_yaml(folder, PAPERS)
         resumed = in_turns(partial(seconds_to_first_batch, whole, FAR), partial(seconds_to_first_batch, whole, 0), 3)
@@ -258,9 +258,9 @@ def run(out: Path) -> Result:
         f"An H100 at {UTILIZATION:.0%} of {H100_FLOPS / 1e12:,.0f} TFLOP/s takes {needed:.0f} images a second of the "
         f"paper's pretraining. By the rates above, and {each:.2f} s of planning an update on each rank, that is "
         + " or ".join(f"{count:.2f} cores ({decoding})" for decoding, count in cores.items())
-        + f" for each GPU; hosts with eight have {CORES_PER_GPU}. So it never waits.",
+        + f" for each GPU; hosts with eight have {CORES_PER_GPU}. So the GPU never waits.",
     ]
-    return Result("Loader: images a second, resuming, cores for each GPU", COLUMNS, rows, notes)
+    return Result("Loader: images per second, resuming, cores per GPU", COLUMNS, rows, notes)
 
 
 def seconds_to_first_batch(data: Path, update: int) -> float:

@@ -1,4 +1,4 @@
-"""What a measurement was taken on: the machine and the versions."""
+"""The machine and the versions of a measurement."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ DISTRIBUTIONS = ("torch", "torchscale", "ve-fairseq", "fairseq", "kosmos-plugin"
 
 
 def machine() -> dict[str, str | float]:
-    """The processor, its cores that may be used, memory, the load before the measurement, and a GPU if there is one."""
+    """Processor, usable cores, memory, load before the measurement, and the GPU if there is one."""
     about = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -25,7 +25,7 @@ def machine() -> dict[str, str | float]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the distributions that are installed of those that matter."""
+    """Versions of Python and of the installed distributions that matter."""
     found = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def available_memory() -> float:
-    """GiB, by the kernel's own estimate."""
+    """Available memory in GiB, by the kernel's estimate."""
     return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) / 2**20
 
 

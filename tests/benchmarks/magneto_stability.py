@@ -1,17 +1,17 @@
-"""Do the first updates of a deep model stay bounded, with Magneto's gain and without?
+"""Do the first updates of a deep model stay bounded, with and without Magneto's gain?
 
-The plug-in's decoder, of width 64, learns the quickstart's text from its initialization on, without warm-up, clipping
-or dropout. Four models of the same random draws:
+The decoder, with width 64, is trained on the quickstart's text from its initialization, without warm-up, clipping or
+dropout. Four models from the same random draws:
 
     Magneto     sub-LayerNorm, Xavier with the gain √(ln 2N) on value, output and feed-forward projections
     gain 1      the same model without the gain
     Pre-LN      without sub-LayerNorm's two extra LayerNorms, and without the gain
     Post-LN     the original Transformer's order, likewise
 
-At every update it measures: the largest root mean square of the residual stream over the layers; the norm of the
-gradient, and the largest norm of one layer's; the loss; and how far the update moved the model: the root mean square
-change of the logits of fixed rows, which is what Magneto's theory bounds whatever the depth. Eight updates are made at
-24 and 48 layers, at a usual and at an aggressive constant learning rate, and one small one at 6 to 96 layers.
+Measured at every update: the largest root mean square of the residual stream over the layers; the norm of the gradient,
+and the largest of one layer; the loss; and how far the update moved the model, as the root mean square change of the
+logits of fixed rows, which Magneto's theory bounds for any depth. There are eight updates at 24 and 48 layers, with a
+usual and an aggressive constant learning rate, and one small update at 6 to 96 layers.
 """
 
 import math
@@ -41,16 +41,16 @@ SMALL_LEARNING_RATE = 1e-4
 SEEDS = (1, 2)
 ROWS, LENGTH = 4, 64
 PIECES, HELD_OUT = 1000, 0.05
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's, one a variant
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito, one per variant
 
 
 class Update(NamedTuple):
-    """What is measured at an update."""
+    """The measurements of an update."""
 
     loss: float
     stream: float  # largest root mean square of the residual stream over the layers
     gradient: float  # norm of the whole gradient
-    layer_gradient: float  # largest norm of one layer's
+    layer_gradient: float  # largest norm of one layer
     moved: float  # root mean square change of the fixed rows' logits
 
 
@@ -58,7 +58,7 @@ class Update(NamedTuple):
 
 
 def magneto(decoder: Decoder) -> None:
-    """As it is."""
+    """Unchanged."""
 
 
 def without_gain(decoder: Decoder) -> None:
@@ -149,9 +149,9 @@ def gradient_norm(module: nn.Module) -> torch.Tensor:
     return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
-# ---- Showing ----
+# ---- Tables and plots ----
 
-Runs = list[list[Update]]  # of the seeds
+Runs = list[list[Update]]  # one per seed
 
 
 def over_seeds(runs: Runs, what) -> Spread:
@@ -173,7 +173,7 @@ def table_row(layers: int, rate: str, variant: str, runs: Runs) -> list:
 
 
 def draw(axes: plt.Axes, x, runs: list[list[float]], number: int) -> None:
-    """One variant's line, the median of the seeds, in a band from the lowest to the highest."""
+    """A variant's line: the median of the seeds, in a band from the lowest to the highest."""
     values = torch.tensor(runs)
     axes.plot(x, values.quantile(0.5, dim=0), color=COLORS[number], label=list(VARIANTS)[number])
     axes.fill_between(x, values.amin(0), values.amax(0), color=COLORS[number], alpha=0.2, linewidth=0)
@@ -251,12 +251,12 @@ def run(out: Path) -> Result:
             "layers",
             "learning rate",
             "model",
-            "residual stream at the start (RMS)",
-            "grows at most by",
+            "initial residual stream (RMS)",
+            "largest growth factor",
             "largest gradient norm",
-            "that of one layer",
-            "first update moves the logits by",
-            "loss at the end (nats)",
+            "largest of one layer",
+            "change of logits by the first update",
+            "final loss (nats)",
         ],
         rows=[
             table_row(layers, rate, variant, measured[layers, variant, value])
@@ -265,7 +265,7 @@ def run(out: Path) -> Result:
             for variant in VARIANTS
         ],
         notes=[
-            f"Width 64, {len(SEEDS)} seeds (median, lowest to highest), {ROWS * LENGTH} tokens an update, AdamW with "
+            f"Width 64, {len(SEEDS)} seeds (median, lowest to highest), {ROWS * LENGTH} tokens per update, AdamW with "
             "β = (0.9, 0.98), no warm-up, no clipping.",
             depth_note(measured),
         ],

@@ -1,4 +1,4 @@
-"""The highest use of memory by this process between two moments: resident on the CPU, allocated on a GPU."""
+"""Peak memory of this process since a reset: resident on the CPU, allocated on a GPU."""
 
 import ctypes
 import re
@@ -10,7 +10,7 @@ from tests.benchmarks.machine import available_memory
 
 
 def reset_peak() -> None:
-    """Begin anew; memory that was freed goes back to the system first."""
+    """Start a new measurement of the peak; freed memory is first returned to the system."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
@@ -19,7 +19,7 @@ def reset_peak() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes."""
+    """The peak since `reset_peak`, in bytes."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return _status("VmHWM")
@@ -33,7 +33,7 @@ def memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that may still be taken."""
+    """Bytes still available."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     return int(available_memory() * 2**30)

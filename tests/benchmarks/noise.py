@@ -1,7 +1,7 @@
-"""Noise of the sizes of real data: neither the time nor the memory of a training step depends on what is read.
+"""Noise with the sizes of real data: time and memory of a training step do not depend on content.
 
-Captions have the lengths of the web's: CC12M's have 20.2 ± 16.3 tokens (Changpinyo et al. 2021, table 1), here drawn
-from the log-normal distribution of that mean and deviation. Text rows are full, as in the paper's full-sentence mode.
+Captions are as long as those of CC12M, 20.2 ± 16.3 tokens (Changpinyo et al. 2021, table 1), drawn from the log-normal
+distribution of that mean and deviation. Text rows are full, as in the paper's full-sentence mode.
 """
 
 import math
@@ -18,13 +18,13 @@ from kosmos_plugin.vocabulary import Vocabulary, write_dictionary
 from tests import tiny
 
 PIECES = 63_997  # with the special tokens 64,007 entries
-CONTROL_PIECES = 3  # of SentencePiece's: <unk>, <s> and </s> have ids of their own in the dictionary
+CONTROL_PIECES = 3  # in SentencePiece's model: <unk>, <s> and </s> have their own ids in the dictionary
 CAPTION_TOKENS, CAPTION_DEVIATION = 20.2, 16.3
 SHORTEST_CAPTION, LONGEST_CAPTION = 3, 256  # words, CC12M's limits
 
 
 def write_vocabulary(folder: Path, pieces: int = PIECES) -> Vocabulary:
-    """A vocabulary of `pieces` made-up words (`word0`, `word1`, …), a token each."""
+    """A vocabulary of `pieces` made-up words (`word0`, `word1`, …), one token each."""
     folder.mkdir(parents=True)
     with open(folder / "sentencepiece.model", "wb") as model:
         sentencepiece.SentencePieceTrainer.train(
@@ -39,39 +39,39 @@ def write_vocabulary(folder: Path, pieces: int = PIECES) -> Vocabulary:
 
 
 class Noise:
-    """Samples of each kind, one after the other, out of one seed."""
+    """Random samples of each kind, from one seed."""
 
     def __init__(self, sample_builder: SampleBuilder, image_size: int, seed: int = 1):
-        self.format = sample_builder
+        self.sample_builder = sample_builder
         self.image_size = image_size
         self.rng = Random(seed)
         first = sample_builder.vocabulary.dictionary.nspecial
         self.words = range(first, first + sample_builder.vocabulary.processor.get_piece_size() - CONTROL_PIECES)
 
     def text(self, length: int) -> Sample:
-        """A full row of text: `<s>` and `length` − 1 words; every position but the last has a target that counts."""
-        vocabulary = self.format.vocabulary
+        """A full row of text: `<s>` and `length` − 1 words; every position but the last has a target."""
+        vocabulary = self.sample_builder.vocabulary
         words = self.rng.choices(self.words, k=length - 1)
         tokens = np.array([vocabulary.bos, *words], np.int64)
         targets = np.append(tokens[1:], vocabulary.pad)
         return Sample("text", tokens, targets, np.zeros(length, bool))
 
     def caption(self) -> Sample:
-        return self.format.sample(Document("caption", (self._image(), self._words(self._caption_length()))))
+        return self.sample_builder.sample(Document("caption", (self._image(), self._words(self._caption_length()))))
 
     def page(self, images: int, length: int) -> Sample:
-        """An interleaved document of `length` tokens in all: images with equal pieces of text after them."""
-        words = length - 2 - images * (self.format.image_tokens + 2)
+        """An interleaved document of `length` tokens: images, each followed by a piece of text of equal length."""
+        words = length - 2 - images * (self.sample_builder.image_tokens + 2)
         pieces = [words // max(images, 1)] * max(images, 1)
         pieces[-1] += words - sum(pieces)
         segments: list[Text | Image] = []
         for piece in pieces:
             segments += [self._image()] * (images > 0)
             segments.append(self._words(piece))
-        return self.format.sample(Document("page", tuple(segments)))
+        return self.sample_builder.sample(Document("page", tuple(segments)))
 
     def captions(self, length: int) -> list[Sample]:
-        """As many captions as fit in `length` tokens, in the order they are drawn."""
+        """Captions in the order they are drawn, until the next one does not fit in `length` tokens."""
         drawn: list[Sample] = []
         while True:
             caption = self.caption()
@@ -93,7 +93,7 @@ class Noise:
 
 
 def write_data(folder: Path, pieces: int = PIECES) -> Path:
-    """A data YAML of the three streams, with a corpus each that nothing is read from: samples are `Noise`'s."""
+    """Write a data YAML of the three streams. Its corpora are placeholders: samples come from `Noise`."""
     vocabulary = write_vocabulary(folder / "vocabulary", pieces)
     tiny.write_text(folder / "text", [[vocabulary.unk + 1]], vocabulary.eos)
     tiny.write_tar(folder / "images.tar", [])

@@ -47,8 +47,8 @@ def run(out: Path) -> Result:
             mean = float(np.mean(filled))
             cells = [stream, count, float(np.mean(numbers)), mean, Spread(tuple(filled)), at_least]
             rows.append([*cells, float(np.mean(limits)), 1000 * float(np.median(seconds))])
-    columns = ["stream", "documents", "rows", "filled, mean", "of an update", "at least", "limit by arithmetic", "ms"]
+    columns = ["stream", "documents", "rows", "mean efficiency", "per update", "target", "theoretical limit", "ms"]
     note = (
         f"{UPDATES} updates each, in rows of {ROW:,}. The paper's updates take 6,144 captions and 128 pages (Table 18)."
     )
-    return Result("Packing: share of positions filled", columns, rows, [note])
+    return Result("Packing efficiency: share of positions that are filled", columns, rows, [note])

@@ -1,4 +1,4 @@
-"""The quickstart's text, the standard library's help pages, as one stream of tokens a split."""
+"""The quickstart's text, the standard library's help pages, as one stream of tokens for each split."""
 
 import io
 import sys
@@ -18,7 +18,7 @@ from prepare import write_vocabulary
 
 
 class Text(NamedTuple):
-    """Tokens of whole topics one after the other, `<s> topic </s> <s> topic </s> …`, int64 [L]."""
+    """Token streams `<s> topic </s> <s> topic </s> …`, int64 [L]."""
 
     train: torch.Tensor
     valid: torch.Tensor
@@ -27,7 +27,7 @@ class Text(NamedTuple):
 
 
 def quickstart_text(pieces: int, held_out: float) -> Text:
-    """The text in `pieces` SentencePiece pieces, trained on the training split; `held_out` of it is the valid split."""
+    """The text, in `pieces` SentencePiece pieces trained on its training split; a share `held_out` is valid."""
     pages = split(topics(), held_out, group=lambda page: page[0], size=lambda page: len(page[1]))
     lines = [line for _, page in pages["train"] for line in page.splitlines()]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a benchmark hands back: a table, notes, pictures; and how they are written as Markdown and JSON."""
+"""The result of a benchmark: a table, notes and plots, written as Markdown and JSON."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Spread:
-    """One measurement repeated, over seeds or runs: shown as the median with the smallest and the largest."""
+    """A measurement repeated over seeds or runs: shown as the median with the smallest and the largest."""
 
     values: tuple[float, ...]
 
@@ -24,7 +24,7 @@ Cell = str | int | float | Spread
 
 @dataclass
 class Result:
-    """A table with its title, what a reader must know to judge it, and the names of its plots."""
+    """A table with its title, notes that a reader needs to judge it, and the file names of its plots."""
 
     title: str
     columns: list[str]
@@ -40,7 +40,7 @@ class Result:
         return "\n".join(lines).rstrip() + "\n"
 
     def json(self) -> dict:
-        """Plain values; a Spread as its values. JSON knows no infinity and no NaN: they are written as text."""
+        """Plain values, a Spread as a list. JSON has no infinity and no NaN, so they are written as text."""
         rows = [[_plain(cell) for cell in row] for row in self.rows]
         return {**dataclasses.asdict(self), "rows": rows}
 

@@ -1,4 +1,4 @@
-"""Two ways to do the same work, timed in turns: their ratio is what a reader may trust on another machine."""
+"""Ours and a baseline doing the same work, timed in alternating turns: the ratio carries over to other machines."""
 
 import gc
 import statistics
@@ -12,29 +12,37 @@ import torch
 from tests.benchmarks.result import Cell, Spread
 
 # The columns of every table of ratios; `row` fills them.
-COLUMNS = ["measure", "ours", "peer", "ratio", "at least", "limit by arithmetic"]
+COLUMNS = ["measure", "ours", "baseline", "speed-up", "target", "theoretical limit"]
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Seconds of both, turn by turn."""
+    """Seconds of both, by turn."""
 
     ours: tuple[float, ...]
     peer: tuple[float, ...]
 
     @property
     def ratio(self) -> Spread:
-        """How many times as fast ours is, one value a turn."""
+        """The speed-up: one value per turn."""
         return Spread(tuple(peer / ours for ours, peer in zip(self.ours, self.peer, strict=True)))
 
     def row(self, measure: str, work: float, unit: str, at_least: float | None, limit: float | None) -> list[Cell]:
-        """A line of the table for `work` units done in a turn. `limit`: the ratio of both sides' counted costs."""
+        """A row of the table for `work` units done in each turn.
+
+        Args:
+            measure: What is measured.
+            work: Units of work done in a turn.
+            unit: What is shown after the speeds: `tokens/s`.
+            at_least: The target of the speed-up.
+            limit: The theoretical limit: the ratio of both sides' computed costs.
+        """
         speeds = (f"{work / statistics.median(seconds):,.4g} {unit}" for seconds in (self.ours, self.peer))
         return [measure, *speeds, self.ratio, "" if at_least is None else at_least, "" if limit is None else limit]
 
 
 def side_by_side(ours: Callable[[], object], peer: Callable[[], object], turns: int, warm_up: int = 1) -> SideBySide:
-    """Time both `turns` times. They alternate, and so does who goes first: a machine's drift meets both alike."""
+    """Time both, `turns` times each. They alternate, and so does the order: drift of the machine affects both."""
     assert turns > 0
     for _ in range(warm_up):
         ours()
@@ -43,7 +51,7 @@ def side_by_side(ours: Callable[[], object], peer: Callable[[], object], turns: 
 
 
 def in_turns(ours: Callable[[], float], peer: Callable[[], float], turns: int) -> SideBySide:
-    """The same of functions that give their own seconds, for what must be left out of them."""
+    """As `side_by_side`, for functions that return their own seconds (because some of their work must not be timed)."""
     seconds: dict[Callable, list[float]] = {ours: [], peer: []}
     for turn in range(turns):
         for side in (ours, peer) if turn % 2 == 0 else (peer, ours):

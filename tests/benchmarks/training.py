@@ -1,4 +1,4 @@
-"""One update of a model on noise, as it is timed: ours and *stock* by fairseq's `Trainer`, and transformers'.
+"""One update on noise, for timing: ours and *stock* with fairseq's `Trainer`, and transformers'.
 
 All three have the same weights, samples and optimizer settings; ours and *stock* are command lines of `fairseq-train`.
 """
@@ -37,7 +37,7 @@ STOCK_OPTIONS = "--criterion cross_entropy --optimizer adam"
 
 
 def our_options() -> str:
-    """What ours adds to COMMON on this device: here stands what is measured as ours."""
+    """The options that are measured as ours on this device, in addition to COMMON."""
     options = ["--criterion multimodal_cross_entropy --optimizer fused_adamw"]
     options += ["--frozen-vision-dtype bfloat16"] if bfloat16_is_faster() else []
     options += ["--compile"] if torch.cuda.is_available() else []
@@ -46,7 +46,7 @@ def our_options() -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """A model, and what an update trains it on: rows of each stream as (rows, tokens a row)."""
+    """A model and the data of an update: each stream as (rows, tokens per row)."""
 
     data: Path  # of noise.write_data
     arch: str
@@ -54,16 +54,16 @@ class Work:
     text: tuple[int, int] = (0, 0)
     captions: tuple[int, int] = (0, 0)
     interleaved: tuple[int, int] = (0, 0)
-    images: int = 2  # of an interleaved document, which fills a row
-    micro_batch: int = 64  # most rows of ours in one
+    images: int = 2  # per interleaved document, which fills a row
+    micro_batch: int = 64  # largest number of rows in one of ours
 
     @property
     def length(self) -> int:
-        """Of the longest rows."""
+        """Tokens of the longest rows."""
         return max(length for _, length in (self.text, self.captions, self.interleaved))
 
     def samples(self, task: KosmosMultimodalTask) -> dict[str, list[list[Sample]]]:
-        """The samples of each row, by stream; the same whenever they are drawn."""
+        """The samples of each row, by stream; the same on every call."""
         noise = Noise(task.sample_builder, task.cfg.image_size, SEED)
         drawn = {
             "text": [[noise.text(self.text[1])] for _ in range(self.text[0])],
@@ -73,11 +73,11 @@ class Work:
         return {kind: rows for kind, rows in drawn.items() if rows}
 
 
-# ---- The three ways: each is called to make an update, and `load`s the samples of one ----
+# ---- The three implementations: `load` takes the samples of an update, a call computes it ----
 
 
 class Ours:
-    """Packed rows; those of equal length are dealt to micro-batches."""
+    """Ours: packed rows; rows of equal length share micro-batches."""
 
     def __init__(self, work: Work):
         arguments = f"--arch {work.arch} {our_options()}"
@@ -99,7 +99,7 @@ class Ours:
 
 
 class Stock:
-    """The public relative's way, `more` options given. A stream's samples are a micro-batch."""
+    """Stock TorchScale, as KOSMOS-2's public code trains, with `more` options. A stream's samples are a micro-batch."""
 
     def __init__(self, work: Work, *more: str):
         arguments = f"--arch stock {preset_options(work.arch)} {STOCK_OPTIONS} {' '.join(more)}"
@@ -116,7 +116,7 @@ class Stock:
 
 
 class Kosmos2:
-    """transformers' way, of the architecture kosmos_2. A stream's samples are a micro-batch."""
+    """transformers' KOSMOS-2. A stream's samples are a micro-batch."""
 
     def __init__(self, work: Work):
         self.task, model = our_model(work)
@@ -133,7 +133,7 @@ class Kosmos2:
 
 
 class FairseqUpdate:
-    """A model and fairseq's trainer of it."""
+    """A model and fairseq's trainer for it."""
 
     def __init__(self, config: DictConfig):
         self.task, self.model = task_and_model(config)
@@ -143,13 +143,13 @@ class FairseqUpdate:
         before = self.trainer.get_num_updates()
         self.trainer.train_step(batches)
         if self.trainer.get_num_updates() == before:
-            raise MemoryError("fairseq left the update out, for want of memory")
+            raise MemoryError("fairseq skipped the update because memory ran out")
 
 
 def warm_up(way: Ours | Stock | Kosmos2, work: Work) -> None:
-    """The first update is slow: it makes the optimizer's moments, and compiles what is to be compiled.
+    """Run the slow first update, which allocates the optimizer's moments and compiles; then reset the peak of memory.
 
-    On the CPU short rows of the same streams are enough for that. What memory is used is counted from here on.
+    On the CPU, short rows of the same streams are enough.
     """
     if torch.cuda.is_available():
         way()
@@ -164,7 +164,7 @@ def warm_up(way: Ours | Stock | Kosmos2, work: Work) -> None:
 
 
 def configuration(work: Work, arguments: str) -> DictConfig:
-    """As `fairseq-train DATA …` parses it; on a GPU in bf16."""
+    """The configuration that `fairseq-train DATA …` parses; on a GPU in bf16."""
     precision = "--bf16" if torch.cuda.is_available() else "--cpu"
     line = f"{COMMON} {arguments} --tokens-per-sample {work.length} {work.options} {precision}"
     namespace = options.parse_args_and_arch(options.get_training_parser(), [str(work.data), *line.split()])
@@ -172,7 +172,7 @@ def configuration(work: Work, arguments: str) -> DictConfig:
 
 
 def preset_options(arch: str) -> str:
-    """What the architecture says otherwise than kosmos_1, as options."""
+    """What the architecture sets differently from kosmos_1, as options."""
     preset, default = ARCHITECTURES[arch](), KosmosConfig()
     values = {option.name: getattr(preset, option.name) for option in dataclasses.fields(preset)}
     changed = {name: value for name, value in values.items() if value != getattr(default, name)}
@@ -186,7 +186,7 @@ def task_and_model(config: DictConfig) -> tuple[KosmosMultimodalTask, torch.nn.M
 
 
 def our_model(work: Work) -> tuple[KosmosMultimodalTask, KosmosModel]:
-    """Ours without a trainer: where the weights of all come from."""
+    """Our model without a trainer; all implementations get its weights."""
     return task_and_model(configuration(work, f"--arch {work.arch} {STOCK_OPTIONS}"))
 
 

@@ -1,8 +1,8 @@
-"""A training step beside the peers': captions and text beside *stock*, the three streams beside transformers.
+"""A training step: captions and text against *stock*, the three streams against transformers.
 
-`kosmos_base` with ViT-B/32 (beside transformers on a CPU, half its layers), 64,007 words, dropout as in the paper; an
-update on a row of each stream, on more of them on a GPU. The sides take turns, each a process of its own. Memory is
-the highest of a side's process during its updates, with the libraries in it. `arithmetic` counts what bounds a ratio.
+`kosmos_base` with ViT-B/32 (half its layers against transformers on a CPU), a vocabulary of 64,007, dropout as in the
+paper; an update on one row of each stream, on more rows on a GPU. The two sides run in turns, each in its own process.
+Memory is the peak of a side's process during its updates, libraries included. `arithmetic` has the theoretical limits.
 """
 
 import tempfile
@@ -37,19 +37,19 @@ TURNS = 3
 
 @dataclass(frozen=True)
 class Measure:
-    """Ours beside a peer on the same work."""
+    """Ours against a baseline on the same work."""
 
     name: str
-    unit: str  # whose number a second is the speed: targets or tokens
+    unit: str  # of work, for the speed: targets or tokens
     work: Work
     peer: Callable
-    way: Way  # what the peer's costs
+    way: Way  # of the baseline, for its cost
     at_least: float | None
     memory_at_least: float | None = None
 
 
 def measures(data: Path) -> list[Measure]:
-    """On a CPU as little as shows the matter: a row of text, half a row of captions, and as much of each stream."""
+    """What is measured. On a CPU as little as is enough: a row of text, half a row of captions, and that of each."""
     gpu = torch.cuda.is_available()
     vision, geometry = "--vision-model ViT-B-32", preset_options("kosmos_base")
     captions = Work(data, "kosmos_base", vision, captions=(4, 2048) if gpu else (1, 1024))
@@ -62,9 +62,9 @@ def measures(data: Path) -> list[Measure]:
     transformers = arithmetic.TRANSFORMERS_ON_GPU if gpu else arithmetic.TRANSFORMERS
     fast, faster = (2.0, 2.5) if gpu else (1.5, 1.5)
     return [
-        Measure("captions, beside stock", "targets", captions, Stock, arithmetic.STOCK, faster),
-        Measure("text, beside stock", "tokens", text, Stock, arithmetic.STOCK, faster, memory_at_least=2.0),
-        Measure("three streams 5 : 5 : 2, beside transformers", "targets", mixed, Kosmos2, transformers, fast),
+        Measure("captions, against stock", "targets", captions, Stock, arithmetic.STOCK, faster),
+        Measure("text, against stock", "tokens", text, Stock, arithmetic.STOCK, faster, memory_at_least=2.0),
+        Measure("three streams 5 : 5 : 2, against transformers", "targets", mixed, Kosmos2, transformers, fast),
     ]
 
 
@@ -80,7 +80,7 @@ def counts(cost: Cost) -> str:
 
 
 def row_of(measure: Measure, rates: Rates) -> tuple[list[list[Cell]], str]:
-    """The measure's rows of the table, and what was counted."""
+    """Rows of the table for a measure, and a note on what was computed."""
     work = measure.work
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(Ours, work))
@@ -103,15 +103,15 @@ def row_of(measure: Measure, rates: Rates) -> tuple[list[list[Cell]], str]:
         rows.append([f"{measure.name}: peak memory", *shown, memory[1] / memory[0], measure.memory_at_least, ""])
     images = sum(len(sample.images) for samples in batches for sample in samples)
     note = (
-        f"{measure.name}: {tokens:,} tokens, {targets:,} targets, {images} images; at least {counts(least)}, the "
-        f"peer's way {counts(theirs)}; by FLOPs alone {theirs.flops / least.flops:.2f}; peak memory {memory[0]:.1f} "
+        f"{measure.name}: {tokens:,} tokens, {targets:,} targets, {images} images; ours needs {counts(least)}, "
+        f"the baseline {counts(theirs)}; by FLOPs only {theirs.flops / least.flops:.2f}; peak memory {memory[0]:.1f} "
         f"and {memory[1]:.1f} GiB."
     )
     if images and measure.way.vision_graph:
         without = update_cost(model, batches, pad, measure.way._replace(vision_graph=False))
         note += (
-            f" The backward pass through CLIP's frozen layers is {1 - without.flops / theirs.flops:.0%} of the peer's "
-            f"FLOPs; without it the limit would be {rates.seconds(without) / rates.seconds(least):.2f}."
+            f" The backward pass through CLIP's frozen layers is {1 - without.flops / theirs.flops:.0%} of the "
+            f"baseline's FLOPs; without it the limit would be {rates.seconds(without) / rates.seconds(least):.2f}."
         )
     return rows, note
 
@@ -121,7 +121,7 @@ def run(out: Path) -> Result:
 
 
 def measured(measures: Callable[[Path], list[Measure]]) -> Result:
-    """The table of the measures that a function makes of the path of noise."""
+    """The table of `measures(data)`, where data is the path of noise."""
     rates = arithmetic.measured_rates()
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -130,13 +130,13 @@ def measured(measures: Callable[[Path], list[Measure]]) -> Result:
             rows += more
             notes.append(note)
     return Result(
-        title="A training step beside the peers'",
+        title="Training step against the baselines",
         columns=COLUMNS,
         rows=rows,
         notes=[
-            f"Ratios: median of {TURNS} turns (lowest to highest). The limit is by what this machine reaches: "
+            f"Ratios: median of {TURNS} turns (lowest to highest). Theoretical limits use the rates of this machine: "
             f"{rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s in place and {rates.new_bytes / 1e9:.1f} "
-            f"into new memory, {rates.random / 1e6:,.0f} million random numbers a second.",
+            f"into new memory, {rates.random / 1e6:,.0f} million random numbers per second.",
             f"Ours trains with `{our_options()}` (bfloat16 where this machine multiplies faster in it).",
             *notes,
         ],

@@ -1,4 +1,4 @@
-"""Captions beside stock whose CLIP is frozen and off the graph: what autograd makes of the public relative's code."""
+"""Captions against stock with CLIP frozen and out of the graph, as autograd treats KOSMOS-2's public code."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ def run(out: Path) -> Result:
 
 def beside_frozen_stock(data: Path) -> list[Measure]:
     captions = measures(data)[0]
-    name = "captions, beside stock with CLIP's frozen layers cut off the graph"
+    name = "captions, against stock with CLIP's frozen layers cut off the graph"
     way = arithmetic.STOCK_FROZEN_CLIP
     return [dataclasses.replace(captions, name=name, peer=frozen_stock, way=way, at_least=None)]
 

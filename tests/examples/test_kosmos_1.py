@@ -1,4 +1,4 @@
-"""examples/kosmos_1 is the paper's: scripts and YAML agree, and the plan of each fails where one value is changed."""
+"""examples/kosmos_1 has the paper's values: scripts and YAML agree, and each plan fails if a value is changed."""
 
 import re
 import shutil
@@ -18,20 +18,20 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kosmos_1"
 RUNS = ("pretrain", "instruction_tuning")
 PATHS = {"data", "save_dir", "tensorboard_logdir", "finetune_from_model"}
-# where torchrun is used, it alone knows the number of ranks
+# with torchrun, only torchrun knows the number of ranks
 DIFFER = {"distributed_world_size"}
 
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the example that is where the YAML expects it."""
+    """A copy of the example, in the folder that the YAML expects."""
     shutil.copytree(EXAMPLE, tmp_path / "examples" / "kosmos_1", ignore=shutil.ignore_patterns("out", "work"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "examples" / "kosmos_1"
 
 
 def plan(path, capsys, *options) -> tuple[int, str]:
-    """(exit status, what was printed), with single spaces."""
+    """(exit status, printed text with single spaces)."""
     try:
         cli_main(["--plan", str(path), *options])
         status = 0
@@ -117,7 +117,7 @@ def test_the_plan_of_pretraining(capsys):
         "All 44 values of the paper's pretraining match.",
     ):
         assert figure in out
-    # as in closed form: ViT-L/14's 24 blocks of 12 · 1024² weights, its patches, and attention over 257 places
+    # as in closed form: ViT-L/14's 24 blocks of 12 · 1024² weights, its patches, and attention over 257 positions
     forward = 2 * 257 * 24 * 12 * 1024**2 + 2 * 256 * 1024 * 3 * 14**2 + 24 * 4 * 257**2 * 1024
     assert f"vision 1.037 {forward / 1e9:.2f} GFLOP × 6,400 images" in out
     petaflops = (6 * 24 * 50_331_648 + 6 * 24 * 2048**2) * 1_206_528 / 1e15 + 6 * 64_007 * 2048 * 796_928 / 1e15

@@ -1,4 +1,4 @@
-"""The quickstart's data, made from few pictures: the same each time, whole, and with nothing shared by two splits."""
+"""The quickstart's data, from a few images: the same each time, complete, and with nothing shared between splits."""
 
 import importlib.util
 import io
@@ -88,7 +88,7 @@ def test_an_interrupted_run_and_other_options_are_done_again(data, tmp_path):
     assert files(out / "interleaved") != files(data / "interleaved")
 
 
-def test_a_folder_of_somebody_else_is_an_error(tmp_path):
+def test_a_folder_with_other_content_is_an_error(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "novel.txt").write_text("mine")
     with pytest.raises(SystemExit, match="did not write"):
@@ -134,12 +134,12 @@ def test_data_yaml_names_what_is_there(data):
         ([], None),
     ],
 )
-def test_what_a_picture_shows_is_what_its_questions_tell(asked, shape):
+def test_what_an_image_shows_follows_from_its_questions(asked, shape):
     assert corpora.shape_of(asked) == shape
 
 
-def test_descriptions_are_of_training_pictures_whose_questions_tell_them(data):
-    """The first 60 pictures, looked at: pixels of the color that the caption names."""
+def test_descriptions_match_the_training_images(data):
+    """The first 60 images have pixels of the color that the caption names."""
     colors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "teal": (0, 1, 1)}
     seen = 0
     for record in records(data / "shapes" / "*.tar"):
@@ -155,7 +155,7 @@ def test_descriptions_are_of_training_pictures_whose_questions_tell_them(data):
     assert {line["shape"].split()[1] for line in json_lines(data / "test" / "shapes.jsonl")} == set(corpora.SHAPES)
 
 
-def test_text_is_one_topic_an_item_and_no_paragraph_is_held_out_and_trained_on(data):
+def test_text_has_one_topic_per_item_and_no_paragraph_in_both_splits(data):
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
     from kosmos_plugin.vocabulary import Vocabulary
@@ -176,7 +176,7 @@ def test_text_is_one_topic_an_item_and_no_paragraph_is_held_out_and_trained_on(d
     assert max(paragraphs.values()) == 1
 
 
-def test_captions_follow_img2dataset_and_hold_no_picture_name_or_family_back_twice(data):
+def test_captions_follow_img2dataset_and_no_image_name_or_family_is_in_both_splits(data):
     train, valid = records(data / "captions" / "train-*.tar"), records(data / "captions" / "valid-*.tar")
     for record in train + valid:
         about = json.loads(record["json"])
@@ -192,7 +192,7 @@ def test_captions_follow_img2dataset_and_hold_no_picture_name_or_family_back_twi
     assert not families[0] & families[1]
 
 
-def test_pictures_are_drawn_on_white_at_the_size_asked_for(data):
+def test_images_are_drawn_on_white_at_the_requested_size(data):
     image = pytest.importorskip("PIL.Image")
     for record in records(data / "captions" / "train-*.tar")[:20]:
         picture = image.open(io.BytesIO(record["png"])).convert("RGBA")
@@ -220,7 +220,7 @@ def test_names_are_phrases(code_point, name):
     assert corpora.english_name(code_point) == name
 
 
-def test_a_woman_running_is_of_the_family_of_a_man_running():
+def test_a_woman_running_is_in_the_family_of_a_man_running():
     runners = ("1F3C3", "1F3C3-200D-2640-FE0F", "1F3C3-200D-2642-FE0F-200D-27A1-FE0F")
     assert len({corpora.family(code_point) for code_point in runners}) == 1
     assert corpora.family("1F468-200D-1F692") == corpora.family("1F469-200D-1F692") != corpora.family("1F692")
@@ -241,7 +241,7 @@ def test_interleaved_documents_name_exactly_their_images(data):
     assert {sum(key.endswith(".png") for key in document) for document in documents} >= {smallest, largest}
 
 
-def test_every_training_question_is_asked_once_in_one_split_and_no_test_picture_is_seen(data):
+def test_every_training_question_is_asked_once_and_no_test_image_is_seen(data):
     train = easy_vqa_questions_in(records(data / "interleaved" / "train-*.tar"))
     valid = easy_vqa_questions_in(records(data / "interleaved" / "valid-*.tar"))
     pictures = corpora.easy_vqa_folder("train") / "images"
@@ -272,7 +272,7 @@ def test_the_test_split_is_the_official_one_and_the_held_out_emoji(data):
     assert emoji == {(record["txt"].decode(), record["png"]) for record in valid}
 
 
-def test_the_answer_is_read_back_from_the_form_it_was_trained_in():
+def test_the_answer_is_extracted_from_the_training_format():
     text = prepare.question_text("is there a circle?", "no")
     assert text == "Question: is there a circle? Answer: no."
     prompt = prepare.question_prompt("is there a circle?")

@@ -7,6 +7,7 @@ GPT-3 and The Pile: n-grams of 13 words. A shorter evaluation text is matched as
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document
@@ -67,7 +68,7 @@ def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
             n = min(len(words), LONGEST_NGRAM)
             if n >= SHORTEST_NGRAM:
                 found[n].update(ngram_hashes(words, n).tolist())
-    hashes = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
+    hashes: dict[str, Any] = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
     with atomic_path(target) as path, path.open("wb") as archive:
         np.savez(archive, **hashes)
 

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import braceexpand
 import fsspec
@@ -153,7 +153,7 @@ def _without_braces(pattern: str) -> Iterator[str]:
         return
     try:
         yield from braceexpand.braceexpand(pattern)
-    except braceexpand.UnbalancedBracesError as error:
+    except ValueError as error:  # unbalanced
         raise UserError(f"The braces of {pattern} are not balanced: {error}.") from None
 
 
@@ -183,14 +183,14 @@ def _storage(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fsspec.core.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))
 
 
-def open_bytes(path: str, compression: str | None = None) -> BinaryIO:
+def open_bytes(path: str, compression: str | None = None) -> IO[bytes]:
     """Open a file; `compression` "infer" decompresses it by its extension."""
     filesystem, path = _storage(path)
     return filesystem.open(path, "rb", compression=compression)
 
 
 @contextlib.contextmanager
-def open_input(path: str) -> Iterator[BinaryIO]:
+def open_input(path: str) -> Iterator[IO[bytes]]:
     """Open a file and decompress it by its extension: .gz, .zst, .bz2, .xz, or a .zip with one file in it."""
     if path.lower().endswith(".zst"):
         # fsspec's reader stops after the first frame, and says nothing if one is cut short.

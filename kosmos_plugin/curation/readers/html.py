@@ -51,12 +51,12 @@ def parse_page(html: str, url: str) -> list[str | PageImage]:
         Dropped: The page is nested too deep.
     """
     tree = HTMLTree.parse(html)
-    if tree.document.query_selector(_TOO_DEEP) is not None:
+    if _first_element(tree, _TOO_DEEP) is not None:
         raise Dropped(f"HTML nested deeper than {MAX_DEPTH} elements")
     base = _base(tree, url)
     images: list[PageImage | None] = []
     _unpack_noscript(tree)
-    for element in list(tree.document.query_selector_all("img, amp-img")):
+    for element in _elements(tree, "img, amp-img"):
         address = _address(element)
         images.append(PageImage(_absolute(base, address), element.getattr("alt")) if address else None)
         element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
@@ -76,7 +76,7 @@ def parse_page(html: str, url: str) -> list[str | PageImage]:
 
 def _unpack_noscript(tree: HTMLTree) -> None:
     """Move the images of <noscript> in front of it: with lazy loading, only these have addresses."""
-    for image in list(tree.document.query_selector_all("noscript img")):
+    for image in _elements(tree, "noscript img"):
         noscript = image.parent
         while noscript.tag != "noscript":
             noscript = noscript.parent
@@ -85,22 +85,21 @@ def _unpack_noscript(tree: HTMLTree) -> None:
 
 def _keep_shallow_lists(tree: HTMLTree) -> None:
     """Nest lists near <body> deeper, or they are taken for menus; not those whose text is mostly links."""
-    for items in list(tree.document.query_selector_all("body > ul, body > * > ul, body > * > * > ul")):
+    for items in _elements(tree, "body > ul, body > * > ul, body > * > * > ul"):
         linked = sum(len(link.text) for link in items.query_selector_all("a"))
         if 2 * linked < len(items.text.strip()):
-            outer = inner = tree.create_element("div")
+            divs: list[Any] = [tree.create_element("div") for _ in range(3)]
+            outer, middle, inner = divs
             items.parent.replace_child(outer, items)
-            for _ in range(2):
-                inner = inner.append_child(tree.create_element("div"))
+            outer.append_child(middle)
+            middle.append_child(inner)
             inner.append_child(items)
 
 
 def _keep_around_images(tree: HTMLTree) -> None:
     """Clear class names and ids of elements that show images (class="gallery"), or they are taken for decoration."""
     for name in ("class", "id"):
-        for element in list(
-            tree.document.query_selector_all(", ".join(f"[{name}*={word}]" for word in _AROUND_IMAGES))
-        ):
+        for element in _elements(tree, ", ".join(f"[{name}*={word}]" for word in _AROUND_IMAGES)):
             element[name] = ""
 
 
@@ -109,15 +108,25 @@ def _keep_lone_characters(tree: HTMLTree) -> None:
 
     resiliparse takes single characters for icons: `<b>File</b> → <b>Open</b>` would become "FileOpen".
     """
-    for node in list(tree.document):
+    for node in list(tree.document or ()):
         if node.type == NodeType.TEXT and (node.prev is not None or node.next is not None):
-            text = node.value
+            text = node.value or ""
             if len(text.strip()) == 1 and not text.isascii():
                 node.value = text.replace(text.strip(), text.strip() + _END)
 
 
+def _elements(tree: HTMLTree, selector: str) -> list[Any]:
+    """The elements that a CSS selector matches; a list, so that the tree can be changed meanwhile."""
+    return [] if tree.document is None else list(tree.document.query_selector_all(selector))
+
+
+def _first_element(tree: HTMLTree, selector: str) -> Any:
+    """The first element that a CSS selector matches, or None."""
+    return None if tree.document is None else tree.document.query_selector(selector)
+
+
 def _base(tree: HTMLTree, url: str) -> str:
-    base = tree.document.query_selector("base[href]")
+    base = _first_element(tree, "base[href]")
     return _absolute(url, base.getattr("href").strip()) or url if base is not None else url
 
 

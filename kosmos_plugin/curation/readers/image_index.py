@@ -12,7 +12,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -113,10 +113,15 @@ def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
                 yield from _named(images, url)
                 stem, images, url = member_stem, [], None
             if extension.lower() == ".json" and member.size <= MAX_IMAGE_BYTES:
-                url = _url_of(archive.extractfile(member).read()) or url
+                url = _url_of(_content(archive, member)) or url
             elif extension.lower() not in _NOT_IMAGES:  # addresses end in anything
                 images.append((name, member.offset_data, member.size))
         yield from _named(images, url)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
 
 
 def _named(images: list[tuple[str, int, int]], url: str | None) -> Iterator[tuple[str, int, int]]:
@@ -150,7 +155,7 @@ class SortImages(Step):
         entries = np.concatenate(parts)
         entries = entries[np.argsort(entries["hash"], kind="stable")]
         locations = np.empty(len(entries), LOCATION)
-        for name in LOCATION.names:
+        for name in LOCATION.names or ():
             locations[name] = entries[name]
         save_array(self.folder / f"{rank}.locations.npy", locations)
         save_array(self.folder / f"{rank}.hashes.npy", np.ascontiguousarray(entries["hash"]))
@@ -199,7 +204,7 @@ class ImageIndex:
         return self.mapped[number]
 
 
-def _image_in_warc(stream: BinaryIO, offset: int, key: str) -> bytes | None:
+def _image_in_warc(stream: IO[bytes], offset: int, key: str) -> bytes | None:
     try:
         record = warc_record(stream, offset)
     except READ_ERRORS as error:

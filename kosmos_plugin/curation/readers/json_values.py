@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from kosmos_plugin.data.shard_index import Record
 
@@ -10,14 +10,14 @@ from kosmos_plugin.data.shard_index import Record
 MAX_BYTES = 64 * 1024 * 1024
 
 
-def json_lines(stream: BinaryIO) -> Iterator[object]:
+def json_lines(stream: IO[bytes]) -> Iterator[object]:
     """The values of JSON lines; None for a line that is invalid or as long as MAX_BYTES."""
     for line in lines_of(stream, MAX_BYTES):
         if line is None or not line.isspace():
             yield None if line is None else json_value(line)
 
 
-def lines_of(stream: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:
+def lines_of(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
     """The lines of a file; None for one of `max_bytes` or more, of which no more than that is held in memory."""
     while line := stream.readline(max_bytes):
         if len(line) < max_bytes:

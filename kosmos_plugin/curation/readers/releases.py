@@ -10,7 +10,7 @@ OBELICS  Parquet. A row has the lists `images` and `texts`, one of which holds N
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from datatrove.data import Document
 
@@ -33,7 +33,7 @@ class ReadRelease(Reader):
                     yield self.document(record if isinstance(record, dict) else {}, id)
 
     @abstractmethod
-    def records(self, stream: BinaryIO) -> Iterator[object]:
+    def records(self, stream: IO[bytes]) -> Iterator[object]:
         """The records of an open file."""
 
     @abstractmethod
@@ -46,7 +46,7 @@ class ReadMmc4(ReadRelease):
 
     name = "MMC4"
 
-    def records(self, stream: BinaryIO) -> Iterator[object]:
+    def records(self, stream: IO[bytes]) -> Iterator[object]:
         return json_lines(stream)
 
     def document(self, record: dict[str, Any], id: str) -> Document:
@@ -77,7 +77,7 @@ class ReadObelics(ReadRelease):
 
     name = "OBELICS"
 
-    def records(self, stream: BinaryIO) -> Iterator[object]:
+    def records(self, stream: IO[bytes]) -> Iterator[object]:
         from pyarrow import parquet
 
         columns = ["images", "texts", "metadata", "general_metadata"]
@@ -108,7 +108,7 @@ def _joined(parts: Sequence[str | PageImage]) -> Iterator[str | PageImage]:
     """Join adjacent sentences to one text."""
     for are_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
         if are_text:
-            yield " ".join(group)
+            yield " ".join(map(str, group))
         else:
             yield from group
 

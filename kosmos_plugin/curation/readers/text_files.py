@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from datatrove.data import Document
 from datatrove.pipeline.writers.disk_base import DiskWriter
@@ -70,25 +70,25 @@ class ReadTexts(Reader):
         with open_input(file.path) as stream:
             yield from records(stream)
 
-    def _json_lines(self, stream: BinaryIO) -> Iterator[tuple[object, dict[str, Any]]]:
+    def _json_lines(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
         for record in json_lines(stream):
             yield from self.texts_of(record)
 
-    def _json_array(self, stream: BinaryIO) -> Iterator[tuple[object, dict[str, Any]]]:
+    def _json_array(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
         data = stream.read(json_values.MAX_BYTES + 1)
         if len(data) > json_values.MAX_BYTES:
             raise ValueError(f"an array of more than {json_values.MAX_BYTES:,} bytes; JSON lines can be of any size")
         for record in json.loads(data):
             yield from self.texts_of(record)
 
-    def _parquet(self, stream: BinaryIO) -> Iterator[tuple[object, dict[str, Any]]]:
+    def _parquet(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
         from pyarrow import parquet
 
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=256):
             for record in batch.to_pylist():
                 yield from self.texts_of(record)
 
-    def _plain(self, stream: BinaryIO) -> Iterator[tuple[object, dict[str, Any]]]:
+    def _plain(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
         lines: list[bytes] = []
         size = 0
         while line := stream.readline(json_values.MAX_BYTES):

@@ -6,7 +6,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import IO
 from urllib.parse import quote
 
 from datatrove.data import Document
@@ -122,7 +122,7 @@ def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
             raise OSError(f"the file ends in the middle of a record, at byte {position:,} or later")
 
 
-def warc_record(file: BinaryIO, position: int) -> WarcRecord | None:
+def warc_record(file: IO[bytes], position: int) -> WarcRecord | None:
     """The record at an offset (bytes) of an open file."""
     file.seek(position)
     return next(iter(ArchiveIterator(file, auto_decode="none")), None)
@@ -149,7 +149,7 @@ def media_type(record: WarcRecord) -> str:
     return (stated or "").partition(";")[0].strip().lower()
 
 
-def _is_cut(file: BinaryIO, position: int, is_gzip: bool) -> bool:
+def _is_cut(file: IO[bytes], position: int, is_gzip: bool) -> bool:
     """Whether a WARC file ends in the middle of a record, starting at `position`; the reader does not report it."""
     file.seek(position)
     if not is_gzip:

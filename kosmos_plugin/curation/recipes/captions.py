@@ -26,6 +26,7 @@ from kosmos_plugin.curation.readers.captions import (
 from kosmos_plugin.curation.recipes.captions_in_place import stages_in_place
 from kosmos_plugin.curation.writers.index_shards import require_local
 from kosmos_plugin.curation.writers.shards import WriteShards, caption_record
+from kosmos_plugin.errors import UserError
 
 
 def stages(run: Run[CaptionOptions]) -> list[Stage]:
@@ -70,5 +71,6 @@ def _reader(format: str, files: Sequence[InputFile], run: Run[CaptionOptions]) -
         for column in ("caption", "image"):
             require(column in options.tsv_columns, f"--tsv-columns must have a column {column}.")
         return ReadTsv(files, options.tsv_columns, dropped)
-    require(options.images is not None, "Give --images, the folder of the images that COCO's annotations name.")
+    if options.images is None:
+        raise UserError("Give --images, the folder of the images that COCO's annotations name.")
     return ReadCoco(files, options.images, dropped)

@@ -31,7 +31,7 @@ from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Filter, Step
 from kosmos_plugin.curation.writers.index_shards import IndexShards
-from kosmos_plugin.data.documents import BrokenRecord
+from kosmos_plugin.data.documents import BrokenRecord, Image, Text
 from kosmos_plugin.data.shard_index import Record, selection_of
 from kosmos_plugin.data.shards import caption_document
 from kosmos_plugin.errors import UserError
@@ -123,6 +123,7 @@ class FilterShards(IndexShards):
             image, caption = caption_document(record).segments
         except BrokenRecord as error:
             raise Dropped(error.reason, error.detail) from None
+        assert isinstance(image, Image) and isinstance(caption, Text)  # the layout of a pair
         document.text = caption.text
         data = image.read()
         check_pair(caption.text, data)

@@ -91,6 +91,7 @@ def _check_options(options: PageOptions) -> None:
 def _reader(format: str, files: list[InputFile], run: Run[PageOptions], root: str | None) -> Reader:
     dropped = run.dropped_writer("unreadable")
     if format == "html":
+        assert root is not None
         return ReadHtml(files, run.options.max_html_bytes, root, dropped)
     if format == "warc":
         return ReadWarc(files, run.options.max_html_bytes, dropped)

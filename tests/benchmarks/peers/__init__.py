@@ -1,1 +1,1 @@
-"""What a user would pick instead, so that both do the same work: same weights, same tokens, same targets."""
+"""The baselines: what one would use instead, set up for the same work with the same weights, tokens and targets."""

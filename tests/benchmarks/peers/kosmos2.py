@@ -1,8 +1,8 @@
-"""transformers' `Kosmos2ForConditionalGeneration` with the weights of a model of ours, trained as its users would.
+"""transformers' `Kosmos2ForConditionalGeneration` with our model's weights, trained as its users would.
 
-One document a row, padded to the longest of its batch; the batches of an update, one of each stream, accumulate
-gradients as `transformers.Trainer` does; the model computes its own loss from logits of all positions; AdamW is fused,
-CLIP frozen but for its last layer; on a GPU autocast to bf16.
+One document per row, padded to the longest of its batch. The batches of an update, one for each stream, accumulate
+gradients as in `transformers.Trainer`. The model computes its own loss from the logits of all positions; AdamW is
+fused; CLIP is frozen except for its last layer; on a GPU it runs in bf16 autocast.
 """
 
 import torch
@@ -16,7 +16,7 @@ from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.images import normalize
 from kosmos_plugin.vocabulary import Vocabulary
 
-IGNORED = -100  # their mark of a label that does not count
+IGNORED = -100  # their label of a position that is not in the loss
 
 
 def kosmos2_model(ours: KosmosModel, vocabulary: Vocabulary) -> Kosmos2ForConditionalGeneration:
@@ -30,7 +30,7 @@ def kosmos2_model(ours: KosmosModel, vocabulary: Vocabulary) -> Kosmos2ForCondit
 
 
 def kosmos2_batch(samples: list[Sample], collator: Collator, encoder) -> dict[str, torch.Tensor]:
-    """One sample a row, padded on the right, as their processor gives it; `encoder` normalizes the images."""
+    """One sample per row, padded on the right, as their processor returns it; images are normalized for `encoder`."""
     length = max(map(len, samples))
     padded = Collator(collator.vocabulary, length, collator.image_size, collator.skips, collator.image_fit)
     batch = padded([PackedRow(0, False, (sample,)) for sample in samples])
@@ -47,7 +47,7 @@ def kosmos2_batch(samples: list[Sample], collator: Collator, encoder) -> dict[st
 
 
 class Kosmos2Update:
-    """An update as `transformers.Trainer` makes it: the loss of all batches divided by their number of targets."""
+    """An update as in `transformers.Trainer`: the loss of all batches, divided by their number of targets."""
 
     def __init__(self, model: Kosmos2ForConditionalGeneration):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,7 +68,7 @@ class Kosmos2Update:
     def loss(self, batch: dict[str, torch.Tensor], targets: int) -> torch.Tensor:
         """The sum over the batch's targets divided by the update's `targets`, in nats."""
         inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        # The whole model wants images; text alone goes to its language model.
+        # The whole model requires images; text without images goes to its language model.
         model = self.model if "pixel_values" in inputs else self.model.text_model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return model(**inputs, num_items_in_batch=targets).loss

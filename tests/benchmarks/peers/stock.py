@@ -1,8 +1,8 @@
-"""*Stock*: a KOSMOS under fairseq made of TorchScale's `Decoder` as it is, the way of KOSMOS-2's public code.
+"""*Stock*: a KOSMOS under fairseq on TorchScale's unchanged `Decoder`, as in KOSMOS-2's public code.
 
-One padded caption a row; a T×T mask and the xPos tables in every layer; logits of all positions, whose log-softmax in
-float32 goes to fairseq's own `cross_entropy`; CLIP run whole in the model's precision within the graph. It takes the
-architecture's options from `KosmosConfig`, and its weights have our names.
+One padded caption per row; a T×T mask and the xPos tables in every layer; logits of all positions, whose log-softmax in
+float32 goes to fairseq's own `cross_entropy`; all of CLIP in the model's precision and in the graph. Its options are
+those of `KosmosConfig`, and its weights have our names.
 """
 
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class StockConfig(KosmosConfig):
 
 
 class StockClip(nn.Module):
-    """open_clip's vision tower: every token after `ln_post`, L2-normalized; its last layers are the trained ones.
+    """open_clip's vision tower: every token after `ln_post`, L2-normalized; its last layers are trained.
 
-    Unless `freeze_clip`, the others are in the graph too: their gradients are computed, and no optimizer has them.
+    Without `freeze_clip`, the other layers are in the graph too: their gradients are computed, but not used.
     """
 
     def __init__(self, config: StockConfig):
@@ -56,7 +56,7 @@ class StockClip(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 [N, 3, S, S] → features [N, L, width]"""
-        # Not before: the optimizer takes what requires a gradient when the first step begins.
+        # Not earlier: the optimizer takes the parameters that require a gradient when the first step starts.
         for parameter in self.frozen:
             parameter.requires_grad_(self.keeps_graph)
             parameter.grad = None
@@ -105,9 +105,9 @@ class StockModel(BaseFairseqModel):
 
 
 def stock_batch(samples: list[Sample], collator: Collator) -> dict:
-    """One sample a row, padded to the longest, as fairseq's `cross_entropy` takes a batch.
+    """One sample per row, padded to the longest, in the format of fairseq's `cross_entropy`.
 
-    Images are decoded by our `collator`: reading data is measured elsewhere.
+    Images are decoded by our `collator`: data loading is measured elsewhere.
     """
     padded = Collator(
         collator.vocabulary, max(map(len, samples)), collator.image_size, collator.skips, collator.image_fit

@@ -1,7 +1,7 @@
-"""Beam search on TorchScale's own `Decoder` with its own incremental decoding, as one writes it with what it offers.
+"""Beam search on TorchScale's own `Decoder`, with its own incremental decoding.
 
-TorchScale keeps unrotated keys: at each step every layer joins its cache with the new key, and xPos rotates all of it
-anew. The search is fairseq's `SequenceGenerator` in its essence: 2·beam candidates of the summed log-probabilities at
+TorchScale keeps unrotated keys: at each step every layer appends the new key to its cache, and xPos rotates all of it
+again. The search does what fairseq's `SequenceGenerator` does: 2·beam candidates of the summed log-probabilities at
 each step, and the whole cache reordered by `index_select`. That class itself would feed the prompt token by token.
 """
 
@@ -12,7 +12,7 @@ from torchscale.architecture.decoder import Decoder
 
 
 class ReadPrompt(NamedTuple):
-    """A prompt [1, T] that was read: each layer's state, and log-probabilities [1, V] of the next token."""
+    """A prompt [1, T] after prefill: each layer's state, and log-probabilities [1, V] of the next token."""
 
     tokens: torch.Tensor
     layers: dict[int, dict[str, torch.Tensor]]
@@ -28,7 +28,7 @@ def read_prompt(decoder: Decoder, tokens: torch.Tensor) -> ReadPrompt:
 
 
 def beam_search(decoder: Decoder, prompt: ReadPrompt, beam: int, new_tokens: int) -> list[int]:
-    """The best continuation of `new_tokens` tokens; no token ends one."""
+    """The best continuation of exactly `new_tokens` tokens."""
     log_probs, layers, tokens = prompt.log_probs, prompt.layers, prompt.tokens
     totals = log_probs.new_zeros(1, 1)
     for step in range(new_tokens):

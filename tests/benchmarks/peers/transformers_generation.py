@@ -16,7 +16,7 @@ from tests.checkpoints import peer
 def build_pair(
     folder: Path, pieces: int, text: dict, vision: dict, image_tokens: int
 ) -> tuple[Generator, Kosmos2ForConditionalGeneration]:
-    """A model of theirs with seeded random weights, read from `folder`, and the same through `kosmos-convert`."""
+    """Their model with seeded random weights, and ours with the same weights through `kosmos-convert`."""
     words = peer.write_processor(folder / "theirs", pieces)
     config = Kosmos2Config(
         text_config={**text, "vocab_size": words}, vision_config=vision, latent_query_num=image_tokens
@@ -33,7 +33,7 @@ def device_of(kosmos: Generator) -> torch.device:
 
 
 def inputs(kosmos: Generator, prompts: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """Prompts of equal lengths with one image each, as transformers' model takes them: pixels ready for the encoder."""
+    """Prompts of equal length with one image each, as inputs of transformers' model, with normalized pixels."""
     config, encoder, device = kosmos.model.config, kosmos.model.vision.encoder, device_of(kosmos)
     tokens = torch.stack([torch.from_numpy(prompt.tokens) for prompt in prompts])
     slots = torch.stack([torch.from_numpy(prompt.image_slots) for prompt in prompts])
@@ -52,7 +52,7 @@ def beam_search(
     theirs: Kosmos2ForConditionalGeneration, tensors: dict[str, torch.Tensor], kosmos: Generator,
     beam: int, new_tokens: int,
 ) -> list[list[int]]:  # fmt: skip
-    """Their `generate` with its own cache, ending where ours does."""
+    """Their `generate` with its own cache and our end tokens."""
     vocabulary = kosmos.vocabulary
     generated = theirs.generate(
         **tensors,
