@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from fairseq_cli_ext import prepare
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError
 from tests import tiny
+from tests.curation.command import prepare
 
 
 def test_counts_and_logs(caplog):
@@ -78,7 +78,7 @@ def test_the_same_reasons_as_in_a_report(data, tmp_path, caplog):
         ("6.txt", b"no image"),
     ]
     tiny.write_tar(tmp_path / "in" / "0.tar", members)
-    prepare.run(["check", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"])
+    prepare(["check", tmp_path / "in", "--out", tmp_path / "out", "--workers", 1])
     reported = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["counts"]["dropped"]
 
     corpus = f"{{name: c, train: {tmp_path / 'in' / '0.tar'}}}"
