@@ -12,7 +12,7 @@ import pytest
 import kosmos_plugin
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("convert", "evaluate", "generate", "prepare")
+COMMANDS = ("convert", "evaluate", "generate", "inspect", "prepare")
 # Everything that takes long to import, or that an extra brings.
 HEAVY = ("torch", "fairseq", "numpy", "datatrove", "transformers", "matplotlib", "PIL")
 
