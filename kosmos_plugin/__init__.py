@@ -33,15 +33,16 @@ def load(path: "str | Path", data: "str | Path | None" = None, vocabulary: "str 
             checkpoint, or the data YAML's).
 
     Returns:
-        The model with its vocabulary:
-
-            kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
-            kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
-            kosmos.score("<image> A photo of a", ["cat.png"], candidates=["cat", "dog"])  # log-probabilities
+        The model with its vocabulary.
 
     Raises:
         UserError: `path` is not a checkpoint of a KOSMOS model, or its vocabulary is missing.
         ImportError: fairseq is not installed.
+
+    Example:
+        >>> kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
+        >>> kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+        >>> kosmos.score("<image> A photo of a", ["cat.png"], candidates=["cat", "dog"])  # log-probabilities
     """
     register()
     from kosmos_plugin.compat.quiet_import import unchanged_root_logger

@@ -30,7 +30,7 @@ TWO_SPACES = ("winograd", "copa")  # the harness's oversight, see the benchmarks
 
 
 def on_the_hub(name: str, record: dict) -> dict:
-    """A record of the release in the form that it has on Hugging Face's hub, whence the harness takes it."""
+    """A record of the release in the form that it has on the Hugging Face hub, where the harness reads it."""
     match name:
         case "storycloze":
             sentences = {f"input_sentence_{number}": record[f"InputSentence{number}"] for number in (1, 2, 3, 4)}
