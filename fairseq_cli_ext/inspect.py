@@ -86,15 +86,16 @@ def _show_micro_batch(data: str, training: BatchOptions, options: MicroBatchOpti
     from kosmos_plugin.inspection.training_batch import micro_batch_report
 
     report, skipped = micro_batch_report(data, training, options)
+    if options.html is not None:  # before the text, which may go to `| head`
+        try:
+            write_text(options.html, as_html(report))
+        except OSError as error:
+            raise UserError(f"Cannot write the page {options.html}: {error.strerror}.") from None
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(as_text(report, color, _terminal_width()))
     if skipped:
         print(f"\nskipped as broken: {skipped} (see the warnings)", file=sys.stderr)
     if options.html is not None:
-        try:
-            write_text(options.html, as_html(report))
-        except OSError as error:
-            raise UserError(f"Cannot write the page {options.html}: {error.strerror}.") from None
         print(f"\nThe page is {options.html}", file=sys.stderr)
 
 

@@ -232,3 +232,14 @@ def test_no_model_is_imported(data):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "This micro-batch" in done.stdout
+
+
+def test_the_page_is_written_though_nobody_reads_the_text(data, tmp_path):
+    """`kosmos-inspect … --html page.html | head` ends the command while it prints."""
+    page = tmp_path / "page.html"
+    options = f"--image-tokens {tiny.IMAGE_TOKENS} --image-size {tiny.IMAGE_SIZE} --tokens-per-sample 64"
+    command = [sys.executable, "-m", "fairseq_cli_ext.inspect", str(data), *options.split(), "--html", str(page)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.wait()
+    assert page.read_text().rstrip().endswith("</html>")
