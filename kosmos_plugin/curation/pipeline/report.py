@@ -1,4 +1,4 @@
-"""What a run did, in counts: for the terminal, and as report.json. It has no times: same run, same report."""
+"""The counts of a run, for the terminal and as report.json. They include no times, so equal runs have equal reports."""
 
 import collections
 import json

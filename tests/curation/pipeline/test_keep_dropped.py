@@ -66,8 +66,8 @@ PAIRS = [
 ]
 DROPPED_CAPTIONS = {
     "tags": [("<PERSON> and a dog", "caption with a tag such as <PERSON>")],
-    "length": [("one", "caption of fewer than 2 words")],
-    "images": [("a speck", "image side of fewer than 16 pixels"), ("a b", "image of 0 bytes")],
+    "length": [("one", "caption with fewer than 2 words")],
+    "images": [("a speck", "image side shorter than 16 pixels"), ("a b", "image of 0 bytes")],
     "invalid": [("nul \0 byte", "NUL bytes")],
 }
 

@@ -211,7 +211,7 @@ def test_an_index_in_place_lists_what_passes(tmp_path):
     assert counts["dropped"] == {
         "caption with a tag such as <PERSON>": 1,
         "image of 0 bytes": 1,
-        "image side of fewer than 16 pixels": 1,
+        "image side shorter than 16 pixels": 1,
         "no image": 1,
         "no caption": 1,
         "no text, or not valid UTF-8": 1,
@@ -304,13 +304,13 @@ def test_captions_with_tags(tmp_path, caption, dropped):
 @pytest.mark.parametrize(
     "option, bad, reason",
     [
-        (["--min-words", 3], (jpeg(), "two words"), "caption of fewer than 3 words"),
-        (["--max-words", 6], (jpeg(), "a b c d e f g"), "caption of more than 6 words"),
-        (["--min-characters", 5], (jpeg(), "café"), "caption of fewer than 5 characters"),
-        (["--max-characters", 30], (jpeg(), "é" * 31), "caption of more than 30 characters"),
-        (["--min-side", 30], (jpeg(size=(40, 29)), "small"), "image side of fewer than 30 pixels"),
-        (["--max-aspect", 3], (jpeg(size=(91, 30)), "wide"), "image of sides of more than 3 to 1"),
-        (["--max-aspect", 3], (jpeg(size=(30, 91)), "high"), "image of sides of more than 3 to 1"),
+        (["--min-words", 3], (jpeg(), "two words"), "caption with fewer than 3 words"),
+        (["--max-words", 6], (jpeg(), "a b c d e f g"), "caption with more than 6 words"),
+        (["--min-characters", 5], (jpeg(), "café"), "caption with fewer than 5 characters"),
+        (["--max-characters", 30], (jpeg(), "é" * 31), "caption with more than 30 characters"),
+        (["--min-side", 30], (jpeg(size=(40, 29)), "small"), "image side shorter than 30 pixels"),
+        (["--max-aspect", 3], (jpeg(size=(91, 30)), "wide"), "aspect ratio of more than 3 to 1"),
+        (["--max-aspect", 3], (jpeg(size=(30, 91)), "high"), "aspect ratio of more than 3 to 1"),
         (["--decode"], (jpeg()[:-300], "cut"), "image that cannot be decoded"),
         (
             ["--english"],

@@ -104,9 +104,9 @@ def test_a_warc_file_that_is_cut_short(tmp_path, name):
 @pytest.mark.parametrize(
     "bad, reason",
     [
-        (png(9, (63, 80)), "image of fewer than 64 by 64 pixels"),
+        (png(9, (63, 80)), "image smaller than 64 by 64 pixels"),
         (png(9, color=(200, 10, 10)), "image of one color"),
-        (png(1), "image that the page has already"),
+        (png(1), "image repeated on the page"),
         (b"", "image of 0 bytes"),
         (b"<svg/>", "image that cannot be decoded"),
     ],
@@ -164,7 +164,7 @@ def test_no_file_outside_of_the_folder_is_read(tmp_path, address):
     folder = write_folder(tmp_path / "in", html(TEXTS[0], address, TEXTS[1]), {})
     with pytest.raises(UserError, match="Nothing was kept"):
         run(tmp_path / "out", folder)
-    assert counts(tmp_path / "out")["left out"] == {"image that is missing": 1}
+    assert counts(tmp_path / "out")["left out"] == {"missing image": 1}
 
 
 def test_duplicate_and_near_duplicate_pages_are_dropped(tmp_path):

@@ -277,7 +277,7 @@ def test_errors_name_what_is_wrong(tmp_path, vocabulary):
     )
     missing = ["--evaluation", str(tmp_path / "no.json")]
     assert "There is no input" in error_of(["text", a, "--out", str(tmp_path / "6"), *known, *missing])
-    assert "files that are not of this run" in error_of(["text", a, "--out", str(tmp_path), *known])
+    assert "files of something else" in error_of(["text", a, "--out", str(tmp_path), *known])
 
 
 def test_other_fields_do_not_matter(tmp_path, vocabulary):
