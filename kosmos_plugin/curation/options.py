@@ -18,7 +18,7 @@ CAPTION_VALID_SHARE = 0.001
 SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
 
 _FORMAT = "input format (default: from the file extension)"
-_VOCABULARY = "folder with sentencepiece.model and dict.txt, from kosmos-prepare tokenizer"
+_VOCABULARY = "folder of sentencepiece.model and dict.txt, from kosmos-prepare tokenizer"
 _TEXT_KEY = "field of JSON lines and Parquet that holds the text"
 _SEPARATOR = 'plain text: line between documents, "" for empty lines (default: one document per file)'
 _DUPLICATES = "duplicates to drop: near (includes exact ones), exact or none"

@@ -16,6 +16,7 @@ Stages are datatrove pipelines: on Slurm or Ray, give `Stage.steps` and `Stage.t
 import contextlib
 import copy
 import io
+import logging
 import multiprocessing
 import shutil
 from collections.abc import Generator, Iterator, Sequence
@@ -33,6 +34,10 @@ from kosmos_plugin.atomic import write_text
 from kosmos_plugin.curation.pipeline.report import Report, read_counts
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.errors import UserError
+
+# A task that imports fairseq without `register()` sets the root logger to DEBUG; these libraries log every file then.
+for _library in ("asyncio", "filelock", "fsspec"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
