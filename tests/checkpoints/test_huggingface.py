@@ -36,7 +36,7 @@ def imported(source, tmp_path_factory) -> Path:
 
 
 def prompts(kosmos: Generator, seed: int) -> list:
-    """Text only, with one image, with two: of unequal lengths."""
+    """Prompts of unequal lengths: only text, one image, two images."""
     rng = random.Random(seed)
     texts = [tiny.sentence(rng), f"<image> {tiny.sentence(rng)}", f"<image> {tiny.sentence(rng)} <image> the"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
@@ -204,7 +204,7 @@ def test_folder_can_be_moved(source, tmp_path):
 
 
 def test_public_geometry_is_known_by_its_name():
-    """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and as many parameters as transformers has."""
+    """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and the parameter count of transformers."""
     config, tower = huggingface_config.from_hf(Kosmos2Config())
     assert (config.vision_model, tower) == ("ViT-L-14-quickgelu", None)
     assert config.positions == "sinusoidal"

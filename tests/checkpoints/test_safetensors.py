@@ -57,7 +57,7 @@ def test_training_continues_from_it(checkpoint, data, tmp_path):
     seed=st.integers(0, 99),
 )
 def test_any_tensors_there_and_back(tmp_path_factory, shapes, dtype, seed):
-    """Also views of one another, transposed, empty, and not contiguous."""
+    """Also views of the same storage, transposed, empty and non-contiguous tensors."""
     folder = tmp_path_factory.mktemp("any")
     generator = torch.Generator().manual_seed(seed)
     weights = {f"a.{i}": torch.randn(shape, generator=generator).to(dtype) for i, shape in enumerate(shapes)}

@@ -129,7 +129,7 @@ def test_options_of_decoding(make, vocabulary, skips, fit, decoding):
 @pytest.mark.parametrize("data", [b"garbage", b"", "cut"])
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_broken_image(collate, make, skips, vocabulary, caplog, data, position):
-    """Its whole sample is left out; the others are as they would be without it."""
+    """The whole sample of a broken image is left out; the others are the same as without it."""
     broken = Image(lambda: image(9).read()[:200] if data == "cut" else data)
     samples = [
         make("a", image(1), Text("a dog")),

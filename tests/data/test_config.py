@@ -1,4 +1,4 @@
-"""The data YAML: what is read, and that every mistake is an error that names the file and the key."""
+"""The data YAML: how it is read, and that every mistake is an error that names the file and the key."""
 
 import copy
 

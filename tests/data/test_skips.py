@@ -1,4 +1,4 @@
-"""Counting what is skipped: over processes, when it is too much, and for the reasons that `kosmos-prepare` reports."""
+"""Skipped records: counted across processes, limited in number, with the reasons that `kosmos-prepare` reports."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def test_ends_above_the_rate(rate, allowed):
 
 
 def test_few_say_little():
-    """The first records may be broken without ending the training; the next hundreds may not."""
+    """If the first records are broken, the training continues; if hundreds are, it ends."""
     skips = SkipCounter(0.05)
     skips.count(20)
     for i in range(20):
@@ -66,7 +66,7 @@ def test_counts_over_processes():
 
 
 def test_the_same_reasons_as_in_a_report(data, tmp_path, caplog):
-    """`kosmos-prepare check` and training on the same tar."""
+    """`kosmos-prepare check` and training give the same counts for the same tar."""
     image = tiny.png(random.Random(0))
     members = [
         *tiny.caption_members("0", "a dog", image),

@@ -1,4 +1,4 @@
-"""Every benchmark from its release to its metrics, answered by a stand-in: one that knows, and one that guesses."""
+"""Every benchmark from its release to its metrics, with a stand-in that knows the answers and one that guesses."""
 
 import math
 import statistics
@@ -54,7 +54,7 @@ def test_guesses_get_the_chance_level(name, releases):
 
 
 def chance(requests) -> float:
-    """The share of right answers that guessing gets."""
+    """The expected share of right answers when guessing."""
     if isinstance(requests[0], Generate) and requests[0].then is not None:
         requests = [request.then("") for request in requests]
     if isinstance(requests[0], Choose):

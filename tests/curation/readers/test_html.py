@@ -49,7 +49,7 @@ paragraphs = st.lists(st.sampled_from(LINE.split()), min_size=12, max_size=20).m
 
 @given(parts=st.lists(st.one_of(paragraphs, st.integers(0, 99)), min_size=1, max_size=12))
 def test_the_order_of_texts_and_images_is_that_of_the_page(parts):
-    """Numbers stand for images. A page without text would have no content."""
+    """In the expected result, numbers stand for images. A page without text would have no content."""
     parts = [LINE, *parts]
     body = "".join(f"<p>{p}</p>" if isinstance(p, str) else f'<figure><img src="{p}.png"></figure>' for p in parts)
     read = []

@@ -1,4 +1,4 @@
-"""MMC4 and OBELICS as they are published, with images in every kind of store."""
+"""MMC4 and OBELICS in their published formats, with images in every kind of store."""
 
 import io
 import json
@@ -19,7 +19,7 @@ DOCUMENT = [TEXTS[0], png(1), TEXTS[1], png(2), TEXTS[2]]
 
 
 def mmc4_lines() -> bytes:
-    """The second image's sentence is the last; both names are those of the release's download."""
+    """The second image belongs to the last sentence; both have the file names of the release's downloads."""
     images = [
         {"raw_url": URLS[0], "image_name": "0a1b.png", "matched_text_index": 1, "matched_sim": 0.3},
         {"raw_url": URLS[1], "image_name": "2c3d.png", "matched_text_index": 2, "matched_sim": 0.2},
@@ -62,7 +62,7 @@ def img2dataset_tar(folder: Path) -> Path:
 
 
 def mirror(folder: Path) -> Path:
-    """As `wget --mirror` writes it."""
+    """A folder of images as `wget --mirror` writes it."""
     for number, name in enumerate(("a/one.png", "two.png?size=9")):
         file = folder / "mirror" / "images.example" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def test_a_zip_that_is_cut_short(tmp_path):
 
 
 def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
-    """Addresses of images end in anything; the dots of a host are not extensions."""
+    """Image addresses can end in anything; the dots of a host name do not start extensions."""
     names = ["cdn.example.org/img/12345", "cdn.example.org/a.jpg@w"]
     tiny.write_tar(tmp_path / "mirror.tar", [(f"./{name}", png(n)) for n, name in enumerate(names)])
     images = [{"raw_url": f"https://{name}", "matched_text_index": n + 1} for n, name in enumerate(names)]

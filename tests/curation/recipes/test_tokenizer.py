@@ -1,4 +1,4 @@
-"""kosmos-prepare tokenizer: the same bytes each time, a pair that loads, and sizes that do not fit."""
+"""kosmos-prepare tokenizer: the same bytes each time, a model and dictionary that load, and impossible sizes."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Pairs of animals: their names, or their descriptions, and then the question."""
+"""Pairs of animals: the prompt has their names or their descriptions, then the question."""
 
 import json
 

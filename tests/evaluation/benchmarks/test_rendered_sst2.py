@@ -1,4 +1,4 @@
-"""Rendered SST-2: pictures by sentiment, one question, or a rationale and then the question."""
+"""Rendered SST-2: images by sentiment; a question, directly or after a rationale."""
 
 import pytest
 

@@ -121,7 +121,7 @@ def test_batch_sizes_that_are_none(given):
 
 @pytest.fixture
 def images_encoded(kosmos, monkeypatch):
-    """How many images the model is given at a time."""
+    """The number of images in each call of the vision encoder."""
     encode, counts = kosmos.model.embed_images, []
 
     def counted(pixels):

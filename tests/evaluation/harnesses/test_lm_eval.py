@@ -57,7 +57,7 @@ def test_log_likelihoods_are_those_of_one_pass(model, decided):
 
 
 def test_a_long_text_is_as_likely_as_its_windows(model, decided):
-    """As the harness's documentation draws them: each token once, the last window with all the context there is."""
+    """Windows as in the harness's documentation: each token is scored once, the last window has the most context."""
     size, vocabulary = 512, decided.vocabulary
     texts = [" ".join(random.Random(seed).choices(tiny.WORDS, k=count)) for seed, count in ((1, 1300), (2, 20), (3, 0))]
     answers = model.loglikelihood_rolling(instances("loglikelihood_rolling", *((text,) for text in texts)))
@@ -117,7 +117,7 @@ def test_requests_with_images(model, decided):
 
 
 def write_tasks(folder: Path, count: int = 40) -> list[dict]:
-    """Tasks that choose and that generate, over the same questions; returns the questions."""
+    """Write a choice task and a generation task over the same questions; return the questions."""
     rng = random.Random(11)
     rows = []
     for _ in range(count):
@@ -153,14 +153,14 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """(their folder, their questions)"""
+    """The tasks' folder and their questions."""
     folder = tmp_path_factory.mktemp("lm_eval")
     return folder, write_tasks(folder)
 
 
 @pytest.fixture(scope="module")
 def run(tasks, decided_checkpoint, tmp_path_factory):
-    """(questions, what the harness measures, its log of what was generated)"""
+    """The questions, the harness's measurements, and its log of generated texts."""
     folder, rows = tasks
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))

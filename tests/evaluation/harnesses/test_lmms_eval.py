@@ -54,7 +54,7 @@ def target(document: dict) -> str:
 
 
 def instances(kind: str, asked: list[tuple]) -> list[Instance]:
-    """Of (context, continuation or options, number of the document)."""
+    """Instances of (context, continuation or options, number of the document)."""
     return [
         Instance(
             kind,
@@ -156,7 +156,7 @@ def of_document(document):
 
 
 def write_tasks(folder: Path, count: int = 40) -> list[dict]:
-    """Tasks that choose and that generate, over the same pictures and questions; returns these."""
+    """Write a choice task and a generation task over the same images and questions; return the questions."""
     rng = random.Random(12)
     rows = []
     for number in range(count):
@@ -175,14 +175,14 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """(their folder, their questions)"""
+    """The tasks' folder and their questions."""
     folder = tmp_path_factory.mktemp("lmms_eval")
     return folder, write_tasks(folder)
 
 
 @pytest.fixture(scope="module")
 def run(tasks, decided_checkpoint, tmp_path_factory):
-    """(questions, what the harness measures, its log of what was generated)"""
+    """The questions, the harness's measurements, and its log of generated texts."""
     folder, rows = tasks
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))

@@ -1,4 +1,4 @@
-"""Accuracy by hand, and the bootstrap's interval beside scipy's."""
+"""Accuracy against values computed by hand, and the bootstrap interval against scipy's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Caption metrics beside pycocoevalcap called directly, and errors about missing tools."""
+"""Caption metrics against direct calls of pycocoevalcap, and errors about missing tools."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def spice_parser() -> list[Path]:
 
 
 def directly(references: list[list[str]], predictions: list[str]):
-    """CIDEr, CIDEr of each image, BLEU-4 and ROUGE-L as pycocoevalcap's own COCOEvalCap computes them."""
+    """CIDEr, CIDEr of each image, BLEU-4 and ROUGE-L, computed by pycocoevalcap's own COCOEvalCap."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -127,7 +127,7 @@ def test_without_its_parser_spice_is_left_out(caplog):
 
 @needs_java
 def test_a_spice_that_fails_is_left_out(caplog, monkeypatch, tmp_path):
-    """In another folder, where its parser is an empty file and its own jar is not."""
+    """SPICE runs in another folder, with an empty file as its parser and without its own jar."""
     from pycocoevalcap.spice import get_stanford_models, spice
 
     monkeypatch.setattr(spice, "__file__", str(tmp_path / "spice.py"))

@@ -1,4 +1,4 @@
-"""EM and F1 by hand, and beside torchmetrics' on any answers."""
+"""EM and F1 against values computed by hand, and against torchmetrics on random answers."""
 
 import pytest
 from hypothesis import assume, example, given, settings

@@ -1,4 +1,4 @@
-"""The VQA accuracy by its definition, and its odd cases by hand."""
+"""The VQA accuracy against its definition, and odd cases computed by hand."""
 
 import functools
 import itertools
@@ -106,7 +106,7 @@ def test_contractions_lack_one_apostrophe():
 
 
 def by_definition(prediction: str, people: list[str]) -> float:
-    """Over all nines of ten people, the mean of min(1, how many of them said it / 3)."""
+    """The mean over all choices of nine of ten people of min(1, number of them who gave the answer / 3)."""
     one_line = [" ".join(answer.replace("\t", "\n").split("\n")).strip(" ") for answer in (prediction, *people)]
     if any(answer != one_line[1] for answer in one_line[1:]):
         one_line = [by_character(answer) for answer in one_line]
@@ -116,7 +116,7 @@ def by_definition(prediction: str, people: list[str]) -> float:
 
 @functools.cache
 def by_character(answer: str) -> str:
-    """An answer normalized, one character after the other."""
+    """Normalize an answer character by character."""
     digits = set("0123456789")
     around = [*zip(("", *answer), answer, (*answer[1:], ""), strict=False)]  # with the characters on both sides
     number = any(before in digits and mark == "," and after in digits for before, mark, after in around)
