@@ -1,4 +1,4 @@
-"""Decoded images against open_clip's own preprocessing; modes and formats, and bytes that are not an image."""
+"""Decoded images against open_clip's own preprocessing, modes and formats, and bytes that are not an image."""
 
 import io
 import struct
@@ -47,7 +47,7 @@ SIZES = st.one_of(
 
 
 def by_open_clip(data: bytes, target: int, **options) -> torch.Tensor:
-    """Its pixels, from 0 to 255."""
+    """open_clip's pixels, from 0 to 255."""
     transform = open_clip.image_transform(target, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), **options)
     return transform(Image.open(io.BytesIO(data))) * 255
 

@@ -1,4 +1,4 @@
-"""Dataclasses as the options of a command."""
+"""Dataclasses as options of a command."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The public layout of ids, round trips, and text that spells special tokens."""
+"""The public layout of token ids, round trips, and text that spells special tokens."""
 
 import pickle
 
@@ -47,7 +47,7 @@ def spelling(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bytewise(tmp_path_factory):
-    """Falls back to bytes, so that nothing is unknown, and keeps whitespace."""
+    """A vocabulary that falls back to bytes, so that nothing is unknown, and keeps whitespace."""
     folder = tmp_path_factory.mktemp("vocabulary") / "bytewise"
     options = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     return train(folder, ["the dog runs", "the cat sleeps"] * 50, vocab_size=300, **options)

@@ -36,7 +36,7 @@ def test_ends_above_the_rate(rate, allowed):
 
 
 def test_few_say_little():
-    """If the first records are broken, the training continues; if hundreds are, it ends."""
+    """The rate is judged only after some hundred records: 20 broken ones at the start do not end the training."""
     skips = SkipCounter(0.05)
     skips.count(20)
     for i in range(20):

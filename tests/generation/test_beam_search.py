@@ -1,4 +1,4 @@
-"""Cached generation equals recomputing, a batch equals its prompts one by one, beams never score below greedy."""
+"""Cached generation equals recomputation, a batch equals its prompts one by one, beams never score below greedy."""
 
 import random
 
@@ -23,14 +23,14 @@ def kosmos(request, data):
 
 @pytest.fixture(scope="module")
 def prompts(kosmos):
-    """Prompts of unequal lengths with no, one and two images."""
+    """Prompts of unequal lengths with zero, one and two images."""
     rng = random.Random(1)
     texts = ["a", "<image>", "the <image> red house <image> of", "a small cat sleeps near the river and the car"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
 
 
 def logits_from_scratch(kosmos, prompt, tokens):
-    """The next token's log-probabilities after a prompt and `tokens`, by one uncached pass."""
+    """The next token's log-probabilities after a prompt and `tokens`, from one uncached pass."""
     ids = torch.cat((torch.from_numpy(prompt.tokens), torch.tensor(tokens, dtype=torch.int64)))[None]
     slots = torch.zeros_like(ids, dtype=torch.bool)
     slots[0, : len(prompt)] = torch.from_numpy(prompt.image_slots)
@@ -128,7 +128,7 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
 
 
 def test_a_sequence_may_only_end_among_the_best():
-    """As in fairseq's and transformers' search: what ends must be one of the `beam` best continuations."""
+    """As in fairseq and transformers, a hypothesis may only end among the `beam` best continuations."""
     end = 9
     beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
     beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
@@ -149,7 +149,7 @@ def test_beams_stop_when_none_beats_the_finished_ones():
 
 
 def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
-    """Two steps with every first token kept: the best pair of all."""
+    """Two steps that keep every first token find the best of all pairs."""
     prompt, vocabulary = prompts[1], kosmos.vocabulary
     first = logits_from_scratch(kosmos, prompt, [])
     best = -torch.inf

@@ -16,7 +16,7 @@ from kosmos_plugin.inspection.like import read_like
 from kosmos_plugin.inspection.options import BatchOptions
 from tests import tiny
 
-# Options of a training, and the same as kosmos-inspect takes them.
+# Options of a training, and the same options of kosmos-inspect.
 TRAINING = "--image-fit stretch --image-decoding exact --seed 7 --update-freq 2"
 SIZES = (
     f"--image-tokens {tiny.IMAGE_TOKENS} --image-size {tiny.IMAGE_SIZE} --tokens-per-sample {tiny.TOKENS_PER_SAMPLE}"
