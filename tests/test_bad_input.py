@@ -62,7 +62,7 @@ def add_broken(data: Path) -> None:
         *[("huge.jpg", fifty_million_pixels()), ("huge.txt", b"a cat")],
     ]
     crowded = [{"text": "so many"}, *[{"image": 0}] * 11]
-    # in tars of their own, so that all of them are drawn within a few updates
+    # in separate tars, so that all of them are drawn within a few updates
     tiny.write_tar(data.parent / "captions" / "train-1.tar", captions)
     tiny.write_tar(data.parent / "interleaved" / "train-1.tar", tiny.interleaved_members("crowded", crowded, [jpeg()]))
 

@@ -62,7 +62,7 @@ def test_stock_has_our_loss(noise, streams):
 def test_stock_learns_what_ours_learns(noise):
     """Updates change the same parameters by the same amount, whether CLIP's graph is kept or not."""
     job = work(noise, "kosmos_base", 0.0, *STREAMS)
-    job = replace(job, options=f"{job.options} --optimizer adam")  # ours has another place for ε
+    job = replace(job, options=f"{job.options} --optimizer adam")  # our AdamW adds ε in another place
     sides = Ours(job), Stock(job), Stock(job, "--freeze-clip")
     for side in sides:
         side(), side()

@@ -29,7 +29,7 @@ def run(*arguments: str) -> tuple[int, str, str, float]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("argument, status", [("--help", 0), ("--version", 0), ("--unknown", 2)])
-def test_answers_at_once(command, argument, status):
+def test_answers_quickly(command, argument, status):
     """At most 0.5 s of CPU, or in proportion to importing argparse if the machine or Python's start is slow."""
 
     def is_fast() -> bool:

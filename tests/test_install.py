@@ -92,7 +92,7 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
         "import fairseq\n"  # with --user-dir the hook does nothing
         "of_fairseq = time.process_time() - start\n"
         "assert 'kosmos_plugin' not in sys.modules\n"
-        "gc.disable()\n"  # a collection of all of torch's objects may fall here by chance
+        "gc.disable()\n"  # otherwise a garbage collection of torch's objects could happen here by chance
         "start = time.process_time()\n"
         "import kosmos_plugin\n"
         "print(time.process_time() - start, of_fairseq)\n"

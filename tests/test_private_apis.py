@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# (module, attribute path) → what it is used for
+# (module, attribute path) → its use
 PRIVATE_APIS = {
     ("torch", "UntypedStorage._new_shared"): "data/batch: a worker's batch in one block of shared memory",
     (

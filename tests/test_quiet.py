@@ -11,7 +11,7 @@ import torch
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-# Libraries that add warning filters of their own when they are imported come first.
+# Libraries that add warning filters when they are imported come first.
 STATE = """
 import logging, sys, warnings
 import numpy, scipy.sparse, scipy.special, sympy, torch

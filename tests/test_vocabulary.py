@@ -104,7 +104,7 @@ def test_round_trip_is_that_of_sentencepiece(kind, request):
         assert [vocabulary.symbol(token) for token in tokens] == [
             "<unk>" if processor.is_unknown(piece) else processor.id_to_piece(piece) for piece in pieces
         ]
-        # Text becomes no special token, however it is spelled.
+        # Text never becomes a special token, however it is spelled.
         first_special = vocabulary.image_slot
         assert all(vocabulary.unk <= token < first_special for token in tokens)
         assert vocabulary.decode(tokens) == vocabulary.decode(
@@ -125,7 +125,7 @@ def test_bytes_bring_back_all_text(bytewise, text):
 
 def test_learned_pieces_spelled_like_special_tokens(spelling):
     learned = {spelling.processor.id_to_piece(i) for i in range(4, spelling.processor.get_piece_size())}
-    assert {"<image>", "<pad>"} <= learned  # else this shows nothing
+    assert {"<image>", "<pad>"} <= learned  # otherwise the test would show nothing
     for mark in ("<image>", "<pad>"):
         (token,) = [token for token in spelling.encode(f"the{mark}dog") if spelling.symbol(token) == mark]
         assert token > spelling.unk and token not in (spelling.image_begin, spelling.pad)

@@ -85,7 +85,7 @@ def test_generations_are_identical(tmp_path, seed, beam):
     for sample, hypothesis in zip(samples, hypotheses, strict=True):
         their_inputs = inputs(kosmos, sample)
         if sample.images:
-            # Their `generate` repeats images beam by beam, one a row: two are handed over as embeddings of one row.
+            # Their `generate` repeats images for each beam, one per row, so two are passed as embeddings of one row.
             features = theirs.vision_model(their_inputs.pop("pixel_values"))[0]
             features = F.normalize(theirs.vision_model.model.post_layernorm(features), dim=-1)
             embeddings = theirs.image_to_text_projection(features)[0]
@@ -144,7 +144,7 @@ def test_a_trained_model_is_exported(imported, data, tmp_path):
     trained = tiny.train(yaml_path, tmp_path / "trained", *options)
     before, after = (torch.load(path, weights_only=True)["model"] for path in (imported, trained))
     name = "decoder.layers.0.ffn.fc1.weight"
-    assert 0 < (after[name] - before[name]).abs().max() < 0.01  # one step away from where it began
+    assert 0 < (after[name] - before[name]).abs().max() < 0.01  # one update away from the imported weights
     frozen = "vision.encoder.visual.conv1.weight"
     assert torch.equal(after[frozen], before[frozen])
     convert(trained, tmp_path / "out", "huggingface")

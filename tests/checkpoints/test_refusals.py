@@ -42,7 +42,7 @@ def refusal(tmp_path, capsys):
         with pytest.raises(SystemExit) as status:
             convert.cli_main(["--to", to, str(source), str(tmp_path / "target"), *options])
         assert status.value.code == 2
-        assert sorted(tmp_path.rglob("*")) == before  # no target, and nothing temporary beside it
+        assert sorted(tmp_path.rglob("*")) == before  # neither a target nor temporary files
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: "), lines
         return lines[0]

@@ -99,7 +99,7 @@ def test_document_ids(collate, rows):
         spans = np.split(ids[: row.num_tokens].numpy(), np.cumsum([len(sample) for sample in row.samples])[:-1])
         kinds = [set(span.tolist()) for span in spans]
         assert all(len(kind) == 1 for kind in kinds)
-        # all attend to each other, or none to another
+        # all documents attend to each other, or each only to itself
         assert len(set.union(*kinds)) == (1 if row.cross_document_attention else len(row.samples))
 
 

@@ -72,7 +72,7 @@ def test_weights_are_exact_in_every_block(weights, seed, block):
     counts = np.bincount(corpora, minlength=len(weights))
     shares = np.array(weights) / sum(weights) * BLOCK
     assert counts.sum() == BLOCK and (counts > 0).all()
-    # rounded to whole positions; a corpus too small for one still has one, which the largest gives up
+    # rounded to whole positions; a corpus too small for one position still gets one from the largest corpus
     assert (np.abs(counts - shares) <= len(weights)).all()
     assert (np.abs(counts - shares) < 1).all() or (shares < 1).any()
 

@@ -98,7 +98,7 @@ def test_every_row_is_dealt_once(sizes, parts):
     assert [[packed.samples[0].id for packed in part] for part in again] == [
         [packed.samples[0].id for packed in part] for part in dealt
     ]
-    # Back and forth: a part exceeds another by at most the largest row.
+    # Rows are dealt back and forth, so a part exceeds another by at most the largest row.
     images = [sum(packed.num_images for packed in part) for part in dealt]
     assert max(images) - min(images) <= max((images for _, images in sizes), default=0)
 

@@ -83,7 +83,7 @@ def bytes_read() -> int:
     return int(counters["rchar"])
 
 
-def test_images_are_read_only_when_asked_for(tmp_path):
+def test_images_are_read_only_on_request(tmp_path):
     """Neither indexing nor making a document reads the images' bytes: here they are a hole in the file."""
     big = 40_000_000
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
@@ -253,7 +253,7 @@ def test_header_broken_in_the_middle(tmp_path):
 @pytest.mark.parametrize(
     "data", [b"", b"garbage", b"<html>not found</html>" * 200, bytes(500), b"\x1f\x8b" + bytes(99)]
 )
-def test_no_tar(tmp_path, data):
+def test_not_a_tar(tmp_path, data):
     (tmp_path / "page.tar").write_bytes(data)
     refused(tmp_path / "page.tar")
 

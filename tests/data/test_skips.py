@@ -35,13 +35,13 @@ def test_ends_above_the_rate(rate, allowed):
             skips.skip("record x", ValueError("the reason"))
 
 
-def test_few_say_little():
+def test_the_rate_is_not_judged_on_few_records():
     """The rate is judged only after some hundred records: 20 broken ones at the start do not end the training."""
     skips = SkipCounter(0.05)
     skips.count(20)
     for i in range(20):
         skips.skip(f"{i}", ValueError())
-    skips.count(380)  # 20 of 400: just what is allowed
+    skips.count(380)  # 20 of 400 are just allowed
     with pytest.raises(UserError):
         skips.skip("x", ValueError())
 
@@ -60,7 +60,7 @@ def test_counts_over_processes():
     for process in processes:
         process.join()
     assert skips.skipped == 300
-    skips.max_rate = 0.3334  # 301 of 900 are more
+    skips.max_rate = 0.3334  # 301 of 900 exceed the rate
     with pytest.raises(UserError, match="301 of 900"):
         skips.skip("x", ValueError())
 

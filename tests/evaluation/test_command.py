@@ -96,7 +96,7 @@ def test_list_and_help_import_neither_torch_nor_fairseq(option):
         ("--compare nowhere elsewhere", "nowhere"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line(checkpoint, releases, capsys, tmp_path, arguments, message):
+def test_user_errors_are_one_line(checkpoint, releases, capsys, tmp_path, arguments, message):
     words = arguments.format(checkpoint=checkpoint, releases=releases).split()
     status, _, error = evaluate(capsys, *words, *([] if "--compare" in arguments else ["--out", tmp_path / "out"]))
     assert status == 2
@@ -105,7 +105,7 @@ def test_what_a_user_gets_wrong_is_one_line(checkpoint, releases, capsys, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_files_of_all_benchmarks_are_named_at_once(checkpoint, releases, tmp_path, capsys):
+def test_missing_files_of_all_benchmarks_are_named_together(checkpoint, releases, tmp_path, capsys):
     """The message also names the benchmarks that could run. Here all releases but two are linked."""
     data = tmp_path / "data"
     data.mkdir()

@@ -13,7 +13,7 @@ from kosmos_plugin.evaluation.run import Run, evaluate
 from tests.evaluation.stand_in import Guessing, Knowing
 
 GUESSES = 20
-WITH_ANSWERS = {"vqav2": "val", "vizwiz": "val"}  # their default splits have none
+WITH_ANSWERS = {"vqav2": "val", "vizwiz": "val"}  # their default splits have no references
 
 
 def make(name: str, releases):

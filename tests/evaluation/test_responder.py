@@ -87,7 +87,7 @@ def test_the_longest_prompt_that_fits_is_answered(kosmos, responder):
     assert responder.problem(Generate(question(words), max_new_tokens=513 - length))
 
 
-def test_a_constrained_text_is_given_back_as_it_was_asked_for(responder):
+def test_a_constrained_text_is_returned_as_requested(responder):
     """Tokens lose letters that the vocabulary lacks, and repeated spaces."""
     names = ("the  Ünïcorn", "old   dog")
     found = responder.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])

@@ -152,7 +152,7 @@ def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
     assert loss == pytest.approx(total / count, abs=2e-3)
 
 
-def test_a_split_that_does_not_exist(task):
+def test_a_missing_split(task):
     """fairseq-eval-lm's own default split is `test`."""
     with pytest.raises(UserError, match=r"train and valid, not 'test'[.]$"):
         task.load_dataset("test")

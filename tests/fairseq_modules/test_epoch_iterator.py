@@ -147,7 +147,7 @@ def test_valid_is_read_once_whatever_the_ranks(data, ranks, update_freq):
         batches = iterator(data, rank, ranks, update_freq, split="valid")
         lengths.add(len(batches))
         for batch in batches.next_epoch_itr():
-            assert len(batch["tokens"]) >= 1  # also a rank without work takes part
+            assert len(batch["tokens"]) >= 1  # a rank without work takes part too
             for tokens, borders in zip(batch["tokens"], batch["document_ids"], strict=True):
                 if (borders > 0).any():
                     seen[tuple(tokens[borders > 0].tolist())] += 1

@@ -55,7 +55,7 @@ class Training:
             assert process.poll() is None, (self.folder / "output.txt").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.0005)
-        # torchrun's ranks are in sessions of their own: what has this folder on its command line is of this training.
+        # torchrun's ranks have their own sessions, so processes are found by this folder in their command lines.
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if str(self.folder).encode() in (entry / "cmdline").read_bytes():

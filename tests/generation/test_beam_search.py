@@ -16,7 +16,7 @@ from tests import tiny
 def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
-    # At their initialization, models repeat themselves; larger embeddings make them decided and varied.
+    # Untrained models only repeat themselves; with larger embeddings their output varies.
     model.decoder.embed_tokens.weight.data *= 3
     return Generator(model, task.vocabulary, task.sample_builder)
 
@@ -108,9 +108,9 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
 @pytest.mark.parametrize(
     ("length_penalty", "max_new_tokens", "parents"),
     [
-        (0.0, 20, [1, 1]),  # −3.1 only falls, and −0.51 is there
-        (1.0, 4, [1, 1]),  # at best −3.1 / 4, and −0.51 / 2 is there
-        (1.0, 20, [1, 1, 0]),  # −3.1 / 20 would be more
+        (0.0, 20, [1, 1]),  # −3.1 can only fall, and −0.51 is finished
+        (1.0, 4, [1, 1]),  # at best −3.1 / 4, and −0.51 / 2 is finished
+        (1.0, 20, [1, 1, 0]),  # −3.1 / 20 would be better
     ],
 )
 def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalty, max_new_tokens, parents):
@@ -121,7 +121,7 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
         return beams.advance(values, tokens, lambda path: path[-1] == end)
 
     assert advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]]) == [0, 0]
-    # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that run on.
+    # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that continue.
     found = advance([[-3.0, -9.0, -9.1, -9.2], [-0.01, -1.0, -1.1, -9.0]], [[3, 4, 5, 6], [end, 5, 6, 7]])
     assert found == parents
     assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]

@@ -103,7 +103,7 @@ def test_the_micro_batch_is_that_of_the_explicit_options(data, tmp_path, capsys,
 def test_an_explicit_option_wins(data, tmp_path, capsys):
     like = script_of(tmp_path, data)
     page, other = tmp_path / "page.html", tmp_path / "other.html"
-    options = "--seed 1 --update-freq 1 --image-fit crop".split()  # the defaults, given
+    options = "--seed 1 --update-freq 1 --image-fit crop".split()  # the defaults, given explicitly
     one = printed(capsys, inspect, "--like", like, *options, "--html", page)
     assert one == printed(capsys, inspect, data, *SIZES.split(), "--image-decoding", "exact", "--html", other)
     assert page.read_text() == other.read_text()

@@ -318,7 +318,7 @@ def test_efficientnet_equals_the_packages_features():
         (("efficientnet_lite", "lite9", None, 32, 1), "lite9"),
     ],
 )
-def test_errors_name_what_does_not_exist(arguments, message):
+def test_errors_name_what_is_missing(arguments, message):
     with pytest.raises(UserError, match=message):
         build_vision_encoder(*arguments)
 

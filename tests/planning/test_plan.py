@@ -96,7 +96,7 @@ def test_memory_is_what_fairseq_holds_after_an_update(data, tmp_path, options, b
     config = read_training_command(str(script_of(tmp_path, data, options))).config
     for section in (config.common, config.optimizer, config.distributed_training):
         if "tpu" in section:
-            section.tpu = False  # which fairseq-train says with --bf16
+            section.tpu = False  # as fairseq-train sets it with --bf16
     task = tasks.setup_task(config.task)
     task.load_dataset("train")
     model = task.build_model(config.model)
@@ -223,7 +223,7 @@ def test_output_fits_a_terminal(data, tmp_path, capsys, monkeypatch):
         ("--update-freq 8 --batch-size 1", "8 micro-batches has at most 1 rows, on average 47 tokens and 2 images"),
     ],
 )
-def test_what_the_training_would_refuse(data, tmp_path, capsys, options, message):
+def test_plans_that_training_would_refuse(data, tmp_path, capsys, options, message):
     cli_main(["--plan", str(script_of(tmp_path, data, options)), *AVERAGES])
     assert message in " ".join(capsys.readouterr().out.split())
 

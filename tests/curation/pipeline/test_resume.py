@@ -143,7 +143,7 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
         ([__file__.replace(".py", ".*")], "input files"),
     ],
 )
-def test_a_folder_takes_no_other_run(arguments, uninterrupted, change, named):
+def test_a_folder_refuses_another_run(arguments, uninterrupted, change, named):
     inputs, options = (change, []) if named == "input files" else ([], change)
     with pytest.raises(UserError, match="holds another run") as raised:
         prepare([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])

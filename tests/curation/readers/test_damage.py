@@ -98,7 +98,7 @@ CASES = {
     "OBELICS": (test_releases.write_obelics, lambda files, _: ReadObelics(files).run()),
 }
 
-# ValidTextFilter drops what is not good text.
+# ValidTextFilter drops invalid text.
 PAGES = ("warc", "warc.gz", "html", "MMC4", "OBELICS")
 
 

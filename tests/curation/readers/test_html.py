@@ -90,5 +90,5 @@ def test_lists_are_text_and_menus_are_not(around):
 
 
 @pytest.mark.parametrize("charset", [None, "utf-8", "foo-bar", "utf8mb4", "hex"])
-def test_a_charset_that_there_is_not_is_passed_over(charset):
+def test_an_unknown_charset_is_ignored(charset):
     assert decode_html("<p>“café”</p>".encode(), charset) == "<p>“café”</p>"

@@ -143,7 +143,7 @@ def test_a_zip_that_is_cut_short(tmp_path):
     assert report["counts"]["left out"]["the rest of files that are cut short or broken"] == 1
 
 
-def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
+def test_names_in_a_tar_without_and_with_other_extensions(tmp_path):
     """Image addresses can end in anything; the dots of a host name do not start extensions."""
     names = ["cdn.example.org/img/12345", "cdn.example.org/a.jpg@w"]
     tiny.write_tar(tmp_path / "mirror.tar", [(f"./{name}", png(n)) for n, name in enumerate(names)])
@@ -153,7 +153,7 @@ def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
     assert kept(tmp_path / "out") == [[TEXTS[0], png(0), TEXTS[1], png(1), TEXTS[2]]]
 
 
-def test_half_a_surrogate_pair_in_an_address_is_no_error(tmp_path):
+def test_half_a_surrogate_pair_in_an_address_is_not_an_error(tmp_path):
     record = json.loads(mmc4_lines().splitlines()[0])
     record["url"] += "\ud83d"
     record["image_info"].append({"raw_url": "http://a.example/\ud83d.png", "matched_text_index": 0})

@@ -81,7 +81,7 @@ def test_two_names_have_two_categories():
     assert [name for name in category_names() if IMAGENET_CLASSNAMES.count(name) > 1] == ["missile", "sunglasses"]
 
 
-def test_a_prediction_is_right_to_the_letter(folder):
+def test_a_prediction_must_match_exactly(folder):
     benchmark = ImageNet(folder)
     predictions = [
         "desert grassland whiptail lizard",

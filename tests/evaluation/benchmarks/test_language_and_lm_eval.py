@@ -15,7 +15,7 @@ from tests.evaluation.releases.language import write_json_lines
 
 lm_eval = pytest.importorskip("lm_eval", reason="pip install lm_eval")
 
-# The task's configuration, and the names of its splits for what is asked and for the demonstrations.
+# The task's configuration, and its splits for questions and for demonstrations.
 TASKS = {
     "storycloze": ("storycloze/storycloze_2016.yaml", "test", "validation"),
     "hellaswag": ("hellaswag/hellaswag.yaml", "validation", "train"),

@@ -44,7 +44,7 @@ def test_the_model_chooses_the_sentiment(folder):
     assert not request.by_length
 
 
-def test_in_a_chain_of_thought_it_first_says_what_it_sees(folder):
+def test_a_chain_of_thought_first_describes_the_image(folder):
     benchmark = RenderedSst2ChainOfThought(folder)
     item = benchmark.items()[0]
     first = benchmark.request(item, [])

@@ -18,16 +18,16 @@ def level_of_logging():
 
 
 @pytest.fixture(scope="session")
-def decided_checkpoint(data, checkpoint, tmp_path_factory):
+def varied_checkpoint(data, checkpoint, tmp_path_factory):
     state = torch.load(checkpoint, weights_only=True)
     state["model"]["decoder.embed_tokens.weight"] *= 3
-    path = tmp_path_factory.mktemp("decided") / "checkpoint.pt"
+    path = tmp_path_factory.mktemp("varied") / "checkpoint.pt"
     torch.save(state, path)
     shutil.copytree(data.parent / "vocabulary", path.parent / "vocabulary")
     return path
 
 
 @pytest.fixture(scope="session")
-def decided(decided_checkpoint):
+def varied(varied_checkpoint):
     """The model of that checkpoint, for comparison."""
-    return load(decided_checkpoint)
+    return load(varied_checkpoint)

@@ -37,7 +37,7 @@ from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
         ("yall'd've y'alld've y'all'dve", "y'all'd've y'all'd've y'all'd've"),
         ("lets", "lets"),
         ("shes", "shes"),
-        ("Im", "im"),  # the official table has "Im", which no lower-cased word is
+        ("Im", "im"),  # the official table has "Im", which no lower-cased word matches
         ("somebody'd", "somebodyd"),
         ("girl's", "girl's"),
         ("yes.", "yes"),
@@ -50,13 +50,13 @@ from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
         ("red-white", "red white"),
         ("red - white", "red white"),
         ("on-line, off-line", "on line off line"),
-        ("on-line -off", "online off"),  # with a space beside one hyphen, no hyphen leaves any
+        ("on-line -off", "online off"),  # a space beside one hyphen: all hyphens are removed without leaving a space
         ("on-line\t-off", "online off"),
         ("on-line-\noff", "online off"),
         ("red,white", "red white"),
         ("red, white", "red white"),
         ("100,978", "100978"),
-        ("1,000-2,000", "10002000"),  # with a comma in a number, no mark leaves a space
+        ("1,000-2,000", "10002000"),  # a comma in a number: all marks are removed without leaving a space
         ("yes/no", "yes no"),
         ("[stop]", "stop"),
         ("what?!", "what"),
@@ -73,13 +73,13 @@ def test_normalization(answer, expected):
     [
         ("yes", {"yes": 10}, 1),
         ("yes\n", {"yes": 9, " yes": 1}, 1),
-        ("Yes", {"yes": 10}, 0),  # all agree: to the letter
+        ("Yes", {"yes": 10}, 0),  # if all agree, the match must be exact
         ("Yes.", {"yes": 9, "no": 1}, 1),
         ("the T-shirt", {"the T-shirt": 10}, 1),
         ("t shirt", {"the T-shirt": 10}, 0),
         ("t shirt", {"the T-shirt": 9, "shirt": 1}, 1),
         ("no", {"yes": 10}, 0),
-        ("no", {"yes": 9, "no": 1}, 0.3),  # 9 of 10 nines have one of it, the tenth none
+        ("no", {"yes": 9, "no": 1}, 0.3),  # 9 of the 10 choices of nine people contain the answer once
         ("no", {"yes": 8, "no": 2}, 0.6),
         ("no", {"yes": 7, "no": 3}, 0.9),
         ("no", {"yes": 6, "no": 4}, 1),

@@ -35,7 +35,7 @@ def write_vqav2(folder: Path, count: int = 6, seed: int = 0) -> None:
             annotations.append(
                 {**ids, **annotation, "answers": answers, "question_type": "what", "multiple_choice_answer": most}
             )
-        rng.shuffle(annotations)  # they are found by their ids
+        rng.shuffle(annotations)  # annotations are matched by id, not by order
         _write_questions(folder, subset, questions)
         if subset == "test2015":
             _write_questions(folder, "test-dev2015", questions[::2])
