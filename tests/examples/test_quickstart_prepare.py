@@ -101,7 +101,7 @@ def test_a_missing_package_is_one_error_that_says_what_to_install(tmp_path, monk
     with pytest.raises(SystemExit) as error:
         prepare.prepare(tmp_path / "data", OPTIONS)
     assert "no-such-package" in str(error.value)
-    assert "pip install kosmos-plugin[quickstart]" in str(error.value)
+    assert 'pip install "kosmos-plugin[quickstart]"' in str(error.value)
 
 
 def test_data_yaml_names_what_is_there(data):
