@@ -58,7 +58,7 @@ class CheckShards(Step):
         self.all_checksums = all_checksums
 
     def run(self, data: DocumentStream = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        with BadRecords(self.bad, rank) as bad:
+        with BadRecords.written_to(self.bad, rank) as bad:
             for tar in self.tars[rank::world_size]:
                 self.count("read", "files")
                 try:

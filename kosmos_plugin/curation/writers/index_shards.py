@@ -52,7 +52,7 @@ class IndexShards(Step):
         self.selection = selection
 
     def run(self, data: DocumentStream = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        with BadRecords(self.bad, rank) as bad:
+        with BadRecords.written_to(self.bad, rank) as bad:
             for tar in self.tars[rank::world_size]:
                 self.count("read", "files")
                 if not self.selection and selection_of(tar.path):

@@ -37,7 +37,7 @@ def test_writers_leave_nothing(tmp_path, kind):
 
 
 def test_lists_and_arrays_leave_nothing(tmp_path):
-    with pytest.raises(OSError, match="disk is gone"), BadRecords(tmp_path, 0) as bad:
+    with pytest.raises(OSError, match="disk is gone"), BadRecords.written_to(tmp_path, 0) as bad:
         bad.add("a.tar", None, "broken tar", "cut")
         raise OSError("the disk is gone")
     with pytest.raises(TypeError):
