@@ -122,7 +122,7 @@ class InstructionOptions:
     """kosmos-prepare instructions: instructions → shards."""
 
     sample: int | None = option(
-        None, "keep N examples, a deterministic sample (default: all); the paper uses 54,000 of FLAN's", minimum=1
+        None, "keep N examples, a deterministic sample (default: all); the paper uses 54,000 from FLAN", minimum=1
     )
     valid_share: float = option(0.001, "share of the examples held out for validation, 0 to 1")
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
