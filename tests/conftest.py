@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """The data YAML of tiny data with all three streams; do not write beside it."""
+    """The data YAML of tiny data with all three streams. Tests must not write in its folder."""
     return tiny.write_data(tmp_path_factory.mktemp("tiny") / "data")
 
 

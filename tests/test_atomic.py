@@ -1,4 +1,4 @@
-"""Atomic writes: whole or not at all, for files and folders, also with several writers."""
+"""Atomic writes of files and folders: complete or not at all, even with several writers."""
 
 import multiprocessing
 import os
@@ -84,7 +84,7 @@ def write_often(target, letter):
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_concurrent_writers(tmp_path, kind):
-    """The last one wins; a reader never sees a part of a file or a mixture of two."""
+    """The last writer wins; a reader never sees a partial file or a mixture of two."""
     target = tmp_path / "file.txt"
     write_text(target, "x" * 10_000)
     if kind == "threads":

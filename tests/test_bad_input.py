@@ -1,4 +1,4 @@
-"""User errors and broken web data: one clear line, or a skip that is counted, and never a traceback.
+"""User errors and broken web data give one clear line or a counted skip, never a traceback.
 
 The trainings run fairseq-train itself, each in a process forked from one that has imported everything.
 """
@@ -62,7 +62,7 @@ def add_broken(data: Path) -> None:
         *[("huge.jpg", fifty_million_pixels()), ("huge.txt", b"a cat")],
     ]
     crowded = [{"text": "so many"}, *[{"image": 0}] * 11]
-    # in tars of their own, so that all of them are drawn within a few updates
+    # in separate tars, so that all of them are drawn within a few updates
     tiny.write_tar(data.parent / "captions" / "train-1.tar", captions)
     tiny.write_tar(data.parent / "interleaved" / "train-1.tar", tiny.interleaved_members("crowded", crowded, [jpeg()]))
 
@@ -314,7 +314,7 @@ def test_broken_lines_of_standard_input(checkpoint, capsys, monkeypatch, line, w
 
 
 def test_says_that_it_reads_standard_input(checkpoint, capsys, monkeypatch):
-    """On a terminal, where it would otherwise seem to hang."""
+    """On a terminal it would otherwise seem to hang."""
     ours, terminal = os.openpty()
     os.write(ours, b'{"prompt": "a dog"}\n\x04')  # Ctrl-D
     with os.fdopen(terminal) as stdin:

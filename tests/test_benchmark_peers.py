@@ -60,9 +60,9 @@ def test_stock_has_our_loss(noise, streams):
 
 
 def test_stock_learns_what_ours_learns(noise):
-    """Updates move the same parameters by the same amount, with CLIP's graph kept or not."""
+    """Updates change the same parameters by the same amount, whether CLIP's graph is kept or not."""
     job = work(noise, "kosmos_base", 0.0, *STREAMS)
-    job = replace(job, options=f"{job.options} --optimizer adam")  # ours has another place for ε
+    job = replace(job, options=f"{job.options} --optimizer adam")  # our AdamW adds ε in another place
     sides = Ours(job), Stock(job), Stock(job, "--freeze-clip")
     for side in sides:
         side(), side()
@@ -79,7 +79,7 @@ def test_stock_learns_what_ours_learns(noise):
 
 
 def test_stock_keeps_the_graph_of_clip(noise):
-    """Gradients of the frozen layers are computed, unless it is told otherwise."""
+    """Gradients of the frozen layers are computed unless `freeze_clip` is set."""
     job = work(noise, "kosmos_base", 0.1, "captions")
     for options, computed in (((), True), (("--freeze-clip",), False)):
         stock = Stock(job, *options)
@@ -117,7 +117,7 @@ def counted(job: Work, way) -> Cost:
 
 
 def test_flops_of_stock_are_those_that_torch_counts(noise):
-    """Without vision, whose fused attention on the CPU torch's counter does not know."""
+    """Vision is left out: torch's counter does not know the CPU's fused attention."""
     job = work(noise, "kosmos_1_lm", 0.1, "text")
     stock = Stock(job)
     with FlopCounterMode(display=False) as counter:
@@ -126,7 +126,7 @@ def test_flops_of_stock_are_those_that_torch_counts(noise):
 
 
 def test_least_flops_are_those_of_the_plan(noise):
-    """The plan counts half of T² pairs, and every token of a row as a target."""
+    """They are equal because the plan counts half of T² pairs, and every token of a row as a target."""
     job = work(noise, "kosmos_1_lm", 0.1, "text")
     with torch.device("meta"):
         model = our_model(job)[1]

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_one_error(monkeypatch, capsys, tmp_path):
 
 def test_long_benchmarks_run_only_if_named(monkeypatch, tmp_path):
     ran = []
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # which `main` sets: taken back at the end
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # `main` sets it; monkeypatch restores it
     monkeypatch.setattr("tests.benchmarks.__main__.run_all", lambda names, out: ran.append(names))
     for names, expected in (([], list(BENCHMARKS)), ([next(iter(LONG))], [next(iter(LONG))])):
         monkeypatch.setattr("sys.argv", ["benchmarks", *names, "--out", str(tmp_path)])

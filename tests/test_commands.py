@@ -1,4 +1,4 @@
-"""What all commands have in common: `--help`, `--version` and usage errors at once, without fairseq and torch."""
+"""Common to all commands: fast `--help`, `--version` and usage errors, without fairseq and torch."""
 
 import importlib
 import os
@@ -13,12 +13,12 @@ import kosmos_plugin
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("convert", "evaluate", "generate", "inspect", "prepare")
-# Everything that takes long to import, or that an extra brings.
+# Everything that is slow to import or belongs to an extra.
 HEAVY = ("torch", "fairseq", "numpy", "datatrove", "transformers", "matplotlib", "PIL")
 
 
 def run(*arguments: str) -> tuple[int, str, str, float]:
-    """Run a Python program: exit status, standard output, standard error, CPU seconds."""
+    """Run a Python program; return exit status, standard output, standard error and CPU seconds."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=100)
@@ -29,8 +29,8 @@ def run(*arguments: str) -> tuple[int, str, str, float]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("argument, status", [("--help", 0), ("--version", 0), ("--unknown", 2)])
-def test_answers_at_once(command, argument, status):
-    """At most 0.5 s of CPU; on a slow machine, or with a slow start of Python, in proportion to importing argparse."""
+def test_answers_quickly(command, argument, status):
+    """At most 0.5 s of CPU, or in proportion to importing argparse if the machine or Python's start is slow."""
 
     def is_fast() -> bool:
         baseline = run("-c", "import argparse")[-1]

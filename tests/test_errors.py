@@ -1,4 +1,4 @@
-"""Errors of users: suggestions for misspelled names, and one line on the terminal."""
+"""User errors: suggestions for misspelled names, and one line on the terminal."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Each extra brings what its commands need: environments that hold only torch, what torch requires, and one extra.
+"""Each extra installs what its commands need: environments with only torch, its requirements, and one extra.
 
 torch is linked from this environment, as are the packages that torch and torchvision require themselves. Everything
 else is installed by pip: the plugin with `[fairseq]` into one environment, and each other extra into an environment of
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def required_by(*names: str) -> set[str]:
-    """The distributions `names` of this environment and all that they require."""
+    """The distributions `names` in this environment, and all their requirements."""
     found: set[str] = set()
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -66,7 +66,7 @@ class Environment:
         (self.site_packages / "others.pth").write_text("\n".join(map(str, folders)))
 
     def install(self, requirement: str) -> None:
-        """Install `requirement`, whose packages elsewhere on the path stay as they are."""
+        """Install `requirement`; packages elsewhere on the path stay as they are."""
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.bin / "python"]
         constraints = ["-c", REPOSITORY / "constraints.txt"]
         subprocess.run([*pip, "install", "--quiet", *constraints, requirement], check=True, cwd="/")
@@ -133,7 +133,7 @@ def with_extra(fairseq, torch_only, tmp_path):
 
 
 def test_fairseq(fairseq, checkpoint, tmp_path):
-    """Training (the fixture), validation, generation, inspection, conversion; other extras are asked for by name."""
+    """Training (the fixture), validation, generation, inspection, conversion; errors name other extras."""
     data = checkpoint.parent / "data" / "data.yaml"
     options = ["--task", "kosmos_multimodal", "--path", checkpoint, "--batch-size", 64]
     output = fairseq.run("fairseq_cli.validate", data, *options)

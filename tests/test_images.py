@@ -1,4 +1,4 @@
-"""Decoded images against open_clip's own preprocessing; modes and formats, and bytes that are not an image."""
+"""Decoded images against open_clip's own preprocessing, modes and formats, and bytes that are not an image."""
 
 import io
 import struct
@@ -47,7 +47,7 @@ SIZES = st.one_of(
 
 
 def by_open_clip(data: bytes, target: int, **options) -> torch.Tensor:
-    """Its pixels, from 0 to 255."""
+    """open_clip's pixels, from 0 to 255."""
     transform = open_clip.image_transform(target, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), **options)
     return transform(Image.open(io.BytesIO(data))) * 255
 
@@ -64,7 +64,7 @@ def test_equals_open_clip(size, target, seed):
     normalized = normalize(pixels.unsqueeze(0), torch.tensor(MEAN), torch.tensor(STD), torch.float32)[0]
     theirs = open_clip.image_transform(target, is_train=False)(Image.open(io.BytesIO(data)))
     torch.testing.assert_close(normalized, theirs, rtol=0, atol=1e-5)
-    # torch's kernel weighs by 16-bit integers
+    # torch's kernel uses 16-bit integer weights
     assert (decode_image(data, target, decoding="fast") - by_open_clip(data, target)).abs().max() <= 3
 
 

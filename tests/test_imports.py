@@ -1,4 +1,4 @@
-"""The rooms below fairseq_modules/ work without fairseq."""
+"""The packages below fairseq_modules/ work without fairseq."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ print(len(names), sys.modules.get("fairseq"))
 
 
 def import_all(room: str, program: str) -> tuple[int, str]:
-    """How many modules were imported, and fairseq's own (or None)."""
+    """The number of imported modules, and fairseq's module (or None)."""
     command = [sys.executable, "-W", "ignore", "-c", program, f"kosmos_plugin.{room}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -34,5 +34,5 @@ def test_imports_without_fairseq(room):
 
 
 def test_data_does_not_load_fairseq():
-    """models/ does: TorchScale imports fairseq where it is installed."""
+    """models/ does load it: TorchScale imports fairseq if it is installed."""
     assert import_all("data", IMPORT_ALL)[1] == "None"

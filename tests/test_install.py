@@ -1,7 +1,7 @@
-"""Registration with fairseq, and that installing and uninstalling leave fairseq whole.
+"""Registration with fairseq; installing and uninstalling leave fairseq intact.
 
-The fairseq of this environment is not touched: the processes started here import it through a tree of links with a
-`tasks` folder of its own, which comes first on their path.
+The fairseq of this environment is not touched: processes started here import it through a tree of links with its own
+`tasks` folder, which comes first on their path.
 """
 
 import compileall
@@ -49,7 +49,7 @@ def copy_plugin(folder: Path) -> Path:
 def run(
     program: str, *arguments: str, path: Path | str = "", python: Path | str = sys.executable, folder: Path | str = "/"
 ) -> tuple[str, str]:
-    """Run a program outside this repository, which must succeed; return its standard output and standard error."""
+    """Run a program, which must succeed, outside of this repository; return standard output and standard error."""
     done = subprocess.run(
         [python, "-c", program, *arguments],
         env=os.environ | {"PYTHONPATH": str(path)},
@@ -92,7 +92,7 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
         "import fairseq\n"  # with --user-dir the hook does nothing
         "of_fairseq = time.process_time() - start\n"
         "assert 'kosmos_plugin' not in sys.modules\n"
-        "gc.disable()\n"  # a collection of all of torch's objects may fall here by chance
+        "gc.disable()\n"  # otherwise a garbage collection of torch's objects could happen here by chance
         "start = time.process_time()\n"
         "import kosmos_plugin\n"
         "print(time.process_time() - start, of_fairseq)\n"
@@ -100,7 +100,7 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
     )
 
     def is_cheap() -> bool:
-        """At most 50 ms, or more in proportion if fairseq itself takes more than three seconds."""
+        """At most 50 ms, or proportionally more if fairseq itself takes more than three seconds."""
         ours, of_fairseq = map(float, run(program, "--user-dir", "kosmos_plugin", path=installed)[0].split())
         return ours <= 0.050 * max(1, of_fairseq / 3)
 

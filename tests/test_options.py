@@ -1,4 +1,4 @@
-"""Dataclasses as the options of a command."""
+"""Dataclasses as options of a command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_an_unambiguous_prefix_is_enough():
     assert parse(Convert, "a.pt", "--to", "fairseq", "--batch", "3").batch_size == 3
 
 
-def test_what_follows_two_dashes_is_no_option():
+def test_arguments_after_two_dashes_are_not_options():
     assert parse(Inputs, "--", "--a").inputs == (Path("--a"),)
 
 

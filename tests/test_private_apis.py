@@ -1,6 +1,6 @@
-"""The private APIs of other libraries that the package uses, in one list, each with a canary.
+"""One list of the private APIs of other libraries that the package uses, each with a canary test.
 
-A release that moves one of them fails here, by its name, instead of somewhere in a training.
+If a release moves one of them, the test here fails with its name, instead of a training somewhere.
 """
 
 import ast
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# (module, attribute path) → what it is used for
+# (module, attribute path) → its use
 PRIVATE_APIS = {
     ("torch", "UntypedStorage._new_shared"): "data/batch: a worker's batch in one block of shared memory",
     (

@@ -1,4 +1,4 @@
-"""Importing the package and using the API leave the root logger, the warning filters and standard error alone."""
+"""Importing the package and using the API do not affect the root logger, the warning filters and standard error."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import torch
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-# Libraries that add warning filters of their own when they are imported come first.
+# Libraries that add warning filters when they are imported come first.
 STATE = """
 import logging, sys, warnings
 import numpy, scipy.sparse, scipy.special, sympy, torch
@@ -25,7 +25,7 @@ before = state()
 
 
 def run(program: str, *arguments: str | Path) -> str:
-    """The standard output of a program that must print nothing else."""
+    """Run a program that must not write to standard error; return its standard output."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, timeout=200

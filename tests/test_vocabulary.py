@@ -1,4 +1,4 @@
-"""The public layout of ids, round trips, and text that spells special tokens."""
+"""The public layout of token ids, round trips, and text that spells special tokens."""
 
 import pickle
 
@@ -47,7 +47,7 @@ def spelling(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bytewise(tmp_path_factory):
-    """Falls back to bytes, so that nothing is unknown, and keeps whitespace."""
+    """A vocabulary that falls back to bytes, so that nothing is unknown, and keeps whitespace."""
     folder = tmp_path_factory.mktemp("vocabulary") / "bytewise"
     options = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     return train(folder, ["the dog runs", "the cat sleeps"] * 50, vocab_size=300, **options)
@@ -104,7 +104,7 @@ def test_round_trip_is_that_of_sentencepiece(kind, request):
         assert [vocabulary.symbol(token) for token in tokens] == [
             "<unk>" if processor.is_unknown(piece) else processor.id_to_piece(piece) for piece in pieces
         ]
-        # Text becomes no special token, however it is spelled.
+        # Text never becomes a special token, however it is spelled.
         first_special = vocabulary.image_slot
         assert all(vocabulary.unk <= token < first_special for token in tokens)
         assert vocabulary.decode(tokens) == vocabulary.decode(
@@ -125,7 +125,7 @@ def test_bytes_bring_back_all_text(bytewise, text):
 
 def test_learned_pieces_spelled_like_special_tokens(spelling):
     learned = {spelling.processor.id_to_piece(i) for i in range(4, spelling.processor.get_piece_size())}
-    assert {"<image>", "<pad>"} <= learned  # else this shows nothing
+    assert {"<image>", "<pad>"} <= learned  # otherwise the test would show nothing
     for mark in ("<image>", "<pad>"):
         (token,) = [token for token in spelling.encode(f"the{mark}dog") if spelling.symbol(token) == mark]
         assert token > spelling.unk and token not in (spelling.image_begin, spelling.pad)

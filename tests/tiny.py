@@ -42,7 +42,7 @@ CLIP = {
 
 
 def sentence(rng: random.Random, words: tuple[int, int] = (3, 12)) -> str:
-    """Random words; their number is between the two of `words`."""
+    """Random words; their number is between the two numbers in `words`."""
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(*words)))
 
 
@@ -107,7 +107,7 @@ def write_data(folder: Path, documents: int = 40, sequences: tuple[int, int, int
 
     Args:
         folder: A new folder.
-        documents: Documents of each stream for training; a fifth as many for validation.
+        documents: Documents per stream for training; a fifth of this number for validation.
         sequences: Sequences per update of text, captions and interleaved documents.
 
     Returns:

@@ -43,7 +43,7 @@ def write_sayings(fortunes: Path, out: Path) -> None:
 
 
 def captioned(stamps: Path) -> Iterator[tuple[Path, str]]:
-    """Pictures with their captions: the first line of the text file beside each; translations follow it."""
+    """Pictures with their captions: the first line of the text file beside each, before the translations."""
     for picture in sorted(stamps.rglob("*.png")):
         text = picture.with_suffix(".txt")
         if text.is_file():
@@ -63,7 +63,7 @@ def write_pictures(stamps: Path, out: Path) -> None:
 
 
 def write_crawl(pages: Path, out: Path) -> None:
-    """Write a WARC file of tutorials and images: one response each, compressed separately, as Common Crawl's are."""
+    """Write a WARC file of tutorials and images: one response each, compressed separately, as in Common Crawl."""
     files = [*pages.rglob("*tutorial*.html"), *(path for ending in IMAGES for path in pages.rglob(f"*.{ending}"))]
     with open(out, "wb") as crawl:
         for file in sorted(files):

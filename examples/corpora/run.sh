@@ -3,8 +3,8 @@
 #
 #     bash examples/corpora/run.sh [OUT]
 #
-# It needs `pip install ".[fairseq,curation]"`, apt-get and dpkg (they install nothing) and 1.5 GB of disk. If it is
-# stopped, running it again resumes it.
+# It needs `pip install ".[fairseq,curation]"`, apt-get and dpkg (nothing is installed with them) and 1.5 GB of disk. If
+# it is stopped, running it again resumes it.
 set -euo pipefail
 
 here=$(dirname "$0")
@@ -31,7 +31,7 @@ python "$here/raw.py" "$raw/packages" "$raw/converted"
 
 help=$raw/packages/gimp-help-en/usr/share/gimp/2.0/help/en
 texts=$raw/converted/texts
-kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000 --character-coverage 0.99995 # or there is no Z
+kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000 --character-coverage 0.99995 # otherwise Z has no piece
 kosmos-prepare text "$texts/anarchism.jsonl.gz" --out "$data/book" --vocabulary "$data/vocabulary" --valid-share 0.05
 kosmos-prepare text "$texts/fortunes" --out "$data/sayings" --vocabulary "$data/vocabulary" --separator % \
   --valid-share 0.01

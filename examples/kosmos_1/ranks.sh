@@ -1,7 +1,7 @@
-# Sourced by the training scripts, which set micro_batches: shares the micro-batches of an update among GPUS GPUs.
+# Sourced by the training scripts, which set micro_batches: divides the micro-batches of an update among GPUS GPUs.
 #
-# GPUS × --update-freq = micro_batches for any number of GPUs that divides it. So the micro-batches, and the training,
-# are the same for all of them. Sets update_freq and the options of torchrun.
+# GPUS × --update-freq = micro_batches for any number of GPUs that divides it, so the micro-batches and the training do
+# not depend on that number. Sets update_freq and the options of torchrun.
 
 gpus=${GPUS:-8}
 if ! [[ $gpus =~ ^[1-9][0-9]*$ ]] || ((micro_batches % gpus)); then

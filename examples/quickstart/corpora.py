@@ -1,6 +1,6 @@
 """The quickstart's corpora, read from pip-installed packages, and their splits.
 
-Packages are imported where they are used, so that `prepare.py` can first name all that are missing.
+Packages are imported where they are used, so that `prepare.py` can name all missing ones first.
 """
 
 import collections
@@ -27,7 +27,7 @@ class Emoji:
 
 
 def split(items: Iterable, share: float, group: Callable, size: Callable = lambda item: 1) -> dict[str, list]:
-    """{"train": …, "valid": …}. Groups are held out in the order of their hash until they make up `share` of all."""
+    """Split items into {"train": …, "valid": …}; whole groups are held out, by their hashes, up to `share` of all."""
     items = list(items)
     sizes = collections.Counter()
     for item in items:
@@ -141,7 +141,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 
 
 def shape_of(asked: list[tuple[str, str]]) -> str | None:
-    """`blue circle`, if an image's questions and answers tell both, as they do for nine images in ten."""
+    """`blue circle`, if an image's questions and answers reveal both, as they do for nine images in ten."""
     true = set()
     for question, answer in asked:
         words = set(re.findall(r"\w+", question))
@@ -171,7 +171,7 @@ def interleaved_documents(
 
 
 def progress(items: list, path: Path) -> Iterable:
-    """`items` behind a progress bar named after the last two parts of what is read or written."""
+    """`items` with a progress bar, named after the last two parts of `path`."""
     from tqdm import tqdm
 
     return tqdm(items, desc=f"{'/'.join(path.parts[-2:]):<18}", mininterval=0.2)

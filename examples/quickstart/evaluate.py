@@ -5,8 +5,9 @@
 easy-VQA  the official test questions, answered greedily; exact match.
 OpenMoji  held-out emoji: the rank of the true name among 100 by likelihood; chance is 50.5.
 shapes    easy-VQA's test images, captioned (CIDEr) and named out of 24, by the paper's protocol: see shapes.py.
-Writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer about shapes. With images shuffled between
-questions, a correct answer can only come from the words.
+
+It writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer about shapes. With images shuffled
+between questions, a correct answer can only come from the words.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def other_images(images: list[str], rng: random.Random) -> list[str]:
-    """For each item the image of another one, drawn from the same images."""
+    """For each item, another one of the images."""
     distinct = sorted(set(images))
     shuffled = distinct[:]
     rng.shuffle(shuffled)
@@ -149,7 +150,7 @@ def evaluate_openmoji(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
 
 
 def evaluate_shapes(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict:
-    """Benchmark → title, metric, number of items, and the headline with its interval for each way of shapes.measure."""
+    """Benchmark → title, metric, number of items, and for each way of shapes.measure the headline with its interval."""
     return {
         name: {
             "title": results["own"].title,

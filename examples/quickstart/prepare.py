@@ -1,4 +1,4 @@
-"""Write the quickstart's data from pip-installed packages; nothing is downloaded at run time.
+"""Write the quickstart's data from pip-installed packages. Nothing is downloaded at run time.
 
     python prepare.py OUT
 
@@ -202,7 +202,7 @@ def write_test_split(folder: Path, questions: dict[int, list[tuple[str, str]]], 
 
 
 def described(questions: dict[int, list[tuple[str, str]]]) -> list[tuple[int, str]]:
-    """(image, what it shows) for the images whose questions tell."""
+    """(image, what it shows) for the images whose questions reveal it."""
     shapes = ((image, shape_of(asked)) for image, asked in questions.items())
     return [(image, shape) for image, shape in shapes if shape is not None]
 
@@ -210,7 +210,7 @@ def described(questions: dict[int, list[tuple[str, str]]]) -> list[tuple[int, st
 def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     """Train SentencePiece on `texts`.
 
-    With byte-pair encoding: the unigram trainer makes no piece of a string that occurs in only one distinct word,
+    It uses byte-pair encoding: the unigram trainer makes no piece for a string that occurs in only one distinct word,
     however frequent that word is, so "Question" and "color" would be two pieces each.
     """
     import sentencepiece
@@ -220,7 +220,7 @@ def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(progress(texts, folder)),
-        model_writer=model,  # given a path, it would write the path into the model
+        model_writer=model,  # a path would be written into the model
         model_type="bpe",
         vocab_size=size,
         character_coverage=1.0,
@@ -326,12 +326,12 @@ def write_data(out: Path, options: Options) -> dict[str, object]:
 
 
 def require_packages() -> dict[str, str]:
-    """Distribution → version. Missing packages are one error that names all of them."""
+    """Distribution → version. One error names all missing packages."""
     missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise SystemExit(
             f"The quickstart needs {', '.join(missing)}. Install everything it needs with: "
-            "pip install kosmos-plugin[quickstart]"
+            'pip install "kosmos-plugin[quickstart]"'
         )
     return {name: importlib.metadata.version(name) for name in PACKAGES.values()}
 

@@ -1,4 +1,4 @@
-"""A progress bar for fairseq-train's JSON log, which it reads on standard input and appends to a file.
+"""Shows a progress bar for fairseq-train's JSON log, read from standard input, and appends the log to a file.
 
 fairseq-train … --log-format json 2>&1 | python progress.py MAX_UPDATE LOG
 """

@@ -68,7 +68,7 @@ def read_losses(log: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def read_results(folder: Path) -> tuple[dict, dict]:
-    """(losses, results) of a folder. SystemExit that names every missing file."""
+    """(losses, results) of a folder. Raises SystemExit that names every missing file."""
     missing = [name for name in ("train.log", "results.json") if not (folder / name).is_file()]
     if missing:
         raise SystemExit(
@@ -257,7 +257,7 @@ def shown_answer(example: dict) -> str:
 
 
 def shown_prompt(example: dict) -> str:
-    """The prompt without what all prompts have in common."""
+    """The prompt without the parts that all prompts share."""
     prompt = example["prompt"].replace("<image>", "").strip()
     return re.sub(r"^Question: (.*) Answer:$", r"\1", prompt)
 

@@ -118,7 +118,7 @@ def untrained(kosmos: Generator) -> Generator:
 def measure(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict[str, dict[str, Result]]:
     """Benchmark → "own", "shuffled" and "untrained" → result. All answers, and a page for each, go to `out`.
 
-    A benchmark that cannot be measured here (CIDEr needs Java) is left out, with a line that says why.
+    A benchmark that cannot be measured on this machine (CIDEr needs Java) is skipped; a line says why.
     """
     measured: dict[str, dict[str, Result]] = {}
     for kind in (ShapeCaptions, ShapeNames):

@@ -18,7 +18,7 @@ CAPTION_VALID_SHARE = 0.001
 SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
 
 _FORMAT = "input format (default: from the file extension)"
-_VOCABULARY = "folder of sentencepiece.model and dict.txt, made by kosmos-prepare tokenizer"
+_VOCABULARY = "folder of sentencepiece.model and dict.txt, from kosmos-prepare tokenizer"
 _TEXT_KEY = "field of JSON lines and Parquet that holds the text"
 _SEPARATOR = 'plain text: line between documents, "" for empty lines (default: one document per file)'
 _DUPLICATES = "duplicates to drop: near (includes exact ones), exact or none"
@@ -36,7 +36,7 @@ class TextOptions:
     english: bool = option(False, "keep only English documents")
     min_words: int = option(1, "minimum words per document")
     evaluation: tuple[str, ...] = option(
-        (), "evaluation files (JSON, JSON lines, text); documents with their text are dropped", metavar="FILE"
+        (), "evaluation files (JSON, JSON lines, text); documents that contain their text are dropped", metavar="FILE"
     )
     duplicates: str = option("near", _DUPLICATES, DUPLICATES)
     valid_share: float = option(0.001, "share of the documents held out for validation, 0 to 1")
@@ -60,7 +60,7 @@ class CaptionOptions:
     min_characters: int = option(1, "minimum characters per caption")
     max_characters: int | None = option(None, "maximum characters per caption (default: no limit)")
     english: bool = option(False, "keep only English captions; the language of short ones is often a guess")
-    min_side: int = option(0, "minimum pixels of an image's shorter side; the paper has a limit only for web pages, 64")
+    min_side: int = option(0, "minimum pixels of an image's shorter side; the paper sets one only for web pages: 64")
     max_aspect: float | None = option(
         None, "maximum ratio of an image's longer side to the shorter (default: no limit)", minimum=1
     )
@@ -105,7 +105,7 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """kosmos-prepare index: an index beside each tar. It has no options of its own."""
+    """kosmos-prepare index: an index beside each tar; no options of its own."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class CheckOptions:
     """kosmos-prepare check: validate tars."""
 
     all_checksums: bool = option(
-        False, "also compare the checksums, which are of the downloads, of images that img2dataset has re-encoded"
+        False, "also check images that img2dataset re-encoded, although checksums are those of the original files"
     )
 
 
@@ -122,7 +122,7 @@ class InstructionOptions:
     """kosmos-prepare instructions: instructions → shards."""
 
     sample: int | None = option(
-        None, "keep N examples, a deterministic sample (default: all); the paper has 54,000 of FLAN", minimum=1
+        None, "keep N examples, a deterministic sample (default: all); the paper uses 54,000 from FLAN", minimum=1
     )
     valid_share: float = option(0.001, "share of the examples held out for validation, 0 to 1")
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
@@ -134,13 +134,15 @@ class TokenizerOptions:
 
     size: int = option(64_000, "pieces in the vocabulary, including <unk>, <s> and </s>", minimum=1)
     model_type: str = option("unigram", "unigram, as for the public 64k model, or bpe", ("unigram", "bpe"))
-    character_coverage: float = option(0.9995, "share of the text's characters that get pieces; the rarest do not")
-    byte_fallback: bool = option(False, "spell characters without pieces by their bytes instead of <unk>")
+    character_coverage: float = option(
+        0.9995, "share of the text's characters that the pieces cover; the rarest are left out"
+    )
+    byte_fallback: bool = option(False, "encode characters without a piece as bytes instead of <unk>")
     documents: int | None = option(
         None, f"train on N documents, a deterministic sample (default: {SAMPLE_MEGABYTES} MB of text)", minimum=1
     )
     megabytes: int | None = option(
-        None, f"train on documents of N MB of text, a deterministic sample (default: {SAMPLE_MEGABYTES})", minimum=1
+        None, f"train on N MB of text, a deterministic sample of the documents (default: {SAMPLE_MEGABYTES})", minimum=1
     )
     text_key: str = option("text", _TEXT_KEY)
     separator: str | None = option(None, _SEPARATOR)

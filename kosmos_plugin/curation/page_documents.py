@@ -22,13 +22,7 @@ class PageImage:
 
 
 def page_document(parts: Sequence[str | PageImage], id: str, url: str) -> Document:
-    """Make a document of a page's texts and images, in reading order, without the images' bytes.
-
-    Args:
-        parts: The texts and images.
-        id: The document's id.
-        url: The address of the page.
-    """
+    """Make a document of a page's texts and images, in reading order. The images are not read yet."""
     segments: list[Segment] = []
     media: list[Media] = []
     for part in parts:
@@ -46,7 +40,7 @@ def text_of(segments: Iterable[Segment]) -> str:
 
 
 def set_segments(document: Document, segments: Iterable[Segment]) -> None:
-    """Replace a document's segments by some of them; adjacent texts are merged, and unused media removed."""
+    """Replace a document's segments by a subset of them; adjacent texts are merged and unused media removed."""
     media: list[Media] = []
     merged: list[Segment] = []
     for segment in segments:

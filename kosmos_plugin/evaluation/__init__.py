@@ -3,6 +3,6 @@
 release → Item        benchmarks/      one file per benchmark: its release, its prompts, its metric
   → Request           requests.py      generate a continuation, or choose the likeliest of several
     → Answer          responder.py     the model; requests are batched, shared prompts are read once
-      → Scores        metrics/         by the field's own packages where there is a maintained one
+      → Scores        metrics/         computed by standard packages where a maintained one exists
         → Result      run.py           resumable and distributed; reporting/ writes tables, plots and pages
 """

@@ -1,4 +1,4 @@
-"""Requests → answers, in one batch. In a chain of thought, the generated rationale goes into a further request."""
+"""Requests → answers, in one batch. In a chain of thought, the generated rationale becomes part of the next request."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -44,7 +44,7 @@ from kosmos_plugin.evaluation.requests import Request
 
 @dataclass(frozen=True)
 class Item:
-    """One example of a benchmark. A benchmark derives its own class from it, with the fields that its prompts need."""
+    """One example of a benchmark. Each benchmark subclasses it and adds the fields that its prompts need."""
 
     id: str  # unique within the split
     reference: Any  # the right answer, as JSON values in the form the metric takes; None where it is not public
@@ -119,7 +119,7 @@ class Benchmark(ABC, Generic[ItemType]):
         """Read all items of the split, in the release's order.
 
         Raises:
-            UserError: A file or a record is not as the release has it; the message names it.
+            UserError: A file or a record is not in the release's format; the message names it.
         """
 
     def training_items(self) -> list[ItemType]:
@@ -149,7 +149,7 @@ class Benchmark(ABC, Generic[ItemType]):
         return None
 
     def check_tools(self) -> None:
-        """Check for the packages and programs of the metric, before hours of answering.
+        """Check that the metric's packages and programs are installed, before hours of inference.
 
         Raises:
             UserError: One is missing; the message says how to install it.
@@ -172,9 +172,9 @@ class Benchmark(ABC, Generic[ItemType]):
         """Draw demonstrations for an item (§4.8.1). They depend only on the seed and the item.
 
         Args:
-            item: The item to be asked about, which is never among its own demonstrations.
+            item: The item, which is never among its own demonstrations.
             pool: `training_items()`.
-            shots: How many to draw.
+            shots: Number of demonstrations to draw.
             seed: Seed of the draw.
 
         Raises:

@@ -60,7 +60,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         columns: Columns that it must have; it may have others.
 
     Raises:
-        UserError: It cannot be read, or lacks a column.
+        UserError: The file cannot be read, or lacks a column.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

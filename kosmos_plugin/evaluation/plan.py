@@ -80,7 +80,7 @@ def _check_files(runs: list[tuple[Benchmark[Any], int]]) -> None:
             incomplete.add(benchmark.name)
     if problems:
         complete = dict.fromkeys(benchmark.name for benchmark, _ in runs if benchmark.name not in incomplete)
-        hint = f"\nAll files are there for --benchmark {','.join(complete)}" if complete else ""
+        hint = f"\nAll files exist for --benchmark {','.join(complete)}" if complete else ""
         raise UserError("\n".join(problems) + hint)
 
 

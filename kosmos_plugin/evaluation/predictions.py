@@ -23,8 +23,8 @@ class Predictions:
     """The answers of one benchmark with one number of shots.
 
     Args:
-        folder: Where they are kept.
-        settings: What they depend on, as JSON values.
+        folder: The folder of the answers.
+        settings: What the answers depend on, as JSON values.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
@@ -35,7 +35,7 @@ class Predictions:
         """Create the folder, or drop the incomplete last lines that an interrupted run left in it.
 
         Raises:
-            UserError: Its answers were made with other settings, or it cannot be created.
+            UserError: The answers in it were made with other settings, or it cannot be created.
         """
         path = self.folder / SETTINGS_FILE
         if not path.is_file():

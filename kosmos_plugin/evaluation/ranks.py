@@ -12,7 +12,7 @@ TIMEOUT = datetime.timedelta(days=7)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among all."""
+    """The rank of this process, and how many there are."""
 
     rank: int = 0  # from 0
     count: int = 1  # number of processes

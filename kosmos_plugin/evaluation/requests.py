@@ -17,7 +17,7 @@ class Generate:
     beam: int = 1
     max_new_tokens: int = 32
     among: tuple[str, ...] | None = None  # constrains decoding: only these texts can be generated
-    # Chain of thought: the generated text is a rationale, and the request that this returns for it is asked next.
+    # Chain of thought: makes the next request from the generated text, which is a rationale.
     then: Callable[[str], "Request"] | None = None
     demonstrations: tuple[Prompt, ...] = ()  # few-shot examples, read before the prompt
 
@@ -71,7 +71,7 @@ def question(text: str, *images: Image) -> Prompt:
 
 
 def join(*prompts: Prompt) -> Prompt:
-    """Concatenate prompts. A text that meets a text becomes one with it, so that both are tokenized as one text."""
+    """Concatenate prompts. Adjacent texts of two prompts are merged, so that they are tokenized as one text."""
     joined: list[Text | Image] = []
     for prompt in prompts:
         if joined and prompt and isinstance(joined[-1], Text) and isinstance(prompt[0], Text):

@@ -1,6 +1,6 @@
 """Evaluates a model on one benchmark, from the release to a Result.
 
-items → batches of consecutive items, dealt to the ranks → requests → answers → part-RANK.jsonl
+items → batches of consecutive items, distributed over the ranks → requests → answers → part-RANK.jsonl
   → once all ranks are done, on the first: scores → predictions.jsonl, page.html, a submission, Result
 """
 
@@ -43,7 +43,7 @@ class Run:
         return f"{self.benchmark.name}/{self.benchmark.split}-{self.shots}-shot"
 
     def settings(self) -> dict[str, Any]:
-        """All settings that its answers depend on. The batch size and the number of ranks are not among them."""
+        """All settings that its answers depend on; batch size and number of ranks are not among them."""
         return {"checkpoint's digest": self.digest, "shots": self.shots, "seed": self.seed, "limit": self.limit}
 
     def items(self) -> list[Item]:
@@ -80,7 +80,7 @@ def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: 
         run: The benchmark and its settings.
         responder: The model.
         out: The folder of all results; answers go to `out / run.folder`.
-        batch_size: Items per batch. It changes no answer.
+        batch_size: Items per batch; it does not affect the answers.
         ranks: The processes that share the items.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What a training mixture holds: a micro-batch, single documents, and statistics of its corpora."""
+"""Looks into a training mixture: a micro-batch, single documents, and statistics of its corpora."""

@@ -1,4 +1,4 @@
-"""Counts of the documents, tokens and images in a mixture's corpora, from a random sample of their documents."""
+"""Counts documents, tokens and images in a mixture's corpora, in a random sample of their documents."""
 
 import bisect
 import collections
@@ -56,10 +56,10 @@ class CorpusStatistics:
     stream: str
     name: str
     documents: int  # in the corpus
-    sample: list[DocumentStatistics]  # those examined that can be used
-    unusable: dict[str, int]  # reason → number of those examined that cannot
+    sample: list[DocumentStatistics]  # the examined documents that can be used
+    unusable: dict[str, int]  # reason → number of examined documents that cannot be used
     share: float  # of the stream's sequences
-    epochs: float | None  # in the updates that were asked for
+    epochs: float | None  # in the requested number of updates
     known: dict[str, int]  # totals known without examining every document
 
     @property
@@ -72,11 +72,11 @@ class CorpusStatistics:
         return self.examined < self.documents
 
     def values(self, name: str) -> np.ndarray:
-        """One of the counts, of each document of the sample, int64 [len(sample)]."""
+        """The count `name` of each document in the sample, int64 [len(sample)]."""
         return np.array([getattr(document, name) for document in self.sample], dtype=np.int64)
 
     def total(self, name: str) -> int:
-        """The total of one of the counts over the corpus."""
+        """The total of the count `name` over the corpus."""
         if name in self.known:
             return self.known[name]
         return round(int(self.values(name).sum()) * self.documents / self.examined)
@@ -100,13 +100,8 @@ class StreamStatistics:
     corpora: list[CorpusStatistics]
 
 
-def of_mixture(data: str, training: SequenceOptions, options: StatisticsOptions) -> list[StreamStatistics]:
-    """Statistics of every stream of a data YAML.
-
-    Args:
-        data: Path of the data YAML.
-        training: Options of the training.
-        options: What to examine.
+def mixture_statistics(data: str, training: SequenceOptions, options: StatisticsOptions) -> list[StreamStatistics]:
+    """Compute the statistics of every stream of a data YAML.
 
     Raises:
         UserError: The data YAML or a file that it names is wrong.
@@ -115,10 +110,10 @@ def of_mixture(data: str, training: SequenceOptions, options: StatisticsOptions)
     vocabulary = Vocabulary.load(training.vocabulary or config.vocabulary)
     sample_builder = SampleBuilder(vocabulary, training.image_tokens, training.tokens_per_sample)
     mixture = Mixture(config, options.split, sample_builder, training.seed, SkipCounter(max_rate=1.0))
-    return [_of_stream(stream, sample_builder, options) for stream in mixture.streams]
+    return [_stream_statistics(stream, sample_builder, options) for stream in mixture.streams]
 
 
-def _of_stream(stream: Stream, sample_builder: SampleBuilder, options: StatisticsOptions) -> StreamStatistics:
+def _stream_statistics(stream: Stream, sample_builder: SampleBuilder, options: StatisticsOptions) -> StreamStatistics:
     config = stream.config
     paths = {corpus.name: corpus.paths(options.split) for corpus in config.corpora}
     epochs = stream.epochs(options.updates) if options.updates is not None else {}
@@ -147,12 +142,12 @@ def _of_stream(stream: Stream, sample_builder: SampleBuilder, options: Statistic
 
 
 def _random_sample(size: int, most: int, key: int) -> np.ndarray:
-    """`most` of the numbers 0 … size − 1 at random, or all of them, in ascending order."""
+    """At most `most` of the numbers 0 … size − 1, drawn at random, in ascending order."""
     return np.sort(Permutation(size, key)(np.arange(min(size, most))))
 
 
 def _binarized(parts: list[TextRows], vocabulary: Vocabulary) -> tuple[int, Examine]:
-    """The number of documents in binarized text, and what examines one of them."""
+    """The number of documents in binarized text, and the function that examines one of them."""
     items_of_parts: list[Any] = [part.items for part in parts]  # sequences, though not of torch's type
     items = ConcatDataset[np.ndarray](items_of_parts)
 
@@ -169,12 +164,12 @@ def _binarized(parts: list[TextRows], vocabulary: Vocabulary) -> tuple[int, Exam
 
 
 def _frame(part: TextRows) -> int:
-    """How many tokens are added to a document when it is read: `<s>`, and `</s>` if it has none."""
+    """The number of tokens added to a document when it is read: `<s>`, and `</s>` if it has none."""
     return 1 if part.ends_in_eos else 2
 
 
 def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
-    """What the indexes of binarized text tell. All tokens of a document but `<s>` are in the loss."""
+    """Totals from the indexes of binarized text. All tokens of a document except `<s>` are in the loss."""
     documents = sum(len(part.items) for part in parts)
     tokens = sum(part.items.begin(len(part.items)) + len(part.items) * _frame(part) for part in parts)
     return {"tokens": tokens, "in_loss": tokens - documents, "images": 0}
@@ -188,7 +183,7 @@ class _SourcedDocument(Document):
 def _sharded(
     tars: Sequence[str], read: Callable[[Record], Document], sample_builder: SampleBuilder
 ) -> tuple[int, Examine]:
-    """The number of documents in tars, and what examines one of them."""
+    """The number of documents in tars, and the function that examines one of them."""
 
     def read_with_source(record: Record) -> _SourcedDocument:
         document = read(record)
@@ -217,7 +212,7 @@ def _sharded(
 
 
 def _source(record: Record) -> str:
-    """The host of the address in the record's JSON, the file that its id begins with, or its tar."""
+    """The host of the address in the record's JSON, the file that its id starts with, or its tar."""
     metadata = record_metadata(record)
     for name in ("url", "id"):
         if isinstance(value := metadata.get(name), str) and value:

@@ -3,8 +3,8 @@
     kosmos-prepare show DATA.yaml --out page.html
     kosmos-prepare show --like train.sh --out page.html --stream interleaved --documents 20
 
-The page shows text, decoded images, special tokens, and which tokens are in the loss. Binarized text, whose documents
-follow each other without gaps, is shown as rows. kosmos-inspect shows a real micro-batch, with documents packed
+The page shows text, decoded images, special tokens, and which tokens are in the loss. Binarized text is shown in rows,
+as its documents follow each other without gaps. kosmos-inspect shows a real micro-batch, with documents packed
 together.
 """
 

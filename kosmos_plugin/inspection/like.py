@@ -21,7 +21,7 @@ def read_like(path: str) -> dict[str, Any]:
         path: A command, as `read_training_command` takes it, or a checkpoint of a KOSMOS model (.pt, .safetensors).
 
     Returns:
-        `data` (None if there is none) and values of `BatchOptions`, by name. What an older checkpoint does not have is
+        `data` (None if there is none) and values of `BatchOptions`, by name. Options that an older checkpoint lacks are
         left out.
 
     Raises:

@@ -3,7 +3,7 @@
     Batch ─ describe ─→ rows ─→ parts (documents, padding) ─→ runs (tokens, slots of one image, padding) ─→ tokens
                          └─ Report (with tables of the streams and of the batch) ─→ text.as_text | page.as_html
 
-Rows are described from the Batch's tensors only, so a mistake made on the way to the tensors shows.
+Rows are described from the Batch's tensors only, so a mistake made on the way to the tensors is visible.
 """
 
 import itertools
@@ -54,11 +54,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Part:
-    """A document, as far as it is in the row, or padding."""
+    """The part of a document that is in the row, or padding."""
 
     number: int  # of the document within the row, from 1; 0: padding
-    document_id: int  # parts with the same one attend to each other
-    name: str  # where the document comes from, or ""
+    document_id: int  # parts with the same id attend to each other
+    name: str  # the document's origin, or ""
     runs: tuple[Run, ...]
     starts_here: bool  # has its <s>
     ends_here: bool  # has its </s>
@@ -121,7 +121,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What is printed, or written as a page, about a batch."""
+    """The report on a batch, to be printed or written as a page."""
 
     title: str
     where: str  # split, update, rank and accumulation step
@@ -134,13 +134,13 @@ class Report:
 def describe(
     batch: Batch, vocabulary: Vocabulary, streams: Sequence[str], names: Sequence[dict[int, str]] = ()
 ) -> list[Row]:
-    """Read the rows off a batch.
+    """Describe the rows of a batch.
 
     Args:
         batch: The batch.
         vocabulary: The vocabulary of its tokens.
         streams: The streams' names, in the order of the data YAML.
-        names: For each row, the name of the document that begins at a position (`sample_names`); may be left out.
+        names: For each row, position → name of the document that starts there (`sample_names`); optional.
     """
     reader = _BatchReader(batch, vocabulary)
     return [
@@ -150,7 +150,7 @@ def describe(
 
 
 class _BatchReader:
-    """A batch's tensors as lists, and what their ids mean."""
+    """A batch's tensors as lists, with the meaning of their ids."""
 
     def __init__(self, batch: Batch, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
@@ -158,7 +158,7 @@ class _BatchReader:
         self.document_ids = batch["document_ids"].numpy()
         self.slots = slots = batch["image_slots"].numpy()
         slots_per_image = max(int(slots.sum()) // max(len(batch["images"]), 1), 1)
-        # which image a slot belongs to; -1: not a slot
+        # the image that a slot belongs to; -1: not a slot
         self.images = np.where(slots, (slots.cumsum().reshape(slots.shape) - 1) // slots_per_image, -1).tolist()
         self.special = {vocabulary.bos, vocabulary.pad, vocabulary.eos, vocabulary.unk}
         self.special |= set(range(vocabulary.image_slot, vocabulary.image_slot + len(SPECIAL_TOKENS)))
@@ -198,7 +198,7 @@ class _BatchReader:
 
 
 def sample_names(batch: Batch, packed: Sequence[PackedRow], root: str) -> list[dict[int, str]]:
-    """For `describe`: in each row of `batch`, the position where a sample begins → the sample's name.
+    """For each row of `batch`, position → name of the sample that starts there.
 
     A row that lost a sample to a broken image has no names: the batch does not tell which sample it was.
 
@@ -218,7 +218,7 @@ def sample_names(batch: Batch, packed: Sequence[PackedRow], root: str) -> list[d
 
 
 def first_rows_of_each_stream(rows: Sequence[Row], limit: int) -> tuple[list[Row], str]:
-    """At most `limit` rows of each stream, and a note on how many are left out."""
+    """At most `limit` rows of each stream, and a note that counts the rows left out."""
     streams: dict[str, list[Row]] = {}
     for row in rows:
         streams.setdefault(row.stream, []).append(row)

@@ -1,7 +1,7 @@
 """Options of kosmos-inspect, kosmos-prepare stats and kosmos-prepare show.
 
-Some of them are a training's own: they change which sequences, batches and pixels come out. `--like` reads these from a
-training, so that they need not be repeated; one that is given explicitly wins.
+Some of them are options of the training, which affect its sequences, batches and pixels. `--like` reads these from a
+training, so that they need not be repeated; options given explicitly win.
 """
 
 import argparse
@@ -20,21 +20,19 @@ SPLITS = ("train", "valid")
 
 @dataclass(frozen=True)
 class SequenceOptions:
-    """What of a training changes its sequences."""
+    """Options of a training that affect its sequences."""
 
     vocabulary: str | None = option(
         None, "folder of sentencepiece.model and dict.txt (default: the data YAML's)", metavar="FOLDER"
     )
-    image_tokens: int = option(
-        KosmosConfig.image_tokens, "embeddings an image takes in a sequence", metavar="N", minimum=1
-    )
-    tokens_per_sample: int = option(KosmosConfig.tokens_per_sample, "tokens in a row", metavar="N", minimum=1)
-    seed: int = option(1, "seed of the order of documents", metavar="N")
+    image_tokens: int = option(KosmosConfig.image_tokens, "embeddings per image", metavar="N", minimum=1)
+    tokens_per_sample: int = option(KosmosConfig.tokens_per_sample, "tokens per row", metavar="N", minimum=1)
+    seed: int = option(1, "seed of the document order", metavar="N")
 
 
 @dataclass(frozen=True)
 class InputOptions(SequenceOptions):
-    """What of a training changes its sequences and images."""
+    """Options of a training that affect its sequences and images."""
 
     image_size: int = option(KosmosConfig.image_size, "image height and width, in pixels", metavar="N", minimum=1)
     image_fit: str = option(KosmosConfig.image_fit, "how an image is made square", ("crop", "stretch"))
@@ -43,7 +41,7 @@ class InputOptions(SequenceOptions):
 
 @dataclass(frozen=True)
 class BatchOptions(InputOptions):
-    """What of a training changes its micro-batches."""
+    """Options of a training that affect its micro-batches."""
 
     ranks: int = option(1, "number of ranks (GPUs)", metavar="N", minimum=1)
     update_freq: int = option(1, "micro-batches per rank and update", metavar="N", minimum=1)
@@ -51,13 +49,13 @@ class BatchOptions(InputOptions):
 
 @dataclass(frozen=True)
 class MicroBatchOptions:
-    """What kosmos-inspect shows of a training's batches."""
+    """Which micro-batch kosmos-inspect shows, and how."""
 
     split: str = option("train", "the corpora's split", SPLITS)
-    update: int = option(0, "which update, from 0", metavar="N", minimum=0)
-    rank: int = option(0, "whose micro-batch, from 0", metavar="N")
-    accumulation_step: int = option(0, "which of the update's --update-freq micro-batches, from 0", metavar="N")
-    rows: int = option(4, "most rows of each stream to show", metavar="N", minimum=1)
+    update: int = option(0, "update to show, counted from 0", metavar="N", minimum=0)
+    rank: int = option(0, "rank to show, counted from 0", metavar="N")
+    accumulation_step: int = option(0, "micro-batch of the update's --update-freq, counted from 0", metavar="N")
+    rows: int = option(4, "maximum rows to show per stream", metavar="N", minimum=1)
     html: Path | None = option(None, "also write the micro-batch with its images as a page", metavar="PAGE.html")
 
 
@@ -97,11 +95,11 @@ def add_training_options(parser: argparse.ArgumentParser, training: type[Sequenc
         "none)",
     )
     for action in add_options(group, training):
-        action.default = None  # not given; the help text shows what it is then
+        action.default = None  # None: not given. The help text shows the default
 
 
 def training_options(args: argparse.Namespace, training: type[Training]) -> tuple[str, Training]:
-    """Resolve what `add_training_options` added: what is given, then what --like says, then the defaults.
+    """Resolve the options of `add_training_options`: explicit ones win, then those of --like, then the defaults.
 
     Returns:
         The path of the data YAML, and the options.

@@ -9,6 +9,6 @@ TEMPLATE = Path(__file__).parent / "templates" / "micro_batch.html"
 
 
 def as_html(report: Report) -> str:
-    """The report as one self-contained page, with the images that its rows show inside."""
+    """The report as one self-contained page, with the images of its rows."""
     shown = {image for row in report.rows for image in row.images}
     return render(TEMPLATE, report=report, images={image: png_uri(report.images[image]) for image in shown})

@@ -24,17 +24,12 @@ from kosmos_plugin.inspection import micro_batch, tables
 from kosmos_plugin.inspection.options import InputOptions, ShowOptions
 from kosmos_plugin.vocabulary import Vocabulary
 
-# Broken documents are skipped; a corpus of nothing else must not be searched to its end.
+# Broken documents are skipped; a corpus with nothing else must not be searched to its end.
 TRIES_PER_DOCUMENT = 20
 
 
 def documents_report(data: str, training: InputOptions, options: ShowOptions) -> micro_batch.Report:
-    """Describe random documents, each as a row of its own.
-
-    Args:
-        data: Path of the data YAML.
-        training: Options of the training.
-        options: Which documents to show.
+    """Describe random documents of a data YAML, each as a row of its own.
 
     Raises:
         UserError: The data YAML or a name is wrong, or there is no document to show.

@@ -3,9 +3,9 @@
     kosmos-prepare stats DATA.yaml --out FOLDER
     kosmos-prepare stats --like train.sh --out FOLDER --documents 100000 --updates 300000
 
-FOLDER gets statistics.html, statistics.json, statistics.md and statistics.png. Of a corpus with more than --documents
-documents, that many are examined, chosen at random; its totals are estimates then, and marked as such. Images are
-counted, not decoded (kosmos-prepare check decodes them).
+FOLDER gets statistics.html, statistics.json, statistics.md and statistics.png. If a corpus has more than --documents
+documents, a random sample of that size is examined, and its totals are marked as estimates. Images are counted, not
+decoded (kosmos-prepare check decodes them).
 """
 
 import argparse
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
     data, training = training_options(args, SequenceOptions)
     options = parsed_options(args, StatisticsOptions)
-    streams = corpus_statistics.of_mixture(data, training, options)
+    streams = corpus_statistics.mixture_statistics(data, training, options)
     report = statistics_report.StatisticsReport(
         data, options.split, training.tokens_per_sample, training.image_tokens, options.updates, streams
     )

@@ -30,7 +30,7 @@ MAX_BARS = 40
 
 @dataclass(frozen=True)
 class StatisticsReport:
-    """Statistics, and what they are of."""
+    """Statistics, and the settings that they depend on."""
 
     data: str  # path of the data YAML
     split: str
@@ -131,7 +131,7 @@ def _lengths(corpus: CorpusStatistics) -> dict[str, int]:
 
 
 def _images(corpus: CorpusStatistics) -> dict[int, float]:
-    """Number of images → share of the documents that have that many."""
+    """Number of images → share of the documents with that number."""
     numbers, counts = np.unique(corpus.values("images"), return_counts=True)
     return {int(number): count / len(corpus.sample) for number, count in zip(numbers, counts, strict=True)}
 

@@ -30,7 +30,7 @@ def stream_table(mixture: Mixture) -> Table:
 
 
 def sequences_per_update(kind: str, number: int) -> str:
-    """How many rows (of text) or documents an update takes, in words."""
+    """The number of rows (of text) or documents per update, in words."""
     return f"{number:,} {'row' if kind == 'text' else 'document'}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""A micro-batch of a training, made by the code that makes the batches of fairseq-train, and the report on it."""
+"""A micro-batch of a training, made by the same code as in fairseq-train, and the report on it."""
 
 import os
 
@@ -12,7 +12,7 @@ def micro_batch_report(data: str, training: BatchOptions, options: MicroBatchOpt
     """Make one micro-batch of the training and describe it. No model is built.
 
     Returns:
-        The report, and how many records and images were skipped as broken.
+        The report, and the number of records and images skipped as broken.
 
     Raises:
         UserError: The data YAML is wrong, or there is no such micro-batch.

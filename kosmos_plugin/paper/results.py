@@ -1,7 +1,7 @@
-"""The results that the paper reports (arXiv 2302.14045), to be shown beside measured ones.
+"""The results that the paper reports (arXiv 2302.14045), shown beside measured ones.
 
-Some are missing, because there was no copy of their tables to check them against: few-shot captioning (Table 3), the
-one-shot and four-shot language tasks (Table 13), and COCO without instruction tuning (Table 14).
+Some are missing, as their tables could not be checked: few-shot captioning (Table 3), the one-shot and four-shot
+language tasks (Table 13), and COCO without instruction tuning (Table 14).
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ class Value:
     """A reported value."""
 
     value: float  # in percent (CIDEr and SPICE × 100)
-    # A section ("§4.3.2") whose text has the value or differences that it follows from; or else a table ("Table 2").
-    where: str
+    where: str  # a table ("Table 2"), or a section ("§4.3.2") whose text states the value or implies it
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What the paper reports for a benchmark, a number of demonstrations and a metric. None: nothing."""
+    """What the paper reports for a benchmark, a number of demonstrations and a metric; None: not reported."""
 
     kosmos_1: Value | None = None
     untuned: Value | None = None  # KOSMOS-1 without language-only instruction tuning

@@ -2,7 +2,7 @@
 
 Each value has a key: the option's path in fairseq's configuration ("optimizer.adam_eps"), or the name of a figure that
 `planning.plan.Plan` derives ("layer_parameters", "sequences.text", "weight.Books3"). Sources: "text" is stated in the
-paper's text or follows from it; "reported" is from a table that the paper prints as a picture; "public relative" is
+paper's text or follows from it; "reported" is from a table that the paper prints as an image; "public relative" is
 counted in KOSMOS-2's public code, whose decoder is the same.
 """
 
@@ -128,7 +128,7 @@ def differences(run: str, figures: dict[str, object]) -> list[Difference]:
         figures: The training's figures, by key.
 
     Returns:
-        What differs, in the order of the tables. A stream, or a corpus of text, that the paper does not have differs.
+        The differences, in the order of the tables. Streams, and corpora of text, that the paper lacks are among them.
     """
     paper = RUNS[run]
     found = [Difference(value, figures.get(key)) for key, value in paper.items() if figures.get(key) != value.expected]

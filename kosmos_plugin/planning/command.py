@@ -4,7 +4,7 @@
                ─ torchrun's and fairseq's own parsers ─→ TrainingCommand
     CONFIG.yaml ─ Hydra's compose, as in fairseq-hydra-train ─→ TrainingCommand
 
-The script is executed up to its first call of one of these commands; nothing after that call is.
+The script is executed up to its first call of one of these commands, and no further.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ class TrainingCommand:
     data: str | None  # the data YAML
     vocabulary: str | None  # the vocabulary's folder, if it is not the data YAML's
     ranks: int
-    ranks_from: str  # what gives their number: torchrun or an option
-    claim: str | None  # which of the paper's runs it claims to be
+    ranks_from: str  # where this number comes from: torchrun or an option
+    claim: str | None  # the run of the paper that it claims to be
 
 
 def read_training_command(path: str, option: str = "--plan") -> TrainingCommand:

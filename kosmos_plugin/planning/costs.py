@@ -1,4 +1,4 @@
-"""What a training takes: memory of weights, gradients and optimizer on each GPU, and floating-point operations.
+"""The costs of a training: memory of weights, gradients and optimizer on each GPU, and floating-point operations.
 
 Both follow from shapes and fairseq's options, so the model is on torch's meta device, without weights.
 """
@@ -20,7 +20,7 @@ BUCKET_BACKENDS = ("pytorch_ddp", "c10d")
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """One thing that a GPU holds between updates."""
+    """One kind of data that a GPU holds between updates."""
 
     what: str
     bytes_each: float  # per parameter
@@ -32,12 +32,12 @@ class MemoryItem:
 
 
 def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) -> list[MemoryItem]:
-    """What each GPU holds between updates, without activations and the libraries' own buffers.
+    """The memory that each GPU holds between updates, without activations and the libraries' own buffers.
 
     --fp16 and --bf16 cast the whole model to 16 bits. Their `FP16Optimizer` keeps a float32 copy of the weights and of
     the gradients; the memory-efficient one keeps neither. Adam's two moments are float32 in either case (16 bits with
-    --fp16-adam-stats), and --zero-sharding os divides them among the ranks. A frozen parameter takes only its weight:
-    the trainer hands the optimizer only what requires a gradient.
+    --fp16-adam-stats), and --zero-sharding os divides them among the ranks. Frozen parameters take only their weights,
+    as the optimizer gets only parameters that require a gradient.
 
     Args:
         config: fairseq's configuration of the training.
@@ -69,7 +69,7 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
 
 @dataclass(frozen=True)
 class FlopsItem:
-    """What one part of the model computes."""
+    """The computation of one part of the model."""
 
     part: str
     formula: str
@@ -81,7 +81,7 @@ def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> lis
 
     A weight of a matrix costs 2 per token in the forward pass and 4 in the backward pass. Attention is causal over
     rows of `row_tokens`: a token attends to half a row on average. Logits are computed for all tokens but image slots.
-    An image costs what torch's own counter counts for one.
+    The cost of an image is measured with torch's own counter.
 
     Args:
         model: A Kosmos on the meta device.
@@ -116,8 +116,8 @@ def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> lis
 def image_flops(model: Kosmos) -> tuple[int, int, int]:
     """FLOPs of one image, by torch's counter, for a model on the meta device.
 
-    The backward pass reaches only the trainable layers. On the meta device every operation is one that the counter
-    knows (it does not know the CPU's fused attention).
+    The backward pass reaches only the trainable layers. The counter knows every operation of the meta device, but not
+    the CPU's fused attention.
 
     Returns:
         The forward pass of the vision encoder, that of the resampler, and the backward pass of both.

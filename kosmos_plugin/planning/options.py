@@ -8,7 +8,7 @@ from kosmos_plugin.options import option
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What only the data, the vocabulary and the GPUs could tell. Lengths in tokens include the image slots."""
+    """Assumed properties of the data, the vocabulary and the GPUs. Lengths in tokens include the image slots."""
 
     caption_tokens: int = option(85, "average tokens of a caption with its image", metavar="N", minimum=1)
     page_tokens: int = option(1250, "average tokens of an interleaved document", metavar="N", minimum=1)

@@ -1,4 +1,4 @@
-"""The plan of a training: what it takes, estimated without its data, vocabulary files and GPUs.
+"""The plan of a training: its costs, estimated without its data, vocabulary files and GPUs.
 
 TrainingCommand ─┬─ the model, on torch's meta device ─→ parameters by part
                  ├─ data YAML + Assumptions ─→ sequences, tokens, images and rows of an update, by stream
@@ -66,7 +66,7 @@ class PlannedStream:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training and what it takes."""
+    """A training and its estimated costs."""
 
     command: TrainingCommand
     assumptions: Assumptions
@@ -122,12 +122,12 @@ class Plan:
 
     @property
     def memory(self) -> list[MemoryItem]:
-        """What each GPU holds between updates."""
+        """The memory that each GPU holds between updates."""
         return memory_items(self.command.config, self.trainable, self.frozen, self.command.ranks)
 
     @cached_property
     def flops(self) -> list[FlopsItem]:
-        """What an update computes, over all ranks."""
+        """The floating-point operations of an update, over all ranks."""
         return flops_items(self.model, self.tokens, self.images, self.command.config.task.tokens_per_sample)
 
     @property
@@ -167,7 +167,7 @@ class Plan:
 
 
 def make_plan(command: TrainingCommand, assumptions: Assumptions) -> Plan:
-    """Estimate what a training takes.
+    """Estimate the costs of a training.
 
     Raises:
         UserError: The command lacks an option that a plan needs, its data YAML is wrong, or the assumptions do not fit.
@@ -234,7 +234,7 @@ def _part(name: str, parameters: Iterable[nn.Parameter]) -> Part:
 
 
 def _plain(value: Any) -> Any:
-    """Lists as tuples, and so the text that fairseq accepts as Adam's β."""
+    """Turn lists into tuples, and also the text that fairseq accepts as Adam's β."""
     if isinstance(value, ListConfig):
         return tuple(value)
     if isinstance(value, str) and value.startswith("("):

@@ -1,4 +1,4 @@
-"""A plan as text for a terminal, and where it differs from the paper."""
+"""A plan as text for a terminal, with its differences from the paper."""
 
 import textwrap
 

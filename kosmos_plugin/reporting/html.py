@@ -1,6 +1,6 @@
-"""HTML pages on one base template. They are self-contained: images are inside, and there is no script.
+"""HTML pages from one base template. They are self-contained: images are embedded, and there are no scripts.
 
-A page is a template that begins with `{% extends "base.html" %}` and fills the blocks `title`, `style` and `main`.
+A page is a template that starts with `{% extends "base.html" %}` and fills the blocks `title`, `style` and `main`.
 `{% import "tables.html" as tables %}` provides `tables.table(table)`.
 """
 

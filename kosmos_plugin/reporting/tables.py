@@ -11,7 +11,7 @@ class Table:
 
     title: str
     header: tuple[str, ...]  # names of the columns
-    lines: Sequence[tuple[str, ...]]  # a first cell that begins with two spaces is a part of the line above
+    lines: Sequence[tuple[str, ...]]  # a line whose first cell starts with two spaces is a part of the line above
     note: str = ""  # printed below the table
 
     @property

@@ -1,12 +1,13 @@
-"""Measurements: `make benchmark`, or `python -m tests.benchmarks NAME …` for some of them.
+"""Benchmarks: `make benchmark` runs them, `python -m tests.benchmarks NAME …` only some.
 
-A benchmark is a file here with `run(out: Path) -> Result` and a line in BENCHMARKS. It writes its plots to `out`.
+A benchmark is a file in this folder with `run(out: Path) -> Result`, which writes its plots to `out`, and a line in
+BENCHMARKS.
 """
 
 import importlib
 from pathlib import Path
 
-# Name of the file → what it measures, for --list.
+# File name → description, for --list.
 BENCHMARKS = {
     "training_speed": "a training step, against stock TorchScale and transformers",
     "generation": "captions, long contexts, candidates and a conversation, against transformers and TorchScale",
@@ -28,5 +29,5 @@ LONG = {
 
 
 def measure(name: str, out: Path):
-    """The Result of one benchmark."""
+    """Run one benchmark."""
     return importlib.import_module(f"tests.benchmarks.{name}").run(out)

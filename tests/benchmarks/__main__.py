@@ -1,4 +1,4 @@
-"""Run benchmarks, print the table of each as it ends, and write all to results.md and results.json.
+"""Runs benchmarks, prints each table when it is ready, and writes all of them to results.md and results.json.
 
     python -m tests.benchmarks              all but the long ones
     python -m tests.benchmarks NAME …       those
@@ -23,7 +23,7 @@ OUT = Path(__file__).parents[2] / "benchmark_results"
 
 
 def run_all(names: list[str], out: Path) -> list[str]:
-    """Run and write; returns the names of the benchmarks that failed."""
+    """Run the benchmarks and write their results; returns the names of those that failed."""
     about, installed = machine(), versions()
     texts = [f"# Benchmarks\n\n{_line(about)}\n\n{_line(installed)}\n"]
     print(texts[0])

@@ -1,4 +1,4 @@
-"""The least an update can cost, and what it costs the baselines: FLOPs and bytes moved, computed from shapes.
+"""The minimum cost of an update, and the baselines' cost: FLOPs and bytes moved, computed from shapes.
 
 A multiplication and an addition are two FLOPs. With H heads, width E and V tokens in the vocabulary:
 
@@ -7,18 +7,18 @@ A multiplication and an addition are two FLOPs. With H heads, width E and V toke
     output matrix     6 · V · E · positions with logits
     an image          forward, and backward where there is a graph, by torch's counter
 
-Bytes are those of large tensors that only one side has, each time one is read or written:
+Bytes count each read or write of the large tensors that only one side has:
 
     scores            passes · size · layers · H · pairs      none if attention is fused
     logits            passes · size · V · positions with logits
     Adam              passes · 4 · trained parameters
 
-and where there are scores, dropout draws a random number for each, `layers · H · pairs`. A number has 4 bytes on the
-CPU, 2 on a GPU. Work that all implementations share (norms, activations, dropout of hidden states) is left out.
+For each of the scores, dropout also draws a random number: `layers · H · pairs`. A number has 4 bytes on the CPU and 2
+on a GPU. Work that all implementations share (norms, activations, dropout of hidden states) is left out.
 
-An implementation's seconds are these amounts divided by the machine's rates: of a matrix product, of a copy, of a copy
-into new memory (which the CPU's allocator gets from the system, page by page), of random draws. The theoretical limit
-of a speed-up is the ratio of two implementations' seconds.
+An implementation's time is the sum of these amounts divided by the machine's rates: of matrix products, of copies, of
+copies into new memory (which the CPU's allocator gets from the system, page by page) and of random draws. The
+theoretical limit of a speed-up is the ratio of two implementations' times.
 """
 
 import time
@@ -36,7 +36,7 @@ FLOAT = 4  # bytes
 
 
 class Passes(NamedTuple):
-    """How often a tensor is read or written: in place, and by an operation that writes to new memory."""
+    """The number of times a tensor is read or written: in place, and by operations that write to new memory."""
 
     in_place: float
     new: float
@@ -71,7 +71,7 @@ class Cost(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What the machine does of each cost in a second."""
+    """The machine's rate for each cost, per second."""
 
     flops: float
     bytes: float
@@ -83,7 +83,7 @@ class Rates(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How an implementation computes an update, as far as it affects the cost."""
+    """The properties of an implementation that affect its cost."""
 
     padded: bool  # one sample per row, padded to the longest, full T×T attention and logits everywhere
     scores: Passes

@@ -21,7 +21,7 @@ def _begin(threads: int | None) -> None:
 
 
 def run_each(function: Callable, jobs: list[tuple]) -> list:
-    """`function(*job)` for every job, in order. Results do not depend on the number of cores."""
+    """Call `function(*job)` for every job; results are in order and do not depend on the number of cores."""
     with fresh_processes(len(os.sched_getaffinity(0)), threads=1) as processes:
         futures = [processes.submit(function, *job) for job in jobs]
         return [future.result() for future in futures]

@@ -1,7 +1,7 @@
-"""Corpora: throughput of kosmos-prepare with one process and with two, against other code.
+"""Corpora: throughput of kosmos-prepare with one process and with two, against other libraries.
 
-Processes are started, and libraries loaded, before the clock starts. A baseline does the same work in one process, as
-its documentation shows, or less: its name says what it leaves out.
+Processes are started and libraries loaded before the clock starts. A baseline does the same work in one process, in the
+way its documentation shows, or less; its name says what it leaves out.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ TURNS = 3
 
 
 class Work:
-    """Work `do(out, workers)`, done with a number of processes and in a new folder each time."""
+    """Calls `do(out, workers)` with a fixed number of processes and a new folder each time."""
 
     def __init__(self, folder: Path, do: Callable[[Path, int], object]):
         self.folder = folder
@@ -64,7 +64,7 @@ def command(*arguments: object) -> Callable[[Path, int], dict]:
 
 
 def deduplicate(folder: Path, kind: str) -> Callable[[Path, int], int]:
-    """Read texts and drop duplicates, as `kosmos-prepare text` does before it binarizes; return how many are kept."""
+    """Read texts and drop duplicates, like `kosmos-prepare text` before binarizing; return the number kept."""
     inputs = find_inputs([str(folder)])
     tasks = len(inputs)
 
@@ -91,7 +91,7 @@ def read_json_lines(folder: Path) -> list[str]:
 
 
 def by_datasketch(folder: Path) -> int:
-    """Near-duplicates as in datasketch's documentation: insert texts without a match yet; return how many."""
+    """Near-duplicates as in datasketch's documentation: insert texts that match none so far; return their number."""
     index = datasketch.MinHashLSH(num_perm=112, params=(14, 8))
     for number, text in enumerate(read_json_lines(folder)):
         tokens = normalized_words(text)
@@ -103,7 +103,7 @@ def by_datasketch(folder: Path) -> int:
 
 
 def by_sorting(folder: Path) -> int:
-    """Drop only exact copies, by sorting hashes; return how many are kept."""
+    """Drop only exact copies, by sorting hashes; return the number of texts kept."""
     hashes = [xxhash.xxh3_64_intdigest(" ".join(normalized_words(text)).encode()) for text in read_json_lines(folder)]
     return len(np.unique(np.array(hashes, np.uint64)))
 
@@ -127,7 +127,7 @@ def by_webdataset(folder: Path) -> int:
 
 
 def row(name: str, work: float, unit: str, ours: Work, peer_name: str = "", peer: Work | None = None) -> list[Cell]:
-    """A row of the table for `work` units, timed in turns: with one process, with two, and the baseline."""
+    """A row of the table for `work` units, timed alternately with one process, with two, and with the baseline."""
     ones, twos, peers = [], [], []
     for _ in range(TURNS):
         ones.append(seconds_of(ours))

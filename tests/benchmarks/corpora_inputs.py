@@ -50,7 +50,7 @@ def texts(seed: int, number: int) -> list[str]:
 
 
 def write_texts(folder: Path, files: int, documents: int) -> int:
-    """Write JSON lines, `documents` texts per file; return how many texts there are."""
+    """Write JSON lines with `documents` texts per file; return the number of texts."""
     folder.mkdir()
     for file in range(files):
         lines = (json.dumps({"text": text}) + "\n" for text in texts(file, documents))
@@ -72,7 +72,7 @@ def pictures() -> list[bytes]:
 
 
 def write_captions(folder: Path, files: int, samples: int) -> int:
-    """Write img2dataset's tars of `samples` pairs each; return how many pairs there are."""
+    """Write img2dataset's tars of `samples` pairs each; return the number of pairs."""
     for file in range(files):
         rng = random.Random(file)
         members = []
@@ -95,7 +95,7 @@ def page(rng: random.Random, name: str) -> str:
 
 
 def write_crawl(folder: Path, files: int, pages: int) -> int:
-    """Write WARC files of `pages` pages each, with their images; return how many pages there are."""
+    """Write WARC files of `pages` pages each, with their images; return the number of pages."""
     folder.mkdir()
     for file in range(files):
         rng = random.Random(file)

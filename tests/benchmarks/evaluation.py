@@ -1,8 +1,8 @@
-"""Items a second of each type of benchmark: in batches with what they share read once, beside one by one.
+"""Items per second of each type of benchmark: batched, with shared prompts read once, against one by one.
 
-The model is `generation`'s: a decoder of 12 layers of 768, ViT-B/32, 64 image tokens, random weights, float32. Requests
-are as long as those of the benchmarks they are named after. One by one: each request in a call of its own, each choice
-from scratch. Both ways must answer the same.
+The model is that of `generation`: a decoder with 12 layers of width 768, ViT-B/32, 64 image tokens, random weights,
+float32. Requests have the lengths of the benchmarks that they are named after. One by one means one call per request,
+and each choice from scratch. Both ways must give the same answers.
 """
 
 import random
@@ -101,7 +101,7 @@ def row(responder: KosmosResponder, name: str, make: Callable[[random.Random], R
 
 
 def constrained_beside_free(responder: KosmosResponder, names: tuple[str, ...]) -> list[Cell]:
-    """Both make as many steps: the longest name's."""
+    """Constrained against free generation, both with as many steps as the longest name has tokens."""
     rng = random.Random(1)
     constrained = [category(names)(rng) for _ in range(ITEMS)]
     responder.generate(constrained[:1])  # which makes the trie
@@ -132,7 +132,7 @@ def run(out: Path) -> Result:
         columns=COLUMNS,
         rows=rows,
         notes=[
-            f"{ITEMS} items a batch, of Raven one; answers of both ways are equal. Images are encoded in the time, in "
+            f"{ITEMS} items per batch, one for Raven; both ways give equal answers. Times include encoding images, in "
             f"ours once for all choices. {NEW_TOKENS} new tokens for a caption or an answer.",
         ],
     )

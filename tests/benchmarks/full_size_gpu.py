@@ -6,10 +6,10 @@ images, each of 2,048 tokens.
 
     MFU = useful FLOPs of an update / (its seconds · the GPU's peak in bf16)
 
-Useful FLOPs are the least that `arithmetic` computes: 6 per weight and token, attention of each token to the tokens
-before it in its document, the output matrix for targets in the loss, images forward through vision tower and resampler
+Useful FLOPs are the minimum that `arithmetic` computes: 6 per weight and token, attention of each token to earlier
+tokens of its document, the output matrix for tokens in the loss, and images, forward through vision tower and resampler
 and backward through their trained parts. Recomputation (`--checkpoint-activations`) is not included. (`kosmos-inspect
---plan` includes a little more: attention over whole rows, the output matrix for all text.)
+--plan` counts slightly more: attention over whole rows, and the output matrix for all text.)
 """
 
 import tempfile

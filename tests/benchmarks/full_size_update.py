@@ -88,7 +88,7 @@ def write_data(folder: Path) -> Path:
 
 
 def first_update(data: Path) -> tuple[int, int, KosmosModel]:
-    """Number of positions with a token or an image embedding, number of images, and the model on the meta device."""
+    """(positions with a token or an image embedding, images, the model on the meta device)."""
     task = tiny.task(data, image_tokens=IMAGE_TOKENS, image_size=IMAGE_SIZE, tokens_per_sample=ROW)
     task.load_dataset("train")
     rows = task.dataset("train").rows(0)

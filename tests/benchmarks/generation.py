@@ -1,8 +1,8 @@
 """Generation at the size of `kosmos_base`: captions, a long context, few-shot candidates, a conversation.
 
-A decoder of 12 layers of 768 with a vocabulary of about 65 thousand, ViT-B/32, 64 image tokens, random weights,
-float32. Where the baseline is another library, both sides have the same weights, read the same tokens, and must
-generate the same.
+A decoder with 12 layers of width 768 and a vocabulary of about 65,000, ViT-B/32, 64 image tokens, random weights,
+float32. If the baseline is another library, both sides have the same weights, read the same tokens, and must generate
+the same tokens.
 
 Theoretical limits are ratios of FLOPs, or of bytes for steps at a long context, which are bound by memory
 (`step_bytes`): 2 · 12 · (4E² + 2EF) per token read, 4 · 12 · E for each key it sees, 2VE where logits are made, and an
@@ -53,7 +53,7 @@ TURNS = 3
 
 
 def reading_flops(tokens: float, context: float, predictions: float, words: int) -> float:
-    """FLOPs of reading `tokens` tokens that see `context` keys on average, with logits for `predictions` of them."""
+    """FLOPs of reading `tokens` tokens that attend to `context` keys on average, with logits for `predictions`."""
     layer = 2 * (4 * WIDTH**2 + 2 * WIDTH * FFN) + 4 * WIDTH * context
     return LAYERS * layer * tokens + 2 * words * WIDTH * predictions
 

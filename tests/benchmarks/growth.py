@@ -1,9 +1,9 @@
-"""How time and memory of an update grow with row length, images, rows and vocabulary; ours and *stock*.
+"""How time and memory of an update grow with row length, images, rows and vocabulary, for ours and *stock*.
 
-The model is small, so that every size runs: two layers of 256, and ViT-B/32. One quantity grows at a time. A point is
-one update after a short warm-up: its seconds, and the memory it takes beyond model and optimizer. The slope is that of
-a line through a curve's last three points on logarithmic axes: 1 is linear, 2 quadratic. *Stock* is left out where it
-would need more than half of the free memory.
+The model is small, so that every size fits: two layers of width 256, and ViT-B/32. One quantity grows at a time. A
+point is one update after a short warm-up: its time, and the memory it takes beyond model and optimizer. The slope is
+that of a line through a curve's last three points on logarithmic axes: 1 is linear, 2 quadratic. *Stock* is left out
+where it would need more than half of the free memory.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ WAYS = {"ours": (Ours, "#0072b2"), "stock": (Stock, "#d55e00")}  # colors of Oka
 
 
 def curves(folder: Path) -> dict[str, dict[int, Work]]:
-    """What grows → size → the work."""
+    """Growing quantity → size → the work."""
     data = {pieces: write_data(folder / str(pieces), pieces) for pieces in PIECES}
     least, text = data[PIECES[0]], f"{GEOMETRY} --vision-encoder none"
     vision = f"{GEOMETRY} --vision-model ViT-B-32"
@@ -69,7 +69,7 @@ def fits(way: str, work: Work) -> bool:
 
 
 def measure(processes: dict[str, ProcessPoolExecutor], works: dict[int, Work]) -> dict[str, dict[int, tuple]]:
-    """Implementation → size → (seconds, GiB); implementations run in turns."""
+    """Implementation → size → (seconds, GiB); the implementations alternate."""
     measured: dict[str, dict[int, tuple]] = {way: {} for way in WAYS}
     for size, work in works.items():
         for way, process in processes.items():

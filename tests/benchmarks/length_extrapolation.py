@@ -1,12 +1,12 @@
-"""Trained at 256 tokens, evaluated at 512 and 1,024: the reason for xPos.
+"""Length extrapolation, the reason for xPos: trained at 256 tokens, evaluated at 512 and 1,024.
 
-A small decoder is trained on the quickstart's text, in rows of 256 tokens, with each kind of positions; seeds,
-initialization, number of updates and data order are the same for all. Then held-out text is read through windows of
-256, 512 and 1,024 tokens, and the last 128 targets of each window are scored, so every target has at least half a
-window of text before it. The windows move by 128 tokens, so all lengths score exactly the same targets, each once.
-Attention is plain causal attention at every length, not the blockwise kind of the xPos paper's best results.
+A small decoder is trained on the quickstart's text, in rows of 256 tokens, with each type of positions; seeds,
+initialization, number of updates and data order are the same for all. Held-out text is then read in windows of 256, 512
+and 1,024 tokens, and the last 128 targets of each window are scored, so every target has at least half a window of
+context. Windows advance by 128 tokens, so all lengths score exactly the same targets, each once. Attention is plain
+causal attention at every length, without the blockwise attention of the xPos paper's best results.
 
-The plot shows the loss of the same targets by their position in the window: it falls if the model makes use of more
+The plot shows the loss of the same targets by their position in the window. It falls if the model uses the additional
 context, and rises if the model fails beyond the trained length.
 """
 

@@ -1,18 +1,18 @@
-"""The loader: images a second beside bare decoding and webdataset, resuming, and the cores that a GPU needs.
+"""The loader: images per second against bare decoding and webdataset, resuming, and the CPU cores that a GPU needs.
 
-Every side has two processes that decode. One turn of ours is an update of a mixture in the paper's ratio (Table 18, an
-eighth of it), taken from the real iterator as fairseq takes it. Its time includes reading, tokenizing, packing,
-decoding, and the transfer of tensors into this process; a third process plans, on the same cores. Its workers are
-started before, and batches that they prepared during the others' turns are taken first. The peers:
+Both sides decode in two processes. One turn of ours is an update of a mixture in the paper's ratio (an eighth of Table
+18's), taken from the real iterator in the way fairseq does. Its time includes reading, tokenizing, packing, decoding,
+and the transfer of tensors into this process; a third process plans, on the same cores. Workers are started in advance,
+and batches that they prepared during the baseline's turns are discarded. The baselines:
 
-bare decoding    `decode_image` over as many images in memory, by two processes, each as many: nothing else is done
+bare decoding    `decode_image` over the same number of images in memory, half of them in each of two processes
 webdataset       its own pipeline over the same captions: tars read in order, PIL, torchvision's Resize, CenterCrop and
-                 PILToTensor, batches of as many images, in torch's DataLoader with two workers; no text is tokenized
+                 PILToTensor, the same batch size, torch's DataLoader with two workers; no text is tokenized
 
-The images are noise with a photograph's spectrum, compressed as img2dataset does (shorter side 256, quality 90; larger
-ones among those of the pages): the sum over s = 1, 2, 4, … of s^0.5 · (normal noise of w/s × h/s pixels, enlarged).
+The images are noise with a photograph's spectrum, compressed as img2dataset does (shorter side 256, quality 90; pages
+have larger ones too): the sum over s = 1, 2, 4, … of s^0.5 · (normal noise of w/s × h/s pixels, enlarged).
 
-Theoretical limit: 1 for bare decoding, which the loader must do as well.
+The theoretical limit is 1 for bare decoding, which the loader has to do too.
 """
 
 import contextlib
@@ -122,13 +122,13 @@ def training_task(data: Path, update_freq: int, decoding: str = "draft") -> Kosm
 
 
 def iterator(data: Path, update_freq: int, decoding: str = "draft") -> EpochIterator:
-    """As fairseq's trainer gets it."""
+    """The iterator that fairseq's trainer gets."""
     task = training_task(data, update_freq, decoding)
     return task.get_batch_iterator(task.dataset("train"), num_workers=WORKERS)
 
 
 class Running:
-    """A loader whose workers run on between the turns: `ahead` batches at most are ready when a turn begins."""
+    """A loader whose workers keep running between turns: at most `ahead` batches are ready when a turn starts."""
 
     def __init__(self, batches: Iterator, images_of: Callable, ahead: int):
         self.batches = batches
@@ -141,7 +141,7 @@ class Running:
         return sum(len(self.images_of(next(self.batches))) for _ in range(count))
 
     def seconds(self, images: int) -> float:
-        """Of `images` images, from those made while they were waited for."""
+        """Seconds for `images` images, measured on batches that were not prepared before the turn."""
         self.take(self.ahead)
         begin, done = time.perf_counter(), 0
         while done < images:
@@ -156,7 +156,7 @@ def ours(data: Path, decoding: str) -> Running:
 
 
 def by_webdataset(folder: Path, images: int) -> Running:
-    """Batches of `images`; the exact pixels of CLIP's preprocessing."""
+    """Batches of `images` images, with the exact pixels of CLIP's preprocessing."""
     bicubic = transforms.InterpolationMode.BICUBIC
     resize = transforms.Compose(
         [transforms.Resize(SIZE, bicubic), transforms.CenterCrop(SIZE), transforms.PILToTensor()]
@@ -176,7 +176,7 @@ def read_images(images: list[bytes]) -> None:
 
 
 def decode_all(decoding: str) -> float:
-    """Seconds to decode them."""
+    """Decode images; return the seconds it took."""
     begin = time.perf_counter()
     for data in _IMAGES:
         decode_image(data, SIZE, decoding=decoding)
@@ -193,8 +193,9 @@ def images_of_update(data: Path) -> list[bytes]:
 
 
 def images_per_gpu_second() -> tuple[float, float]:
-    """What an H100 takes of the paper's pretraining at half its peak, by the FLOPs that `kosmos-inspect --plan` counts;
-    and the seconds of an update on as many GPUs as its script names, eight.
+    """Images per second that an H100 at half its peak needs in the paper's pretraining, and the seconds of an update.
+
+    Both follow from the FLOPs that `kosmos-inspect --plan` counts, for the eight GPUs of the script.
     """
     command = read_training_command(str(Path(__file__).parents[2] / "examples/kosmos_1/pretrain.yaml"))
     averages = Assumptions(
@@ -255,7 +256,7 @@ def run(out: Path) -> Result:
         "those of pages up to 1,024 × 768. Two processes decode; ours has a third, which plans, on the same cores.",
         f"First batch at the paper's numbers of sequences, rank 0 of {RANKS}: {late:.2f} s at update {FAR:,} and "
         f"{early:.2f} s at update 0, from building the iterator; {late - early:+.2f} s.",
-        f"An H100 at {UTILIZATION:.0%} of {H100_FLOPS / 1e12:,.0f} TFLOP/s takes {needed:.0f} images a second of the "
+        f"An H100 at {UTILIZATION:.0%} of {H100_FLOPS / 1e12:,.0f} TFLOP/s takes {needed:.0f} images per second of the "
         f"paper's pretraining. By the rates above, and {each:.2f} s of planning an update on each rank, that is "
         + " or ".join(f"{count:.2f} cores ({decoding})" for decoding, count in cores.items())
         + f" for each GPU; hosts with eight have {CORES_PER_GPU}. So the GPU never waits.",
@@ -264,7 +265,7 @@ def run(out: Path) -> Result:
 
 
 def seconds_to_first_batch(data: Path, update: int) -> float:
-    """Of rank 0, as fairseq resumes: the iterator is built, gets its state and gives a batch."""
+    """Seconds until rank 0 has its first batch as fairseq resumes: build the iterator, load its state, get a batch."""
     task = training_task(data, UPDATE_FREQ)
     begin = time.perf_counter()
     epochs = task.get_batch_iterator(task.dataset("train"), num_shards=RANKS, num_workers=WORKERS)
@@ -276,7 +277,7 @@ def seconds_to_first_batch(data: Path, update: int) -> float:
 
 
 def time_plan(data: Path) -> float:
-    """Processor seconds that planning an update takes a rank."""
+    """CPU seconds that a rank needs to plan an update."""
     micro_batches = iterator(data, UPDATE_FREQ).micro_batches
     begin = time.process_time()
     micro_batches.plan(1)

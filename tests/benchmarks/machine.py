@@ -1,4 +1,4 @@
-"""The machine and the versions of a measurement."""
+"""The machine and the software versions of a measurement."""
 
 import importlib.metadata
 import os
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def available_memory() -> float:
-    """Available memory in GiB, by the kernel's estimate."""
+    """The kernel's estimate of the available memory, in GiB."""
     return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) / 2**20
 
 

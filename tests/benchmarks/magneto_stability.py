@@ -1,17 +1,17 @@
 """Do the first updates of a deep model stay bounded, with and without Magneto's gain?
 
-The decoder, with width 64, is trained on the quickstart's text from its initialization, without warm-up, clipping or
-dropout. Four models from the same random draws:
+A decoder of width 64 is trained on the quickstart's text from its initialization, without warm-up, clipping or dropout.
+The four models start from the same random draws:
 
     Magneto     sub-LayerNorm, Xavier with the gain √(ln 2N) on value, output and feed-forward projections
     gain 1      the same model without the gain
     Pre-LN      without sub-LayerNorm's two extra LayerNorms, and without the gain
     Post-LN     the original Transformer's order, likewise
 
-Measured at every update: the largest root mean square of the residual stream over the layers; the norm of the gradient,
-and the largest of one layer; the loss; and how far the update moved the model, as the root mean square change of the
-logits of fixed rows, which Magneto's theory bounds for any depth. There are eight updates at 24 and 48 layers, with a
-usual and an aggressive constant learning rate, and one small update at 6 to 96 layers.
+Every update is measured: the largest root mean square of the residual stream over the layers; the norm of the whole
+gradient, and the largest norm of one layer; the loss; and how far the update moved the model, as the root mean square
+change of the logits of fixed rows, which Magneto's theory bounds for any depth. There are eight updates at 24 and 48
+layers, with a usual and an aggressive constant learning rate, and one small update at 6 to 96 layers.
 """
 
 import math
@@ -62,7 +62,7 @@ def magneto(decoder: Decoder) -> None:
 
 
 def without_gain(decoder: Decoder) -> None:
-    """The same draws divided by the gain."""
+    """The same random draws divided by the gain."""
     gain = math.sqrt(math.log(2 * decoder.num_layers))
     with torch.no_grad():
         for name, parameter in decoder.layers.named_parameters():

@@ -1,7 +1,7 @@
 """Noise with the sizes of real data: time and memory of a training step do not depend on content.
 
-Captions are as long as those of CC12M, 20.2 ± 16.3 tokens (Changpinyo et al. 2021, table 1), drawn from the log-normal
-distribution of that mean and deviation. Text rows are full, as in the paper's full-sentence mode.
+Lengths of captions are those of CC12M, 20.2 ± 16.3 tokens (Changpinyo et al. 2021, table 1), drawn from a log-normal
+distribution with that mean and deviation. Text rows are full, as in the paper's full-sentence mode.
 """
 
 import math

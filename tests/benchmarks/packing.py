@@ -1,10 +1,10 @@
 """Packing efficiency: the fraction of a batch's positions that are not padding, at realistic lengths.
 
 captions        an image's 64 slots, its two borders, <s>, </s> and 8 to 40 tokens of text
-pages           one to five images, and text of a lognormal spread of 700 tokens on average, cut at a row of 2,048
+pages           one to five images, and text of log-normal length, 700 tokens on average; at most a row of 2,048
 
-An update of few rows cannot be full, whatever the algorithm: its last row is half empty on average. The theoretical
-limit is the efficiency with the smallest number of rows that holds all tokens.
+An update with few rows cannot be full, whatever the algorithm: its last row is half empty on average. The theoretical
+limit is the efficiency with the smallest number of rows that can hold all tokens.
 """
 
 import time

@@ -27,7 +27,7 @@ class Text(NamedTuple):
 
 
 def quickstart_text(pieces: int, held_out: float) -> Text:
-    """The text, in `pieces` SentencePiece pieces trained on its training split; a share `held_out` is valid."""
+    """The text in a vocabulary of `pieces`, trained on its training split; `held_out` is the share of valid."""
     pages = split(topics(), held_out, group=lambda page: page[0], size=lambda page: len(page[1]))
     lines = [line for _, page in pages["train"] for line in page.splitlines()]
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Spread:
-    """A measurement repeated over seeds or runs: shown as the median with the smallest and the largest."""
+    """A measurement repeated over seeds or runs, shown as the median with the smallest and the largest value."""
 
     values: tuple[float, ...]
 
@@ -24,7 +24,7 @@ Cell = str | int | float | Spread
 
 @dataclass
 class Result:
-    """A table with its title, notes that a reader needs to judge it, and the file names of its plots."""
+    """A table with its title, notes that help to judge it, and the file names of its plots."""
 
     title: str
     columns: list[str]
@@ -40,7 +40,7 @@ class Result:
         return "\n".join(lines).rstrip() + "\n"
 
     def json(self) -> dict:
-        """Plain values, a Spread as a list. JSON has no infinity and no NaN, so they are written as text."""
+        """Plain values, a Spread as a list. Infinity and NaN, which JSON lacks, are written as text."""
         rows = [[_plain(cell) for cell in row] for row in self.rows]
         return {**dataclasses.asdict(self), "rows": rows}
 

@@ -1,4 +1,4 @@
-"""Ours and a baseline doing the same work, timed in alternating turns: the ratio carries over to other machines."""
+"""Times ours and a baseline on the same work, in alternating turns: the ratio carries over to other machines."""
 
 import gc
 import statistics
@@ -17,7 +17,7 @@ COLUMNS = ["measure", "ours", "baseline", "speed-up", "target", "theoretical lim
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Seconds of both, by turn."""
+    """Seconds of both sides, by turn."""
 
     ours: tuple[float, ...]
     peer: tuple[float, ...]
@@ -28,12 +28,12 @@ class SideBySide:
         return Spread(tuple(peer / ours for ours, peer in zip(self.ours, self.peer, strict=True)))
 
     def row(self, measure: str, work: float, unit: str, at_least: float | None, limit: float | None) -> list[Cell]:
-        """A row of the table for `work` units done in each turn.
+        """A row of the table.
 
         Args:
-            measure: What is measured.
-            work: Units of work done in a turn.
-            unit: What is shown after the speeds: `tokens/s`.
+            measure: The row's name.
+            work: Units of work done in each turn.
+            unit: The unit of the speeds: `tokens/s`.
             at_least: The target of the speed-up.
             limit: The theoretical limit: the ratio of both sides' computed costs.
         """
@@ -42,7 +42,7 @@ class SideBySide:
 
 
 def side_by_side(ours: Callable[[], object], peer: Callable[[], object], turns: int, warm_up: int = 1) -> SideBySide:
-    """Time both, `turns` times each. They alternate, and so does the order: drift of the machine affects both."""
+    """Time both sides, `turns` times each. They alternate, and so does their order, so drift affects both."""
     assert turns > 0
     for _ in range(warm_up):
         ours()
@@ -51,7 +51,7 @@ def side_by_side(ours: Callable[[], object], peer: Callable[[], object], turns: 
 
 
 def in_turns(ours: Callable[[], float], peer: Callable[[], float], turns: int) -> SideBySide:
-    """As `side_by_side`, for functions that return their own seconds (because some of their work must not be timed)."""
+    """Like `side_by_side`, for functions that return their own seconds because some of their work must not be timed."""
     seconds: dict[Callable, list[float]] = {ours: [], peer: []}
     for turn in range(turns):
         for side in (ours, peer) if turn % 2 == 0 else (peer, ours):

@@ -1,6 +1,7 @@
-"""One update on noise, for timing: ours and *stock* with fairseq's `Trainer`, and transformers'.
+"""One update on noise, for timing: ours and *stock* with fairseq's `Trainer`, and transformers' KOSMOS-2.
 
-All three have the same weights, samples and optimizer settings; ours and *stock* are command lines of `fairseq-train`.
+All three have the same weights, samples and optimizer settings; ours and *stock* are configured by the options of
+`fairseq-train`.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ STOCK_OPTIONS = "--criterion cross_entropy --optimizer adam"
 
 
 def our_options() -> str:
-    """The options that are measured as ours on this device, in addition to COMMON."""
+    """Our measured options on this device, in addition to COMMON."""
     options = ["--criterion multimodal_cross_entropy --optimizer fused_adamw"]
     options += ["--frozen-vision-dtype bfloat16"] if bfloat16_is_faster() else []
     options += ["--compile"] if torch.cuda.is_available() else []
@@ -63,7 +64,7 @@ class Work:
         return max(length for _, length in (self.text, self.captions, self.interleaved))
 
     def samples(self, task: KosmosMultimodalTask) -> dict[str, list[list[Sample]]]:
-        """The samples of each row, by stream; the same on every call."""
+        """The samples of each row, by stream; every call returns the same."""
         noise = Noise(task.sample_builder, task.cfg.image_size, SEED)
         drawn = {
             "text": [[noise.text(self.text[1])] for _ in range(self.text[0])],
@@ -172,7 +173,7 @@ def configuration(work: Work, arguments: str) -> DictConfig:
 
 
 def preset_options(arch: str) -> str:
-    """What the architecture sets differently from kosmos_1, as options."""
+    """The architecture's differences from kosmos_1, as options."""
     preset, default = ARCHITECTURES[arch](), KosmosConfig()
     values = {option.name: getattr(preset, option.name) for option in dataclasses.fields(preset)}
     changed = {name: value for name, value in values.items() if value != getattr(default, name)}

@@ -1,8 +1,9 @@
 """A training step: captions and text against *stock*, the three streams against transformers.
 
-`kosmos_base` with ViT-B/32 (half its layers against transformers on a CPU), a vocabulary of 64,007, dropout as in the
-paper; an update on one row of each stream, on more rows on a GPU. The two sides run in turns, each in its own process.
-Memory is the peak of a side's process during its updates, libraries included. `arithmetic` has the theoretical limits.
+The model is `kosmos_base` with ViT-B/32 (with half its layers against transformers on a CPU), a vocabulary of 64,007
+and the paper's dropout. An update has one row of each stream, more on a GPU. The two sides alternate, each in its own
+process. Memory is the peak of a side's process during its updates, libraries included. `arithmetic` has the theoretical
+limits.
 """
 
 import tempfile
@@ -49,7 +50,7 @@ class Measure:
 
 
 def measures(data: Path) -> list[Measure]:
-    """What is measured. On a CPU as little as is enough: a row of text, half a row of captions, and that of each."""
+    """The measures; on a CPU small ones: a row of text, half a row of captions, and half a row of each with pages."""
     gpu = torch.cuda.is_available()
     vision, geometry = "--vision-model ViT-B-32", preset_options("kosmos_base")
     captions = Work(data, "kosmos_base", vision, captions=(4, 2048) if gpu else (1, 1024))
@@ -121,7 +122,7 @@ def run(out: Path) -> Result:
 
 
 def measured(measures: Callable[[Path], list[Measure]]) -> Result:
-    """The table of `measures(data)`, where data is the path of noise."""
+    """The table of `measures(data)`, where `data` is the path of `noise`'s data YAML."""
     rates = arithmetic.measured_rates()
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -41,7 +41,7 @@ def write_folder(folder: Path, seed: int = 0, max_shard_size: str = "5GB", text=
     model = Kosmos2ForConditionalGeneration(config)
     for parameter in model.parameters():
         parameter.data += 0.15 * torch.randn_like(parameter)
-    # A logit of greater variance: `</s>` ends some generations, and not all.
+    # Greater variance of its logit, so that `</s>` ends some generations but not all.
     model.get_input_embeddings().weight.data[config.text_config.eos_token_id] *= 4
     model.save_pretrained(str(folder), max_shard_size=max_shard_size)
     return folder

@@ -196,7 +196,7 @@ def test_another_decoder_is_refused(task, tmp_path, there, here, words):
 )
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_options_that_shapes_do_not_show_are_compared(task, tmp_path, options, words, suffix):
-    """Without xPos nothing in the weights says how many heads they have, for one."""
+    """For example, without xPos nothing in the weights tells the number of heads."""
     stock = torchscale(task, "sinusoidal")
     same = {"decoder_attention_heads": 2, "activation_fn": "gelu", "positions": "sinusoidal", "layernorm_eps": 1e-5}
 

@@ -72,7 +72,7 @@ def test_a_checkpoint_has_the_same_bytes_whatever_its_temporary_name_was(tmp_pat
 
 @contextmanager
 def file_size_limit(size: int):
-    """Within it no file of this process may grow beyond `size` bytes, as if the disk were full."""
+    """Within this context, no file of the process can grow beyond `size` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -90,7 +90,7 @@ def test_a_file_on_a_full_disk(tmp_path, writer):
 
 
 def test_folders_on_a_full_disk(tmp_path):
-    """The weights do not fit, and what is written before them does."""
+    """The files written first fit; the weights do not."""
     theirs = peer.write_folder(tmp_path / "theirs")
     convert(theirs, tmp_path / "ours", "fairseq")
     before = sorted(tmp_path.rglob("*"))

@@ -36,7 +36,7 @@ def imported(source, tmp_path_factory) -> Path:
 
 
 def prompts(kosmos: Generator, seed: int) -> list:
-    """Text only, with one image, with two: of unequal lengths."""
+    """Prompts of unequal lengths: only text, one image, two images."""
     rng = random.Random(seed)
     texts = [tiny.sentence(rng), f"<image> {tiny.sentence(rng)}", f"<image> {tiny.sentence(rng)} <image> the"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
@@ -85,7 +85,7 @@ def test_generations_are_identical(tmp_path, seed, beam):
     for sample, hypothesis in zip(samples, hypotheses, strict=True):
         their_inputs = inputs(kosmos, sample)
         if sample.images:
-            # Their `generate` repeats images beam by beam, one a row: two are handed over as embeddings of one row.
+            # Their `generate` repeats images for each beam, one per row, so two are passed as embeddings of one row.
             features = theirs.vision_model(their_inputs.pop("pixel_values"))[0]
             features = F.normalize(theirs.vision_model.model.post_layernorm(features), dim=-1)
             embeddings = theirs.image_to_text_projection(features)[0]
@@ -144,7 +144,7 @@ def test_a_trained_model_is_exported(imported, data, tmp_path):
     trained = tiny.train(yaml_path, tmp_path / "trained", *options)
     before, after = (torch.load(path, weights_only=True)["model"] for path in (imported, trained))
     name = "decoder.layers.0.ffn.fc1.weight"
-    assert 0 < (after[name] - before[name]).abs().max() < 0.01  # one step away from where it began
+    assert 0 < (after[name] - before[name]).abs().max() < 0.01  # one update away from the imported weights
     frozen = "vision.encoder.visual.conv1.weight"
     assert torch.equal(after[frozen], before[frozen])
     convert(trained, tmp_path / "out", "huggingface")
@@ -204,7 +204,7 @@ def test_folder_can_be_moved(source, tmp_path):
 
 
 def test_public_geometry_is_known_by_its_name():
-    """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and as many parameters as transformers has."""
+    """KOSMOS-2's own configuration: open_clip's ViT-L/14 with QuickGELU, and the parameter count of transformers."""
     config, tower = huggingface_config.from_hf(Kosmos2Config())
     assert (config.vision_model, tower) == ("ViT-L-14-quickgelu", None)
     assert config.positions == "sinusoidal"

@@ -1,4 +1,4 @@
-"""What cannot be converted: one clear error each, before anything is written, and the target untouched."""
+"""Whatever cannot be converted is one clear error, before anything is written, and leaves the target untouched."""
 
 import json
 import os
@@ -35,14 +35,14 @@ def ours(theirs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def refusal(tmp_path, capsys):
-    """Runs a conversion that must fail; returns its one line of error."""
+    """A function that runs a conversion that must fail, and returns its one-line error."""
 
     def run(to: str, source: Path, *options: str) -> str:
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as status:
             convert.cli_main(["--to", to, str(source), str(tmp_path / "target"), *options])
         assert status.value.code == 2
-        assert sorted(tmp_path.rglob("*")) == before  # no target, and nothing temporary beside it
+        assert sorted(tmp_path.rglob("*")) == before  # neither a target nor temporary files
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and lines[0].startswith("error: "), lines
         return lines[0]
@@ -129,7 +129,7 @@ def test_what_hugging_face_cannot_express(ours, tmp_path, refusal, options, mess
 
 
 def test_trained_kosmos_tiny_is_refused(data, tmp_path, refusal):
-    """With xPos, as every architecture but kosmos_2."""
+    """It has xPos, like every architecture except kosmos_2."""
     checkpoint = tiny.train(data, tmp_path / "trained", "--max-update", 1, "--disable-validation")
     assert "cannot express xPos" in refusal("huggingface", checkpoint)
 
@@ -189,7 +189,7 @@ def test_existing_targets_stay(ours, theirs, tmp_path, capsys):
     "to", ["fairseq", *(pytest.param(to, marks=pytest.mark.slow) for to in ("huggingface", "safetensors"))]
 )
 def test_full_disk(ours, theirs, tmp_path, to):
-    """No file may grow beyond 60 kB: the weights do not fit, what is written before them does."""
+    """No file can grow beyond 60 kB: the files written first fit, the weights do not."""
     source = theirs if to == "fairseq" else ours / "model.pt"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.convert", "--to", to, source, tmp_path / "target"],

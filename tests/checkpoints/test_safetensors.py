@@ -47,7 +47,7 @@ def test_training_continues_from_it(checkpoint, data, tmp_path):
     trained = tiny.train(data, tmp_path / "trained", *options)
     name = "resampler.dense.weight"
     before, after = (torch.load(path, weights_only=True)["model"][name] for path in (checkpoint, trained))
-    assert torch.equal(before, after)  # a step of length zero from there
+    assert torch.equal(before, after)  # continues with an update of learning rate 0
 
 
 @settings(deadline=None, max_examples=20)
@@ -57,7 +57,7 @@ def test_training_continues_from_it(checkpoint, data, tmp_path):
     seed=st.integers(0, 99),
 )
 def test_any_tensors_there_and_back(tmp_path_factory, shapes, dtype, seed):
-    """Also views of one another, transposed, empty, and not contiguous."""
+    """Also views of the same storage, transposed, empty and non-contiguous tensors."""
     folder = tmp_path_factory.mktemp("any")
     generator = torch.Generator().manual_seed(seed)
     weights = {f"a.{i}": torch.randn(shape, generator=generator).to(dtype) for i, shape in enumerate(shapes)}
@@ -73,5 +73,5 @@ def test_names_are_the_models_own(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "model.safetensors", "safetensors")
     weights = torch.load(checkpoint, weights_only=True)["model"]
     stored = load_file(tmp_path / "model.safetensors")
-    assert set(weights) - set(stored) == {"decoder.output_projection.weight"}  # one tensor, two names
+    assert set(weights) - set(stored) == {"decoder.output_projection.weight"}  # one tensor with two names
     assert set(stored) <= set(weights)

@@ -1,4 +1,4 @@
-"""A tiny text, binarized by fairseq itself, and fairseq-train on it in processes of their own."""
+"""A tiny text, binarized by fairseq itself, and fairseq-train on it in separate processes."""
 
 import os
 import random

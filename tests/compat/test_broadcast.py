@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-# What fairseq sends when it resumes: tensors among plain values, and its own placeholders for them.
+# fairseq sends such objects when it resumes: tensors among plain values, and its own placeholders for them.
 BROADCAST = """
 import torch
 import torch.distributed as dist

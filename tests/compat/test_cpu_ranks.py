@@ -1,4 +1,4 @@
-"""torchrun on CPUs is one training: fairseq-train with one of fairseq's own models on two gloo ranks."""
+"""torchrun trains one model on CPUs: fairseq-train with one of fairseq's own models on two gloo ranks."""
 
 import json
 from pathlib import Path

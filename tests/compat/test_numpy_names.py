@@ -1,4 +1,4 @@
-"""The functions of fairseq that use names which NumPy has removed."""
+"""Functions of fairseq that use names that NumPy has removed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The command line of kosmos-prepare: it needs no library for --help, and says what is missing for the rest."""
+"""The command line of kosmos-prepare: --help needs no library, and a missing one is named with its installation."""
 
 import shlex
 import subprocess

@@ -99,7 +99,7 @@ def test_document_ids(collate, rows):
         spans = np.split(ids[: row.num_tokens].numpy(), np.cumsum([len(sample) for sample in row.samples])[:-1])
         kinds = [set(span.tolist()) for span in spans]
         assert all(len(kind) == 1 for kind in kinds)
-        # all attend to each other, or none to another
+        # all documents attend to each other, or each only to itself
         assert len(set.union(*kinds)) == (1 if row.cross_document_attention else len(row.samples))
 
 
@@ -129,7 +129,7 @@ def test_options_of_decoding(make, vocabulary, skips, fit, decoding):
 @pytest.mark.parametrize("data", [b"garbage", b"", "cut"])
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_broken_image(collate, make, skips, vocabulary, caplog, data, position):
-    """Its whole sample is left out; the others are as they would be without it."""
+    """The whole sample of a broken image is left out; the others are the same as without it."""
     broken = Image(lambda: image(9).read()[:200] if data == "cut" else data)
     samples = [
         make("a", image(1), Text("a dog")),

@@ -1,4 +1,4 @@
-"""The data YAML: what is read, and that every mistake is an error that names the file and the key."""
+"""The data YAML: how it is read, and that every mistake is an error that names the file and the key."""
 
 import copy
 
@@ -175,7 +175,7 @@ def test_missing_keys(write, keys):
 @pytest.mark.parametrize(
     "text, message", [("", "must be a mapping"), ("a: [", "is not valid YAML"), ("- a", "must be a mapping")]
 )
-def test_no_yaml(write, text, message):
+def test_not_yaml(write, text, message):
     with pytest.raises(UserError, match=rf"data\.yaml.*{message}"):
         read_data_config(write(text))
 

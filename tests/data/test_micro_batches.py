@@ -46,7 +46,7 @@ def test_updates_are_the_same_for_any_ranks(data, plan, ranks, update_freq):
 
 
 def test_a_batch_is_one_piece_of_shared_memory(data):
-    """Each piece costs the main process half a millisecond."""
+    """Each separate block would cost the main process half a millisecond."""
     for batch in micro_batches(data).of_updates(range(3), num_workers=1):
         assert all(tensor.is_shared() for tensor in batch.values())
         assert len({tensor.untyped_storage().data_ptr() for tensor in batch.values()}) == 1

@@ -1,4 +1,4 @@
-"""Which samples make up an update: weights, epochs, the valid split, and broken records."""
+"""The samples of an update: weights, epochs, the valid split, and broken records."""
 
 import itertools
 import random
@@ -35,7 +35,7 @@ def edited(data, tmp_path, edit):
 
 
 def ids(rows):
-    """(stream, id): a key may be in the tars of two streams."""
+    """The (stream, id) of each sample: the same key may be in the tars of two streams."""
     return [(row.stream, sample.id) for row in rows for sample in row.samples]
 
 

@@ -1,4 +1,4 @@
-"""The order of training: bijections, exact weights, and the same answer however positions are asked for."""
+"""The order of training: bijections, exact weights, and the same answer however positions are requested."""
 
 import itertools
 import time
@@ -27,7 +27,7 @@ def test_permutation_is_a_bijection(size, key):
 @settings(deadline=None, max_examples=30)
 @given(size=st.integers(2, 10**12), key=SEEDS, data=st.data())
 def test_permutation_at_single_points(size, key, data):
-    """Of any size, without a table: one by one, together and in any order, positions give the same elements."""
+    """At any size and without a table, positions give the same elements one by one, together and in any order."""
     positions = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20, unique=True)))
     permutation = Permutation(size, key)
     together = permutation(positions)
@@ -72,7 +72,7 @@ def test_weights_are_exact_in_every_block(weights, seed, block):
     counts = np.bincount(corpora, minlength=len(weights))
     shares = np.array(weights) / sum(weights) * BLOCK
     assert counts.sum() == BLOCK and (counts > 0).all()
-    # rounded to whole positions; a corpus too small for one still has one, which the largest gives up
+    # rounded to whole positions; a corpus too small for one position still gets one from the largest corpus
     assert (np.abs(counts - shares) <= len(weights)).all()
     assert (np.abs(counts - shares) < 1).all() or (shares < 1).any()
 
@@ -98,7 +98,7 @@ def test_numbers_have_no_gap_and_any_split_gives_the_same(weights, seed, begin, 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.3, 0.2], [9, 1], [1, 1, 1, 1]])
 def test_windows_are_near_the_weights(weights):
-    """Any 1,000 positions in a row, across the borders of blocks too."""
+    """This holds for any 1,000 consecutive positions, also across the borders of blocks."""
     corpora, _ = Interleaving(weights, 3)(0, 4 * BLOCK)
     for corpus, weight in enumerate(weights):
         share = weight / sum(weights)

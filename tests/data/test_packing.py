@@ -1,4 +1,4 @@
-"""Packing: every sample once, no row too long, hardly a gap. Dealing: nearly equal work."""
+"""Packing: every sample once, in rows that fit and are almost full. Dealing: nearly equal work for all ranks."""
 
 import functools
 
@@ -38,7 +38,7 @@ def caption_lengths(draw, count):
 
 
 def page_lengths(draw, count, mean):
-    """One to five images and text of a lognormal spread, as web pages have it, in a row of 2,048 at most."""
+    """One to five images, and text of log-normal length as in web pages, in at most a row of 2,048."""
     text = draw.lognormal(np.log(mean) - 0.32, 0.8, count)
     return np.minimum(2 + 66 * draw.integers(1, 6, count) + text.astype(int), 2048).tolist()
 
@@ -49,7 +49,7 @@ def page_lengths(draw, count, mean):
     ids=["captions", "pages 600", "pages 700", "pages 800"],
 )
 def test_rows_are_full_at_the_papers_numbers(lengths, count):
-    """Over ten updates. The last row of an update is half empty on average, whatever the algorithm."""
+    """Averaged over ten updates. The last row of an update is half empty on average, whatever the algorithm."""
     filled = positions = 0
     for seed in range(10):
         update = lengths(np.random.default_rng(seed), count)
@@ -98,14 +98,14 @@ def test_every_row_is_dealt_once(sizes, parts):
     assert [[packed.samples[0].id for packed in part] for part in again] == [
         [packed.samples[0].id for packed in part] for part in dealt
     ]
-    # Back and forth: a part exceeds another by at most the largest row.
+    # Rows are dealt back and forth, so a part exceeds another by at most the largest row.
     images = [sum(packed.num_images for packed in part) for part in dealt]
     assert max(images) - min(images) <= max((images for _, images in sizes), default=0)
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8, 16])
 def test_images_and_tokens_are_nearly_equal(parts):
-    """An update like the paper's: 256 rows of text, 264 of captions with 21–26 images, 128 of pages with 1–5."""
+    """The update is like the paper's: 256 rows of text, 264 of captions with 21–26 images, 128 of pages with 1–5."""
     draw = np.random.default_rng(1)
     rows = [row(2048, 0) for _ in range(256)]
     rows += [row(int(draw.integers(1950, 2049)), int(draw.integers(21, 27))) for _ in range(264)]

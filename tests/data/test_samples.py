@@ -1,4 +1,4 @@
-"""Table 21's formats token by token, and targets by the rules of the module's docstring."""
+"""Table 21's formats, token by token, and targets by the rules in the module's docstring."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The index beside a tar: when it is built, what reading it costs, selections, and tars that are broken anywhere."""
+"""The index beside a tar: when it is built, the cost of reading it, selections, and tars that are broken anywhere."""
 
 import io
 import multiprocessing
@@ -78,13 +78,13 @@ def test_broken_index_is_rebuilt(tmp_path, damage):
 
 
 def bytes_read() -> int:
-    """By this process, so far."""
+    """The number of bytes that this process has read so far."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["rchar"])
 
 
-def test_images_are_read_only_when_asked_for(tmp_path):
-    """Neither indexing nor a document needs their bytes: here they are in a hole of the file."""
+def test_images_are_read_only_on_request(tmp_path):
+    """Neither indexing nor making a document reads the images' bytes: here they are a hole in the file."""
     big = 40_000_000
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
         for i in range(4):
@@ -109,7 +109,7 @@ def test_images_are_read_only_when_asked_for(tmp_path):
 
 
 def test_only_the_record_of_a_large_shard_is_read(tmp_path):
-    """A batch draws from thousands of shards: neither opening an index nor reading a record may read all of it."""
+    """A batch draws from thousands of shards, so opening an index and reading a record must not read a whole file."""
     caption_tar(tmp_path / "0.tar", 3000, size=1)
     documents = captions(tmp_path / "0.tar")
     assert (tmp_path / f"0.tar{INDEX_SUFFIX}").stat().st_size > 200_000
@@ -128,7 +128,7 @@ def build_often(tar) -> int:
 
 
 def test_indexing_at_the_same_time(tmp_path):
-    """In threads too, which share a process id as processes of two machines may."""
+    """Also in threads, which share a process id, as processes on two machines may."""
     caption_tar(tmp_path / "0.tar", 20, size=10)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(build_often, [tmp_path / "0.tar"] * 4)) == [20] * 4
@@ -218,7 +218,7 @@ def refused(path):
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_tar_cut_anywhere(tmp_path, form):
-    """At every border of a block and next to it: in headers, long names, data, and the zeros at the end."""
+    """Cuts at and next to every block border: in headers, long names, data, and the zeros at the end."""
     with tarfile.open(tmp_path / "whole.tar", "w", format=form) as archive:
         for name, size in (("a.jpg", 700), ("a.txt", 5), ("é" * 600 + ".jpg", 1024), ("b.txt", 512), ("c.jpg", 3)):
             info = tarfile.TarInfo(name)
@@ -239,7 +239,7 @@ def test_tar_cut_anywhere(tmp_path, form):
 
 
 def test_header_broken_in_the_middle(tmp_path):
-    """Python's tarfile takes this for the end, and says nothing."""
+    """Python's tarfile would silently take this for the end."""
     caption_tar(tmp_path / "0.tar", 5, size=600)
     broken = bytearray((tmp_path / "0.tar").read_bytes())
     start = broken.index(b"2.txt")
@@ -253,7 +253,7 @@ def test_header_broken_in_the_middle(tmp_path):
 @pytest.mark.parametrize(
     "data", [b"", b"garbage", b"<html>not found</html>" * 200, bytes(500), b"\x1f\x8b" + bytes(99)]
 )
-def test_no_tar(tmp_path, data):
+def test_not_a_tar(tmp_path, data):
     (tmp_path / "page.tar").write_bytes(data)
     refused(tmp_path / "page.tar")
 
@@ -271,7 +271,7 @@ def test_missing_tar(tmp_path):
 
 @pytest.mark.parametrize("size", [-512, 2**80])
 def test_header_of_an_absurd_size(tmp_path, size):
-    """tarfile reads sizes of any number of bytes; with a negative one it would read the same header forever."""
+    """tarfile accepts sizes of any length; with a negative one it would read the same header forever."""
     caption_tar(tmp_path / "0.tar", 2, size=600)
     broken = bytearray((tmp_path / "0.tar").read_bytes())
     header = broken.index(b"1.txt")
@@ -287,7 +287,7 @@ def test_header_of_an_absurd_size(tmp_path, size):
 @settings(max_examples=60, deadline=2000)
 @given(st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=4), st.integers(0, 6))
 def test_any_header_gives_records_or_a_broken_shard(tmp_path_factory, changes, block):
-    """With valid checksums, so that tarfile believes them."""
+    """The headers have valid checksums, so that tarfile accepts them."""
     path = tmp_path_factory.mktemp("changed") / "0.tar"
     tiny.write_tar(path, [("a.jpg", b"1"), (f"{'é' * 120}.txt", b"22"), ("b.txt", b"3")])
     data = bytearray(path.read_bytes())

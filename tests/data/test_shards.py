@@ -1,4 +1,4 @@
-"""Documents of shards: both layouts, against the real webdataset library, and every kind of broken record."""
+"""Documents in shards: both layouts, against the real webdataset library, and every kind of broken record."""
 
 import io
 import json
@@ -88,7 +88,7 @@ def test_odd_names_equal_webdataset(tmp_path):
 
 
 def test_img2dataset_naming(tmp_path):
-    """000000123.jpg, .txt and .json; without a .txt, the caption is in the JSON."""
+    """img2dataset writes 000000123.jpg, .txt and .json; without a .txt, the caption is read from the JSON."""
     details = {"caption": " from the json ", "url": "https://…", "status": "success", "key": "000000124"}
     members = [
         *[("000000123.jpg", b"first"), ("000000123.txt", "  from the txt: café\n".encode()), ("000000123.json", b"{}")],

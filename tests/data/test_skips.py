@@ -1,4 +1,4 @@
-"""Counting what is skipped: over processes, when it is too much, and for the reasons that `kosmos-prepare` reports."""
+"""Skipped records: counted across processes, limited in number, with the reasons that `kosmos-prepare` reports."""
 
 import json
 import logging
@@ -35,13 +35,13 @@ def test_ends_above_the_rate(rate, allowed):
             skips.skip("record x", ValueError("the reason"))
 
 
-def test_few_say_little():
-    """The first records may be broken without ending the training; the next hundreds may not."""
+def test_the_rate_is_not_judged_on_few_records():
+    """The rate is judged only after some hundred records: 20 broken ones at the start do not end the training."""
     skips = SkipCounter(0.05)
     skips.count(20)
     for i in range(20):
         skips.skip(f"{i}", ValueError())
-    skips.count(380)  # 20 of 400: just what is allowed
+    skips.count(380)  # 20 of 400 are just allowed
     with pytest.raises(UserError):
         skips.skip("x", ValueError())
 
@@ -60,13 +60,13 @@ def test_counts_over_processes():
     for process in processes:
         process.join()
     assert skips.skipped == 300
-    skips.max_rate = 0.3334  # 301 of 900 are more
+    skips.max_rate = 0.3334  # 301 of 900 exceed the rate
     with pytest.raises(UserError, match="301 of 900"):
         skips.skip("x", ValueError())
 
 
 def test_the_same_reasons_as_in_a_report(data, tmp_path, caplog):
-    """`kosmos-prepare check` and training on the same tar."""
+    """`kosmos-prepare check` and training give the same counts for the same tar."""
     image = tiny.png(random.Random(0))
     members = [
         *tiny.caption_members("0", "a dog", image),

@@ -33,7 +33,7 @@ def write(prefix, documents, dtype=np.uint16):
 
 
 def expected(prefix, vocabulary, width):
-    """(tokens, targets) of each row: fairseq reads the items, they are framed, concatenated and cut."""
+    """The (tokens, targets) of each row: items read by fairseq, framed by `<s>` and `</s>`, concatenated and cut."""
     stream, ends = [], set()
     items = MMapIndexedDataset(str(prefix))
     has_eos = items[0].tolist()[-1:] == [vocabulary.eos]
@@ -132,7 +132,7 @@ def test_broken_dictionary_beside_the_data(vocabulary, tmp_path, content):
 
 
 def test_tokens_outside_the_vocabulary(vocabulary, tmp_path):
-    """Binarized with a larger dictionary, which is not beside the data."""
+    """The data was binarized with a larger dictionary, which is not beside it."""
     last = len(vocabulary) - 1
     write(tmp_path / "text", [[5, last, 6], [7, last + 1, 8]])
     rows = TextRows(str(tmp_path / "text"), vocabulary, 5)

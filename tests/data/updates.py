@@ -1,4 +1,4 @@
-"""What tests of micro-batches and of the epoch iterator share: loading a split, and comparing batches and updates."""
+"""Shared by tests of micro-batches and of the epoch iterator: loading a split, comparing batches and updates."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def loaded(data: Path, update_freq: int = 1, split: str = "train", **options) ->
 
 
 def assert_same(first: Batch, second: Batch) -> None:
-    """Bit for bit."""
+    """Assert that batches are equal bit for bit."""
     assert first.keys() == second.keys()
     for key in first:
         assert first[key].dtype == second[key].dtype
@@ -29,7 +29,7 @@ def assert_same(first: Batch, second: Batch) -> None:
 
 
 def update_rows(batches: Iterable[Batch]) -> tuple[Counter, int]:
-    """The rows of an update in any order, as (tokens, document ids, stream); and the sum of all pixels."""
+    """The rows of an update regardless of order, as (tokens, document ids, stream), and the sum of all pixels."""
     rows, pixels = Counter(), 0
     for batch in batches:
         for tokens, documents, stream in zip(batch["tokens"], batch["document_ids"], batch["streams"], strict=True):

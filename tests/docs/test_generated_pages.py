@@ -1,4 +1,4 @@
-"""docs/options.md and docs/commands.md are generated: they are current, and name every option."""
+"""The generated pages docs/options.md and docs/commands.md are current and name every option."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""What the README and the pages claim: links lead somewhere, the data YAML and the training command are valid."""
+"""Claims of the README and the pages: links lead somewhere, the data YAML and the training command are valid."""
 
 import re
 from pathlib import Path

@@ -18,7 +18,7 @@ def truth(reference) -> str:
 
 
 class Knowing:
-    """Gives every choice but the right one a low probability, and generates the reference."""
+    """Knows the answers: every wrong choice has a low probability, and the generated text is the reference."""
 
     def __init__(self, run: Run):
         self.items: dict[tuple, Item] = {}
@@ -44,7 +44,7 @@ class Knowing:
 
 
 class Guessing:
-    """Draws a choice, or one of the texts that may be generated, each as likely as the others."""
+    """Guesses: draws a choice, or one of the allowed texts, uniformly."""
 
     def __init__(self, seed: int):
         self.rng = random.Random(seed)
@@ -64,7 +64,7 @@ class Guessing:
 
 
 def _key(request: Request) -> tuple:
-    """Tells the requests of a benchmark from each other."""
+    """A key that identifies a request within its benchmark."""
     prompts = tuple(prompt_text(prompt) for prompt in distinct_prompts(request))
     continuations = (choice.continuation for choice in request.choices) if isinstance(request, Choose) else ()
     return prompts, tuple(image.name for image in distinct_images(request)), tuple(continuations)

@@ -1,4 +1,4 @@
-"""kosmos-evaluate: every benchmark from a command, and what a user can get wrong."""
+"""kosmos-evaluate: every benchmark from one command, and errors of users."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from kosmos_plugin.evaluation.results import read_results
 
 
 def evaluate(capsys, *arguments) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the command."""
+    """Run the command; return its exit status, standard output and standard error."""
     try:
         cli_main([str(argument) for argument in arguments])
         status = 0
@@ -27,7 +27,7 @@ def evaluate(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("options", [("--shots", 0), pytest.param((), marks=pytest.mark.slow)])
 def test_all_benchmarks_run_from_one_command(checkpoint, releases, tmp_path, capsys, options):
-    """Without demonstrations, and with the paper's numbers of them: what does not fit in 512 tokens is said."""
+    """Without demonstrations, and with the paper's numbers; items that do not fit in 512 tokens are reported."""
     out = tmp_path / "out"
     status, table, error = evaluate(
         capsys, "--path", checkpoint, "--benchmark", "all", "--data", releases, "--out", out, "--limit", 3, *options
@@ -96,7 +96,7 @@ def test_list_and_help_import_neither_torch_nor_fairseq(option):
         ("--compare nowhere elsewhere", "nowhere"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line(checkpoint, releases, capsys, tmp_path, arguments, message):
+def test_user_errors_are_one_line(checkpoint, releases, capsys, tmp_path, arguments, message):
     words = arguments.format(checkpoint=checkpoint, releases=releases).split()
     status, _, error = evaluate(capsys, *words, *([] if "--compare" in arguments else ["--out", tmp_path / "out"]))
     assert status == 2
@@ -105,8 +105,8 @@ def test_what_a_user_gets_wrong_is_one_line(checkpoint, releases, capsys, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_files_of_all_benchmarks_are_named_at_once(checkpoint, releases, tmp_path, capsys):
-    """And which benchmarks could run: links to the releases but two."""
+def test_missing_files_of_all_benchmarks_are_named_together(checkpoint, releases, tmp_path, capsys):
+    """The message also names the benchmarks that could run. Here all releases but two are linked."""
     data = tmp_path / "data"
     data.mkdir()
     for release in os.listdir(releases):

@@ -1,4 +1,4 @@
-"""Every benchmark from its release to its metrics, answered by a stand-in: one that knows, and one that guesses."""
+"""Every benchmark from its release to its metrics, with a stand-in that knows the answers and one that guesses."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from kosmos_plugin.evaluation.run import Run, evaluate
 from tests.evaluation.stand_in import Guessing, Knowing
 
 GUESSES = 20
-WITH_ANSWERS = {"vqav2": "val", "vizwiz": "val"}  # their default splits have none
+WITH_ANSWERS = {"vqav2": "val", "vizwiz": "val"}  # their default splits have no references
 
 
 def make(name: str, releases):
@@ -54,7 +54,7 @@ def test_guesses_get_the_chance_level(name, releases):
 
 
 def chance(requests) -> float:
-    """The share of right answers that guessing gets."""
+    """The expected share of right answers when guessing."""
     if isinstance(requests[0], Generate) and requests[0].then is not None:
         requests = [request.then("") for request in requests]
     if isinstance(requests[0], Choose):

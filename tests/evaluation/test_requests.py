@@ -1,4 +1,4 @@
-"""Requests: which choice is the likeliest, and the full prompt that the model reads."""
+"""Requests: the likeliest choice, and the full prompt that the model reads."""
 
 import itertools
 import random
@@ -38,7 +38,7 @@ def test_of_equally_likely_choices_the_first_counts():
 
 
 def test_length_counts_all_but_the_one_space_before_a_continuation():
-    """As in lm_eval, where an ending of HellaSwag may begin with a space of its own."""
+    """This is as in lm_eval; an ending of HellaSwag may start with a space of its own."""
     assert choose(" ab", "  a").best([-2.0, -1.99], by_length=True) == "1"
     assert choose(" äöü", " abcd").best([-3.0, -3.5], by_length=True) == "1", "characters, not bytes"
 
@@ -56,7 +56,7 @@ SEGMENTS = st.lists(
 
 
 def flat(prompt) -> list:
-    """Characters and images."""
+    """The prompt as a list of characters and images."""
     return [one for segment in prompt for one in (segment.text if isinstance(segment, Text) else [segment])]
 
 
@@ -70,7 +70,7 @@ def test_joined_prompts_keep_all_and_never_split_a_text_between_two(prompts):
 
 
 def test_demonstrations_come_before_the_prompt_and_text_meets_text():
-    """Segments of one text would be tokenized apart, as lm_eval's prompts are not."""
+    """Separate segments would be tokenized separately, unlike lm_eval's prompts."""
     images = [Image(bytes, name) for name in "ab"]
     shown = (question("It is a cat", images[0]),)
     request = Generate(question("It is", images[1]), demonstrations=shown)

@@ -1,4 +1,4 @@
-"""The responder: each request of a batch gets what it would get by itself and without a cache."""
+"""The responder: each request of a batch gets the answer that it would get by itself and without a cache."""
 
 import random
 
@@ -22,7 +22,7 @@ def prompt(text: str, *images: bytes):
 
 
 def log_probability(kosmos, choice: Choice) -> float:
-    """Of a choice, by one pass over the tokens of its text as a whole."""
+    """The log-probability of a choice, from one pass over the tokens of its whole text."""
     vocabulary, sample = kosmos.vocabulary, kosmos.sample_builder
     *before, last = choice.prompt
     whole = sample.prompt(Document("whole", (*before, Text(last.text + choice.continuation))))
@@ -78,7 +78,7 @@ def test_only_requests_that_do_not_fit_have_a_problem(responder):
 
 
 def test_the_longest_prompt_that_fits_is_answered(kosmos, responder):
-    """At the limit itself, and not one token beyond it."""
+    """A prompt at the limit is answered, one token more is not."""
     words = " ".join(["cat"] * 400)
     length = len(kosmos.prompt(words))
     request = Generate(question(words), max_new_tokens=512 - length)
@@ -87,8 +87,8 @@ def test_the_longest_prompt_that_fits_is_answered(kosmos, responder):
     assert responder.problem(Generate(question(words), max_new_tokens=513 - length))
 
 
-def test_a_constrained_text_is_given_back_as_it_was_asked_for(responder):
-    """Letters that the vocabulary does not have, and spaces that it joins, are lost in tokens."""
+def test_a_constrained_text_is_returned_as_requested(responder):
+    """Tokens lose letters that the vocabulary lacks, and repeated spaces."""
     names = ("the  Ünïcorn", "old   dog")
     found = responder.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
     assert set(found) <= set(names)

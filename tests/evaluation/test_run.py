@@ -36,14 +36,14 @@ def predictions(out: Path, run: Run) -> list[dict]:
 
 
 def assert_same_answers(found: list[dict], expected: list[dict]) -> None:
-    """Everything equal, log-probabilities but for the order of summation."""
+    """Assert that answers are equal, and log-probabilities up to the order of summation."""
     for one, other in zip(found, expected, strict=True):
         assert one["log_probabilities"] == pytest.approx(other["log_probabilities"], abs=1e-4)
         assert {**one, "log_probabilities": 0} == {**other, "log_probabilities": 0}
 
 
 class Counting:
-    """A responder that counts what it is asked, and dies after `most` batches."""
+    """A responder that counts its requests, and raises KeyboardInterrupt after `most` batches."""
 
     def __init__(self, responder, most: float = float("inf")):
         self.responder, self.most, self.batches, self.scored = responder, most, 0, 0
@@ -163,7 +163,7 @@ def test_two_ranks_give_what_one_gives(checkpoint, releases, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_command_resumes(checkpoint, releases, tmp_path):
-    """By SIGKILL, at some moment after its first answers; then by two ranks."""
+    """It is killed by SIGKILL at some moment after its first answers, and resumed on two ranks."""
     run = run_of(releases)
     part = tmp_path / run.folder / "part-0.jsonl"
     process = subprocess.Popen(

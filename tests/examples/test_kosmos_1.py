@@ -1,4 +1,4 @@
-"""examples/kosmos_1 has the paper's values: scripts and YAML agree, and each plan fails if a value is changed."""
+"""examples/kosmos_1 has the paper's values: scripts and YAML agree, and the plan fails if any value is changed."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ def copy(tmp_path, monkeypatch):
 
 
 def plan(path, capsys, *options) -> tuple[int, str]:
-    """(exit status, printed text with single spaces)."""
+    """The exit status, and the printed text with single spaces."""
     try:
         cli_main(["--plan", str(path), *options])
         status = 0
@@ -61,7 +61,7 @@ def test_script_and_yaml_are_the_same_training(run, monkeypatch):
 
 
 def test_fairseqs_own_command_composes_the_yaml(tmp_path):
-    """`fairseq-hydra-train --cfg job` shows the configuration that the plan is made from."""
+    """`fairseq-hydra-train --cfg job` prints the configuration that the plan is made from."""
     # as if installed
     program = "import kosmos_plugin; kosmos_plugin.register(); from fairseq_cli.hydra_train import cli_main; cli_main()"
     done = subprocess.run(
@@ -127,7 +127,7 @@ def test_the_plan_of_pretraining(capsys):
 
 
 def test_the_papers_tokens_come_out_of_the_assumptions(capsys):
-    """§3.2: 0.5M tokens of text, 0.5M of captions and 0.2M of interleaved data, 1.2M together, 360B in all."""
+    """§3.2: 0.5M tokens of text, 0.5M of captions, 0.2M of interleaved data: 1.2M per update, 360B in all."""
     _, out = plan(EXAMPLE / "pretrain.yaml", capsys)
     rows = [re.search(rf"{stream} [\d,]+ [\d,]+ \d ([\d,]+) ", out) for stream in ("text", "captions", "interleaved")]
     tokens = [int(row[1].replace(",", "")) for row in rows]
@@ -185,7 +185,7 @@ def test_a_file_that_claims_nothing_is_not_compared(copy, capsys):
 
 
 def test_data_and_output_can_be_named(tmp_path):
-    """The scripts' arguments, from any folder."""
+    """They are the scripts' arguments, relative to any working directory."""
     (tmp_path / "mine.sh").write_text(
         f"cd '{tmp_path}'\nbash '{EXAMPLE}/instruction_tuning.sh' mine.yaml out before.pt\n"
     )
@@ -196,5 +196,5 @@ def test_data_and_output_can_be_named(tmp_path):
 
 
 def test_weights_of_table_20_sum_to_the_tables():
-    """Rounded percentages: 99.9."""
+    """The percentages are rounded and sum to 99.9."""
     assert sum(TEXT_WEIGHTS.values()) == pytest.approx(99.9)

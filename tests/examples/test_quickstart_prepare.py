@@ -1,4 +1,4 @@
-"""The quickstart's data, from a few images: the same each time, complete, and with nothing shared between splits."""
+"""The quickstart's data, made from a few images: reproducible, complete, and with nothing shared between splits."""
 
 import importlib.util
 import io
@@ -33,7 +33,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def records(pattern: Path) -> list[dict]:
-    """The records of all tars that match, each a dict of extension → bytes, by the real webdataset."""
+    """The records of all matching tars, read by the real webdataset: dicts of extension → bytes."""
     webdataset = pytest.importorskip("webdataset")
     tars = sorted(map(str, pattern.parent.glob(pattern.name)))
     assert tars
@@ -49,7 +49,7 @@ def json_lines(path: Path) -> list[dict]:
 
 
 def easy_vqa_questions_in(documents: list[dict]) -> Counter:
-    """(picture, question with answer) → how often it is asked."""
+    """(image, question with answer) → the number of times it is asked."""
     asked = Counter()
     for document in documents:
         picture = question = None
@@ -101,7 +101,7 @@ def test_a_missing_package_is_one_error_that_says_what_to_install(tmp_path, monk
     with pytest.raises(SystemExit) as error:
         prepare.prepare(tmp_path / "data", OPTIONS)
     assert "no-such-package" in str(error.value)
-    assert "pip install kosmos-plugin[quickstart]" in str(error.value)
+    assert 'pip install "kosmos-plugin[quickstart]"' in str(error.value)
 
 
 def test_data_yaml_names_what_is_there(data):
@@ -139,7 +139,7 @@ def test_what_an_image_shows_follows_from_its_questions(asked, shape):
 
 
 def test_descriptions_match_the_training_images(data):
-    """The first 60 images have pixels of the color that the caption names."""
+    """The first 60 images have pixels of the color named in the caption."""
     colors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "teal": (0, 1, 1)}
     seen = 0
     for record in records(data / "shapes" / "*.tar"):

@@ -1,4 +1,4 @@
-"""The quickstart's report, from made-up results: it contains each figure and picture, and is self-contained."""
+"""The quickstart's report on made-up results: it contains every figure and image, and is self-contained."""
 
 import base64
 import copy
@@ -96,7 +96,7 @@ LOG = "".join(
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A results folder with two pictures."""
+    """A results folder with two images."""
     image = pytest.importorskip("PIL.Image")
     (tmp_path / "pictures").mkdir()
     for name, color in (("circle", "blue"), ("apple", "red")):

@@ -22,7 +22,7 @@ def setup(data):
 
 
 def plain_loss(task, model, rows):
-    """Sum of nll and number of targets: one document at a time, without packing, with the logits of every position."""
+    """Sum of nll and number of targets, one document at a time, without packing, from the logits of all positions."""
     total, count = torch.zeros(()), 0
     for row in rows:
         for sample in row.samples:
@@ -82,7 +82,7 @@ def test_ids_outside_the_loss_change_nothing(setup, where):
 
 
 def test_a_document_changes_no_logit_of_another(setup):
-    """Change one token of a document: the logits of every other document stay equal bit for bit."""
+    """If one token of a document is changed, the logits of every other document stay equal bit for bit."""
     _, model, rows, batch, _ = setup
     rng = np.random.default_rng(0)
     isolated = [b for b, row in enumerate(rows) if not row.cross_document_attention and len(row.samples) > 1]

@@ -26,14 +26,14 @@ BOS = 0
 
 
 def run(monkeypatch, main, *arguments):
-    """One of fairseq's commands, as its console script runs it."""
+    """Run one of fairseq's commands like its console script."""
     monkeypatch.setattr(sys, "argv", ["fairseq", *map(str, arguments)])
     main()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Data made from scratch, and the checkpoints of two updates on it."""
+    """Newly made data, and the checkpoints of two updates on it."""
     folder = tmp_path_factory.mktemp("whole")
     data = tiny.write_data(folder / "data", documents=16)
     options = [*tiny.TRAIN_OPTIONS.split(), "--vision-model", data.parent / "clip.json"]
@@ -152,8 +152,8 @@ def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
     assert loss == pytest.approx(total / count, abs=2e-3)
 
 
-def test_a_split_that_does_not_exist(task):
-    """fairseq-eval-lm's own default is `test`."""
+def test_a_missing_split(task):
+    """fairseq-eval-lm's own default split is `test`."""
     with pytest.raises(UserError, match=r"train and valid, not 'test'[.]$"):
         task.load_dataset("test")
     with pytest.raises(UserError, match=r"train and valid, not 'vaild'. Did you mean 'valid'[?]$"):
@@ -161,7 +161,7 @@ def test_a_split_that_does_not_exist(task):
 
 
 def hydra_train(data, folder, **overrides) -> subprocess.CompletedProcess:
-    """fairseq-hydra-train with overrides only, as a user would write them; "" leaves one out."""
+    """Run fairseq-hydra-train with overrides as a user would write them; "" leaves one out."""
     settings = {
         "task": "kosmos_multimodal",
         "task.data": data,

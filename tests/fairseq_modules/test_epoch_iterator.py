@@ -1,4 +1,4 @@
-"""The epoch iterator: the same batches for any number of workers, resumed from any point, and errors of workers."""
+"""The epoch iterator: the same batches for any number of workers, resuming at any point, and errors in workers."""
 
 import itertools
 import multiprocessing
@@ -26,7 +26,7 @@ def iterator(data, rank=0, ranks=1, update_freq=1, workers=0, split="train", epo
 
 
 def take(epochs, count):
-    """`count` batches, across the ends of epochs, as fairseq asks for them."""
+    """`count` batches across the ends of epochs, in the way fairseq takes them."""
     batches = []
     while len(batches) < count:
         batches += itertools.islice(epochs.next_epoch_itr(), count - len(batches))
@@ -57,7 +57,7 @@ def updates_of(data, count, ranks, update_freq, state=None):
 
 
 def stopped_after(data, updates, ranks=1, update_freq=1):
-    """fairseq saves only the state of rank 0, in a checkpoint."""
+    """The state after some updates, of rank 0 only: fairseq saves no other in a checkpoint."""
     epochs = iterator(data, 0, ranks, update_freq)
     done = 0
     while done < updates * update_freq:
@@ -94,7 +94,7 @@ def test_state_before_the_first_batch(data):
 
 
 def test_resuming_when_the_epoch_has_another_length(data):
-    """The data grew: it continues at the same update of the new order, not at its start."""
+    """If the data has grown, the run continues at the same update of the new order, not at its start."""
     state = stopped_after(data, 25)
     resumed = iterator(data)
     resumed.updates = 4
@@ -147,7 +147,7 @@ def test_valid_is_read_once_whatever_the_ranks(data, ranks, update_freq):
         batches = iterator(data, rank, ranks, update_freq, split="valid")
         lengths.add(len(batches))
         for batch in batches.next_epoch_itr():
-            assert len(batch["tokens"]) >= 1  # also a rank without work takes part
+            assert len(batch["tokens"]) >= 1  # a rank without work takes part too
             for tokens, borders in zip(batch["tokens"], batch["document_ids"], strict=True):
                 if (borders > 0).any():
                     seen[tuple(tokens[borders > 0].tolist())] += 1
@@ -167,7 +167,7 @@ def test_validation_starts_again_each_epoch(data):
 
 
 def captions_data(data, folder, captions, images):
-    """A data YAML of only captions, drawn ten an update."""
+    """A data YAML of only captions, ten per update."""
     members = []
     for i, (caption, image) in enumerate(zip(captions, images, strict=True)):
         members += tiny.caption_members(f"{i:02d}", caption, image)
@@ -207,7 +207,7 @@ def test_broken_ones_are_counted_once(broken, update_freq, workers):
 
 
 def stopped_by(path, workers):
-    """The error that ends a training of which a tenth may be broken."""
+    """The error that ends a training in which a tenth of the records may be broken."""
     task, dataset = loaded(path, max_skipped_rate=0.1)
     epochs = task.get_batch_iterator(dataset, max_sentences=64, num_workers=workers)
     with pytest.raises(UserError) as error:

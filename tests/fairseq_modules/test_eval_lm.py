@@ -1,4 +1,4 @@
-"""Text streams as fairseq's scorer wants them: each document by itself, every target once."""
+"""Text streams for fairseq's scorer: each document by itself, every target once."""
 
 from collections import Counter
 
@@ -56,7 +56,7 @@ def test_every_token_is_scored_once(data, ranks):
 
 @pytest.mark.parametrize("length", range(5, 12))
 def test_texts_of_any_length(data, tmp_path, length):
-    """Also if a text ends in a row of only `</s>`, which has nothing to score."""
+    """This includes texts that end in a row of only `</s>`, which has nothing to score."""
     texts = [[list(range(5, 5 + length))], [[7, 8, 9]]]
     vocabulary, batches = scored(text_only(data, tmp_path, texts), tokens_per_sample=4)
     found = [batches[i] for i in range(len(batches))]

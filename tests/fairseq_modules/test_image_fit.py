@@ -1,4 +1,4 @@
-"""`--image-fit stretch`: training and generation see a wide picture as if it had been stretched to a square first."""
+"""`--image-fit stretch`: training and generation see a wide image as if it had first been stretched to a square."""
 
 import io
 import random
@@ -13,7 +13,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def pictures():
-    """A wide picture, and the same stretched to a square, as PNG."""
+    """A wide image, and the same image stretched to a square, as PNG."""
     wide = Image.open(io.BytesIO(tiny.png(random.Random(0), 64))).crop((0, 0, 64, 40))
     square = wide.resize((tiny.IMAGE_SIZE, tiny.IMAGE_SIZE), Image.Resampling.BICUBIC)
     encoded = []

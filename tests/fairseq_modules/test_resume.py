@@ -1,6 +1,6 @@
 """A run that is killed at any moment and started again equals an uninterrupted one bit for bit.
 
-Each training is the real fairseq-train in processes of its own, with dropout, on one rank and on two (torchrun, gloo).
+Each training is the real fairseq-train in separate processes, with dropout, on one rank and on two (torchrun, gloo).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class Training:
-    """A fairseq-train on the tiny data in `folder`, on `ranks` processes."""
+    """A run of fairseq-train on the tiny data in `folder`, with `ranks` processes."""
 
     def __init__(self, data: Path, folder: Path, ranks: int = 1, **options):
         self.folder = folder
@@ -55,7 +55,7 @@ class Training:
             assert process.poll() is None, (self.folder / "output.txt").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.0005)
-        # torchrun's ranks are in sessions of their own: what has this folder on its command line is of this training.
+        # torchrun's ranks have their own sessions, so processes are found by this folder in their command lines.
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if str(self.folder).encode() in (entry / "cmdline").read_bytes():
@@ -67,7 +67,7 @@ class Training:
         return update in self.losses()
 
     def losses(self) -> dict[int, dict[str, str]]:
-        """The logged losses by update; of those logged twice, the resumed run's."""
+        """The logged losses by update; if an update is logged twice, the resumed run's."""
         log = self.folder / "train.log"
         found = {}
         for line in log.read_text().splitlines() if log.exists() else []:
@@ -128,7 +128,7 @@ def test_a_change_of_workers_changes_nothing(reference, data, tmp_path):
 
 
 def test_two_ranks_are_one_training(data, tmp_path):
-    """The same updates as one rank's, up to the order of summation: the update is the data YAML's on any ranks."""
+    """Updates equal those of one rank up to the order of summation: the data YAML sets them for any number of ranks."""
     without_dropout = {"dropout": 0, "attention-dropout": 0}
     one = Training(data, tmp_path / "one", 1, **without_dropout).finish()
     two = Training(data, tmp_path / "two", 2, **without_dropout).finish()

@@ -12,7 +12,7 @@ from tests import tiny
 
 REPOSITORY = Path(__file__).parents[2]
 
-# fairseq-train that prints how many numbers the ranks sum up in each update, as torch's profiler sees it.
+# fairseq-train that prints how many numbers the ranks all-reduce in each update, measured by torch's profiler.
 PROFILED = """
 from fairseq.trainer import Trainer
 from fairseq_cli import train

@@ -1,4 +1,4 @@
-"""Cached generation equals recomputing, a batch equals its prompts one by one, beams never score below greedy."""
+"""Cached generation equals recomputation, a batch equals its prompts one by one, beams never score below greedy."""
 
 import random
 
@@ -16,21 +16,21 @@ from tests import tiny
 def kosmos(request, data):
     task = tiny.task(data)
     model = tiny.model(task, seed=request.param)
-    # At their initialization, models repeat themselves; larger embeddings make them decided and varied.
+    # Untrained models only repeat themselves; with larger embeddings their output varies.
     model.decoder.embed_tokens.weight.data *= 3
     return Generator(model, task.vocabulary, task.sample_builder)
 
 
 @pytest.fixture(scope="module")
 def prompts(kosmos):
-    """Prompts of unequal lengths with no, one and two images."""
+    """Prompts of unequal lengths with zero, one and two images."""
     rng = random.Random(1)
     texts = ["a", "<image>", "the <image> red house <image> of", "a small cat sleeps near the river and the car"]
     return [kosmos.prompt(text, [tiny.png(rng) for _ in range(text.count("<image>"))]) for text in texts]
 
 
 def logits_from_scratch(kosmos, prompt, tokens):
-    """The next token's log-probabilities after a prompt and `tokens`, by one uncached pass."""
+    """The next token's log-probabilities after a prompt and `tokens`, from one uncached pass."""
     ids = torch.cat((torch.from_numpy(prompt.tokens), torch.tensor(tokens, dtype=torch.int64)))[None]
     slots = torch.zeros_like(ids, dtype=torch.bool)
     slots[0, : len(prompt)] = torch.from_numpy(prompt.image_slots)
@@ -108,9 +108,9 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
 @pytest.mark.parametrize(
     ("length_penalty", "max_new_tokens", "parents"),
     [
-        (0.0, 20, [1, 1]),  # −3.1 only falls, and −0.51 is there
-        (1.0, 4, [1, 1]),  # at best −3.1 / 4, and −0.51 / 2 is there
-        (1.0, 20, [1, 1, 0]),  # −3.1 / 20 would be more
+        (0.0, 20, [1, 1]),  # −3.1 can only fall, and −0.51 is finished
+        (1.0, 4, [1, 1]),  # at best −3.1 / 4, and −0.51 / 2 is finished
+        (1.0, 20, [1, 1, 0]),  # −3.1 / 20 would be better
     ],
 )
 def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalty, max_new_tokens, parents):
@@ -121,14 +121,14 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
         return beams.advance(values, tokens, lambda path: path[-1] == end)
 
     assert advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]]) == [0, 0]
-    # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that run on.
+    # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that continue.
     found = advance([[-3.0, -9.0, -9.1, -9.2], [-0.01, -1.0, -1.1, -9.0]], [[3, 4, 5, 6], [end, 5, 6, 7]])
     assert found == parents
     assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
 
 
 def test_a_sequence_may_only_end_among_the_best():
-    """As in fairseq's and transformers' search: what ends must be one of the `beam` best continuations."""
+    """As in fairseq and transformers, a hypothesis may only end among the `beam` best continuations."""
     end = 9
     beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
     beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
@@ -149,7 +149,7 @@ def test_beams_stop_when_none_beats_the_finished_ones():
 
 
 def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
-    """Two steps with every first token kept: the best pair of all."""
+    """Two steps that keep every first token find the best of all pairs."""
     prompt, vocabulary = prompts[1], kosmos.vocabulary
     first = logits_from_scratch(kosmos, prompt, [])
     best = -torch.inf

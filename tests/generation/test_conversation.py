@@ -1,4 +1,4 @@
-"""A conversation says what `generate` says after the whole transcript, and reads and encodes nothing twice."""
+"""A conversation answers like `generate` after the whole transcript, and reads and encodes nothing twice."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""`load`: from a checkpoint to a Generator, wherever its vocabulary is now, and clear errors for what does not fit."""
+"""`load`: from a checkpoint to a Generator, wherever its vocabulary is now, and clear errors for mismatches."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Candidates of several prompts, in chunks: each scores as from scratch."""
+"""Candidates of several prompts, in chunks: each has the score that it has from scratch."""
 
 import random
 

@@ -28,7 +28,7 @@ def kosmos(data):
 
 @pytest.fixture
 def encoded(kosmos):
-    """How many images each call of the vision encoder gets."""
+    """The number of images in each call of the vision encoder."""
     calls = []
     hook = kosmos.model.vision.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     yield calls
@@ -36,7 +36,7 @@ def encoded(kosmos):
 
 
 def assert_same_as_uncached(kosmos, prompts):
-    """Hidden states and a further step of the batch are those of the whole prompts in uncached passes."""
+    """Assert that hidden states and a further step equal those of the whole prompts in uncached passes."""
     model, pad = kosmos.model, kosmos.vocabulary.pad
     state, last = prefill(model, prompts, pad)
     following = state.branch(range(len(prompts))).extend(torch.full((len(prompts), 1), 20))[:, 0]
@@ -66,7 +66,7 @@ def test_demonstrations_are_computed_once_and_images_encoded_once(kosmos, encode
 
 @torch.no_grad()
 def test_equal_words_about_other_images_are_not_shared(kosmos):
-    """Image slots all have the same token; the images in them decide."""
+    """All image slots have the same token, so the images must be compared."""
     prompts = few_shot(kosmos, IMAGES[2], ["a cat"]) + few_shot(kosmos, IMAGES[0], ["a cat"])
     state = assert_same_as_uncached(kosmos, prompts)
     assert len(state.cache.levels) == 1
@@ -83,7 +83,7 @@ def test_a_prompt_that_is_a_prefix_of_the_others(kosmos, ends):
 
 @torch.no_grad()
 def test_each_group_of_adjacent_prompts_shares_its_prefix(kosmos, monkeypatch):
-    """Contexts of two items' candidates, and an item of one context between them."""
+    """The contexts of two items' candidates, with an item of one context between them."""
     monkeypatch.setattr(prefill_module, "MIN_SHARED_PREFIX", 8)
     texts = [f"{DEMONSTRATIONS} cat", f"{DEMONSTRATIONS} dog", "river"]
     texts += [f"{OTHER_DEMONSTRATIONS} {end} car" for end in ("a", "the", "")]

@@ -1,4 +1,4 @@
-"""Constrained decoding: never an impossible text, and the best possible one if the beam is wide enough."""
+"""Constrained decoding never gives an impossible text, and gives the best possible one if the beam is wide enough."""
 
 import random
 
@@ -25,7 +25,7 @@ def kosmos(request, data):
 
 
 def names_of(kosmos, rng: random.Random, count: int) -> dict[tuple[int, ...], str]:
-    """Tokens → name, of names of one to four words, some prefixes of others."""
+    """Tokens → name, for names of one to four words, some of which are prefixes of others."""
     names = {" ".join(rng.choice(tiny.WORDS[:12]) for _ in range(rng.randint(1, 4))) for _ in range(count)}
     return {(*kosmos.vocabulary.encode(name), kosmos.vocabulary.eos): name for name in sorted(names)}
 

@@ -1,4 +1,4 @@
-"""kosmos-prepare stats: its numbers are those of a direct count."""
+"""kosmos-prepare stats: its numbers equal those of a direct count."""
 
 import base64
 import json

@@ -16,7 +16,7 @@ from kosmos_plugin.inspection.like import read_like
 from kosmos_plugin.inspection.options import BatchOptions
 from tests import tiny
 
-# Options of a training, and the same as kosmos-inspect takes them.
+# Options of a training, and the same options of kosmos-inspect.
 TRAINING = "--image-fit stretch --image-decoding exact --seed 7 --update-freq 2"
 SIZES = (
     f"--image-tokens {tiny.IMAGE_TOKENS} --image-size {tiny.IMAGE_SIZE} --tokens-per-sample {tiny.TOKENS_PER_SAMPLE}"
@@ -103,7 +103,7 @@ def test_the_micro_batch_is_that_of_the_explicit_options(data, tmp_path, capsys,
 def test_an_explicit_option_wins(data, tmp_path, capsys):
     like = script_of(tmp_path, data)
     page, other = tmp_path / "page.html", tmp_path / "other.html"
-    options = "--seed 1 --update-freq 1 --image-fit crop".split()  # the defaults, given
+    options = "--seed 1 --update-freq 1 --image-fit crop".split()  # the defaults, given explicitly
     one = printed(capsys, inspect, "--like", like, *options, "--html", page)
     assert one == printed(capsys, inspect, data, *SIZES.split(), "--image-decoding", "exact", "--html", other)
     assert page.read_text() == other.read_text()

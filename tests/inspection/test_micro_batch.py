@@ -32,7 +32,7 @@ MICRO_BATCHES = {
 
 
 class Page(HTMLParser):
-    """What a page shows: of each row the ids and targets by position, where documents begin, tokens in the loss."""
+    """Parses a page: for each row ids and targets by position, starts of documents, and tokens in the loss."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def inspect(data, tmp_path, capsys, options: str = "") -> tuple[str, Page, str]:
-    """Run the command: what it printed, and its page, parsed and as it is."""
+    """Run the command; return its printed text and its page, parsed and as HTML."""
     page = tmp_path / "page.html"
     cli_main([str(data), *SIZES, *options.split(), "--html", str(page)])
     written = page.read_text(encoding="utf-8")

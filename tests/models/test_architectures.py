@@ -1,4 +1,4 @@
-"""Architectures: sizes as in the paper, options, and every combination of options builds and trains."""
+"""Architectures: the paper's sizes, the options, and training with every combination of options."""
 
 import argparse
 import itertools
@@ -122,7 +122,7 @@ def test_invalid_values_are_refused(architecture, option, value, capsys):
 
 
 def test_presets():
-    """Table 17, how the other presets differ from it, and that options override presets."""
+    """Table 17, the other presets' differences from it, and options that override presets."""
     paper = {
         "decoder_layers": 24, "decoder_embed_dim": 2048, "decoder_ffn_embed_dim": 8192, "decoder_attention_heads": 32,
         "dropout": 0.1, "attention_dropout": 0.1, "activation_fn": "gelu", "positions": "xpos",

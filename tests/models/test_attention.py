@@ -80,7 +80,7 @@ def test_gradients_equal_those_of_the_masked_reference(data, ids):
 
 @torch.no_grad()
 def test_bfloat16_is_within_its_rounding_of_float32(data):
-    """Documents as rows are no further from float32 than 1.5 times the masked reference in bfloat16."""
+    """The error of documents as rows is at most 1.5 times that of the masked reference in bfloat16."""
     ids = torch.tensor([[1] * 150 + [2] * 70 + [3] * 30 + [0] * 6, [1] * 256])
     embeddings = torch.randn(*ids.shape, 32)
     exact = decoder(data, attention="masked")(embeddings, ids)

@@ -1,4 +1,4 @@
-"""Chunked cross-entropy against torch's on all logits together."""
+"""Chunked cross-entropy against torch's on all logits at a time."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_computation(autocast, monke
 
 
 def test_only_a_chunk_of_logits_exists_at_a_time():
-    """The largest tensor has the size of a chunk of logits, or of the weight."""
+    """The largest tensor is as large as a chunk of logits, or as the weight."""
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""The decoder against TorchScale's, with the same weights; and dropout on every path through it."""
+"""The decoder against TorchScale's with the same weights, and dropout on every path through it."""
 
 import copy
 
@@ -18,7 +18,7 @@ VOCABULARY = 50
 
 @pytest.fixture(scope="module", params=[2, 3])
 def pair(request, data):
-    """Ours and TorchScale's stock decoder, the same random weights (biases and norms too)."""
+    """Our decoder and TorchScale's, with the same random weights (biases and norms too)."""
     torch.manual_seed(0)
     config = tiny.model_config(data, decoder_layers=request.param)
     ours = KosmosDecoder(config, VOCABULARY, padding_idx=1).eval()
@@ -89,7 +89,7 @@ class WithTorchScalesSignature(nn.Module):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_layer_equals_torchscales_layer_around_the_same_attention(data, training, dtype):
-    """Bit by bit, gradients too; dropout draws its random numbers in the same order."""
+    """Outputs and gradients are bit-identical; dropout draws its random numbers in the same order."""
     torch.manual_seed(0)
     config = tiny.model_config(data, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
     decoder = KosmosDecoder(config, VOCABULARY, padding_idx=1).to(dtype).train(training)
@@ -249,7 +249,7 @@ def test_the_rate_of_dropout_on_embeddings_and_sublayers(data, path, checkpoint_
 
 @pytest.mark.parametrize("path", [causal, documents])
 def test_recomputed_activations_drop_the_same(data, path):
-    """Checkpointing does not change gradients, with dropout."""
+    """Activation checkpointing does not change gradients, even with dropout."""
     found = []
     for checkpoint_activations in ("none", "selective", "full"):
         torch.manual_seed(0)

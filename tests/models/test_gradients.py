@@ -27,7 +27,7 @@ def only_text(data, tmp_path_factory):
 
 
 def gradients(task, batch, **options):
-    """name → (parameter, its gradient) after one backward pass in training."""
+    """Name → (parameter, its gradient) after one backward pass in training."""
     model = tiny.model(task, dropout=0.1, attention_dropout=0.1, **options).train()
     loss, targets, _ = MultimodalCrossEntropyCriterion(task)(model, batch)
     (loss / targets).backward()

@@ -1,4 +1,4 @@
-"""The KV cache against TorchScale's decoder on each row separately, for any sequence of extend, branch and select."""
+"""The KV cache against TorchScale's decoder on separate rows, for any sequence of extend, branch and select."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ PAD = 1
 
 @pytest.fixture(scope="module")
 def pair(data):
-    """Ours and TorchScale's stock decoder, the same random weights."""
+    """Our decoder and TorchScale's, with the same random weights."""
     torch.manual_seed(0)
     config = tiny.model_config(data)
     ours = KosmosDecoder(config, VOCABULARY, padding_idx=PAD).eval()
@@ -46,7 +46,7 @@ def parts(draw, rows, longest):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_levels_equal_torchscale_on_each_row(pair, data):
-    """Any sequence of extending (by unequal lengths, also beyond the smallest capacity), branching and selecting."""
+    """Random sequences of extending (by unequal lengths, beyond the smallest capacity too), branching and selecting."""
     ours, stock = pair
     rows = parts(data.draw, data.draw(st.integers(1, 4)), 20)
     cache = KeyValueCache(ours.num_layers)
@@ -68,7 +68,7 @@ def test_levels_equal_torchscale_on_each_row(pair, data):
 
 @torch.no_grad()
 def test_a_branch_does_not_change_its_origin(pair):
-    """Several branches one after the other; then the origin continues."""
+    """The origin continues after several branches, made one after the other."""
     ours, stock = pair
     rows = [[5, 6, 7, 8], [9, 10]]
     cache = KeyValueCache(ours.num_layers)
@@ -135,7 +135,7 @@ def test_rows_that_no_row_continues_are_dropped(pair):
 
 @torch.no_grad()
 def test_bfloat16_is_within_its_rounding(data):
-    """In levels, the error against float32 is less than twice that of a full pass in bfloat16."""
+    """With levels, the error against float32 is less than twice that of a full pass in bfloat16."""
     torch.manual_seed(0)
     decoder = KosmosDecoder(tiny.model_config(data), VOCABULARY, padding_idx=PAD).eval()
     tokens = torch.randint(4, VOCABULARY, (1, 40))

@@ -1,4 +1,4 @@
-"""Positions against fairseq's sinusoids and TorchScale's decoder: packed, cached, and in rows of unequal lengths."""
+"""Positions against fairseq's sinusoids and TorchScale's decoder: packed, cached, and with rows of unequal lengths."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_sinusoids_equal_fairseqs(half, lengths):
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request, data):
-    """A text-only model, and TorchScale's stock decoder with the same weights and fairseq's sinusoids."""
+    """A text-only model, and TorchScale's decoder with the same weights and fairseq's sinusoids."""
     task = tiny.task(data)
     model = tiny.model(task, vision_encoder="none", positions=request.param)
     for parameter in model.parameters():
@@ -77,7 +77,7 @@ def test_packed_documents_equal_torchscale_on_each_document(pair, lengths, paddi
 
 
 def left_padded(rows):
-    """tokens [B, T], left-padded, and which of them are not padding, bool [B, T]."""
+    """Left-padded tokens [B, T], and a mask of those that are not padding, bool [B, T]."""
     length = max(map(len, rows))
     tokens = torch.full((len(rows), length), PAD)
     for padded, row in zip(tokens, rows, strict=True):
@@ -97,7 +97,7 @@ def read(model, state, tokens, valid):
     seed=st.integers(0, 1000),
 )
 def test_prompts_of_unequal_lengths_equal_torchscale_on_each_prompt(pair, prompts, chunks, seed):
-    """Prompts in a batch, then chunks of one or more tokens: each row equals TorchScale, and itself without a batch."""
+    """A batch of prompts, then chunks of one or more tokens: each row equals TorchScale's, and that row by itself."""
     model, stock = pair
     torch.manual_seed(seed)
     rows = [random_tokens(length + sum(chunks)) for length in prompts]
@@ -146,7 +146,7 @@ def test_rows_selected_several_times_continue_with_their_own_positions(pair):
 
 @torch.no_grad()
 def test_the_variants_differ(data):
-    """With the same weights, the three give different logits: none is ignored."""
+    """With the same weights, the three variants give different logits, so none is ignored."""
     task = tiny.task(data)
     tokens = random_tokens(1, 20)
 

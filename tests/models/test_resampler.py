@@ -68,7 +68,7 @@ PERCEIVER_NAMES = [
 @pytest.mark.parametrize("vision_width", [40, 128])
 @pytest.mark.parametrize("num_features", [1, 9, 40])
 def test_perceiver_equals_transformers_idefics(data, depth, vision_width, num_features):
-    """Idefics' resampler has no time embeddings (added to its input here), and another activation (set here)."""
+    """Idefics' resampler has no time embeddings (they are added to its input), and another activation (it is set)."""
     ours = resampler(data, "perceiver", num_features, vision_width, resampler_layers=depth)
     heads = max(vision_width // PerceiverLayer.HEAD_DIM, 1)
     config = IdeficsConfig(vision_config={"embed_dim": vision_width}, perceiver_config={"resampler_depth": depth})
@@ -143,7 +143,7 @@ def test_the_rate_of_attention_dropout(data):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["attentive", "perceiver"])
 def test_the_order_of_features_does_not_matter(data, kind):
-    """Resamplers add no spatial positions: only the vision encoder's tell an image's features apart."""
+    """Resamplers add no spatial positions: only those of the vision encoder distinguish an image's features."""
     ours = resampler(data, kind, resampler_layers=2)
     features = torch.randn(2, 10, 40)
     torch.testing.assert_close(ours(features), ours(features.flip(1)), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The vision tower against open_clip and transformers; its weights from files; which of its layers are trained."""
+"""The vision tower against open_clip and transformers, its weights from files, and the layers that are trained."""
 
 import copy
 import json
@@ -120,7 +120,7 @@ def test_features_are_transformers_clip(clips, activation, tmp_path):
 
 
 def written(model, path):
-    """Write a CLIP's weights in the format that the file name implies; returns the path."""
+    """Write the weights of a CLIP in the format that the file name implies; return the path."""
     if path.suffix == ".safetensors":
         save_file(model.state_dict(), path)
     elif path.stem == "archive":  # OpenAI's format: TorchScript, with an extra number and without the text tower's mask
@@ -184,7 +184,7 @@ def test_broken_weights_are_user_errors(clips, tmp_path, name, broken):
      ("ViT-L-14-quickgelu", "openai"), ("ViT-L-14", None), ("ViT-L-14-quickgelu", None)],
 )  # fmt: skip
 def test_a_tag_brings_its_activation_and_normalization(model, tag):
-    """Even if the weights are not read because a checkpoint's follow: otherwise it would be a different function."""
+    """Even if the weights are not read because a checkpoint's follow; otherwise the function would differ."""
     with torch.device("meta"):
         encoder = build_vision_encoder("clip", model, tag, 224, 1, load_weights=False)
     stated = open_clip.get_pretrained_cfg(model, tag) if tag else {}
@@ -211,7 +211,7 @@ def test_only_the_last_layer_is_trained(clip_json):
 
 
 def bytes_kept(clip, layers, trainable, tmp_path):
-    """Bytes that a forward pass in training keeps for the backward pass."""
+    """The number of bytes that a forward pass in training keeps for the backward pass."""
     path = tmp_path / f"clip-{layers}.json"
     path.write_text(json.dumps({**tiny.CLIP, "vision_cfg": {**tiny.CLIP["vision_cfg"], "layers": layers}}))
     vision = VisionTower(build_vision_encoder("clip", str(path), None, tiny.IMAGE_SIZE, trainable), cache=False).train()
@@ -318,7 +318,7 @@ def test_efficientnet_equals_the_packages_features():
         (("efficientnet_lite", "lite9", None, 32, 1), "lite9"),
     ],
 )
-def test_errors_name_what_does_not_exist(arguments, message):
+def test_errors_name_what_is_missing(arguments, message):
     with pytest.raises(UserError, match=message):
         build_vision_encoder(*arguments)
 

@@ -1,4 +1,4 @@
-"""The reported values are consistent: those of the tables with the differences that the text states."""
+"""The reported values are consistent: the tables agree with the differences stated in the text."""
 
 import re
 

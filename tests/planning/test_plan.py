@@ -1,4 +1,4 @@
-"""kosmos-inspect --plan: its rules against torch's counter and fairseq's trainer; errors are one line."""
+"""kosmos-inspect --plan: its estimates against torch's FLOP counter and fairseq's trainer; errors are one line."""
 
 import itertools
 import shlex
@@ -60,7 +60,7 @@ def plan_of(path):
     ids=lambda options: " ".join(options) or "default",
 )
 def test_flops_are_those_that_torch_counts(task, options):
-    """Exactly, except that torch counts every pair of positions in attention: twice what the causal mask leaves."""
+    """Equal, except that torch counts all pairs of positions in attention, twice those under the causal mask."""
     model = tiny.model(task, **options).train()
     rows, length, images = 2, tiny.TOKENS_PER_SAMPLE, 6
     tokens, slots = torch.full((rows, length), 10), torch.zeros(rows, length, dtype=torch.bool)
@@ -96,7 +96,7 @@ def test_memory_is_what_fairseq_holds_after_an_update(data, tmp_path, options, b
     config = read_training_command(str(script_of(tmp_path, data, options))).config
     for section in (config.common, config.optimizer, config.distributed_training):
         if "tpu" in section:
-            section.tpu = False  # which fairseq-train says with --bf16
+            section.tpu = False  # as fairseq-train sets it with --bf16
     task = tasks.setup_task(config.task)
     task.load_dataset("train")
     model = task.build_model(config.model)
@@ -152,7 +152,7 @@ def test_numbers_of_a_plan(data, tmp_path):
 
 @pytest.mark.parametrize("program", ["torchrun --nproc-per-node 4 fairseq-train", "exec fairseq-train"])
 def test_a_script_is_read_as_the_shell_reads_it(data, tmp_path, program, monkeypatch):
-    """Variables, arrays, quotes, `exec` and `cd` are bash's; what comes after the training does not happen."""
+    """Variables, arrays, quotes, `exec` and `cd` work as in bash; nothing after the training is executed."""
     monkeypatch.setenv("RATE", "0.25")
     path = tmp_path / "train.sh"
     path.write_text(
@@ -190,7 +190,7 @@ def test_a_script_may_call_fairseq_hydra_train(data, tmp_path):
 
 
 def test_a_text_only_model(data, tmp_path):
-    """A model without a vision encoder has no parts of one; a stream with images is an error."""
+    """A model without a vision encoder has no such parts; a stream with images is an error."""
     path = script_of(tmp_path, data, "--vision-encoder none")
     with pytest.raises(ValueError, match="reads only text, and the stream captions has images"):
         plan_of(path)
@@ -223,7 +223,7 @@ def test_output_fits_a_terminal(data, tmp_path, capsys, monkeypatch):
         ("--update-freq 8 --batch-size 1", "8 micro-batches has at most 1 rows, on average 47 tokens and 2 images"),
     ],
 )
-def test_what_the_training_would_refuse(data, tmp_path, capsys, options, message):
+def test_plans_that_training_would_refuse(data, tmp_path, capsys, options, message):
     cli_main(["--plan", str(script_of(tmp_path, data, options)), *AVERAGES])
     assert message in " ".join(capsys.readouterr().out.split())
 
@@ -301,7 +301,7 @@ def expect_error(capsys, arguments: list[str], message: str) -> None:
 
 
 def test_a_reader_that_stops_early(data, tmp_path):
-    """`kosmos-inspect … | head` ends without a traceback; here nothing reads at all."""
+    """`kosmos-inspect … | head` ends without a traceback. Here the reader closes at the start."""
     command = [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.inspect", "--plan", script_of(tmp_path, data)]
     command = shlex.join(map(str, [*command, *AVERAGES]))
     root = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ def page(tmp_path) -> str:
 
 
 class Cells(HTMLParser):
-    """The attributes of a page's header and data cells, and all tags that it opens."""
+    """Parses a page: the attributes of header and data cells, and all opened tags."""
 
     def __init__(self, page: str):
         super().__init__()

@@ -4,9 +4,9 @@ Documents are near-duplicates if their sets of 5-word n-grams overlap by about 0
 for FineWeb, find an overlap of 0.8 with a probability of 92%. Exact duplicates, which have the same words, are always
 found. One document of each cluster is kept.
 
-    signatures   one task a task of the reader   the hashes of its documents, sorted
-    buckets      14 tasks                        pairs of documents with equal hashes in a bucket
-    clusters     one task                        the documents to drop; memory grows only with their number
+    signatures   one task per reader task   the hashes of its documents, sorted
+    buckets      14 tasks                   pairs of documents with equal hashes in a bucket
+    clusters     one task                   the documents to drop; memory grows only with their number
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,8 +37,8 @@ def duplicate_stages(read: PipelineStep, tasks: int, folder: Path, kind: str) ->
 
     Args:
         read: The step that reads the documents.
-        tasks: The number of its tasks.
-        folder: The folder of what the stages find; `DuplicateFilter` reads it.
+        tasks: The number of tasks that this step is split into.
+        folder: The folder for the duplicates found; `DuplicateFilter` reads it.
         kind: "near" (which includes exact duplicates) or "exact".
     """
     config = _config(kind)
@@ -75,11 +75,11 @@ class Signatures(MinhashDedupSignature):
 
 
 class DuplicateFilter(MinhashDedupFilter):
-    """Drops the documents that the stages found to be duplicates of one that is kept.
+    """Drops duplicates; one document of each cluster is kept.
 
     Args:
         folder: The folder of `duplicate_stages`.
-        exclusion_writer: Writes the dropped documents; it knows the reason, DUPLICATE.
+        exclusion_writer: Writes the dropped documents. datatrove gives no reason here, so the writer's is DUPLICATE.
     """
 
     def __init__(self, folder: Path, exclusion_writer: DiskWriter | None = None):

@@ -1,4 +1,4 @@
-"""Words and n-grams of texts that are compared: in lower case, without punctuation and accents."""
+"""Words and n-grams for comparing texts: in lower case, without punctuation and accents."""
 
 import numpy as np
 import xxhash

@@ -1,1 +1,1 @@
-"""What is dropped, and why: texts, captions, images and pages."""
+"""Filters of texts, captions, images and pages."""

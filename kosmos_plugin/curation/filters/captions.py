@@ -1,4 +1,4 @@
-"""Filters of image–caption pairs (§B.1.2), the same for pairs that are copied and for tars that are used in place."""
+"""Filters of image–caption pairs (§B.1.2), for pairs that are copied and for tars that are used in place."""
 
 import re
 
@@ -10,12 +10,12 @@ from kosmos_plugin.curation.filters.text import check_text
 from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.steps import Filter
 
-# Anonymization puts such tags in the place of names. They are in capitals; HTML left in a caption, <b>, is not.
+# Anonymization replaces names with such tags. They are in capitals, unlike HTML left in a caption (<b>).
 TAG = re.compile(r"<[A-Z][A-Z0-9_]*>")
 
 
 def check_pair(caption: object, image: object) -> None:
-    """Raise Dropped if a caption is not text, or an image not bytes."""
+    """Raise Dropped if the caption is not valid text or the image is not bytes."""
     if not isinstance(image, bytes):
         raise Dropped("no image")
     check_text(caption)
@@ -39,8 +39,8 @@ class CaptionLengthFilter(Filter):
     """Drops captions that are too short or too long.
 
     Args:
-        words: The fewest and the most words; None for no limit.
-        characters: The fewest and the most characters.
+        words: (minimum, maximum) number of words; a maximum of None is no limit.
+        characters: (minimum, maximum) number of characters.
         exclusion_writer: Writes the dropped documents.
     """
 
@@ -60,9 +60,9 @@ class CaptionLengthFilter(Filter):
         lengths = {"words": len(document.text.split()), "characters": len(document.text)}
         for unit, (least, most) in {"words": self.words, "characters": self.characters}.items():
             if lengths[unit] < least:
-                return False, f"caption of fewer than {least:,} {unit}"
+                return False, f"caption with fewer than {least:,} {unit}"
             if most is not None and lengths[unit] > most:
-                return False, f"caption of more than {most:,} {unit}"
+                return False, f"caption with more than {most:,} {unit}"
         return True
 
 
@@ -70,8 +70,8 @@ class ImageFilter(Filter):
     """Drops images that are broken, smaller than `min_side` pixels or more elongated than `max_aspect`.
 
     Args:
-        min_side: The fewest pixels of the shorter side.
-        max_aspect: The largest ratio of the longer side to the shorter one; None for no limit.
+        min_side: Minimum length of the shorter side in pixels.
+        max_aspect: Maximum ratio of the longer side to the shorter one; None for no limit.
         decode: Decode each image; otherwise only its header is read.
         exclusion_writer: Writes the dropped documents.
     """
@@ -91,9 +91,9 @@ class ImageFilter(Filter):
         try:
             shorter, longer = sorted(image_size(image.media_bytes))
             if shorter < self.min_side:
-                return False, f"image side of fewer than {self.min_side:,} pixels"
+                return False, f"image side shorter than {self.min_side:,} pixels"
             if self.max_aspect is not None and longer > self.max_aspect * shorter:
-                return False, f"image of sides of more than {self.max_aspect:g} to 1"
+                return False, f"aspect ratio of more than {self.max_aspect:g} to 1"
             if self.decode:
                 check_decodes(image.media_bytes)
         except Dropped as error:

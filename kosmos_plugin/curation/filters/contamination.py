@@ -27,7 +27,7 @@ class ContaminationFilter(Filter):
     """Drops documents that share an n-gram with the evaluation files.
 
     Args:
-        ngrams: The file that `write_ngrams` has made. Each task reads it once.
+        ngrams: The file that `write_ngrams` wrote. Each task reads it once.
         exclusion_writer: Writes the dropped documents.
     """
 
@@ -55,7 +55,7 @@ def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
     """Write the hashes of the n-grams of evaluation files.
 
     Args:
-        evaluation_files: Of JSON and JSON lines every string is read, of other files every line.
+        evaluation_files: Every string of JSON and JSON lines is read, and every line of other files.
         target: The .npz file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which images training can use. All checks raise Dropped, whose reasons the report counts."""
+"""Checks of whether training can use an image. They raise Dropped with a reason, which the report counts."""
 
 import io
 import warnings
@@ -8,7 +8,7 @@ from PIL import Image
 from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.images import MAX_PIXELS, BrokenImage, decode_image
 
-# An image of MAX_PIXELS has about as many bytes without any compression; a larger file is not an image.
+# About the size of MAX_PIXELS pixels without compression; a larger file is not an image.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 FILE_TOO_LARGE = f"file of more than {MAX_IMAGE_BYTES // 2**20} MiB"
 TRAINING_SIZE = 224  # pixels
@@ -19,7 +19,7 @@ _UNDECODABLE = "image that cannot be decoded"
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of an encoded image in pixels, by its header. Raises Dropped if training could not use it."""
+    """(width, height) of an encoded image in pixels, from its header. Raises Dropped if training could not use it."""
     if not data:
         raise Dropped("image of 0 bytes")
     if len(data) > MAX_IMAGE_BYTES:
@@ -53,12 +53,12 @@ def check_page_image(data: bytes, min_side: int, allow_one_color: bool) -> None:
 
     Args:
         data: The encoded image.
-        min_side: The fewest pixels of a side.
-        allow_one_color: Whether images of one color are used. The color is that of the pixels that training sees: at
-            224 × 224, with transparent ones white.
+        min_side: Minimum length of a side in pixels.
+        allow_one_color: Whether images of one color can be used. Colors are compared as training sees them: at
+            224 × 224, with transparent pixels white.
     """
     if min(image_size(data)) < min_side:
-        raise Dropped(f"image of fewer than {min_side} by {min_side} pixels")
+        raise Dropped(f"image smaller than {min_side} by {min_side} pixels")
     try:
         pixels = decode_image(data, size=TRAINING_SIZE, fit="stretch")
     except BrokenImage:

@@ -1,4 +1,4 @@
-"""The filter of instruction data."""
+"""A filter of instruction data."""
 
 from datatrove.data import Document
 

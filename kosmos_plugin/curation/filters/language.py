@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Below this probability a text is mostly a list of names, a table, or in several languages.
 MIN_PROBABILITY = 0.5
-MAX_CHARACTERS = 4000  # the first ones tell as much as all of them
+MAX_CHARACTERS = 4000  # enough to identify the language
 
 
 class EnglishFilter(Filter):

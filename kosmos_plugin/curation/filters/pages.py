@@ -1,12 +1,12 @@
-"""Filters of web pages, and which of their paragraphs are gibberish (§3.1, §B.1.3).
+"""Filters of web pages, and the test for gibberish paragraphs (§3.1, §B.1.3).
 
-The paper says what it discards, and here is how:
+What the paper discards, and how it is done here:
 
 - pages that are not in English (`filters.language`);
-- pages without images interspersed in the text: a page needs text, and an image that can be used;
+- pages without images interspersed in the text: a page needs text and at least one usable image;
 - images "that have a resolution lower than 64 by 64 pixels or that are singlecolored" (`filters.images`);
-- "gibberish text containing emoji symbols, hashtags, and URL links": a paragraph is removed if more than a share of its
-  words are of these kinds;
+- "gibberish text containing emoji symbols, hashtags, and URL links": a paragraph is removed if the share of such words
+  exceeds a limit;
 - "we limit the number of images to five": later images are removed (`formatters.use_images`);
 - "half of the documents that only have one image": chosen by a hash of the page's address.
 """
@@ -20,7 +20,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from kosmos_plugin.curation.pipeline.steps import Filter
 from kosmos_plugin.curation.sampling.hashing import is_in_share
 
-# Unicode's property of characters that are shown as an emoji, by default or with the selector that asks for it.
+# Characters that are displayed as emoji, by default or with the variation selector that asks for it.
 _EMOJI = regex.compile(r"\p{Emoji_Presentation}|\p{Emoji}\N{VARIATION SELECTOR-16}")
 _PUNCTUATION = "()[]{}<>.,;:!?\"'“”‘’"
 

@@ -1,4 +1,4 @@
-"""Gibberish and repeated images in pages are removed, before bytes of images are read."""
+"""Removes gibberish and repeated images from pages, before any image is read."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -10,14 +10,14 @@ from kosmos_plugin.curation.filters.pages import gibberish_share
 from kosmos_plugin.curation.page_documents import Segment, set_segments
 from kosmos_plugin.curation.pipeline.steps import Step
 
-REPEATED_IMAGE = "image that the page has already"
+REPEATED_IMAGE = "image repeated on the page"
 
 
 class CleanText(Step):
-    """Removes paragraphs of gibberish, SVG images, and images whose address the page has had already.
+    """Removes paragraphs of gibberish, SVG images, and images whose address occurs earlier on the page.
 
     Args:
-        max_gibberish: The largest share of a paragraph's words that may be emoji, hashtags or links.
+        max_gibberish: Maximum share of a paragraph's words that are emoji, hashtags or links.
     """
 
     name = "clean text"
@@ -34,7 +34,7 @@ class CleanText(Step):
             yield document
 
     def _cleaned(self, segment: Segment, document: Document, seen: set[str]) -> Segment | None:
-        """What remains of a segment; `seen` are the addresses of the page's images so far."""
+        """The cleaned segment, or None if nothing remains; `seen` holds the page's image addresses so far."""
         if "text" in segment:
             lines = segment["text"].split("\n")
             kept = [line for line in lines if gibberish_share(line) <= self.max_gibberish]

@@ -19,8 +19,8 @@ class FitRows(Step):
 
     Args:
         vocabulary: The folder of the vocabulary.
-        max_tokens: The length of a row.
-        image_tokens: The embeddings of an image; its two borders are added.
+        max_tokens: Tokens per row.
+        image_tokens: Embeddings per image, without the two tokens around them.
     """
 
     name = "fit rows"

@@ -1,4 +1,4 @@
-"""The images of pages are read, and those that cannot be used are removed."""
+"""Reads the images of pages, and removes those that cannot be used."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ class UseImages(Step):
 
     Args:
         stores: Where the images are.
-        max_images: The most images of a page.
-        min_side: The fewest pixels of an image's sides.
-        allow_one_color: Whether images of one color are used.
+        max_images: Maximum images per page.
+        min_side: Minimum length of an image's sides in pixels.
+        allow_one_color: Whether images of one color can be used.
     """
 
     name = "images"
@@ -47,12 +47,12 @@ class UseImages(Step):
             yield document
 
     def _read(self, media: Media, used: set[bytes]) -> None:
-        """Read an image into `media`; Dropped if it is not used. `used` are digests of the page's images so far."""
+        """Read an image into `media`, or raise Dropped. `used` holds the digests of the page's images so far."""
         if len(used) == self.max_images:
             raise Dropped(f"image after the first {self.max_images} of a page")
         data = self.stores.read(media)
         if data is None:
-            raise Dropped("image that is missing")
+            raise Dropped("missing image")
         check_page_image(data, self.min_side, self.allow_one_color)
         digest = hashlib.blake2b(data).digest()
         if digest in used:

@@ -4,7 +4,9 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from datatrove.data import Document
 
@@ -15,25 +17,23 @@ BAD_FILE = "bad.jsonl"
 BAD_TARS = f"tars that are cut short or not tars: see {BAD_FILE}"
 
 
+@dataclass(frozen=True)
 class BadRecords:
-    """The lines of one task. Its file is written atomically, when the `with` block ends."""
+    """The lines of one task."""
 
-    def __init__(self, folder: Path, rank: int):
-        self.path = folder / f"{rank:05d}.jsonl"
+    file: IO[str]
 
-    def __enter__(self) -> "BadRecords":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            self.file = stack.enter_context(stack.enter_context(atomic_path(self.path)).open("w", encoding="utf-8"))
-            self._stack = stack.pop_all()
-        return self
+    @classmethod
+    @contextlib.contextmanager
+    def written_to(cls, folder: Path, rank: int) -> Iterator["BadRecords"]:
+        """Write the lines of task `rank` to a file in `folder`, atomically when the `with` block ends."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / f"{rank:05d}.jsonl") as path, path.open("w", encoding="utf-8") as file:
+            yield cls(file)
 
     def add(self, tar: str, key: str | None, reason: str, message: str) -> None:
         """Add a line; `key` is None for a whole tar."""
         self.file.write(json.dumps({"tar": tar, "key": key, "reason": reason, "message": message}) + "\n")
-
-    def __exit__(self, *error: object) -> bool | None:
-        return self._stack.__exit__(*error)  # type: ignore[arg-type]  # the three arguments of __exit__
 
 
 class JoinBadRecords(Step):

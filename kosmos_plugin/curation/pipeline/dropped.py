@@ -1,4 +1,4 @@
-"""What is dropped, and why: the exception for it, and the files of `--keep-dropped`."""
+"""The exception for what is dropped, and the writer for `--keep-dropped`."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ from datatrove.pipeline.writers import JsonlWriter
 
 
 class Dropped(Exception):
-    """A document, or an image of one, cannot be used.
+    """A document, or one of its images, cannot be used.
 
     Attributes:
-        reason: Why, as one of a few phrases, so that the report can count it.
-        detail: More about this case, or "".
+        reason: One of a few fixed phrases, which the report counts.
+        detail: What is specific to this case, or "".
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -33,7 +33,7 @@ class DroppedWriter(JsonlWriter):
 
     Args:
         folder: The folder of one step of a pipeline; two steps never share one.
-        reason: The reason of documents that come without one.
+        reason: The reason for documents that come without one.
     """
 
     def __init__(self, folder: Path, reason: str | None = None):

@@ -1,4 +1,4 @@
-"""What a run did, in counts: for the terminal, and as report.json. It has no times: same run, same report."""
+"""The counts of a run, for the terminal and as report.json. They include no times, so equal runs have equal reports."""
 
 import collections
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# What came in; the documents that were dropped; parts of documents, and files, that were left out; what was made.
+# Input; dropped documents; parts of documents, and files, that were left out; output.
 SECTIONS = ("read", "dropped", "left out", "kept")
 _DROPPED = "dropped_"  # datatrove's filters count under "dropped_REASON"
 

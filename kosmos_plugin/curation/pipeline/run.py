@@ -1,4 +1,4 @@
-"""A run of a command: what it was asked for, and its output folder, which belongs to it alone."""
+"""A run of a command: its options, its inputs, and an output folder that no other run may use."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ class Run(Generic[Options]):
 
     @property
     def work(self) -> Path:
-        """The folder of plan, lock and logs."""
+        """The folder of the plan, the lock and the logs."""
         return self.out / "work"
 
     @property
@@ -47,11 +47,11 @@ class Run(Generic[Options]):
         return Path(folder) if folder is not None else None
 
     def dropped_writer(self, step: str, reason: str | None = None) -> DroppedWriter | None:
-        """The exclusion writer of a step: documents go to the folder `step` of --keep-dropped. None without it.
+        """The exclusion writer of a step, for the folder `step` in --keep-dropped; None without that option.
 
         Args:
             step: The name of the step; two steps of a run never share one.
-            reason: The reason of documents that come without one.
+            reason: The reason for documents that come without one.
         """
         return DroppedWriter(self.keep_dropped / step, reason) if self.keep_dropped is not None else None
 
@@ -81,7 +81,7 @@ class Run(Generic[Options]):
             return False
         try:
             if self.out.exists() and any(path != self.work for path in self.out.iterdir()):
-                raise UserError(f"{self.out} contains files that are not of this run. Give another folder with --out.")
+                raise UserError(f"{self.out} contains files of something else. Give another folder with --out.")
             if self.keep_dropped is not None and self.keep_dropped.is_dir() and any(self.keep_dropped.iterdir()):
                 raise UserError(f"--keep-dropped {self.keep_dropped} must be a new or an empty folder.")
             self.work.mkdir(parents=True, exist_ok=True)

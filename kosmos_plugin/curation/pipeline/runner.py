@@ -1,10 +1,10 @@
 """Runs the stages of a command on datatrove, so that a stopped run resumes where it stopped.
 
-    OUT/…                     what the command makes
+    OUT/…                     the command's output
     OUT/report.json           what was read, dropped (and why) and kept; written last
-    OUT/work/plan.json        what the run was asked for; a resumed run must be asked for the same
+    OUT/work/plan.json        command, options and inputs; a resumed run must have the same
     OUT/work/lock             held while it runs
-    OUT/work/STAGE/           datatrove's folder of a stage: a mark and the counts of each finished task, its log
+    OUT/work/STAGE/           datatrove's folder of a stage: completion marks, counts and logs of its tasks
     OUT/work/intermediate/…   files passed from one stage to the next; removed at the end
 
 A finished task is not repeated; one that was stopped writes its files again. A task depends only on its number and the
@@ -35,7 +35,7 @@ from kosmos_plugin.curation.pipeline.report import Report, read_counts
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.errors import UserError
 
-# Importing fairseq lowers the level of the root logger, and these write for every file.
+# A task that imports fairseq without `register()` sets the root logger to DEBUG; these libraries log every file then.
 for _library in ("asyncio", "filelock", "fsspec"):
     logging.getLogger(_library).setLevel(logging.WARNING)
 
@@ -50,7 +50,7 @@ class Stage:
 
 
 def run_stages(run: Run, stages: Sequence[Stage], workers: int) -> Report:
-    """Run what is not finished of `stages` and write the report.
+    """Run the unfinished tasks of `stages` and write the report.
 
     Args:
         run: The run, after `begin`.
@@ -58,7 +58,7 @@ def run_stages(run: Run, stages: Sequence[Stage], workers: int) -> Report:
         workers: The number of processes.
 
     Raises:
-        UserError: Another process works in the same folder, a process was killed, or a file cannot be written.
+        UserError: Another process is using the folder, a worker was killed, or a file cannot be written.
     """
     try:
         with FileLock(run.work / "lock", timeout=0):
@@ -140,6 +140,6 @@ class _Executor(LocalPipelineExecutor):
                 yield tasks[task]
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> None:
-        """As datatrove's, whose messages go only to the task's log."""
+        """As in datatrove, except that messages go only to the task's log."""
         with contextlib.redirect_stderr(io.StringIO()):
             super()._run_for_rank(rank, local_rank, node_rank)

@@ -1,4 +1,4 @@
-"""Base classes of the pipeline steps: they count what they see under the names that the report shows."""
+"""Base classes of the pipeline steps. They count what they process, under the names that the report shows."""
 
 import contextlib
 from abc import abstractmethod
@@ -99,7 +99,7 @@ class Reader(Step):
 
     @contextlib.contextmanager
     def dropping(self, document: Document) -> Iterator[None]:
-        """Count a `Dropped` that the block raises, and write `document`: what is known of the record."""
+        """Count a `Dropped` raised in the block, and write `document`, which holds what is known of the record."""
         try:
             yield
         except Dropped as error:

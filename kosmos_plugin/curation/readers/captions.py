@@ -37,12 +37,12 @@ FORMATS = {
 }
 # img2dataset writes tables and statistics in JSON beside its tars, folders and tables; these are ignored.
 FORMAT_GROUPS = (("webdataset", "files", "tsv"), ("parquet",), ("coco",))
-# base64 makes 4/3 of an image's bytes, and there is a caption besides.
+# base64 takes 4/3 of an image's bytes, and the caption comes on top.
 MAX_LINE_BYTES = 2 * MAX_IMAGE_BYTES
 
 
 class ReadPairs(Reader):
-    """The pairs of files, in order."""
+    """Reads the pairs of files, in order. A subclass knows the format."""
 
     name = "pairs"
 
@@ -66,7 +66,7 @@ class ReadPairs(Reader):
 
 
 class ReadFiles(ReadPairs):
-    """Images, each with its caption beside it in a .txt or .json file. A task reads as many as a shard holds."""
+    """Images, each with its caption beside it in a .txt or .json file. A task reads enough for one shard."""
 
     files_per_task = RECORDS_PER_SHARD
 
@@ -118,7 +118,7 @@ class ReadParquet(ReadPairs):
 
 
 class ReadTsv(ReadPairs):
-    """Lines of fields between tabs.
+    """Lines of tab-separated fields.
 
     Args:
         files: The input files.

@@ -1,11 +1,10 @@
 """An index of the images in WARC files and tars by their addresses, in memory that does not grow with their number.
 
-    list images    one task a file     FOLDER/lists/FILE.npy: hashes and locations of its images, sorted by hash
-    sort images    one task a bucket   FOLDER/BUCKET.{hashes,locations}.npy: all images of a range of hashes
+    list images    one task per file     FOLDER/lists/FILE.npy: hashes and locations of its images, sorted by hash
+    sort images    one task per bucket   FOLDER/BUCKET.{hashes,locations}.npy: all images of a range of hashes
 
-An image in a tar is known by the "url" of img2dataset's JSON beside it. Without one it is known by its name: HOST/PATH,
-as `wget --mirror` makes it, or the name that a release has for it. Of several
-images with one address the first is used.
+The key of an image in a tar is the "url" in img2dataset's JSON beside it. Without one it is its name: HOST/PATH, as
+written by `wget --mirror`, or its name in a release. If several images have the same key, the first is used.
 """
 
 import posixpath
@@ -32,7 +31,7 @@ _NOT_IMAGES = (".json", ".txt", ".html", ".htm", ".parquet")
 # Number of the file, then offset and size in bytes (size 0: a WARC record, which knows its own).
 LOCATION = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u8")])
 ENTRY = np.dtype([("hash", "<u8"), *LOCATION.descr])
-# With about 100,000 images a file, sorting a bucket takes some hundreds of megabytes.
+# With about 100,000 images per file, sorting a bucket takes a few hundred megabytes.
 FILES_PER_BUCKET = 64
 
 
@@ -96,7 +95,7 @@ def warc_images(path: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _may_be_image(media_type: str) -> bool:
-    """Whether a media type allows an image. File storages often do not know the type; decoding will show."""
+    """Whether a media type may be an image's. File storage often does not know the type; decoding will tell."""
     return media_type.startswith("image/") or media_type in ("", "application/octet-stream", "binary/octet-stream")
 
 
@@ -163,7 +162,7 @@ class SortImages(Step):
 
 
 class ImageIndex:
-    """Reads images by the index that the stages made. Its buckets are memory-mapped.
+    """Reads images by their keys, from the index that the stages made. Its buckets are memory-mapped.
 
     Args:
         files: The indexed WARC files and tars.

@@ -57,9 +57,9 @@ class ImageStores:
 
 
 def image_sources(patterns: Sequence[str]) -> tuple[list[InputFile], list[str]]:
-    """Sort what --images names into (WARC files and tars, folders of downloads).
+    """Sort the values of --images into (WARC files and tars, folders of downloads).
 
-    A folder with WARC files or tars in it stands for these.
+    A folder that contains WARC files or tars stands for these files.
     """
     files, folders = [], []
     for pattern in patterns:

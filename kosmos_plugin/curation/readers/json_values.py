@@ -1,4 +1,4 @@
-"""JSON that may be broken, of any size or nested too deep."""
+"""Reads JSON that may be broken, huge or nested too deep."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import IO, Any
 
 from kosmos_plugin.data.shard_index import Record
 
-# A longer line of JSON, or a longer plain text, is not a document but a mistake or an attack on the memory.
+# A longer line of JSON, or a longer plain text, is a mistake or meant to exhaust the memory.
 MAX_BYTES = 64 * 1024 * 1024
 
 

@@ -19,13 +19,13 @@ EXTENSIONS = ("jsonl", "json", "ndjson", "parquet", "txt")
 class ReadTexts(Reader):
     """The documents of text files.
 
-    JSON lines and Parquet have a document in each record. A .json file may also be one array of records. Plain text is
-    one document a file, or several between separator lines.
+    Each record of JSON lines or Parquet is a document. A .json file may also be one array of records. A plain text file
+    is one document, or several between separator lines.
 
     Args:
         files: The input files.
         text_key: The field of JSON and Parquet that holds the text.
-        separator: Plain text: the line between documents, "" for empty lines; None for one document a file.
+        separator: Plain text: the line between documents, "" for empty lines; None for one document per file.
         exclusion_writer: Writes the records that are not valid text.
     """
 
@@ -111,7 +111,7 @@ def _joined(lines: list[bytes], size: int) -> Iterator[tuple[object, dict[str, A
 
 
 def _decoded(text: object) -> object:
-    """Bytes as text, which Parquet may hold; None if they are not UTF-8."""
+    """Decode bytes, which Parquet may hold; None if they are not UTF-8. Other values stay as they are."""
     if isinstance(text, bytes):
         try:
             return text.decode("utf-8")

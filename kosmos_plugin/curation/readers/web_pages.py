@@ -64,7 +64,7 @@ class ReadWarc(ReadPages):
         if media_type(record) not in HTML_TYPES:
             return
         url = record.headers.get("WARC-Target-URI") or ""
-        # A record that is too large is not read; whatever its encoding, it does not become smaller.
+        # A record that is too large is not read: decoding would not make it smaller.
         is_large = record.content_length > self.max_bytes + MAX_HEADER_BYTES
         data = bytes(self.max_bytes + 1) if is_large else decoded_body(record, self.max_bytes)
         yield from self.pages(data, url.strip("<>"), id, record.http_charset)
@@ -91,7 +91,7 @@ class ReadHtml(ReadPages):
     def read(self, file: InputFile) -> Iterator[Document]:
         with open_input(file.path) as stream:
             data = stream.read(self.max_bytes + 1)
-        # Quoting makes an address even of a name that is not UTF-8.
+        # Quoting makes a valid address even if the name is not UTF-8.
         path = quote(os.fsencode(file.path[len(self.root) :].lstrip("/")))
         yield from self.pages(data, f"file:///{path}", path)
 
@@ -131,8 +131,8 @@ def warc_record(file: IO[bytes], position: int) -> WarcRecord | None:
 def decoded_body(record: WarcRecord, max_bytes: int) -> bytes:
     """The body of a response with HTTP's encodings undone, at most `max_bytes` + 1 bytes of it.
 
-    As in browsers, a body that is not in the encoding that its header names is taken as it is. A copy of the record is
-    read, since the reader of a file stops after a body that it could not decode.
+    As in browsers, a body that is not in the encoding that its header states is taken as it is. A copy of the record is
+    read, because the file's reader stops after a body that it could not decode.
     """
     copy = io.BytesIO()
     record.write(copy)

@@ -4,7 +4,7 @@
     OUT/corpus.yaml    the corpus for a data YAML
     OUT/bad.jsonl      a line for each tar without an index, and why
 
-filter shards ─→ a list of bad tars a task ─→ list shards
+filter shards ─→ a list of bad tars per task ─→ list shards
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class FilterShards(IndexShards):
         tars: The tars of all tasks.
         bad: The folder of the lists of broken tars.
         selection: The options that select the pairs.
-        filters: The filters. Each one's exclusion writer gets what it drops.
+        filters: The filters, each with its own exclusion writer.
         exclusion_writer: Writes the records that are not pairs.
     """
 
@@ -116,7 +116,7 @@ class FilterShards(IndexShards):
 
     @staticmethod
     def _pair(record: Record, document: Document) -> Document:
-        """The document of a pair. What is known of a record that is not one goes into `document`."""
+        """The document of a pair. If the record is not one, `document` is given what is known of it."""
         if max(size for _, size in record.members.values()) > MAX_IMAGE_BYTES:
             raise Dropped(FILE_TOO_LARGE)
         try:

@@ -1,8 +1,8 @@
-"""kosmos-prepare check: whether each record of tars is a document that training can use, and its images decode.
+"""kosmos-prepare check: validates tars. Each record must be a document that training can use, with images that decode.
 
     OUT/bad.jsonl    a line for each bad record and each broken tar: tar, key, reason, message
 
-check shards ─→ a list of bad records a task ─→ list bad records
+check shards ─→ a list of bad records per task ─→ list bad records
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class CheckShards(Step):
 
     Args:
         tars: The tars of all tasks.
-        bad: The folder of the lists, a file a task.
+        bad: The folder of the lists, one file per task.
         all_checksums: Also compare the checksums of images that img2dataset has re-encoded.
     """
 
@@ -58,7 +58,7 @@ class CheckShards(Step):
         self.all_checksums = all_checksums
 
     def run(self, data: DocumentStream = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        with BadRecords(self.bad, rank) as bad:
+        with BadRecords.written_to(self.bad, rank) as bad:
             for tar in self.tars[rank::world_size]:
                 self.count("read", "files")
                 try:
@@ -118,7 +118,7 @@ class CheckShards(Step):
 
 
 def _check_texts(in_loss: list[str]) -> None:
-    """Raise Dropped unless the texts in the loss are good, and not all empty."""
+    """Raise Dropped if a text in the loss is invalid, or all of them are empty."""
     texts = [text for text in in_loss if text.strip()]
     if not texts:
         raise Dropped("no text to learn from")

@@ -3,7 +3,7 @@
     TAR.index.npz    the index (`data/shard_index`); a tar that is cut short, or not a tar, gets none
     OUT/bad.jsonl    a line for each tar without an index, and why
 
-index shards ─→ a list of bad tars a task ─→ list shards
+index shards ─→ a list of bad tars per task ─→ list shards
 """
 
 from kosmos_plugin.curation.options import IndexOptions

@@ -1,4 +1,4 @@
-"""kosmos-prepare pages: web pages → shards of documents of text and images, by the paper's rules (§3.1, §B.1.3).
+"""kosmos-prepare pages: web pages → shards of interleaved documents, by the paper's rules (§3.1, §B.1.3).
 
     list images ─→ sort images                       an index of the images in WARC files and tars
     read pages ─ gibberish, language ─→ documents ─ duplicates ─→ write pages ─ images, one image, rows ─→ shards
@@ -41,7 +41,7 @@ def stages(run: Run[PageOptions]) -> list[Stage]:
         archives = [*files, *archives]
     require(
         format in ("warc", "html") or bool(archives or folders),
-        "Give --images, where you downloaded the release's images to: img2dataset's tars or a folder.",
+        "Give --images: img2dataset's tars, or a folder, with the release's downloaded images.",
     )
     root = folder_of(files) if format == "html" else None
     index, documents = run.intermediate / "images", run.intermediate / "documents"

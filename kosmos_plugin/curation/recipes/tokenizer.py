@@ -1,6 +1,6 @@
-"""kosmos-prepare tokenizer: trains a SentencePiece model on a sample of text → a vocabulary of --size pieces.
+"""kosmos-prepare tokenizer: a sample of text → a SentencePiece vocabulary of --size pieces.
 
-    OUT/sentencepiece.model, OUT/dict.txt    what --vocabulary and the data YAML take (`kosmos_plugin.vocabulary`)
+    OUT/sentencepiece.model, OUT/dict.txt    the files that --vocabulary and the data YAML refer to
 
 64,000 pieces, three of which are control symbols and `<unk>`, make the paper's vocabulary of 64,007 tokens.
 
@@ -26,7 +26,7 @@ from kosmos_plugin.curation.readers.text_files import EXTENSIONS, ReadTexts
 from kosmos_plugin.curation.sampling.sample import ReadSample, sample_stages
 from kosmos_plugin.errors import UserError
 
-# The trainer adds numbers up thread by thread, so the result depends on their number: it is fixed.
+# The trainer adds up numbers thread by thread, so its result depends on the number of threads, which is fixed here.
 THREADS = 16
 
 
@@ -55,8 +55,8 @@ class TrainTokenizer(Step):
 
     Args:
         out: The folder of both files.
-        work: A folder in which they are made.
-        options: Size and kind of the model.
+        work: The folder they are in until they are complete.
+        options: Size and type of the model.
 
     Raises:
         UserError: SentencePiece cannot make a vocabulary of this size from the text.

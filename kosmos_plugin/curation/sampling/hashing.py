@@ -1,4 +1,4 @@
-"""Choices by hashes instead of random numbers: the same for any order and any number of workers."""
+"""Choices by hashes instead of random numbers: the same for any order of documents and any number of workers."""
 
 import hashlib
 
@@ -15,5 +15,5 @@ def is_in_share(text: str, share: float, purpose: str) -> bool:
 
 
 def split_of(text: str, valid_share: float) -> str:
-    """The split of a document, "valid" or "train", by its text, so that copies are in the same."""
+    """The split of a document, "valid" or "train", by its text, so that copies are in the same split."""
     return "valid" if is_in_share(text, valid_share, "held out") else "train"

@@ -1,7 +1,7 @@
 """A sample of documents, chosen by a hash of their text: the same for any number of workers.
 
-    read … ─ Candidates ─→ files    each task passes on the documents that may be chosen, and lists them
-    ChooseSample                    chooses the documents with the smallest hashes of all lists
+    read … ─ Candidates ─→ files    each task passes on and lists the documents that may be chosen
+    ChooseSample                    chooses the documents with the smallest hashes in all lists
     ReadSample                      reads the chosen documents from the files
 
 The size of a sample is a number of documents, or of bytes of text. Memory and files grow only with this size.
@@ -34,7 +34,7 @@ def sample_stages(
     Args:
         name: The name of the first stage.
         read: The steps that read the documents.
-        tasks: The number of their tasks.
+        tasks: The number of tasks that these steps are split into.
         folder: The folder of the intermediate files.
         limit: The size of the sample in `unit`s.
         unit: "documents" or "bytes" (of text; the last document may exceed the limit).
@@ -47,7 +47,7 @@ def sample_stages(
 
 
 class Candidates(Step):
-    """Passes on the documents whose hashes are among the smallest so far, as many as make up the limit."""
+    """Passes on documents whose hashes are among the smallest so far, enough of them to fill the sample."""
 
     name = "candidates"
 

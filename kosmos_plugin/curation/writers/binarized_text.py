@@ -12,7 +12,7 @@ from kosmos_plugin.curation.sampling.hashing import split_of
 
 
 class Binarize(Step):
-    """Tokenizes documents and writes task i's to train{i}.bin and .idx (of the first: train.bin), and valid{i}.
+    """Tokenizes the documents of task i and writes them to train{i}.bin and .idx (task 0: train.bin), and valid{i}.
 
     As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read.
 

@@ -39,7 +39,7 @@ class IndexShards(Step):
 
     Args:
         tars: The tars of all tasks.
-        bad: The folder of the lists of broken tars, a file a task.
+        bad: The folder of the lists of broken tars, one file per task.
         selection: How the records are selected; "" for all of them.
     """
 
@@ -52,7 +52,7 @@ class IndexShards(Step):
         self.selection = selection
 
     def run(self, data: DocumentStream = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        with BadRecords(self.bad, rank) as bad:
+        with BadRecords.written_to(self.bad, rank) as bad:
             for tar in self.tars[rank::world_size]:
                 self.count("read", "files")
                 if not self.selection and selection_of(tar.path):
@@ -86,4 +86,4 @@ class IndexShards(Step):
             self.count(section, what, number)
 
     def check(self, record: Record) -> None:
-        """Raise Dropped for a record that the index leaves out. Here it has all of them."""
+        """Raise Dropped for a record to leave out of the index. The base class keeps all of them."""

@@ -38,7 +38,7 @@ def interleaved_record(document: Document) -> dict[str, bytes]:
 
 
 def image_extension(data: bytes) -> str:
-    """The file extension of an encoded image, by its first bytes; `jpg` if they are unknown."""
+    """The file extension of an encoded image, from its first bytes; `jpg` if they are unknown."""
     for extension, (offset, magic) in {
         "png": (0, b"\x89PNG"),
         "gif": (0, b"GIF8"),

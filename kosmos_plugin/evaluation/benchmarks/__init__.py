@@ -60,7 +60,7 @@ def benchmark_class(name: str) -> type[Benchmark[Any]]:
     """Look up a benchmark by its name.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: There is no benchmark of this name.
     """
     if name not in BENCHMARKS:
         hint = did_you_mean(name, BENCHMARKS)

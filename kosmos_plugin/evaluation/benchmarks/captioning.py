@@ -47,7 +47,7 @@ class Picture(Item):
 
 
 class Captioning(Benchmark[Picture]):
-    """Captioning in one of Karpathy's splits. A subclass names its images."""
+    """Captioning in one of Karpathy's splits. A subclass finds the images of its release."""
 
     section = "4.1"
     splits = ("test", "val")

@@ -1,11 +1,11 @@
 r"""The text-only benchmarks (§4.8, §4.9.2): continuations of a text, ranked by likelihood.
 
-The paper says of the prompts of §4.8 only that they have "task instructions" or "demonstration examples". Here they are
+Of the prompts of §4.8 the paper says only that they have "task instructions" or "demonstration examples". Here they are
 those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use in other public code (YOCO in unilm).
-A checkpoint gets the same accuracy in both. A prompt is a context, one space, a continuation. Demonstrations come
-first, each with its right continuation and an empty line after it, and all is one text. A task's accuracy is by
-likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm`), as is usual for it; both are always
-reported.
+A checkpoint gets the same accuracy in both. A prompt is a context, one space and a continuation. Demonstrations come
+first, each with its right continuation and followed by an empty line, all in one text. A task's accuracy is by
+likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm`), whichever is usual for it; both are
+always reported.
 
 A SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space, so
 "\n" and "\n\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.

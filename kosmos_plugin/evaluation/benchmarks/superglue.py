@@ -22,7 +22,7 @@ class _SuperGlue(LanguageTask):
 
 
 class BoolQ(_SuperGlue):
-    """BoolQ: whether the answer to a question on a passage is yes; 9,427 and 3,270 records.
+    """BoolQ: whether the answer to a question about a passage is yes; 9,427 and 3,270 records.
 
     The release's questions have no question mark.
     """

@@ -44,7 +44,7 @@ SUBSETS = {"train": "train2014", "val": "val2014", "test-dev": "test-dev2015", "
 
 @dataclass(frozen=True)
 class Question(Item):
-    """A question on an image. The reference is {"answers": the people's answers, "answer_type": a word or None}."""
+    """A question about an image. The reference is {"answers": people's answers, "answer_type": a word or None}."""
 
     question: str
     image: Image
@@ -60,7 +60,7 @@ class Question(Item):
 
 
 class VisualQuestionAnswering(Benchmark[Question]):
-    """Visual question answering. A subclass reads its release."""
+    """The common part of both benchmarks. A subclass reads its release."""
 
     section = "4.1"
     shots = (0, 2, 4, 8)

@@ -4,7 +4,7 @@ Release (github.com/X-LANCE/WebSRC-Baseline, `WebSRC_v1.0_train+dev.zip`, its fo
 
     dataset_split.csv                                     domain, website and split (train or dev) of each website
     DOMAIN/NN/dataset.csv                                 question, id, element_id, answer_start, answer
-    DOMAIN/NN/processed_data/PAGE.{html,png,json,txt}     PAGE is characters 2 to 8 of a question's id
+    DOMAIN/NN/processed_data/PAGE.{html,png,json,txt}     PAGE is id[2:9] of a question
 
 The test set has no public answers, so the dev set is measured. An answer is a span of the page's text, or "yes" or
 "no". The order of the columns differs between websites.
@@ -36,7 +36,7 @@ INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Question(Item):
-    """A question on a page. The reference is a list with the right answer."""
+    """A question about a page. The reference is a list with the right answer."""
 
     question: str
     page: Path  # its HTML

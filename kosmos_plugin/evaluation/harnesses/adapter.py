@@ -32,7 +32,7 @@ AUTOMATIC_BATCH_SIZE = 16
 MAX_NEW_TOKENS = 256  # if a task does not set it; lm_eval's default
 # The harnesses' names for the maximum number of new tokens; the first of them that is set counts.
 _MAX_NEW_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-# Ignored without a warning: how to sample, as nothing is sampled, and how LLaVA makes images square.
+# Ignored without a warning: sampling options, as nothing is sampled, and how LLaVA makes images square.
 _WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "seed", "image_aspect_ratio")
 
 
@@ -45,7 +45,7 @@ def load_model(path: str, data: str | None, vocabulary: str | None, device: str 
         vocabulary: The folder of the vocabulary, instead of a data YAML.
         device: The harness's `--device`. Its default is a GPU; without one, the CPU is used.
     """
-    if logging.getLogger().level == logging.DEBUG:  # fairseq sets it when it is imported
+    if logging.getLogger().level == logging.DEBUG:  # set by importing fairseq
         logging.getLogger().setLevel(logging.WARNING)
     kosmos = load(path, data, vocabulary)
     if device is None or (str(device).startswith("cuda") and not torch.cuda.is_available()):
@@ -87,7 +87,7 @@ def make_prompt(context: str, images: Sequence[Any]) -> Prompt:
         images: Pillow images.
 
     Raises:
-        UserError: There are other media, or another number of images than of `<image>`.
+        UserError: There are other media, or the numbers of images and of `<image>` differ.
     """
     if not images:
         return (Text(context),)
@@ -212,7 +212,7 @@ def _continuation(kosmos: Generator, prompt: Prompt, continuation: str) -> list[
 
 
 def _samples(kosmos: Generator, prompts: Sequence[Prompt], room: Sequence[int]) -> list[Sample]:
-    """Make samples of prompts, each truncated to the number of tokens that it has room for."""
+    """Make samples of prompts, each truncated to at most `room` tokens."""
     sample_builder = replace(kosmos.sample_builder, max_tokens=sys.maxsize)
     whole = [sample_builder.prompt(Document("a context of the task", prompt)) for prompt in prompts]
     samples = [_truncated(kosmos, sample, most) for sample, most in zip(whole, room, strict=True)]

@@ -40,7 +40,7 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as error:
-    raise UserError(f'{error}: pip install "kosmos-plugin[lm-eval]" brings the harness.') from None
+    raise UserError(f'{error}: pip install "kosmos-plugin[lm-eval]" installs the harness.') from None
 
 _T = TypeVar("_T")
 

@@ -1,1 +1,1 @@
-"""The metrics of benchmarks: answers → Scores. Wrappers of the field's own packages where there is a maintained one."""
+"""The metrics of benchmarks: answers → Scores. They wrap standard packages where a maintained one exists."""

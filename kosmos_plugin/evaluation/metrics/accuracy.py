@@ -17,7 +17,7 @@ def accuracy(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
 
 
 def choice_accuracy(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-    """Compute accuracy, and what the same choices give by likelihood (acc) and length-normalized (acc_norm)."""
+    """Compute accuracy, and the accuracies by likelihood (acc) and by length-normalized likelihood (acc_norm)."""
     scores = accuracy(items, answers)
     summed = [answer.likeliest == item.reference for item, answer in zip(items, answers, strict=True)]
     by_length = [answer.likeliest_by_length == item.reference for item, answer in zip(items, answers, strict=True)]

@@ -80,7 +80,7 @@ def tokenize(captions: Sequence[Sequence[str]]) -> list[list[str]]:
         raise UserError(f'Captions are measured with {error.name}: pip install "kosmos-plugin[evaluation]"') from None
     if shutil.which("java") is None:
         raise UserError(
-            "Captions are measured with Java, and there is no `java`: install a Java runtime, such as the package "
+            "Captions are measured with Java, but there is no `java`: install a Java runtime, such as the package "
             "default-jre-headless of Debian and Ubuntu or openjdk of conda-forge."
         )
     # One line per caption: Java ends lines at more characters than pycocoevalcap removes. A last line, which must come
@@ -108,7 +108,7 @@ def _spice(references: Captions, predictions: Captions) -> float | None:
         os.environ[JAVA_OPTIONS] = " ".join((*access, before or ""))
         try:
             return float(Spice().compute_score(references, predictions)[0])
-        except Exception as error:  # of any kind: the other metrics must not be lost for it
+        except Exception as error:  # of any kind: it must not cost the other metrics
             lacking = f"it failed ({error}); Java's output is above."
         finally:
             if before is None:

@@ -13,7 +13,7 @@ def roc_auc(labels: Sequence[bool], scores: Sequence[float | None], seed: int = 
 
     Args:
         labels: Whether each item is positive.
-        scores: The higher, the likelier positive. None (an item that could not be asked) ranks as wrong as possible.
+        scores: The higher, the likelier positive. None (an item that could not be asked) gets the worst rank.
         seed: Seed of the resampling. Samples without both labels, which have no area, are dropped.
 
     Returns:

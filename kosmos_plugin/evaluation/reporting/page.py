@@ -25,7 +25,7 @@ from kosmos_plugin.reporting.html import data_uri, render
 PAGE_FILE = "page.html"
 MAX_ITEMS = 200
 THUMBNAIL, SMALL_THUMBNAIL = 160, 80  # pixels of the longer side
-LONG_TEXT, END_OF_LONG_TEXT = 1000, 400  # characters; a longer text is folded except for its end, which asks
+LONG_TEXT, END_OF_LONG_TEXT = 1000, 400  # characters; a longer text is folded except for its end, with the question
 
 _TEMPLATE = Path(__file__).parent / "templates/page.html"
 
@@ -74,7 +74,7 @@ class Card:
 
     @property
     def verdict(self) -> str:
-        """One of right, partial, wrong, unasked; "" if there is no score, or no grade."""
+        """One of right, partial, wrong, unasked; "" if there is no score or the score is not a grade."""
         if self.answer.problem:
             return "unasked"
         if not self.is_graded or self.score is None:
@@ -156,7 +156,7 @@ def _choices(request: Choose, answer: Answer, prefix: Prompt) -> list[ChoiceShow
 
 
 def common_prefix(prompts: Sequence[Prompt]) -> Prompt:
-    """Find what all prompts start with: whole segments, and whole words of a text."""
+    """Find the common prefix of all prompts, in whole segments, or whole words of a text."""
     first, *others = prompts
     for index, segment in enumerate(first):
         counterparts = [prompt[index] if index < len(prompt) else None for prompt in others]

@@ -98,7 +98,7 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
     notes += ["reported for the LLM"] if paper.llm and not paper.kosmos_1 else []
     notes += [f"{result.problems:,} did not fit"] if result.problems else []
     notes += [f"first {result.limit:,} items only"] if result.limit else []
-    # What test servers measure is accuracy.
+    # Test servers measure accuracy.
     metrics = metrics or [("", "no public answers", _reported_cell(result, "accuracy"), f"{result.items:,}")]
     lines = itertools.zip_longest(metrics, notes)
     return [

@@ -1,6 +1,6 @@
-"""transformers' `Kosmos2ForConditionalGeneration` with our model's weights, trained as its users would.
+"""transformers' `Kosmos2ForConditionalGeneration` with our model's weights, trained as its users would train it.
 
-One document per row, padded to the longest of its batch. The batches of an update, one for each stream, accumulate
+Each row has one document, padded to the longest of its batch. The batches of an update, one for each stream, accumulate
 gradients as in `transformers.Trainer`. The model computes its own loss from the logits of all positions; AdamW is
 fused; CLIP is frozen except for its last layer; on a GPU it runs in bf16 autocast.
 """
@@ -20,7 +20,7 @@ IGNORED = -100  # their label of a position that is not in the loss
 
 
 def kosmos2_model(ours: KosmosModel, vocabulary: Vocabulary) -> Kosmos2ForConditionalGeneration:
-    """Their model of the same architecture, weights and trained parameters."""
+    """transformers' model with the same architecture, weights and trained parameters."""
     theirs = Kosmos2ForConditionalGeneration(huggingface_config.to_hf(ours, vocabulary))
     theirs.load_state_dict(huggingface_weights.to_hf(ours.state_dict()))
     for name, parameter in ours.named_parameters():
@@ -30,7 +30,7 @@ def kosmos2_model(ours: KosmosModel, vocabulary: Vocabulary) -> Kosmos2ForCondit
 
 
 def kosmos2_batch(samples: list[Sample], collator: Collator, encoder) -> dict[str, torch.Tensor]:
-    """One sample per row, padded on the right, as their processor returns it; images are normalized for `encoder`."""
+    """One sample per row, right-padded, as transformers' processor returns it; images are normalized for `encoder`."""
     length = max(map(len, samples))
     padded = Collator(collator.vocabulary, length, collator.image_size, collator.skips, collator.image_fit)
     batch = padded([PackedRow(0, False, (sample,)) for sample in samples])

@@ -1,8 +1,8 @@
-"""*Stock*: a KOSMOS under fairseq on TorchScale's unchanged `Decoder`, as in KOSMOS-2's public code.
+"""*Stock*: a KOSMOS model in fairseq on TorchScale's unchanged `Decoder`, as in KOSMOS-2's public code.
 
-One padded caption per row; a T×T mask and the xPos tables in every layer; logits of all positions, whose log-softmax in
-float32 goes to fairseq's own `cross_entropy`; all of CLIP in the model's precision and in the graph. Its options are
-those of `KosmosConfig`, and its weights have our names.
+It has one padded caption per row; a T×T mask and the xPos tables in every layer; logits of all positions, whose
+log-softmax in float32 goes to fairseq's own `cross_entropy`; and all of CLIP in the model's precision and in the graph.
+Its options are those of `KosmosConfig`, and its weights have our names.
 """
 
 from dataclasses import dataclass

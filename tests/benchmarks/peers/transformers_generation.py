@@ -1,4 +1,6 @@
-"""transformers' `Kosmos2ForConditionalGeneration` with random weights, our import of it, and its own beam search."""
+"""transformers' `Kosmos2ForConditionalGeneration` with random weights, the same model converted to ours, and its own
+beam search.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.checkpoints import peer
 def build_pair(
     folder: Path, pieces: int, text: dict, vision: dict, image_tokens: int
 ) -> tuple[Generator, Kosmos2ForConditionalGeneration]:
-    """Their model with seeded random weights, and ours with the same weights through `kosmos-convert`."""
+    """transformers' model with seeded random weights, and ours with the same weights, by `kosmos-convert`."""
     words = peer.write_processor(folder / "theirs", pieces)
     config = Kosmos2Config(
         text_config={**text, "vocab_size": words}, vision_config=vision, latent_query_num=image_tokens
@@ -52,7 +54,7 @@ def beam_search(
     theirs: Kosmos2ForConditionalGeneration, tensors: dict[str, torch.Tensor], kosmos: Generator,
     beam: int, new_tokens: int,
 ) -> list[list[int]]:  # fmt: skip
-    """Their `generate` with its own cache and our end tokens."""
+    """transformers' `generate` with its own cache and our end tokens."""
     vocabulary = kosmos.vocabulary
     generated = theirs.generate(
         **tensors,

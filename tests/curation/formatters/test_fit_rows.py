@@ -1,4 +1,4 @@
-"""Pages longer than a row: whatever their content, the parts fit in a row and keep the page's order."""
+"""Pages longer than a row are cut into parts that fit in a row and keep the page's order, whatever their content."""
 
 import pytest
 from datatrove.data import Document, Media, MediaType
@@ -26,7 +26,7 @@ def vocabulary(tmp_path_factory):
 
 
 def page(parts: list) -> Document:
-    """A page of texts and images (None)."""
+    """A page made of texts and images (None)."""
     segments, media = [], []
     for part in parts:
         if part is None:

@@ -1,4 +1,4 @@
-"""--keep-dropped: each document that the report counts as dropped, with the reason, and the same bytes each time."""
+"""--keep-dropped writes each document that the report counts as dropped, with its reason; the same bytes each time."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from tests.curation.recipes.test_text import json_lines, sentences
 
 
 def run(command: str, tmp_path: Path, *arguments: object) -> tuple[dict[str, int], dict[str, list[dict]]]:
-    """The report's counts of what was dropped, and the dropped documents by step."""
+    """Run a command; return the report's counts of dropped documents, and the documents by step."""
     out, folder = tmp_path / "out", tmp_path / "dropped"
     prepare([command, *arguments, "--out", out, "--keep-dropped", folder, "--workers", 1])
     counts = json.loads((out / "report.json").read_text("utf-8"))["counts"]["dropped"]
@@ -66,8 +66,8 @@ PAIRS = [
 ]
 DROPPED_CAPTIONS = {
     "tags": [("<PERSON> and a dog", "caption with a tag such as <PERSON>")],
-    "length": [("one", "caption of fewer than 2 words")],
-    "images": [("a speck", "image side of fewer than 16 pixels"), ("a b", "image of 0 bytes")],
+    "length": [("one", "caption with fewer than 2 words")],
+    "images": [("a speck", "image side shorter than 16 pixels"), ("a b", "image of 0 bytes")],
     "invalid": [("nul \0 byte", "NUL bytes")],
 }
 
@@ -95,7 +95,7 @@ def test_captions(tmp_path, in_place):
 
 
 def test_a_broken_tar_drops_nothing(tmp_path):
-    """Its records are neither counted nor written: it is listed in bad.jsonl."""
+    """The records of a broken tar are neither counted nor written; the tar is listed in bad.jsonl."""
     for name in ("0", "1"):
         members = [m for n, (image, caption) in enumerate(PAIRS) for m in tiny.caption_members(f"{n}", caption, image)]
         tiny.write_tar(tmp_path / f"{name}.tar", members)
@@ -143,7 +143,7 @@ def test_instructions(tmp_path):
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[object]:
-    """`text` with files whose documents are dropped for several reasons."""
+    """Arguments of `text`, with files whose documents are dropped for several reasons."""
     folder = tmp_path_factory.mktemp("texts")
     tiny.write_vocabulary(folder / "vocabulary")
     for part in range(6):

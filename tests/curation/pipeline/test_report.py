@@ -1,4 +1,4 @@
-"""The report: it counts what filters drop, datatrove's own filters too."""
+"""The report counts what filters drop, including datatrove's own filters."""
 
 from collections.abc import Iterator
 

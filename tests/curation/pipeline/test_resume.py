@@ -1,4 +1,4 @@
-"""A run that is killed and resumed: the same bytes, and no finished task is repeated."""
+"""A run that is killed and resumed gives the same bytes, and repeats no finished task."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from tests.curation.recipes.test_text import json_lines, sentences
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
-    """`text` with eight files, one of them with the documents of another."""
+    """Arguments of `text` with eight files, one of which has the documents of another."""
     folder = tmp_path_factory.mktemp("texts")
     tiny.write_vocabulary(folder / "vocabulary")
     for part in range(8):
@@ -54,7 +54,7 @@ def test_killed_and_resumed(arguments, uninterrupted, tmp_path, stage):
 
 
 def write_crawl(folder: Path) -> list[object]:
-    """Four WARC files of pages with images; one has the pages of another."""
+    """Write four WARC files of pages with images; one has the pages of another."""
     for part in range(4):
         responses = []
         for page in range(12):
@@ -143,7 +143,7 @@ def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
         ([__file__.replace(".py", ".*")], "input files"),
     ],
 )
-def test_a_folder_takes_no_other_run(arguments, uninterrupted, change, named):
+def test_a_folder_refuses_another_run(arguments, uninterrupted, change, named):
     inputs, options = (change, []) if named == "input files" else ([], change)
     with pytest.raises(UserError, match="holds another run") as raised:
         prepare([arguments[0], *inputs, *arguments[1:], *options, "--out", str(uninterrupted)])

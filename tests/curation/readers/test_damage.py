@@ -1,4 +1,4 @@
-"""Damaged files: however bytes change or are cut, readers end without an error and yield only valid text."""
+"""Damaged files: whichever bytes are changed or missing, readers end without an error and yield only valid text."""
 
 import json
 import zipfile
@@ -98,13 +98,13 @@ CASES = {
     "OBELICS": (test_releases.write_obelics, lambda files, _: ReadObelics(files).run()),
 }
 
-# ValidTextFilter drops what is not good text.
+# ValidTextFilter drops invalid text.
 PAGES = ("warc", "warc.gz", "html", "MMC4", "OBELICS")
 
 
 @st.composite
 def damage(draw) -> Callable[[bytes], bytes]:
-    """Bytes that are changed, and a missing end or middle."""
+    """Draws changes of bytes, and a missing end or middle."""
     position = st.floats(0, 1, exclude_max=True)
     changes = draw(st.lists(st.tuples(position, st.binary(min_size=1, max_size=8)), max_size=4))
     missing = draw(st.none() | st.tuples(position, position))
@@ -136,7 +136,7 @@ def test_damaged_files_end_where_they_break(tmp_path_factory, case, damaged):
 
 
 def test_undamaged_files_are_read(tmp_path):
-    """The files of the test above are readable before they are damaged."""
+    """Before they are damaged, the files of the test above can be read."""
     for case in CASES:
         write, read = CASES[case]
         (tmp_path / case).mkdir()

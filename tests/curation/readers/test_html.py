@@ -49,7 +49,7 @@ paragraphs = st.lists(st.sampled_from(LINE.split()), min_size=12, max_size=20).m
 
 @given(parts=st.lists(st.one_of(paragraphs, st.integers(0, 99)), min_size=1, max_size=12))
 def test_the_order_of_texts_and_images_is_that_of_the_page(parts):
-    """Numbers stand for images. A page without text would have no content."""
+    """In the expected result, numbers stand for images. A page without text would have no content."""
     parts = [LINE, *parts]
     body = "".join(f"<p>{p}</p>" if isinstance(p, str) else f'<figure><img src="{p}.png"></figure>' for p in parts)
     read = []
@@ -90,5 +90,5 @@ def test_lists_are_text_and_menus_are_not(around):
 
 
 @pytest.mark.parametrize("charset", [None, "utf-8", "foo-bar", "utf8mb4", "hex"])
-def test_a_charset_that_there_is_not_is_passed_over(charset):
+def test_an_unknown_charset_is_ignored(charset):
     assert decode_html("<p>“café”</p>".encode(), charset) == "<p>“café”</p>"

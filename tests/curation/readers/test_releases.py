@@ -1,4 +1,4 @@
-"""MMC4 and OBELICS as they are published, with images in every kind of store."""
+"""MMC4 and OBELICS in their published formats, with images in every kind of store."""
 
 import io
 import json
@@ -19,7 +19,7 @@ DOCUMENT = [TEXTS[0], png(1), TEXTS[1], png(2), TEXTS[2]]
 
 
 def mmc4_lines() -> bytes:
-    """The second image's sentence is the last; both names are those of the release's download."""
+    """The second image belongs to the last sentence; both have the file names of the release's downloads."""
     images = [
         {"raw_url": URLS[0], "image_name": "0a1b.png", "matched_text_index": 1, "matched_sim": 0.3},
         {"raw_url": URLS[1], "image_name": "2c3d.png", "matched_text_index": 2, "matched_sim": 0.2},
@@ -62,7 +62,7 @@ def img2dataset_tar(folder: Path) -> Path:
 
 
 def mirror(folder: Path) -> Path:
-    """As `wget --mirror` writes it."""
+    """A folder of images as `wget --mirror` writes it."""
     for number, name in enumerate(("a/one.png", "two.png?size=9")):
         file = folder / "mirror" / "images.example" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def test_images_that_were_not_downloaded_are_counted(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", members)
     counts = run(tmp_path / "out", write_obelics(tmp_path), "--images", tmp_path / "0.tar")
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), f"{TEXTS[1]}\n{TEXTS[2]}"]]
-    assert counts["left out"]["image that is missing"] == 1
+    assert counts["left out"]["missing image"] == 1
 
 
 def test_many_archives_make_many_buckets(tmp_path, monkeypatch):
@@ -143,8 +143,8 @@ def test_a_zip_that_is_cut_short(tmp_path):
     assert report["counts"]["left out"]["the rest of files that are cut short or broken"] == 1
 
 
-def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
-    """Addresses of images end in anything; the dots of a host are not extensions."""
+def test_names_in_a_tar_without_and_with_other_extensions(tmp_path):
+    """Image addresses can end in anything; the dots of a host name do not start extensions."""
     names = ["cdn.example.org/img/12345", "cdn.example.org/a.jpg@w"]
     tiny.write_tar(tmp_path / "mirror.tar", [(f"./{name}", png(n)) for n, name in enumerate(names)])
     images = [{"raw_url": f"https://{name}", "matched_text_index": n + 1} for n, name in enumerate(names)]
@@ -153,7 +153,7 @@ def test_names_without_an_ending_and_with_others_in_a_tar(tmp_path):
     assert kept(tmp_path / "out") == [[TEXTS[0], png(0), TEXTS[1], png(1), TEXTS[2]]]
 
 
-def test_half_a_surrogate_pair_in_an_address_is_no_error(tmp_path):
+def test_half_a_surrogate_pair_in_an_address_is_not_an_error(tmp_path):
     record = json.loads(mmc4_lines().splitlines()[0])
     record["url"] += "\ud83d"
     record["image_info"].append({"raw_url": "http://a.example/\ud83d.png", "matched_text_index": 0})

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(out: Path, *arguments: object) -> dict:
-    """The counts of a run."""
+    """Run the command; return its counts."""
     prepare(["captions", *map(str, arguments), "--out", str(out), "--workers", "1"])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
@@ -42,7 +42,7 @@ def error_of(out: Path, *arguments: object) -> str:
 
 
 def documents_of(tar: Path) -> list[tuple[bytes, str]]:
-    """What training reads of a shard: (image, caption)."""
+    """The (image, caption) pairs that training reads from a shard."""
     documents = ShardedDocuments([str(tar)], caption_document)
     segments = [documents[i].segments for i in range(len(documents))]
     return [(image.read(), text.text) for image, text in segments if isinstance(text, Text)]
@@ -70,13 +70,13 @@ PAIRS = [(jpeg(number), f"a red house and {number} cats") for number in range(7)
 
 
 def about(key: str, caption: str, status: str = "success") -> dict:
-    """What img2dataset keeps of a download."""
+    """The metadata that img2dataset stores for a download."""
     fields = {"caption": caption, "url": f"https://example.org/{key}.jpg", "key": key, "status": status}
     return {**fields, "error_message": None, "width": 40, "height": 30, "original_width": 40, "original_height": 30}
 
 
 def write_tars(folder: Path) -> None:
-    """img2dataset --output_format webdataset: 00000.tar, with a table and statistics beside it."""
+    """Write the output of img2dataset --output_format webdataset: 00000.tar, with a table and statistics beside it."""
     for shard, pairs in enumerate((PAIRS[:3], PAIRS[3:])):
         members = []
         for number, (image, caption) in enumerate(pairs):
@@ -94,7 +94,7 @@ def write_leftovers(folder: Path, name: str, pairs: list) -> None:
 
 
 def write_files(folder: Path) -> None:
-    """img2dataset --output_format files; the last caption is only in the JSON."""
+    """Write the output of img2dataset --output_format files; the last caption is only in the JSON."""
     (folder / "00000").mkdir(parents=True)
     for number, (image, caption) in enumerate(PAIRS):
         key = f"{number:09d}"
@@ -106,7 +106,7 @@ def write_files(folder: Path) -> None:
 
 
 def write_parquet(folder: Path) -> None:
-    """img2dataset --output_format parquet; with a row for a failed download."""
+    """Write the output of img2dataset --output_format parquet, with a row for a failed download."""
     rows = [{**about(f"{n:09d}", caption), "jpg": image, "txt": caption} for n, (image, caption) in enumerate(PAIRS)]
     rows.insert(2, {**about("000000009", "gone", "failed_to_download"), "jpg": None, "txt": None})
     folder.mkdir(parents=True)
@@ -115,7 +115,7 @@ def write_parquet(folder: Path) -> None:
 
 
 def write_tsv(folder: Path) -> None:
-    """As unilm's kosmos-2 reads it: hash, caption, image, width, height, and of GrIT's also the objects."""
+    """Write TSV as unilm's kosmos-2 reads it: hash, caption, image, width, height, and for GrIT also the objects."""
     folder.mkdir(parents=True)
     lines = [
         f"{n:x}\t{caption}\t{base64.b64encode(i).decode()}\t40\t30\t{{}}\n" for n, (i, caption) in enumerate(PAIRS)
@@ -124,7 +124,7 @@ def write_tsv(folder: Path) -> None:
 
 
 def write_coco(folder: Path) -> None:
-    """COCO's annotations: two captions of the first image."""
+    """Write COCO's annotations, with two captions for the first image."""
     (folder / "train2014").mkdir(parents=True)
     images, annotations = [], []
     for number, (image, caption) in enumerate(PAIRS[1:]):
@@ -211,7 +211,7 @@ def test_an_index_in_place_lists_what_passes(tmp_path):
     assert counts["dropped"] == {
         "caption with a tag such as <PERSON>": 1,
         "image of 0 bytes": 1,
-        "image side of fewer than 16 pixels": 1,
+        "image side shorter than 16 pixels": 1,
         "no image": 1,
         "no caption": 1,
         "no text, or not valid UTF-8": 1,
@@ -304,13 +304,13 @@ def test_captions_with_tags(tmp_path, caption, dropped):
 @pytest.mark.parametrize(
     "option, bad, reason",
     [
-        (["--min-words", 3], (jpeg(), "two words"), "caption of fewer than 3 words"),
-        (["--max-words", 6], (jpeg(), "a b c d e f g"), "caption of more than 6 words"),
-        (["--min-characters", 5], (jpeg(), "café"), "caption of fewer than 5 characters"),
-        (["--max-characters", 30], (jpeg(), "é" * 31), "caption of more than 30 characters"),
-        (["--min-side", 30], (jpeg(size=(40, 29)), "small"), "image side of fewer than 30 pixels"),
-        (["--max-aspect", 3], (jpeg(size=(91, 30)), "wide"), "image of sides of more than 3 to 1"),
-        (["--max-aspect", 3], (jpeg(size=(30, 91)), "high"), "image of sides of more than 3 to 1"),
+        (["--min-words", 3], (jpeg(), "two words"), "caption with fewer than 3 words"),
+        (["--max-words", 6], (jpeg(), "a b c d e f g"), "caption with more than 6 words"),
+        (["--min-characters", 5], (jpeg(), "café"), "caption with fewer than 5 characters"),
+        (["--max-characters", 30], (jpeg(), "é" * 31), "caption with more than 30 characters"),
+        (["--min-side", 30], (jpeg(size=(40, 29)), "small"), "image side shorter than 30 pixels"),
+        (["--max-aspect", 3], (jpeg(size=(91, 30)), "wide"), "aspect ratio of more than 3 to 1"),
+        (["--max-aspect", 3], (jpeg(size=(30, 91)), "high"), "aspect ratio of more than 3 to 1"),
         (["--decode"], (jpeg()[:-300], "cut"), "image that cannot be decoded"),
         (
             ["--english"],
@@ -329,7 +329,7 @@ def test_filters(tmp_path, option, bad, reason):
 
 
 def png_of_declared_size(side: int) -> bytes:
-    """A PNG of one pixel that declares more; its checksum fits."""
+    """A PNG of one pixel that declares a larger size, with a valid checksum."""
     import zlib
 
     data = bytearray(encoded("PNG", size=(1, 1)))
@@ -448,7 +448,7 @@ def test_files_without_captions(tmp_path):
 
 
 def test_cocos_images_are_in_their_folder(tmp_path):
-    """A name that leads out of it is not followed, though there is an image."""
+    """A file name that leads out of the folder is not followed, although an image exists there."""
     write_coco(tmp_path / "release")
     (tmp_path / "secret.jpg").write_bytes(jpeg())
     file = tmp_path / "release" / "captions_train2014.json"
@@ -502,7 +502,7 @@ def test_an_index_that_cannot_be_written_is_an_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def many_tars(tmp_path_factory) -> Path:
-    """Eight tars that take a moment each, one of them broken."""
+    """Eight tars, each of which takes a moment; one is broken."""
     folder = tmp_path_factory.mktemp("many") / "tars"
     rng = random.Random(0)
     for shard in range(8):

@@ -1,4 +1,4 @@
-"""kosmos-prepare index and check: what they count, the records they name, and tars that are broken."""
+"""kosmos-prepare index and check: their counts, the bad records that they name, and broken tars."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(command: str, out: Path, *arguments: object) -> dict:
-    """The counts of a run."""
+    """Run a command; return its counts."""
     prepare([command, *map(str, arguments), "--out", str(out), "--workers", "1"])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
 
@@ -28,7 +28,7 @@ def bad_records(out: Path) -> list[dict]:
 
 
 def write_release(folder: Path, shards: int = 2) -> None:
-    """Captions, and web pages in a tar of their own."""
+    """Write a tar of captions and a tar of web pages."""
     rng = random.Random(0)
     for shard in range(shards):
         members = [m for n in range(5) for m in tiny.caption_members(f"{n:09d}", tiny.sentence(rng), tiny.png(rng))]
@@ -162,7 +162,7 @@ def test_one_broken_image_among_several_is_found(tmp_path):
 
 
 def test_checksums(tmp_path):
-    """img2dataset's are of the downloads: they match images that it has not re-encoded (--disable_all_reencoding)."""
+    """img2dataset's checksums are of the downloads; they match if it did not re-encode (--disable_all_reencoding)."""
     right, wrong = hashlib.sha256(IMAGE).hexdigest(), hashlib.sha256(b"another").hexdigest()
     as_downloaded = {"width": None, "height": None, "original_width": None, "original_height": None}
     re_encoded = {"width": 32, "height": 32, "original_width": 640, "original_height": 640}
@@ -203,7 +203,7 @@ def test_the_list_is_the_same_for_any_number_of_workers(tmp_path):
 
 
 def test_every_reason_is_known(tmp_path):
-    """The reasons of broken records are a few fixed phrases; what differs from record to record is in the detail."""
+    """The reasons of broken records are a few fixed phrases; specifics of a record are in the detail."""
     for number, record in enumerate(BAD_RECORDS.values()):
         tiny.write_tar(tmp_path / f"{number}.tar", [(f"7.{name}", data) for name, data in record])
         (found,) = tar_records(tmp_path / f"{number}.tar")

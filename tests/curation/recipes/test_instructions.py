@@ -1,4 +1,4 @@
-"""kosmos-prepare instructions: the released formats, what is in the loss, and exact samples."""
+"""kosmos-prepare instructions: the published formats, which text is in the loss, and exact samples."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def run(out, *arguments) -> dict:
 
 
 def examples(out) -> list[tuple[str, str]]:
-    """(prompt, output) of each document, as training reads it."""
+    """The (prompt, output) of each document, as training reads it."""
     documents = ShardedDocuments(map(str, sorted(out.glob("train-*.tar"))), interleaved_document)
     found = []
     for i in range(len(documents)):

@@ -31,7 +31,7 @@ def png(seed: int, size: tuple[int, int] = (80, 70), color=None) -> bytes:
 
 
 def html(*parts: str) -> str:
-    """Paragraphs, and images for parts that are addresses of one."""
+    """HTML of the parts: an image for each image address, a paragraph for any other text."""
     body = "".join(f'<img src="{part}">' if part.endswith(".png") else f"<p>{part}</p>" for part in parts)
     return f"<html><body><article>{body}</article></body></html>"
 
@@ -45,7 +45,7 @@ def write_folder(folder: Path, page: str, images: dict[str, bytes]) -> Path:
 
 
 def run(out: Path, *arguments: object) -> dict:
-    """The counts of a run in which pages of one image stay, unless the arguments say otherwise."""
+    """Run the command; return its counts. Pages with one image are kept unless the arguments say otherwise."""
     options = ["--workers", "1", "--valid-share", "0", "--duplicates", "none", "--drop-one-image", "0"]
     prepare(["pages", str(arguments[0]), *options, *map(str, arguments[1:]), "--out", str(out)])
     return counts(out)
@@ -61,7 +61,7 @@ def kept(out: Path) -> list[list[str | bytes]]:
 
 
 def http_head(content_type: str) -> str:
-    """`content_type` may be followed by more header lines."""
+    """An HTTP header; `content_type` may include further header lines."""
     return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
 
 
@@ -104,9 +104,9 @@ def test_a_warc_file_that_is_cut_short(tmp_path, name):
 @pytest.mark.parametrize(
     "bad, reason",
     [
-        (png(9, (63, 80)), "image of fewer than 64 by 64 pixels"),
+        (png(9, (63, 80)), "image smaller than 64 by 64 pixels"),
         (png(9, color=(200, 10, 10)), "image of one color"),
-        (png(1), "image that the page has already"),
+        (png(1), "image repeated on the page"),
         (b"", "image of 0 bytes"),
         (b"<svg/>", "image that cannot be decoded"),
     ],
@@ -164,11 +164,11 @@ def test_no_file_outside_of_the_folder_is_read(tmp_path, address):
     folder = write_folder(tmp_path / "in", html(TEXTS[0], address, TEXTS[1]), {})
     with pytest.raises(UserError, match="Nothing was kept"):
         run(tmp_path / "out", folder)
-    assert counts(tmp_path / "out")["left out"] == {"image that is missing": 1}
+    assert counts(tmp_path / "out")["left out"] == {"missing image": 1}
 
 
 def test_duplicate_and_near_duplicate_pages_are_dropped(tmp_path):
-    """Crawls have many pages twice: unchanged, with another date, with another image."""
+    """Crawls contain many pages twice: unchanged, with another date, or with another image."""
     other = " ".join(reversed(" ".join(TEXTS).split()))
     pages = {
         "a": html(*TEXTS[:2], "1.png", TEXTS[2]),

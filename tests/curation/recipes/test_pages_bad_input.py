@@ -1,4 +1,4 @@
-"""Pages and images that are broken, hostile or merely unusual, and the ways in which pages name their images."""
+"""Pages and images that are broken, hostile or merely unusual, and the ways in which pages refer to images."""
 
 import base64
 import io

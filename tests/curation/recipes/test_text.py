@@ -1,4 +1,4 @@
-"""kosmos-prepare text: what is dropped and why, bad input, duplicates, and the files that fairseq reads."""
+"""kosmos-prepare text: dropped documents and their reasons, bad input, duplicates, and the files that fairseq reads."""
 
 import bz2
 import errno
@@ -32,7 +32,7 @@ def vocabulary(tmp_path_factory) -> Path:
 
 
 def run(vocabulary: Path, out: Path, *arguments: str) -> dict:
-    """The counts of a run that holds nothing out."""
+    """Run the command without held-out documents; return its counts."""
     words = ["text", *arguments, "--out", str(out), "--vocabulary", str(vocabulary), "--workers", "1"]
     prepare([*words, *([] if "--valid-share" in arguments else ["--valid-share", "0"])])
     return json.loads((out / "report.json").read_text("utf-8"))["counts"]
@@ -43,13 +43,13 @@ def json_lines(texts, **more) -> bytes:
 
 
 def sentences(number: int, seed: int = 0) -> list[str]:
-    """Long enough for an n-gram of evaluation data, all different."""
+    """Distinct sentences, long enough for an n-gram of evaluation data."""
     rng = random.Random(seed)
     return [tiny.sentence(rng, (30, 40)) for _ in range(number)]
 
 
 def documents(out: Path, vocabulary: Path, name: str = "train") -> list[str]:
-    """What is in the binarized files, read by fairseq itself, in the order of their parts."""
+    """The documents in the binarized files, read by fairseq itself, in the order of the parts."""
     loaded = Vocabulary.load(vocabulary)
     texts = []
     for index in sorted(out.glob(f"{name}*.idx"), key=lambda path: int(path.stem.removeprefix(name) or 0)):
@@ -81,7 +81,7 @@ def test_every_format_gives_the_same_documents(tmp_path, vocabulary, ending):
 
 
 def test_all_frames_of_a_compressed_file_are_read(tmp_path, vocabulary):
-    """Files that were compressed in pieces: by pzstd, by pigz, or by appending."""
+    """Files may be compressed in pieces: by pzstd, by pigz, or by appending."""
     texts = sentences(4)
     for ending, compress in {"zst": zstandard.compress, "gz": gzip.compress}.items():
         frames = b"".join(compress(json_lines(texts[i : i + 2])) for i in (0, 2))
@@ -140,7 +140,7 @@ def test_the_papers_subsets_of_the_pile_are_left_out(tmp_path, vocabulary):
 
 
 def near_copy(text: str) -> str:
-    """With one word of about 35 changed: 5-word n-grams overlap by 0.75 and more."""
+    """A copy with one of about 35 words changed, so that the 5-word n-grams overlap by 0.75 or more."""
     words = text.split()
     return " ".join([*words[:-1], "bird" if words[-1] != "bird" else "car"])
 
@@ -277,7 +277,7 @@ def test_errors_name_what_is_wrong(tmp_path, vocabulary):
     )
     missing = ["--evaluation", str(tmp_path / "no.json")]
     assert "There is no input" in error_of(["text", a, "--out", str(tmp_path / "6"), *known, *missing])
-    assert "files that are not of this run" in error_of(["text", a, "--out", str(tmp_path), *known])
+    assert "files of something else" in error_of(["text", a, "--out", str(tmp_path), *known])
 
 
 def test_other_fields_do_not_matter(tmp_path, vocabulary):
@@ -322,7 +322,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, vocabul
 
 
 def test_a_system_error_is_not_blamed_on_the_file(tmp_path):
-    """It stops the run, which can be resumed; a broken file would be left out for good."""
+    """A system error stops the run, which can be resumed; a broken file would be left out permanently."""
     reader = ReadTexts([InputFile(str(tmp_path / "a.jsonl"), None)])
     with pytest.raises(OSError, match="too many"), reader.stop_where_broken(reader.files[0]):
         raise OSError(errno.EMFILE, "too many open files")

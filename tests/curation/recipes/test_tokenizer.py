@@ -1,4 +1,4 @@
-"""kosmos-prepare tokenizer: the same bytes each time, a pair that loads, and sizes that do not fit."""
+"""kosmos-prepare tokenizer: the same bytes each time, a model and dictionary that load, and impossible sizes."""
 
 import json
 import random
@@ -63,7 +63,7 @@ def test_samples(texts, tmp_path):
     long = ["\n".join(rng.choices(sentences, k=7000)) for _ in range(6)]
     (tmp_path / "long.jsonl").write_bytes(json_lines(long))
     kept = run(tmp_path / "b", tmp_path / "long.jsonl", "--megabytes", 1, "--size", 50, "--workers", 1)["kept"]
-    assert 1_000_000 <= kept["bytes trained on"] < 1_000_000 + max(map(len, long))  # the last goes over the limit
+    assert 1_000_000 <= kept["bytes trained on"] < 1_000_000 + max(map(len, long))  # the last exceeds the limit
 
 
 @pytest.mark.parametrize("size, model_type", [(64_000, "unigram"), (64_000, "bpe"), (5, "unigram")])

@@ -1,4 +1,4 @@
-"""A task that fails leaves neither results nor temporary files; one that is killed has them removed later."""
+"""A task that fails leaves neither results nor temporary files; those of a killed task are removed later."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_writers_leave_nothing(tmp_path, kind):
 
 
 def test_lists_and_arrays_leave_nothing(tmp_path):
-    with pytest.raises(OSError, match="disk is gone"), BadRecords(tmp_path, 0) as bad:
+    with pytest.raises(OSError, match="disk is gone"), BadRecords.written_to(tmp_path, 0) as bad:
         bad.add("a.tar", None, "broken tar", "cut")
         raise OSError("the disk is gone")
     with pytest.raises(TypeError):
@@ -51,7 +51,7 @@ class NotPickled:
 
 
 def killed_write(target: Path) -> Path:
-    """The temporary file that a killed process leaves for `target`."""
+    """Create the temporary file that a killed process would leave for `target`."""
     with atomic_path(target) as path:
         path.touch()
     path.touch()

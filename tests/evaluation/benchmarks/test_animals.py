@@ -1,4 +1,4 @@
-"""Pairs of animals: their names, or their descriptions, and then the question."""
+"""Pairs of animals: the prompt has their names or their descriptions, then the question."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_both_animals_are_in_every_prompt_of_the_pair(folder, kind, prompt):
         assert request == Generate(request.prompt, beam=1)
 
 
-def test_a_prediction_is_right_in_capitals_or_not(folder):
+def test_predictions_are_compared_ignoring_case(folder):
     benchmark = Animals(folder)
     predictions = ["Red Bird", "bird", "blue bird", "red bird", "old cat", "the new cat", "SMALL DOG", "large dog."]
     scores = benchmark.score(benchmark.items(), [Answer(prediction, ()) for prediction in predictions])

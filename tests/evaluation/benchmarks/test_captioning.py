@@ -1,4 +1,4 @@
-"""COCO and Flickr30k: what is read of their releases, and what is asked."""
+"""COCO and Flickr30k: items read from their releases, and prompts."""
 
 import json
 import shutil

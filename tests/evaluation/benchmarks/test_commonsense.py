@@ -1,4 +1,4 @@
-"""Visual commonsense (§4.9.2): prompts frozen, items as in the release, and broken releases named."""
+"""Visual commonsense (§4.9.2): exact prompts, items as in the release, and errors that name what is broken."""
 
 import pytest
 
@@ -13,7 +13,7 @@ COLORS = ["black", "blue", "brown", "green", "grey", "orange", "pink", "purple",
 
 
 def asked(benchmark):
-    """Of each item: the prompt, what is ranked after it, and the right one."""
+    """For each item: the prompt, the continuations that are ranked, and the right one."""
     found = []
     for item in benchmark.items():
         request = benchmark.request(item, [])

@@ -1,4 +1,4 @@
-"""HatefulMemes: only the image, yes or no, and the area under the curve."""
+"""HatefulMemes: the prompt has only the image; "yes" and "no" are ranked; the metric is ROC AUC."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_a_meme_that_could_not_be_asked_about_is_ranked_wrong(folder):
 
 
 def rewrite(path, **changes):
-    """Change the second record; None takes a field away."""
+    """Change the second record; None removes a field."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records[1] = {name: value for name, value in {**records[1], **changes}.items() if value is not None}
     path.write_text("".join(json.dumps(record) + "\n" for record in records))

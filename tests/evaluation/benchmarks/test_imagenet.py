@@ -68,7 +68,7 @@ def test_the_name_is_generated_after_the_photo(folder):
 
 
 def test_clips_names_are_in_the_order_of_torchvisions():
-    """Whose order is that of the sorted WordNet ids."""
+    """torchvision's order is that of the sorted WordNet ids."""
     ours, theirs = ([name.lower() for name in names] for names in (IMAGENET_CLASSNAMES, _IMAGENET_CATEGORIES))
     shared = [name for name in ours if ours.count(name) == theirs.count(name) == 1]
     assert len(shared) > 500
@@ -81,7 +81,7 @@ def test_two_names_have_two_categories():
     assert [name for name in category_names() if IMAGENET_CLASSNAMES.count(name) > 1] == ["missile", "sunglasses"]
 
 
-def test_a_prediction_is_right_to_the_letter(folder):
+def test_a_prediction_must_match_exactly(folder):
     benchmark = ImageNet(folder)
     predictions = [
         "desert grassland whiptail lizard",

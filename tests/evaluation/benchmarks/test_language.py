@@ -1,4 +1,4 @@
-"""The language tasks (§4.8): prompts frozen, items as in the release, and broken releases named."""
+"""The language tasks (§4.8): exact prompts, items as in the release, and errors that name what is broken."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ TASKS = ["storycloze", "hellaswag", "winograd", "winogrande", "piqa", "boolq", "
 
 
 def asked(benchmark, demonstrations: int = 0) -> dict[str, tuple[str, str]]:
-    """What the model is asked about the first item, after demonstrations: label → (full prompt, continuation)."""
+    """The request for the first item, after demonstrations: label → (full prompt, continuation)."""
     pool = benchmark.training_items()[:demonstrations] if demonstrations else []
     request = benchmark.request(benchmark.items()[0], pool)
     return {choice.label: (prompt_text(request.full_prompt(choice)), choice.continuation) for choice in request.choices}
@@ -295,6 +295,6 @@ def test_a_broken_story_is_named(tmp_path):
 
 
 def test_newlines_are_spaces_to_a_usual_vocabulary(tmp_path):
-    """What the module's docstring says of SentencePiece's default normalization."""
+    """The module's docstring claims this of SentencePiece's default normalization."""
     vocabulary = tiny.write_vocabulary(tmp_path / "vocabulary")
     assert vocabulary.encode("the cat\n\nthe dog  sees\nthe bird") == vocabulary.encode("the cat the dog sees the bird")

@@ -1,4 +1,4 @@
-"""The language tasks ask what EleutherAI's lm-evaluation-harness asks, letter by letter, and count what it counts."""
+"""The language tasks have exactly the prompts of EleutherAI's lm-evaluation-harness, and the same accuracies."""
 
 import random
 import re
@@ -15,7 +15,7 @@ from tests.evaluation.releases.language import write_json_lines
 
 lm_eval = pytest.importorskip("lm_eval", reason="pip install lm_eval")
 
-# The task's configuration, and the names of its splits for what is asked and for the demonstrations.
+# The task's configuration, and its splits for questions and for demonstrations.
 TASKS = {
     "storycloze": ("storycloze/storycloze_2016.yaml", "test", "validation"),
     "hellaswag": ("hellaswag/hellaswag.yaml", "validation", "train"),
@@ -30,7 +30,7 @@ TWO_SPACES = ("winograd", "copa")  # the harness's oversight, see the benchmarks
 
 
 def on_the_hub(name: str, record: dict) -> dict:
-    """A record of the release in the form that it has on the Hugging Face hub, where the harness reads it."""
+    """A record of the release in the format of the Hugging Face hub, from which the harness reads."""
     match name:
         case "storycloze":
             sentences = {f"input_sentence_{number}": record[f"InputSentence{number}"] for number in (1, 2, 3, 4)}

@@ -1,4 +1,4 @@
-"""Raven IQ test: a matrix flattened, each candidate shown after it, and which of them is said to be right."""
+"""Raven IQ test: each candidate is shown after the flattened matrix, and the likeliest "Yes" is the answer."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_each_candidate_is_shown_after_the_matrix(folder):
 
 
 class Undecided:
-    """Finds everything equally likely."""
+    """A responder that finds all choices equally likely."""
 
     def problem(self, request):
         return ""

@@ -1,4 +1,4 @@
-"""Rendered SST-2: pictures by sentiment, one question, or a rationale and then the question."""
+"""Rendered SST-2: images by sentiment; a question, directly or after a rationale."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_the_model_chooses_the_sentiment(folder):
     assert not request.by_length
 
 
-def test_in_a_chain_of_thought_it_first_says_what_it_sees(folder):
+def test_a_chain_of_thought_first_describes_the_image(folder):
     benchmark = RenderedSst2ChainOfThought(folder)
     item = benchmark.items()[0]
     first = benchmark.request(item, [])

@@ -1,4 +1,4 @@
-"""VQAv2 and VizWiz: what is read of their releases, what is asked, and what would be submitted."""
+"""VQAv2 and VizWiz: items read from their releases, prompts, and submission files."""
 
 import json
 
@@ -28,7 +28,7 @@ def vizwiz(tmp_path):
 
 
 def edit(path, change) -> None:
-    """Change a JSON file by `change(its value)`."""
+    """Apply `change` to the value of a JSON file."""
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))

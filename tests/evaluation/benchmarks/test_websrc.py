@@ -1,4 +1,4 @@
-"""WebSRC: the dev websites' questions, with the page's picture, its text, or both."""
+"""WebSRC: the questions of the dev websites, with the page's screenshot, its text, or both."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""A checkpoint that the harnesses' own commands can load, decided and varied as the fixture `kosmos`."""
+"""A checkpoint with the weights of the fixture `kosmos`, for the harnesses' own commands."""
 
 import logging
 import shutil
@@ -11,23 +11,23 @@ from kosmos_plugin.generation.generator import load
 
 @pytest.fixture(scope="module", autouse=True)
 def level_of_logging():
-    """The adapters lower what fairseq leaves at DEBUG; tests of fairseq's own commands read what is logged."""
+    """Restore the root logger's level, which the adapters change; tests of fairseq's commands read its log."""
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
-def decided_checkpoint(data, checkpoint, tmp_path_factory):
+def varied_checkpoint(data, checkpoint, tmp_path_factory):
     state = torch.load(checkpoint, weights_only=True)
     state["model"]["decoder.embed_tokens.weight"] *= 3
-    path = tmp_path_factory.mktemp("decided") / "checkpoint.pt"
+    path = tmp_path_factory.mktemp("varied") / "checkpoint.pt"
     torch.save(state, path)
     shutil.copytree(data.parent / "vocabulary", path.parent / "vocabulary")
     return path
 
 
 @pytest.fixture(scope="session")
-def decided(decided_checkpoint):
-    """The model of that checkpoint, to compare with."""
-    return load(decided_checkpoint)
+def varied(varied_checkpoint):
+    """The model of that checkpoint, for comparison."""
+    return load(varied_checkpoint)

@@ -114,14 +114,14 @@ def test_batch_sizes(given, most, expected):
 
 
 @pytest.mark.parametrize("given", [0, "many", -1])
-def test_batch_sizes_that_are_none(given):
+def test_invalid_batch_sizes(given):
     with pytest.raises(UserError, match="--batch_size"):
         number_of_contexts(given)
 
 
 @pytest.fixture
 def images_encoded(kosmos, monkeypatch):
-    """How many images the model is given at a time."""
+    """The number of images in each call of the vision encoder."""
     encode, counts = kosmos.model.embed_images, []
 
     def counted(pixels):
@@ -155,7 +155,7 @@ def test_continuations_are_as_likely_as_in_one_pass_and_a_context_is_read_once(k
         assert likelihood.greedy == greedy
 
 
-def test_what_greedy_search_says_is_greedy(kosmos):
+def test_what_greedy_search_generates_is_greedy(kosmos):
     contexts = [f"the {word} cat" for word in ("old", "new", "red", "green", "blue", "small", "large", "round")]
     words = texts(kosmos, [question(text) for text in contexts], [SearchOptions(1, 1)] * len(contexts), 8)
     said = [(contexts[number], f" {word}") for number, word in words if word in tiny.WORDS]

@@ -29,8 +29,8 @@ from kosmos_plugin.evaluation.harnesses.lm_eval_model import KosmosLM
 
 
 @pytest.fixture(scope="module")
-def model(decided_checkpoint):
-    return KosmosLM(str(decided_checkpoint), batch_size="3")
+def model(varied_checkpoint):
+    return KosmosLM(str(varied_checkpoint), batch_size="3")
 
 
 def instances(kind: str, *arguments: tuple) -> list[Instance]:
@@ -41,7 +41,7 @@ def test_the_harness_knows_the_model():
     assert get_model("kosmos") is KosmosLM
 
 
-def test_log_likelihoods_are_those_of_one_pass(model, decided):
+def test_log_likelihoods_are_those_of_one_pass(model, varied):
     asked = [
         ("the red house", " cat"),
         ("the red house", " old dog sees"),
@@ -51,14 +51,14 @@ def test_log_likelihoods_are_those_of_one_pass(model, decided):
     ]
     answers = model.loglikelihood(instances("loglikelihood", *asked))
     for (context, continuation), (log_probability, greedy) in zip(asked, answers, strict=True):
-        expected = full_pass(decided, context, continuation)
+        expected = full_pass(varied, context, continuation)
         assert log_probability == pytest.approx(expected[0], abs=1e-4)
         assert greedy is expected[1]
 
 
-def test_a_long_text_is_as_likely_as_its_windows(model, decided):
-    """As the harness's documentation draws them: each token once, the last window with all the context there is."""
-    size, vocabulary = 512, decided.vocabulary
+def test_a_long_text_is_as_likely_as_its_windows(model, varied):
+    """Windows as in the harness's documentation: each token is scored once, the last window has the most context."""
+    size, vocabulary = 512, varied.vocabulary
     texts = [" ".join(random.Random(seed).choices(tiny.WORDS, k=count)) for seed, count in ((1, 1300), (2, 20), (3, 0))]
     answers = model.loglikelihood_rolling(instances("loglikelihood_rolling", *((text,) for text in texts)))
     for text, likelihood in zip(texts, answers, strict=True):
@@ -67,13 +67,13 @@ def test_a_long_text_is_as_likely_as_its_windows(model, decided):
         while scored < len(tokens):
             end = min(scored + size, len(tokens))
             window = sample_of(tokens[max(end - size - 1, 0) : end])
-            expected += of_last_tokens(decided, window, end - scored)[0]
+            expected += of_last_tokens(varied, window, end - scored)[0]
             scored = end
         assert likelihood == pytest.approx(expected, abs=1e-2)
     assert len(vocabulary.encode(texts[0])) > 2 * size and answers[2] == 0
 
 
-def test_answers_are_what_the_model_generates(model, decided):
+def test_answers_are_what_the_model_generates(model, varied):
     asked = [
         ("the red house", {"until": ["a"], "max_gen_toks": 9, "do_sample": False}),
         ("a cat near the river", {"until": ["\n\n"], "max_gen_toks": 5, "temperature": 0.0}),
@@ -81,15 +81,15 @@ def test_answers_are_what_the_model_generates(model, decided):
         ("", {"max_gen_toks": 3}),
     ]
     expected = [
-        decided.generate("the red house", max_new_tokens=9, stop=("a",)),
-        decided.generate("a cat near the river", max_new_tokens=5),
-        decided.generate("the small", max_new_tokens=5, beam=3),
-        decided.generate("", max_new_tokens=3),
+        varied.generate("the red house", max_new_tokens=9, stop=("a",)),
+        varied.generate("a cat near the river", max_new_tokens=5),
+        varied.generate("the small", max_new_tokens=5, beam=3),
+        varied.generate("", max_new_tokens=3),
     ]
     assert model.generate_until(instances("generate_until", *asked)) == expected
 
 
-def test_requests_with_images(model, decided):
+def test_requests_with_images(model, varied):
     images = [picture(1), picture(2)]
     encoded = [picture_file(1), picture_file(2)]
     options = {"until": ["."], "max_gen_toks": 6}
@@ -100,24 +100,24 @@ def test_requests_with_images(model, decided):
         ("the red", options, {"visual": images[0]}),
     ]
     expected = [
-        decided.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
-        decided.generate("<image> the red", encoded[1:], max_new_tokens=6, stop=(".",)),
-        decided.generate("<image> and <image> of", encoded, max_new_tokens=6, stop=(".",)),
-        decided.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
+        varied.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
+        varied.generate("<image> the red", encoded[1:], max_new_tokens=6, stop=(".",)),
+        varied.generate("<image> and <image> of", encoded, max_new_tokens=6, stop=(".",)),
+        varied.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
     ]
     assert model.generate_until(instances("generate_until", *asked)) == expected
     continuations = [" cat", " old dog"]
     scored = [("<image> the", continuation, {"visual": images[:1]}) for continuation in continuations]
     answers = model.loglikelihood(instances("loglikelihood", *scored))
     for continuation, (log_probability, _) in zip(continuations, answers, strict=True):
-        expected, _ = full_pass(decided, "<image> the", continuation, encoded[:1])
+        expected, _ = full_pass(varied, "<image> the", continuation, encoded[:1])
         assert log_probability == pytest.approx(expected, abs=1e-4)
     with pytest.raises(UserError, match="the task has audio"):
         model.generate_until(instances("generate_until", ("a", options, {"audio": [{"array": []}]})))
 
 
 def write_tasks(folder: Path, count: int = 40) -> list[dict]:
-    """Tasks that choose and that generate, over the same questions; returns the questions."""
+    """Write a choice task and a generation task over the same questions; return the questions."""
     rng = random.Random(11)
     rows = []
     for _ in range(count):
@@ -153,20 +153,20 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """(their folder, their questions)"""
+    """The tasks' folder and their questions."""
     folder = tmp_path_factory.mktemp("lm_eval")
     return folder, write_tasks(folder)
 
 
 @pytest.fixture(scope="module")
-def run(tasks, decided_checkpoint, tmp_path_factory):
-    """(questions, what the harness measures, its log of what was generated)"""
+def run(tasks, varied_checkpoint, tmp_path_factory):
+    """The questions, the harness's measurements, and its log of generated texts."""
     folder, rows = tasks
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         found = simple_evaluate(
             model="kosmos",
-            model_args={"path": str(decided_checkpoint)},
+            model_args={"path": str(varied_checkpoint)},
             tasks=["tiny_choose", "tiny_generate"],
             task_manager=TaskManager(include_path=str(folder), include_defaults=False),
             batch_size=7,
@@ -174,14 +174,14 @@ def run(tasks, decided_checkpoint, tmp_path_factory):
     return rows, found["results"], found["samples"]["tiny_generate"]
 
 
-def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
+def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, varied):
     rows, results, _ = run
     requests = []
     for row in rows:
         prompt = question(f"near {row['question']}")
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
-    answers = answer(KosmosResponder(decided), requests)
+    answers = answer(KosmosResponder(varied), requests)
     for metric, field in (("acc", "likeliest"), ("acc_norm", "likeliest_by_length")):
         right = [getattr(answer, field) == str(row["answer"]) for answer, row in zip(answers, rows, strict=True)]
         assert 0 < sum(right) < len(rows)
@@ -189,21 +189,21 @@ def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
     assert results["tiny_choose"]["acc,none"] != results["tiny_choose"]["acc_norm,none"]
 
 
-def test_a_run_logs_the_texts_that_the_model_generates(run, decided):
+def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
     rows, _, samples = run
     assert len(samples) == len(rows)
     for sample in samples:
         prompt = f"near {sample['doc']['question']}"
-        assert sample["resps"] == [[decided.generate(prompt, max_new_tokens=6, stop=(".",))]]
+        assert sample["resps"] == [[varied.generate(prompt, max_new_tokens=6, stop=(".",))]]
     assert len({sample["resps"][0][0] for sample in samples}) > len(rows) / 2, "the model says different things"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["", "torch.distributed.run --standalone --nproc_per_node 2 -m"])
-def test_the_command_measures_the_same_with_any_number_of_ranks(run, tasks, decided_checkpoint, tmp_path, launcher):
+def test_the_command_measures_the_same_with_any_number_of_ranks(run, tasks, varied_checkpoint, tmp_path, launcher):
     command = [
         *(sys.executable, "-m", *launcher.split(), "kosmos_plugin.evaluation.harnesses.lm_eval_model"),
-        *("--model", "kosmos", "--model_args", f"path={decided_checkpoint}", "--include_path", str(tasks[0])),
+        *("--model", "kosmos", "--model_args", f"path={varied_checkpoint}", "--include_path", str(tasks[0])),
         *("--tasks", "tiny_choose,tiny_generate", "--batch_size", "5", "--output_path", str(tmp_path / "out")),
         "--log_samples",
     ]

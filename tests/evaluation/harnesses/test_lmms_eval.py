@@ -35,8 +35,8 @@ DOCUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def model(decided_checkpoint):
-    model = KosmosLmms(str(decided_checkpoint), batch_size=2)
+def model(varied_checkpoint):
+    model = KosmosLmms(str(varied_checkpoint), batch_size=2)
     model.task_dict = {"a task": {"test": DOCUMENTS}}
     return model
 
@@ -54,7 +54,7 @@ def target(document: dict) -> str:
 
 
 def instances(kind: str, asked: list[tuple]) -> list[Instance]:
-    """Of (context, continuation or options, number of the document)."""
+    """Instances of (context, continuation or options, number of the document)."""
     return [
         Instance(
             kind,
@@ -66,7 +66,7 @@ def instances(kind: str, asked: list[tuple]) -> list[Instance]:
     ]
 
 
-def test_losses_are_negative_log_likelihoods_of_one_pass(model, decided):
+def test_losses_are_negative_log_likelihoods_of_one_pass(model, varied):
     asked = [
         ("the red", " house", 0),
         ("the red", " house", 1),
@@ -82,12 +82,12 @@ def test_losses_are_negative_log_likelihoods_of_one_pass(model, decided):
         if "<image>" not in context:
             context = "<image>" * len(document["pictures"]) + context
         text = document["answer"] if continuation is target else continuation
-        log_probability, is_greedy = full_pass(decided, context, text, files(document))
+        log_probability, is_greedy = full_pass(varied, context, text, files(document))
         assert loss == pytest.approx(-log_probability, abs=1e-4)
         assert greedy is is_greedy
 
 
-def test_answers_are_what_the_model_generates(model, decided):
+def test_answers_are_what_the_model_generates(model, varied):
     asked = [
         ("the red house", {"until": ["a"], "max_new_tokens": 9, "do_sample": False, "temperature": 0}, 0),
         ("the red house", {"until": ["a"], "max_new_tokens": 9, "do_sample": False, "temperature": 0}, 2),
@@ -95,15 +95,15 @@ def test_answers_are_what_the_model_generates(model, decided):
         ("the red house", {"until": ["a"], "max_new_tokens": 9, "do_sample": False, "temperature": 0}, 1),
     ]
     expected = [
-        decided.generate("<image> the red house", files(DOCUMENTS[0]), max_new_tokens=9, stop=("a",)),
-        decided.generate("the red house", max_new_tokens=9, stop=("a",)),
-        decided.generate("a <image> near <image> of", files(DOCUMENTS[1]), max_new_tokens=5, beam=3),
-        decided.generate("<image> <image> the red house", files(DOCUMENTS[1]), max_new_tokens=9, stop=("a",)),
+        varied.generate("<image> the red house", files(DOCUMENTS[0]), max_new_tokens=9, stop=("a",)),
+        varied.generate("the red house", max_new_tokens=9, stop=("a",)),
+        varied.generate("a <image> near <image> of", files(DOCUMENTS[1]), max_new_tokens=5, beam=3),
+        varied.generate("<image> <image> the red house", files(DOCUMENTS[1]), max_new_tokens=9, stop=("a",)),
     ]
     assert model.generate_until(instances("generate_until", asked)) == expected
 
 
-def test_what_the_model_cannot_do_is_refused(model):
+def test_unsupported_requests_are_refused(model):
     def film(document: dict) -> list:
         return ["film.mp4"]
 
@@ -156,7 +156,7 @@ def of_document(document):
 
 
 def write_tasks(folder: Path, count: int = 40) -> list[dict]:
-    """Tasks that choose and that generate, over the same pictures and questions; returns these."""
+    """Write a choice task and a generation task over the same images and questions; return the questions."""
     rng = random.Random(12)
     rows = []
     for number in range(count):
@@ -175,20 +175,20 @@ def write_tasks(folder: Path, count: int = 40) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """(their folder, their questions)"""
+    """The tasks' folder and their questions."""
     folder = tmp_path_factory.mktemp("lmms_eval")
     return folder, write_tasks(folder)
 
 
 @pytest.fixture(scope="module")
-def run(tasks, decided_checkpoint, tmp_path_factory):
-    """(questions, what the harness measures, its log of what was generated)"""
+def run(tasks, varied_checkpoint, tmp_path_factory):
+    """The questions, the harness's measurements, and its log of generated texts."""
     folder, rows = tasks
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         found = simple_evaluate(
             model="kosmos",
-            model_args=f"path={decided_checkpoint}",
+            model_args=f"path={varied_checkpoint}",
             tasks=["tiny_picture_choose", "tiny_picture_generate"],
             task_manager=TaskManager(include_path=str(folder), include_defaults=False, model_name="kosmos"),
             batch_size=7,
@@ -196,14 +196,14 @@ def run(tasks, decided_checkpoint, tmp_path_factory):
     return rows, found["results"], found["samples"]["tiny_picture_generate"]
 
 
-def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
+def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, varied):
     rows, results, _ = run
     requests = []
     for row in rows:
         prompt = question(f"near {row['question']}", Image(Path(row["picture"]).read_bytes))
         choices = (Choice(prompt, f" {text}", str(number)) for number, text in enumerate(row["choices"]))
         requests.append(Choose(tuple(choices)))
-    answers = answer(KosmosResponder(decided), requests)
+    answers = answer(KosmosResponder(varied), requests)
     for metric, field in (("acc", "likeliest"), ("acc_norm", "likeliest_by_length")):
         right = [getattr(answer, field) == str(row["answer"]) for answer, row in zip(answers, rows, strict=True)]
         assert 0 < sum(right) < len(rows)
@@ -211,22 +211,22 @@ def test_a_run_gives_the_accuracy_of_our_own_evaluation(run, decided):
     assert results["tiny_picture_choose"]["acc,none"] != results["tiny_picture_choose"]["acc_norm,none"]
 
 
-def test_a_run_logs_the_texts_that_the_model_generates(run, decided):
+def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
     rows, _, samples = run
     assert len(samples) == len(rows)
     for sample in samples:
         row = rows[sample["doc_id"]]
         prompt = f"<image> near {row['question']}"
-        expected = decided.generate(prompt, [row["picture"]], max_new_tokens=6, stop=(".",))
+        expected = varied.generate(prompt, [row["picture"]], max_new_tokens=6, stop=(".",))
         assert sample["filtered_resps"] == [expected]
     assert len({sample["filtered_resps"][0] for sample in samples}) > len(rows) / 2, "the model says different things"
 
 
 @pytest.mark.slow
-def test_the_command_finds_the_model_and_measures_the_same(run, tasks, decided_checkpoint, tmp_path):
+def test_the_command_finds_the_model_and_measures_the_same(run, tasks, varied_checkpoint, tmp_path):
     command = [
         *(sys.executable, "-m", "lmms_eval", "--model", "kosmos", "--include_path", str(tasks[0])),
-        *("--model_args", f"path={decided_checkpoint}", "--tasks", "tiny_picture_choose,tiny_picture_generate"),
+        *("--model_args", f"path={varied_checkpoint}", "--tasks", "tiny_picture_choose,tiny_picture_generate"),
         *("--batch_size", "5", "--output_path", str(tmp_path / "out"), "--log_samples"),
     ]
     done = subprocess.run(command, env=offline(tmp_path / "home"), capture_output=True, text=True, timeout=600)

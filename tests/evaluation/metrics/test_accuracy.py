@@ -1,4 +1,4 @@
-"""Accuracy by hand, and the bootstrap's interval beside scipy's."""
+"""Accuracy against values computed by hand, and the bootstrap interval against scipy's."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from kosmos_plugin.evaluation.metrics.accuracy import accuracy, bootstrap_interv
 ITEMS = [Item(str(number), reference) for number, reference in enumerate("abca")]
 
 
-def test_accuracy_is_the_share_that_is_right_to_the_letter():
+def test_accuracy_is_the_share_of_exact_matches():
     scores = accuracy(ITEMS, [Answer(prediction, ()) for prediction in ("a", "B", "c ", "a")])
     assert scores.metrics == {"accuracy": 50}
     assert scores.per_item == (1, 0, 0, 1)

@@ -1,4 +1,4 @@
-"""Caption metrics beside pycocoevalcap called directly, and errors about missing tools."""
+"""Caption metrics against direct calls of pycocoevalcap, and errors about missing tools."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def spice_parser() -> list[Path]:
 
 
 def directly(references: list[list[str]], predictions: list[str]):
-    """CIDEr, CIDEr of each image, BLEU-4 and ROUGE-L as pycocoevalcap's own COCOEvalCap computes them."""
+    """CIDEr, CIDEr of each image, BLEU-4 and ROUGE-L, computed by pycocoevalcap's own COCOEvalCap."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -68,7 +68,7 @@ def test_cider_by_hand():
     scores = measured(references, ["a small dog sleeps here", "Two old cars near the river!"])
     assert scores.metrics["CIDEr"] == pytest.approx(1000) and scores.per_item == pytest.approx((10, 10))
     assert scores.metrics["BLEU-4"] == pytest.approx(100) and scores.metrics["ROUGE-L"] == pytest.approx(100)
-    # one of two references equal, the other without a common word: half; all other images' words weigh the same
+    # one of two references is equal, the other shares no word: half; words of all other images have equal weights
     references[0] = ["a small dog sleeps here", "nothing in common with it"]
     scores = measured(references, ["a small dog sleeps here", "nowhere a word"])
     assert scores.per_item == pytest.approx((5, 0))
@@ -81,7 +81,7 @@ def test_whatever_ends_a_line_in_java_is_a_space():
     assert tokenize([*texts, ["the end"], [""]]) == [*([["", "a cat runs"]] * len(ends)), ["the end"], [""]]
 
 
-def test_a_missing_package_is_said(monkeypatch):
+def test_a_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocoevalcap.tokenizer.ptbtokenizer", None)
     for measure in (check_caption_tools, lambda: measured([["a cat"]], ["a cat"])):
         with pytest.raises(
@@ -90,13 +90,13 @@ def test_a_missing_package_is_said(monkeypatch):
             measure()
 
 
-def test_missing_java_is_said(monkeypatch, tmp_path):
+def test_missing_java_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no `java`: install a Java runtime"):
         check_caption_tools()
 
 
-def test_a_java_that_fails_is_said(monkeypatch, tmp_path):
+def test_a_failing_java_is_reported(monkeypatch, tmp_path):
     java = tmp_path / "java"
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
@@ -106,7 +106,7 @@ def test_a_java_that_fails_is_said(monkeypatch, tmp_path):
 
 
 @needs_java
-def test_a_tokenizer_that_cannot_write_is_said(monkeypatch, tmp_path):
+def test_a_tokenizer_that_cannot_write_is_reported(monkeypatch, tmp_path):
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     monkeypatch.setattr(ptbtokenizer, "__file__", str(tmp_path / "missing" / "ptbtokenizer.py"))
@@ -127,7 +127,7 @@ def test_without_its_parser_spice_is_left_out(caplog):
 
 @needs_java
 def test_a_spice_that_fails_is_left_out(caplog, monkeypatch, tmp_path):
-    """In another folder, where its parser is an empty file and its own jar is not."""
+    """SPICE runs in another folder, with an empty file as its parser and without its own jar."""
     from pycocoevalcap.spice import get_stanford_models, spice
 
     monkeypatch.setattr(spice, "__file__", str(tmp_path / "spice.py"))

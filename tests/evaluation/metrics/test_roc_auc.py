@@ -1,4 +1,4 @@
-"""ROC AUC beside its definition, with its interval, and with memes that could not be asked about."""
+"""ROC AUC against its definition, its interval, and memes that could not be asked about."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""EM and F1 by hand, and beside torchmetrics' on any answers."""
+"""EM and F1 against values computed by hand, and against torchmetrics on random answers."""
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -50,7 +50,7 @@ ANSWERS = st.one_of(
 @example(prediction="İ the", references=["i̇"])
 def test_scores_equal_torchmetrics(prediction, references):
     torchmetrics = pytest.importorskip("torchmetrics.functional.text")
-    # of answers without words it has another opinion: the script of SQuAD 1.1 knows none
+    # torchmetrics follows SQuAD 1.1's script, which does not consider answers without words
     assume(words(prediction) and all(words(reference) for reference in references))
     target = {"answers": {"answer_start": [0] * len(references), "text": references}, "id": "1"}
     expected = torchmetrics.squad([{"prediction_text": prediction, "id": "1"}], [target])

@@ -1,4 +1,4 @@
-"""The VQA accuracy by its definition, and its odd cases by hand."""
+"""The VQA accuracy against its definition, and odd cases computed by hand."""
 
 import functools
 import itertools
@@ -37,7 +37,7 @@ from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
         ("yall'd've y'alld've y'all'dve", "y'all'd've y'all'd've y'all'd've"),
         ("lets", "lets"),
         ("shes", "shes"),
-        ("Im", "im"),  # the official table has "Im", which no lower-cased word is
+        ("Im", "im"),  # the official table has "Im", which no lower-cased word matches
         ("somebody'd", "somebodyd"),
         ("girl's", "girl's"),
         ("yes.", "yes"),
@@ -50,13 +50,13 @@ from kosmos_plugin.evaluation.metrics.vqa_accuracy import (
         ("red-white", "red white"),
         ("red - white", "red white"),
         ("on-line, off-line", "on line off line"),
-        ("on-line -off", "online off"),  # with a space beside one hyphen, no hyphen leaves any
+        ("on-line -off", "online off"),  # a space beside one hyphen: all hyphens are removed without leaving a space
         ("on-line\t-off", "online off"),
         ("on-line-\noff", "online off"),
         ("red,white", "red white"),
         ("red, white", "red white"),
         ("100,978", "100978"),
-        ("1,000-2,000", "10002000"),  # with a comma in a number, no mark leaves a space
+        ("1,000-2,000", "10002000"),  # a comma in a number: all marks are removed without leaving a space
         ("yes/no", "yes no"),
         ("[stop]", "stop"),
         ("what?!", "what"),
@@ -73,13 +73,13 @@ def test_normalization(answer, expected):
     [
         ("yes", {"yes": 10}, 1),
         ("yes\n", {"yes": 9, " yes": 1}, 1),
-        ("Yes", {"yes": 10}, 0),  # all agree: to the letter
+        ("Yes", {"yes": 10}, 0),  # if all agree, the match must be exact
         ("Yes.", {"yes": 9, "no": 1}, 1),
         ("the T-shirt", {"the T-shirt": 10}, 1),
         ("t shirt", {"the T-shirt": 10}, 0),
         ("t shirt", {"the T-shirt": 9, "shirt": 1}, 1),
         ("no", {"yes": 10}, 0),
-        ("no", {"yes": 9, "no": 1}, 0.3),  # 9 of 10 nines have one of it, the tenth none
+        ("no", {"yes": 9, "no": 1}, 0.3),  # 9 of the 10 choices of nine people contain the answer once
         ("no", {"yes": 8, "no": 2}, 0.6),
         ("no", {"yes": 7, "no": 3}, 0.9),
         ("no", {"yes": 6, "no": 4}, 1),
@@ -106,7 +106,7 @@ def test_contractions_lack_one_apostrophe():
 
 
 def by_definition(prediction: str, people: list[str]) -> float:
-    """Over all nines of ten people, the mean of min(1, how many of them said it / 3)."""
+    """The mean over all choices of nine of ten people of min(1, number of them who gave the answer / 3)."""
     one_line = [" ".join(answer.replace("\t", "\n").split("\n")).strip(" ") for answer in (prediction, *people)]
     if any(answer != one_line[1] for answer in one_line[1:]):
         one_line = [by_character(answer) for answer in one_line]
@@ -116,7 +116,7 @@ def by_definition(prediction: str, people: list[str]) -> float:
 
 @functools.cache
 def by_character(answer: str) -> str:
-    """An answer normalized, one character after the other."""
+    """Normalize an answer character by character."""
     digits = set("0123456789")
     around = [*zip(("", *answer), answer, (*answer[1:], ""), strict=False)]  # with the characters on both sides
     number = any(before in digits and mark == "," and after in digits for before, mark, after in around)

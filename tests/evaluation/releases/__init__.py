@@ -1,4 +1,4 @@
-"""Miniature releases in the official layouts: one function per release, which writes it into its folder."""
+"""Miniature releases in the official layouts; one function per release writes it to a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.evaluation.releases.rendered_sst2 import write_rendered_sst2
 from tests.evaluation.releases.vqa import write_vizwiz, write_vqav2
 from tests.evaluation.releases.websrc import write_websrc
 
-# Name of the release's folder within --data → the function that writes it.
+# Folder of the release within --data → the function that writes it.
 RELEASES: dict[str, Callable[[Path, int], None]] = {
     "coco": write_coco,
     "flickr30k": write_flickr30k,
@@ -46,7 +46,7 @@ RELEASES: dict[str, Callable[[Path, int], None]] = {
 
 
 def write_release(data: Path, release: str, count: int = 6) -> None:
-    """Write a release into its folder in `data`, unless it is there."""
+    """Write a release to its folder in `data`, unless that exists."""
     folder = data / release
     if not folder.exists():
         folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ PAIRS = [("bird", ("red bird", "Blue Bird")), ("cat", ("old cat", "new cat")), (
 
 
 def write_animals(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` images of six animals."""
+    """Write `count` images of six animals."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     entries = [

@@ -10,7 +10,7 @@ TRAINING = 12  # enough for eight demonstrations
 
 
 def write_coco(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` images of test and of val, and some of train and of restval."""
+    """Write `count` images each of test and val, and some of train and restval."""
     rng = random.Random(seed)
     records = []
     for split, subset, number in (
@@ -28,7 +28,7 @@ def write_coco(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def write_flickr30k(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` images of test and of val, and some of train."""
+    """Write `count` images each of test and val, and some of train."""
     rng = random.Random(seed)
     records = []
     for split, number in (("train", TRAINING), ("test", count), ("val", count)):
@@ -40,7 +40,7 @@ def write_flickr30k(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def _captions(rng: random.Random, image: int) -> dict:
-    """Five captions in similar words, as people write them of one image: with capitals, stops, spaces, line breaks."""
+    """Five captions in similar words, as written by people: with capitals, full stops, extra spaces and line breaks."""
     words = tiny.sentence(rng, (6, 10)).capitalize()
     raws = [f"{words}.", f"{words} today. ", f"{words} and\nslowly.", f"The new {words.lower()}.", f"{words} ."]
     first = 5 * image

@@ -39,6 +39,6 @@ def write_color_terms(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def _colored(count: int, seed: int) -> list[tuple[str, str]]:
-    """Things, each once, with all colors as often."""
+    """Distinct things with their colors, all colors equally often."""
     things = [" ".join(words) for words in itertools.product(ADJECTIVES, NOUNS)]
     return [*zip(random.Random(seed).sample(things, count), itertools.cycle(COLORS), strict=False)]

@@ -8,7 +8,7 @@ from tests import tiny
 
 
 def write_hateful_memes(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` memes in each split, every other one hateful."""
+    """Write `count` memes per split, every other one hateful."""
     rng = random.Random(seed)
     (folder / "img").mkdir(parents=True)
     number = 1234

@@ -1,4 +1,4 @@
-"""Miniatures of ILSVRC2012's validation set: in folders, and as it is downloaded. The WordNet ids are invented."""
+"""Miniatures of ILSVRC2012's validation set, in folders and as downloaded. The WordNet ids are invented."""
 
 import io
 import random
@@ -14,17 +14,17 @@ CATEGORIES = 1000
 
 
 def wordnet_id(category: int) -> str:
-    """Of a category, 0 to 999, in the order of CLIP's names."""
+    """The WordNet id of a category, 0 to 999 in the order of CLIP's names."""
     return f"n{1440764 + 7 * category:08d}"
 
 
 def category_of(number: int) -> int:
-    """Of the validation image `number`, from 1."""
+    """The category of validation image `number`, counted from 1."""
     return 41 * number % CATEGORIES
 
 
 def write_imagenet(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` images in the folders of the 1,000 categories."""
+    """Write `count` images in the folders of the 1,000 categories."""
     for category in range(CATEGORIES):
         (folder / "val" / wordnet_id(category)).mkdir(parents=True)
     for number, image in enumerate(_images(count, seed), start=1):
@@ -32,18 +32,18 @@ def write_imagenet(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def write_imagenet_archives(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """The same images as ILSVRC2012_img_val.tar, with the development kit."""
+    """Write the same images as ILSVRC2012_img_val.tar, with the development kit."""
     folder.mkdir(parents=True, exist_ok=True)
     images = [(_name(number), image) for number, image in enumerate(_images(count, seed), start=1)]
     tiny.write_tar(folder / "ILSVRC2012_img_val.tar", images[::-1])
     order = list(range(CATEGORIES))
-    random.Random(seed).shuffle(order)  # ILSVRC2012_ID is no order of WordNet ids
+    random.Random(seed).shuffle(order)  # ILSVRC2012_ID does not follow the order of WordNet ids
     labels = "".join(f"{order.index(category_of(number)) + 1}\n" for number in range(1, count + 1))
     write_devkit(folder, order, labels)
 
 
 def write_devkit(folder: Path, order: list[int], labels: str) -> None:
-    """ILSVRC2012_devkit_t12.tar.gz: category order[i] has the ILSVRC2012_ID i + 1."""
+    """Write ILSVRC2012_devkit_t12.tar.gz: category order[i] has the ILSVRC2012_ID i + 1."""
     fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
     synsets = np.zeros(CATEGORIES + 1, dtype=[(field, object) for field in fields])
     for place, category in enumerate(order):

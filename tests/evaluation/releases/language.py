@@ -30,7 +30,7 @@ def write_storycloze(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def write_hellaswag(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """Half of the records as those from ActivityNet, half as those from WikiHow."""
+    """Write records, half of them like those from ActivityNet, half like those from WikiHow."""
 
     def activity(rng: random.Random, number: int) -> dict:
         label, context, beginning, ending = (
@@ -58,7 +58,7 @@ def write_hellaswag(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def write_winograd(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """Pairs of schemas with the same start: a pronoun within a sentence, at its start, and a possessive."""
+    """Write pairs of schemas with the same start: a pronoun within a sentence, at its start, and a possessive."""
     rng = random.Random(seed)
     schemas = []
     for number in range(count):
@@ -134,5 +134,5 @@ def _write_splits(path: Path, counts: dict[str, int], record: Callable[[random.R
 
 
 def _said(rng: random.Random) -> str:
-    """A sentence with a capital and a full stop."""
+    """A sentence that starts with a capital and ends in a full stop."""
     return f"{sentence(rng, (4, 7)).capitalize()}."

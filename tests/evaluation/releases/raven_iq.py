@@ -7,7 +7,7 @@ from tests import tiny
 
 
 def write_raven_iq(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` matrices of three, four and eight images, each with six candidates."""
+    """Write `count` matrices of three, four and eight images, each with six candidates."""
     rng = random.Random(seed)
     for number in range(1, count + 1):
         of_matrix = [f"query-{k}.png" for k in range(1, (3, 4, 8)[number % 3] + 1)]

@@ -7,7 +7,7 @@ from tests import tiny
 
 
 def write_rendered_sst2(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` pictures in each split, half of them negative."""
+    """Write `count` images per split, half of them negative."""
     rng = random.Random(seed)
     for split in ("train", "valid", "test"):
         for number in range(count):

@@ -18,7 +18,7 @@ QUESTIONS = {  # type of answer → question, answers
 
 
 def write_vqav2(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` questions of val and of test-dev; as many more are in test. An image has two questions."""
+    """Write `count` questions each of val and test-dev; test has twice that number. An image has two questions."""
     rng = random.Random(seed)
     for subset, number in (("train2014", TRAINING), ("val2014", count), ("test2015", 2 * count)):
         (folder / subset).mkdir()
@@ -35,7 +35,7 @@ def write_vqav2(folder: Path, count: int = 6, seed: int = 0) -> None:
             annotations.append(
                 {**ids, **annotation, "answers": answers, "question_type": "what", "multiple_choice_answer": most}
             )
-        rng.shuffle(annotations)  # they are found by their ids
+        rng.shuffle(annotations)  # annotations are matched by id, not by order
         _write_questions(folder, subset, questions)
         if subset == "test2015":
             _write_questions(folder, "test-dev2015", questions[::2])
@@ -46,7 +46,7 @@ def write_vqav2(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def write_vizwiz(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` questions of val and of test."""
+    """Write `count` questions each of val and test."""
     rng = random.Random(seed)
     (folder / "Annotations").mkdir()
     for split, number in (("train", TRAINING), ("val", count), ("test", count)):
@@ -60,7 +60,7 @@ def write_vizwiz(folder: Path, count: int = 6, seed: int = 0) -> None:
 
 
 def _questions(rng: random.Random, count: int):
-    """(question, {"answer_type", "answers"}): all types and right answers in turn; most people are right."""
+    """(question, {"answer_type", "answers"}) pairs of all types and right answers in turn; most people are right."""
     kinds = itertools.cycle((kind, number) for number in range(2) for kind in QUESTIONS)
     for place, (kind, number) in zip(range(count), kinds, strict=False):
         text, possible = QUESTIONS[kind]

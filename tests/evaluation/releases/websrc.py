@@ -11,7 +11,7 @@ WEBSITES = (("auto", 1, "dev"), ("auto", 3, "train"), ("sports", 9, "dev"))
 
 
 def write_websrc(folder: Path, count: int = 6, seed: int = 0) -> None:
-    """`count` questions on two dev websites, two a page, and as many on one of the training set."""
+    """Write `count` questions about two dev websites, two per page, and `count` about one of the training set."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "dataset_split.csv", "w", newline="") as file:

@@ -17,7 +17,7 @@ from kosmos_plugin.evaluation.results import Result, read_results, write_results
 
 
 def add(out, benchmark, scores, shots=0, headline="accuracy", others=None, prefix="item", **options):
-    """A result with predictions whose items have these `scores`."""
+    """Add a result with predictions whose items have these `scores`."""
     kind = benchmark_class(benchmark)
     folder = f"{benchmark}/{kind.splits[0]}-{shots}-shot"
     items = [Item(f"{prefix} {number}", "yes") for number in range(len(scores))]
@@ -59,7 +59,7 @@ def rows(comparison) -> list[list[str]]:
 
 
 def test_a_difference_and_its_interval(folders):
-    """Of items that are nearly all answered alike, the interval is far narrower than either value's own."""
+    """If nearly all items are answered alike, the interval is far narrower than either value's own."""
     before, after = folders
     rng = random.Random(0)
     scores = [float(rng.random() < 0.5) for _ in range(2000)]
@@ -101,7 +101,7 @@ def test_no_difference_at_all_is_plus_zero(folders):
 
 
 def test_the_papers_pairs(folders):
-    """Without and with instruction tuning; the baseline and KOSMOS-1; of other shots, none."""
+    """Without and with instruction tuning; the baseline and KOSMOS-1; none for other numbers of shots."""
     before, after = folders
     for folder in folders:
         add(folder, "raven_iq", [0.0, 1.0])

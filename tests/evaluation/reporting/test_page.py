@@ -59,7 +59,7 @@ def result(items: int, shots: int = 0, **options) -> Result:
 
 
 class Page(HTMLParser):
-    """The text of each card and demonstration, with all tags and attributes; images by card."""
+    """Parses a page: the text of each card and demonstration, all tags and attributes, and images by card."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -173,7 +173,7 @@ def test_choices_with_their_probabilities(tmp_path):
 
 
 def test_choices_of_different_prompts_show_what_differs(tmp_path):
-    """As Raven's candidates and Winograd's names."""
+    """For example Raven's candidates and Winograd's names."""
     before, candidates = image("before.png"), [image(f"{letter}.png") for letter in "ab"]
     request = Choose(
         tuple(
@@ -205,7 +205,7 @@ def test_demonstrations_are_folded(tmp_path):
 
 
 def test_demonstrations_with_blank_lines_are_shown_as_they_are(tmp_path):
-    """Passages of several paragraphs, in the demonstrations and in the question."""
+    """Demonstrations and the question have passages of several paragraphs."""
     record = "Snow falls.\n\nIt is  white."
     passages = [f"{record} <{number}>" for number in range(3)]
     (tmp_path / "BoolQ").mkdir()
@@ -292,7 +292,7 @@ def test_even_draws(count, most):
 
 
 def test_no_text_becomes_html(tmp_path):
-    """Text of the release, of the model, or of the command line; nor is it read as a template."""
+    """Neither text of the release, of the model, nor of the command line; nor is it read as a template."""
     broken = Image(lambda: b"no image", HOSTILE)
 
     def request(item):
@@ -355,7 +355,7 @@ SEGMENTS = st.lists(
 
 
 def flat(prompt) -> list:
-    """Characters and images."""
+    """The prompt as a list of characters and images."""
     return [one for segment in prompt for one in (segment.text if isinstance(segment, Text) else [segment])]
 
 

@@ -1,4 +1,4 @@
-"""The report says of each result what was measured and what the paper reports: as text, Markdown, a page and a plot."""
+"""The report has the measured and the paper's value of each result, as text, Markdown, a page and a plot."""
 
 import base64
 import io
@@ -100,7 +100,7 @@ def test_a_limit_is_noted():
 
 
 def test_any_results_fit_in_100_columns():
-    """All benchmarks, their longest split names and all shots, at values and counts as wide as they get."""
+    """All benchmarks with their longest split names and all shots, and the widest values and counts."""
     metrics = {
         "accuracy": {"accuracy": 100.0, "acc": 100.0, "acc_norm": 100.0},
         "CIDEr": {"CIDEr": 100.0, "SPICE": 100.0},
@@ -134,7 +134,7 @@ def test_no_results():
 
 
 class Page(HTMLParser):
-    """The cells of a page's table by rows, its links and its pictures."""
+    """Parses a page: the cells of its table by rows, its links and its images."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -199,7 +199,7 @@ def test_the_markdown_says_what_the_page_says(out):
 
 
 def drawn(axes, color, marker) -> list[tuple[list, list]]:
-    """(x, y) of the points drawn so, but for the legend."""
+    """The (x, y) of the points drawn with these properties, without the legend's."""
     found = [line for line in axes.lines if (line.get_color(), line.get_marker()) == (color, marker)]
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in found if len(line.get_xdata())]
 
