@@ -160,7 +160,7 @@ def test_file_that_is_not_a_checkpoint(tmp_path, refusal, to):
     (tmp_path / "text.safetensors").write_text("no checkpoint")
     assert "text.safetensors is not a valid safetensors file" in refusal(to, tmp_path / "text.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "others.safetensors")
-    assert "no configuration that kosmos-convert wrote" in refusal(to, tmp_path / "others.safetensors")
+    assert "was not written by kosmos-convert" in refusal(to, tmp_path / "others.safetensors")
     assert "gone.pt does not exist" in refusal(to, tmp_path / "gone.pt")
 
 
