@@ -24,7 +24,7 @@ FITS = ("crop", "stretch")
 DECODINGS = ("exact", "draft", "fast")
 # Twelve full-HD frames; more is a decompression bomb rather than a web image.
 MAX_PIXELS = 24_000_000
-# The longest side, in multiples of the shorter one. Only the middle of a longer strip is resized: an image of one by a
+# The longest side, in multiples of the shorter one. Only the middle of a longer strip is resized: a strip of one by a
 # million pixels would become fifty billion.
 _LONGEST_SIDE = 16
 

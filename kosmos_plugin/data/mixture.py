@@ -100,7 +100,7 @@ class Stream:
         return -(-int(self.sizes.sum()) // self.config.sequences_per_update)
 
     def epochs(self, updates: int) -> dict[str, float]:
-        """Epochs of each corpus, by name, that the first `updates` updates amount to."""
+        """Epochs of each corpus after `updates` updates, by its name."""
         draws = updates * self.config.sequences_per_update * self.interleaving.shares if self.corpora else []
         return {name: float(n / size) for name, n, size in zip(self.names, draws, self.sizes, strict=True)}
 

@@ -61,7 +61,7 @@ class Permutation:
 class Interleaving:
     """Assigns the positions of a stream to its corpora by weight.
 
-    Every block of BLOCK positions contains each corpus the same number of times, in an order shuffled by the seed.
+    Every block of BLOCK positions contains corpus c exactly `counts[c]` times, in an order shuffled by the seed.
 
     Args:
         weights: A positive weight for each corpus; they need not sum to 1.

@@ -27,7 +27,7 @@ class AttentionContext(Protocol):
 
 
 class SelfAttention(MultiheadAttention):
-    """TorchScale's `MultiheadAttention`, its parameters and sub-LayerNorm, with a forward pass of ours."""
+    """TorchScale's `MultiheadAttention`, with its parameters and sub-LayerNorm but another forward pass."""
 
     def forward(self, x: torch.Tensor, rotation: Rotation | None, context: AttentionContext) -> torch.Tensor:
         """x [B, T, E] → [B, T, E]; `rotation` holds the xPos tables of its positions (None: no xPos)."""

@@ -2,7 +2,7 @@
 
 Levels form a chain (few-shot prefix → prompt → beam); row b continues row `parents[b]` of the level above, whose keys
 and values are never copied. Rows with a common prefix row attend to it together: their queries [B, H, T, D] are grouped
-by prefix row, [A, H, C·T, D], and multiplied by that level's keys [A, H, P, D] at once. The scores of all levels
+by prefix row, [A, H, C·T, D], for one matrix product with that level's keys [A, H, P, D]. The scores of all levels
 share one softmax, so the result is that of plain attention over the whole sequence.
 
 Shape letters in addition to those of `kosmos_plugin.models`: A, the rows of a level above the last; C, the maximum
