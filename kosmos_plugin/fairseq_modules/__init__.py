@@ -1,4 +1,4 @@
 """The parts that fairseq calls: task, criterion, architectures, optimizer, and the iterators over batches."""
 
-# First: importing fairseq may itself import these modules (fairseq_hook), and must not find one half-imported.
+# First: it may import these modules itself, through the module in its tasks/ folder, and must find none half-imported.
 import fairseq  # noqa: F401
