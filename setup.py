@@ -1,8 +1,8 @@
-"""The registration of the plug-in with fairseq; everything else about the package is in pyproject.toml.
+"""Installs the hook that registers the plugin with fairseq; everything else about the package is in pyproject.toml.
 
-fairseq imports every module in its ``tasks/`` folder, so one small module installed there registers the plug-in at
-``import fairseq``, and ``--user-dir`` is not needed. A regular install carries it as the module
-``fairseq.tasks.kosmos_multimodal_plugin``; an editable install copies no modules, so there it travels as a data file.
+fairseq imports every module in its `tasks/` folder, so one small module installed there registers the plugin at
+`import fairseq`, and `--user-dir` is not needed. A regular install has it as the module
+`fairseq.tasks.kosmos_multimodal_plugin`; an editable install copies no modules, so there it is a data file.
 """
 
 import sysconfig
@@ -18,15 +18,15 @@ HOOK_FILE = "fairseq_hook/kosmos_multimodal_plugin.py"
 def fairseq_is_an_editable_checkout() -> bool:
     """Whether fairseq itself is installed editable, by an import finder of setuptools.
 
-    Such a finder is asked only after site-packages has been searched: a ``fairseq/tasks`` folder there would hide the
-    checkout, and ``import fairseq`` would find an empty package. Users of a checkout of fairseq use ``--user-dir``.
+    Python consults such a finder only after site-packages: a `fairseq/tasks` folder there would hide the checkout, and
+    `import fairseq` would find an empty package. Users of a checkout of fairseq use `--user-dir`.
     """
     site_packages = Path(sysconfig.get_path("purelib"))
     return any(site_packages.glob("__editable___*fairseq*_finder.py"))
 
 
 class EditableWheelWithHook(editable_wheel):
-    """``pip install -e .`` that puts the hook where fairseq looks for tasks."""
+    """`pip install -e .` that puts the hook where fairseq looks for tasks."""
 
     def run(self):
         self.distribution.py_modules = []

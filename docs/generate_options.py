@@ -10,11 +10,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from kosmos_plugin.fairseq_modules.architectures import INPUT_FORMAT
 from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyConfig
 from kosmos_plugin.fairseq_modules.fused_adamw import FusedAdamWConfig
 from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig
-from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.config import ARCHITECTURES, INPUT_FORMAT, KosmosConfig
 
 PAGE = Path(__file__).parent / "options.md"
 

@@ -22,8 +22,8 @@ def run_command(
 
     Args:
         parser: The command's parser, a CommandParser.
-        run: The command itself, for the parsed arguments.
-        arguments: The command line without the command's name (None: of this process).
+        run: Runs the command with the parsed arguments.
+        arguments: The command line without the command's name; None: this process's.
     """
     try:
         args = parser.parse_args(arguments)
@@ -33,17 +33,17 @@ def run_command(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # `| head` has read enough; what is left must not be written at exit either
+    except BrokenPipeError:  # e.g. `| head` has read enough; nothing must be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def import_quietly() -> None:
-    """Import the plugin, and with it fairseq; only warnings and errors are logged."""
+    """Import the plugin and fairseq. From then on only warnings and errors are logged."""
     logging.basicConfig(level=logging.WARNING)
     import kosmos_plugin
 
     try:
         kosmos_plugin.register()
-    except ImportError as error:  # without fairseq it says what to install
+    except ImportError as error:  # its message says what to install
         sys.exit(f"error: {error}")

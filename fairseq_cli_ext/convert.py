@@ -5,8 +5,8 @@
     kosmos-convert --to safetensors checkpoint_best.pt model.safetensors any checkpoint of fairseq
     kosmos-convert --to fairseq     model.safetensors model.pt           and back, bit by bit
 
-Weights and configuration are converted; optimizer and training state are not. What a format cannot express is an error
-that names it. A conversion that fails leaves no target.
+Weights and configuration are converted; optimizer and training state are not. If a format cannot express something, the
+error names it. A conversion that fails leaves no target.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    """Run kosmos-convert with `arguments` (None: of this process)."""
+    """Run kosmos-convert."""
     run_command(parser(), run, arguments)
 
 

@@ -69,7 +69,7 @@ class _ListBenchmarks(argparse.Action):
 
 
 def parser() -> CommandParser:
-    """Make the command's parser."""
+    """Build the command's parser."""
     parser = CommandParser("kosmos-evaluate", __doc__)
     add_options(parser, EvaluateOptions)
     parser.add_argument(

@@ -100,7 +100,7 @@ def _record(number: int, line: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"Standard input, line {number}, is not valid JSON: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise UserError(f'Standard input, line {number}: {{"prompt": "…", "images": […]}} is expected.')
+        raise UserError(f'Standard input, line {number}: expected {{"prompt": "…", "images": […]}}.')
     images = record.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise UserError(f'Standard input, line {number}: "images" must be a list of paths.')
@@ -108,7 +108,7 @@ def _record(number: int, line: str) -> dict[str, Any]:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    """Run kosmos-generate with `arguments` (None: of this process)."""
+    """Run kosmos-generate."""
     run_command(parser(), run, arguments)
 
 

@@ -1,4 +1,4 @@
-"""kosmos-inspect: show one micro-batch of a training, or estimate what the training takes.
+"""kosmos-inspect: show one micro-batch of a training, or estimate its memory, FLOPs and GPU-hours.
 
     kosmos-inspect DATA.yaml                                              the first update, on one rank
     kosmos-inspect --like train.sh --update 1000 --rank 3 --html page.html
@@ -6,12 +6,12 @@
     kosmos-inspect DATA.yaml --image-tokens 8 --image-size 128 --tokens-per-sample 256     as in the quickstart
 
 The micro-batch is made by the code that makes the batches of fairseq-train; no model is built. --like reads the options
-that change it from a training; without it, repeat those that differ from the defaults.
+that affect it from a training; without --like, give those that differ from the defaults.
 
     kosmos-inspect --plan examples/kosmos_1/pretrain.sh
 
---plan estimates memory, FLOPs and GPU-hours from the training's command; it needs neither data nor GPUs. A file with a
-line such as `# kosmos-inspect: paper pretraining` is compared with the paper's tables: exit status 1 if it differs.
+--plan makes the estimate from the training's command; it needs neither data nor GPUs. A file with a line such as
+`# kosmos-inspect: paper pretraining` is compared with the paper's tables; the exit status is 1 if it differs.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class InspectParser(CommandParser):
     def parse_args(  # type: ignore[override]  # its overloads differ in the namespace only
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
-        """As argparse's. Raises UserError unless the options are of one mode."""
+        """Parse the options. Raises UserError unless all belong to one mode."""
         parsed = super().parse_args(args, namespace)
         if (parsed.data is None and parsed.like is None) == (parsed.plan is None):
             raise UserError("Give either DATA.yaml (or --like) for a micro-batch, or --plan COMMAND for a plan.")
@@ -67,7 +67,7 @@ class InspectParser(CommandParser):
 
 
 def parser() -> CommandParser:
-    """The command's parser."""
+    """Build the command's parser."""
     return InspectParser()
 
 
@@ -100,7 +100,7 @@ def _show_micro_batch(data: str, training: BatchOptions, options: MicroBatchOpti
 
 
 def _print_plan(command: str, assumptions: Assumptions) -> None:
-    """Print the plan. Exit status 1 if its file claims to be one of the paper's runs and is not."""
+    """Print the plan. The exit status is 1 if its file claims to be one of the paper's runs but differs."""
     from kosmos_plugin.planning.command import read_training_command
     from kosmos_plugin.planning.plan import make_plan
     from kosmos_plugin.planning.report import as_text, differences_from_paper
@@ -120,7 +120,7 @@ def _terminal_width() -> int:
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run kosmos-inspect."""
     run_command(parser(), run, arguments)
 
 

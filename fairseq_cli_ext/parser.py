@@ -27,10 +27,10 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         prog: The command's name.
         description: What it does, with an example: the module's docstring.
-        **settings: As for argparse.ArgumentParser.
+        **settings: Further arguments of argparse.ArgumentParser.
 
     Raises:
-        UserError: from `parse_args`, in place of the usage that argparse prints.
+        UserError: In `parse_args`, where argparse would print its usage and exit.
     """
 
     def __init__(self, prog: str, description: str | None = None, **settings: Any):
@@ -42,7 +42,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # its overloads differ in the namespace only
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse's, but unknown arguments are an error, here and in sub-commands."""
+        """Parse the options; unknown arguments are an error, here and in sub-commands."""
         args = sys.argv[1:] if args is None else list(args)
         self._check_names(args)  # before a misspelled option is reported as a missing one
         known, unknown = super().parse_known_args(args, namespace)
@@ -66,7 +66,7 @@ class CommandParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, message)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse reports as a UserError."""
+        """Raise argparse's error message as a UserError."""
         message = message.removeprefix("argument ").replace(": must be", " must be")
         message = message if message.endswith(("?", ".")) else f"{message}."
         raise UserError(f"{message} `{self.prog} --help` lists the options.")

@@ -4,7 +4,7 @@
 
 INPUT is a file, a folder or a pattern ("crawl/*.warc.gz"), local or on any storage that fsspec knows (s3://, https://).
 A stopped run resumes where it stopped when the command is given again. FOLDER gets report.json: the counts of what was
-read, dropped (and why) and kept. kosmos-prepare COMMAND --help lists the options of a command.
+read, dropped (and why) and kept. `kosmos-prepare COMMAND --help` lists a command's options.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class RunOptions:
 
 
 def parser() -> CommandParser:
-    """The command's parser, with a sub-command for each recipe and tool."""
+    """Build the command's parser, with a sub-command for each recipe and tool."""
     parser = CommandParser("kosmos-prepare", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, recipe in RECIPES.items():
@@ -70,23 +70,25 @@ def _run_recipe(args: argparse.Namespace) -> None:
     recipe = RECIPES[args.command]
     make_stages = recipe.stages  # imports the recipe's libraries, before anything is written
     options = parsed_options(args, RunOptions)
-    asked: Run[Any] = Run(args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out)
-    is_new = asked.begin()
+    this_run: Run[Any] = Run(
+        args.command, parsed_options(args, recipe.options), find_inputs(options.inputs), options.out
+    )
+    is_new = this_run.begin()
     try:
-        stages = make_stages(asked)
-    except UserError:  # with the right options it is another run
+        stages = make_stages(this_run)
+    except UserError:  # the corrected command will be another run
         if is_new:
-            asked.withdraw()
+            this_run.withdraw()
         raise
-    report = run_stages(asked, stages, options.workers)
+    report = run_stages(this_run, stages, options.workers)
     print(report.as_text())
     if "kept" not in report.counts:
-        raise UserError(f"Nothing was kept; {asked.report_file} says why.")
-    print(f"\nThe counts are in {asked.report_file}", file=sys.stderr)
+        raise UserError(f"Nothing was kept; {this_run.report_file} says why.")
+    print(f"\nThe counts are in {this_run.report_file}", file=sys.stderr)
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run kosmos-prepare."""
     run_command(parser(), run, arguments)
 
 

@@ -9,4 +9,4 @@ import_quietly()
 import torch  # noqa: E402 - its messages are silenced too
 
 torch.set_num_threads(1)  # there is one process for each core
-logging.getLogger().setLevel(logging.WARNING)  # fairseq lowers it
+logging.getLogger().setLevel(logging.WARNING)  # importing fairseq lowers it

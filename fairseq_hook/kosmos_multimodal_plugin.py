@@ -1,6 +1,6 @@
 """Registers kosmos_plugin. Installed in fairseq's `tasks/` folder, whose modules fairseq imports.
 
-An error here must not break `import fairseq` for other users of this environment, so it becomes a warning.
+An error here must not break `import fairseq` for everyone else in the environment, so it becomes a warning.
 """
 
 import os
@@ -20,8 +20,8 @@ def _user_dir_named_on_the_command_line() -> str:
     return ""
 
 
-# `--user-dir CHECKOUT/kosmos_plugin` asks for that copy, and fairseq imports it, unless the installed one is imported
-# here first.
+# With `--user-dir CHECKOUT/kosmos_plugin` fairseq imports that copy, but only if the installed one is not imported here
+# first.
 user_dir = _user_dir_named_on_the_command_line()
 if not user_dir or os.path.basename(os.path.abspath(user_dir)) != "kosmos_plugin":
     try:

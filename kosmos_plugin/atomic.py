@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders: readers find the old one or the new one, never a part of it."""
+"""Atomic writes of files and folders: a reader finds the old version or the new one, never a part of it."""
 
 import os
 import shutil
@@ -10,21 +10,15 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Write a file or a folder at a temporary path beside `target`, which is renamed to `target` on success.
+    """Yield a temporary path beside `target`; a file or folder written there is renamed to `target` on success.
 
-    If the block raises, the temporary path is removed and `target` is unchanged. A file at `target` is replaced.
-
-    Args:
-        target: Path of the file or folder to write.
-
-    Yields:
-        The temporary path, where nothing exists yet.
+    If the block raises, what was written is removed and `target` is unchanged. An existing file is replaced.
 
     Raises:
-        OSError: `target` is a folder that is not empty, or the other kind of path (file or folder) than was written.
+        OSError: `target` is a non-empty folder, or a file was written over a folder or a folder over a file.
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # process ids are not unique over machines
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # process ids are not unique across machines
     try:
         yield temporary
         os.replace(temporary, target)

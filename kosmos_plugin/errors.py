@@ -1,4 +1,4 @@
-"""The error for what a user can get wrong, and its one-line form on a terminal."""
+"""The error for a user's mistake, and its one-line form on a terminal."""
 
 import difflib
 import os
@@ -23,7 +23,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 def print_user_errors_plainly() -> None:
     """Make an uncaught UserError end the program with its message only, without a traceback."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints a traceback of its own
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its own traceback
     previous = sys.excepthook
     if getattr(previous, "prints_user_errors", False):
         return

@@ -22,9 +22,10 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 FITS = ("crop", "stretch")
 # From the most exact to the fastest; see `decode_image`.
 DECODINGS = ("exact", "draft", "fast")
-# Twelve times the pixels of a full-HD frame; more is a decompression bomb rather than an image of the web.
+# Twelve full-HD frames; more is a decompression bomb rather than a web image.
 MAX_PIXELS = 24_000_000
-# Only the middle of a longer strip is enlarged: an image of one by a million pixels would become fifty billion.
+# The longest side, in multiples of the shorter one. Only the middle of a longer strip is resized: a strip of one by a
+# million pixels would become fifty billion.
 _LONGEST_SIDE = 16
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -61,7 +62,7 @@ def decode_image(
             scale down by a power of two, to no less than twice the target: large JPEGs take half the time, and pixels
             differ by 0.3 of 255 on average. "fast" is "draft" with torch's resize instead of Pillow's: nearly any image
             takes half the time, and pixels differ by at most 2 more (in photographs by 0.01 on average).
-        max_pixels: An image that declares more is refused before any pixel is decoded.
+        max_pixels: An image with more is rejected before any pixel is decoded.
 
     Returns:
         uint8 [3, size, size].
@@ -76,7 +77,7 @@ def decode_image(
     resize = _resize_by_torch if decoding == "fast" else _resize_by_pillow
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own warning of bombs: the limit is checked below
+            warnings.simplefilter("ignore")  # Pillow warns of decompression bombs; the limit is checked below
             image: Image.Image = Image.open(io.BytesIO(data))
             width, height = image.size
             if width * height > max_pixels:
@@ -93,7 +94,7 @@ def decode_image(
 def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits a channel: scale them down, since convert() would clip
+    if image.mode.startswith("I"):  # 16 bits per channel: scale them down, since convert() would clip
         image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257.0).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -103,7 +104,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _resize_and_crop(resize: Resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
-    """Do as torchvision's Resize and CenterCrop, pixel for pixel, to the first `extent` (width, height) pixels."""
+    """torchvision's Resize and CenterCrop, pixel for pixel, of the top left `extent` (width, height) of the image."""
     shorter = min(extent)
     kept = [min(side, _LONGEST_SIDE * shorter) for side in extent]
     left, top = ((side - keep) / 2 for side, keep in zip(extent, kept, strict=True))
@@ -118,14 +119,14 @@ def _stretch(resize: Resize, image: Image.Image, extent: tuple[float, float], si
 
 
 def _resize_by_pillow(image: Image.Image, size: tuple[int, int], box: Box) -> torch.Tensor:
-    """Resize the pixels of `box` to `size` (width, height): a view [3, height, width]."""
+    """Resize the pixels of `box` to `size` (width, height). Returns a view [3, height, width]."""
     from PIL import Image
 
     return _view(image.resize(size, Image.Resampling.BICUBIC, box))
 
 
 def _resize_by_torch(image: Image.Image, size: tuple[int, int], box: Box) -> torch.Tensor:
-    """As `_resize_by_pillow`, which still handles boxes with fractions of pixels: drafts of odd sizes have them."""
+    """As `_resize_by_pillow`, which still handles boxes with fractional pixels, as drafts of odd sizes have."""
     if any(side != int(side) for side in box):
         return _resize_by_pillow(image, size, box)
     left, top, right, bottom = map(int, box)

@@ -9,7 +9,7 @@
     add_options(parser, ConvertOptions)                         SOURCE --to {fairseq,safetensors} [--workers N]
     options = parsed_options(parser.parse_args(), ConvertOptions)
 
-Type, default, help text and limits of an option have this one definition. Modules that define options import
+An option's type, default, help text and limits are defined only there. Modules that define options import
 neither fairseq nor torch, so that a command answers `--help` and usage errors before it imports them.
 """
 
@@ -40,11 +40,11 @@ def option(
 
     Args:
         default: The default value, or REQUIRED.
-        help: What `--help` says, with the unit of a number. The default is added, unless it is mentioned.
+        help: The text for `--help`, with the unit of a number. The default is appended unless the text mentions one.
         choices: The allowed values; empty for any value of the field's type.
         metavar: Name of the value in `--help` (default: from the field's type).
         minimum: The smallest allowed number.
-        repeated: For a field of type `tuple`: give the option once per value (otherwise once, with all values).
+        repeated: For a `tuple` field: the option is given once per value (otherwise once, with all values).
     """
     metadata = {
         "help": help,
@@ -56,9 +56,9 @@ def option(
     return _field(default, metadata)
 
 
-def argument(help: str, metavar: str, default: Any = REQUIRED) -> Any:
-    """Define a dataclass field as a positional argument; one of type `tuple` takes one or more values."""
-    return _field(default, {"help": help, "metavar": metavar, "positional": True})
+def argument(help: str, metavar: str) -> Any:
+    """Define a dataclass field as a required positional argument; a `tuple` field takes one or more values."""
+    return _field(REQUIRED, {"help": help, "metavar": metavar, "positional": True})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -67,10 +67,10 @@ def _field(default: Any, metadata: dict[str, Any]) -> Any:
 
 
 def add_options(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", options: type) -> list[argparse.Action]:
-    """Add an argument to `parser`, or to a group of it, for each field of the dataclass `options`.
+    """Add an argument to `parser`, or to one of its groups, for each field of the dataclass `options`.
 
     Returns:
-        What argparse makes of each field, in order.
+        argparse's actions, in the order of the fields.
     """
     hints = typing.get_type_hints(options)
     return [_add(parser, field, hints[field.name]) for field in dataclasses.fields(options)]
@@ -98,9 +98,9 @@ def _add(
         if not metadata.get("choices"):
             settings["metavar"] = metadata.get("metavar") or _METAVARS.get(kind, "TEXT")
     if metadata.get("positional"):
-        if several or not required:
-            settings["nargs"] = ("+" if required else "*") if several else "?"
-        return parser.add_argument(field.name, default=default, **settings)
+        if several:
+            settings["nargs"] = "+"
+        return parser.add_argument(field.name, **settings)
     if several and metadata.get("repeated"):
         settings["action"] = "append"
         default = list(default or ())
@@ -130,7 +130,7 @@ def _dashed(name: str) -> str:
 
 
 def _converter(kind: type, minimum: float | None) -> Callable[[str], Any]:
-    """The function that makes an option's value of its text."""
+    """The function that converts an option's text to its value."""
     names = {int: "a whole number", float: "a number"}
     if kind not in names:
         return kind

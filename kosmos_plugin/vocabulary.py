@@ -1,4 +1,4 @@
-"""Text ⇄ token ids: SentencePiece, fairseq's `Dictionary` and the special tokens, in one place.
+"""Text ⇄ token ids: SentencePiece, fairseq's `Dictionary` and the special tokens.
 
 The ids are the public KOSMOS dictionary's: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then the SentencePiece pieces in
 the model's order, then `<mask>`, `</doc>`, `<image>`, `</image>`, `</chunk>`, `</line>`. The public model has 63,997
@@ -6,7 +6,7 @@ pieces, which makes the paper's vocabulary of 64,007.
 
 A vocabulary is a folder with two files: `sentencepiece.model`, and `dict.txt` (fairseq's format, only the pieces).
 A third, `special_tokens.txt`, may name further special tokens, one per line, whose ids follow: KOSMOS-2 has 1,030, for
-locations in an image.
+image locations and tags.
 """
 
 from collections.abc import Iterable, Sequence
@@ -116,7 +116,7 @@ class Vocabulary:
 
     @property
     def unk(self) -> int:
-        """`<unk>`, for what no piece spells."""
+        """`<unk>`, for text that no piece covers."""
         return self.dictionary.unk()
 
     @property
@@ -144,7 +144,7 @@ class Vocabulary:
         return self.processor.decode(self._piece_of_id[ids[self._is_text[ids]]].tolist())
 
     def symbol(self, token: int) -> str:
-        """Look up the token in the dictionary: a piece such as `▁the`, or a special token such as `<image>`."""
+        """The token as the dictionary spells it, e.g. `▁the` or `<image>`."""
         return self.dictionary[int(token)]
 
 
@@ -171,11 +171,11 @@ def write_dictionary(folder: str | Path) -> Path:
 def _further_tokens(path: Path) -> list[str]:
     tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:
-        raise UserError(f"{path} must name one new special token per line, each once.")
+        raise UserError(f"{path} must hold one new special token per line, each only once.")
     return tokens
 
 
 def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:
-    """The model's ids of text: neither control symbols nor `<unk>`."""
+    """Ids in the SentencePiece model of all pieces but control symbols and `<unk>`."""
     ids = range(processor.get_piece_size())
     return [i for i in ids if not (processor.is_control(i) or processor.is_unknown(i))]

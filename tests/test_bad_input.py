@@ -301,8 +301,8 @@ def test_moved_data(checkpoint, tmp_path, capsys):
     "line, words",
     [
         ("a dog", "line 2, is not valid JSON"),
-        ('["a"]', 'line 2: {"prompt"'),
-        ('{"text": "a"}', 'line 2: {"prompt"'),
+        ('["a"]', 'line 2: expected {"prompt"'),
+        ('{"text": "a"}', 'line 2: expected {"prompt"'),
         ('{"prompt": "a", "images": "cat.png"}', 'line 2: "images" must be a list'),
         ('{"prompt": "a", "images": ["cat.png"]}', "line 2: the text has 0 <image> and 1 image"),
         ('{"prompt": "a \\ud83d"}', "line 2"),

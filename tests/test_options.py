@@ -28,11 +28,6 @@ class Inputs:
     inputs: tuple[Path, ...] = argument("files", "INPUT")
 
 
-@dataclass(frozen=True)
-class MaybeData:
-    data: str | None = argument("the data YAML", "DATA.yaml", default=None)
-
-
 def parse(options: type, *arguments: str):
     parser = CommandParser("convert")
     add_options(parser, options)
@@ -63,8 +58,6 @@ def test_positional_arguments():
     assert parse(Inputs, "a", "b").inputs == (Path("a"), Path("b"))
     with pytest.raises(UserError, match="required: INPUT"):
         parse(Inputs)
-    assert parse(MaybeData).data is None
-    assert parse(MaybeData, "data.yaml").data == "data.yaml"
 
 
 def test_help_shows_every_default():

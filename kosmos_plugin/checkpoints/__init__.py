@@ -1,10 +1,10 @@
 """Checkpoints in and out: fairseq's .pt, safetensors, Hugging Face's KOSMOS-2, and weights to start a decoder from.
 
-files.py                 reading files of weights, and writing files and folders atomically
-state_dict.py            whether weights match a configuration
+files.py                 reads files of weights; writes new files and folders atomically
+state_dict.py            checks that weights match a configuration
 safetensors_file.py      any fairseq checkpoint ⇄ one .safetensors file
-fairseq_checkpoint.py    reading a KOSMOS model's checkpoint, writing new ones
+fairseq_checkpoint.py    reads a KOSMOS model's checkpoint; writes new ones
 decoder_weights.py       --decoder-weights: a decoder that starts from a text-only model
 huggingface*.py          the architecture kosmos_2 ⇄ transformers' Kosmos2ForConditionalGeneration
-convert.py               kosmos-convert: picks the reader and the writer
+convert.py               kosmos-convert: chooses reader and writer
 """

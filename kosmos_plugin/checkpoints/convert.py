@@ -1,4 +1,4 @@
-"""Conversion of a checkpoint to another format: picks the reader and the writer."""
+"""Conversion of a checkpoint to another format: chooses reader and writer."""
 
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
     """Write `source` as `target` in another format.
 
     Args:
-        source: A fairseq checkpoint (.pt), a .safetensors file of this function, or a Hugging Face folder.
+        source: A fairseq checkpoint (.pt), a .safetensors file that this function wrote, or a Hugging Face folder.
         target: The new file (fairseq, safetensors) or folder (huggingface, or from a Hugging Face folder).
         to: One of FORMATS.
         data: For `huggingface`: the data YAML of the source's training, if it moved.

@@ -31,7 +31,7 @@ def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
     tensors, options = _read(Path(path))
     expected = decoder.state_dict()
     _require_same_options(decoder, tensors, options, path)
-    # fairseq may save a buffer of sinusoids, which are computed here.
+    # fairseq may save a buffer of sinusoids; here they are computed.
     tensors.pop(SINUSOIDS_BUFFER, None)
     if "output_projection.weight" not in tensors and "embed_tokens.weight" in tensors:
         tensors["output_projection.weight"] = tensors["embed_tokens.weight"]
@@ -46,14 +46,14 @@ def load_decoder_weights(decoder: KosmosDecoder, path: str) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
-                f"--decoder-weights {path}: {PREFIX}{name} is {tuple(tensor.shape)} there and "
-                f"{tuple(expected[name].shape)} here."
+                f"--decoder-weights {path}: {PREFIX}{name} has the shape {tuple(tensor.shape)}, and this decoder's "
+                f"has {tuple(expected[name].shape)}."
             )
     if decoder.args.share_decoder_input_output_embed and not tensors["output_projection.weight"].equal(
         tensors["embed_tokens.weight"]
     ):
         raise UserError(
-            f"--decoder-weights {path} has an output projection of its own: give --untied-embeddings to keep it."
+            f"--decoder-weights {path} has a separate output projection: give --untied-embeddings to keep it."
         )
     decoder.load_state_dict(tensors)
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _require_same_options(decoder: KosmosDecoder, tensors: Tensors, options: dict[str, Any], path: str) -> None:
-    """Weights trained with other positions or another number of heads would load, and compute nonsense."""
+    """Raise UserError for weights that would load but compute something else, e.g. with another number of heads."""
     if "embed_positions.weight" in tensors:
         raise UserError(f"--decoder-weights {path} has learned positions, which this decoder does not support.")
     has_xpos = any(name.endswith(XPOS_BUFFER) for name in tensors)
@@ -102,7 +102,7 @@ def _require_same(feature: str, there: bool, here: bool, path: str) -> None:
 
 
 def _has_sinusoids(tensors: Tensors, options: dict[str, Any]) -> bool | None:
-    """Whether a sinusoid is added to the embeddings; None if the file does not say."""
+    """Whether sinusoidal positions are added to the embeddings; None if the file does not say."""
     if "positions" in options:  # ours
         return options["positions"] != "xpos"
     if "no_token_positional_embeddings" in options:  # TorchScale's language model under fairseq

@@ -9,11 +9,11 @@ import torch
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
-from kosmos_plugin.checkpoints.files import Tensors, new_target, read_fairseq, require_file
+from kosmos_plugin.checkpoints.files import Tensors, new_target, read_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import read_state
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.config import ARCHITECTURES, INPUT_FORMAT, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -22,7 +22,7 @@ VOCABULARY_FOLDER = "vocabulary"
 
 @dataclass(frozen=True)
 class KosmosCheckpoint:
-    """What a checkpoint of a KOSMOS model says about it."""
+    """A KOSMOS model as read from a checkpoint."""
 
     config: KosmosConfig
     vocabulary: Vocabulary
@@ -41,12 +41,11 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
         path: The checkpoint, .pt or .safetensors.
         data: The data YAML of its training, if it moved.
         vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
-            so that a folder with both can be moved, or else the one of the training.
+            so that a folder with both can be moved, otherwise the vocabulary of the training.
 
     Raises:
         UserError: The file is not a checkpoint of a KOSMOS model, or there is no vocabulary.
     """
-    require_file(path)
     state = read_checkpoint(path)
     cfg = state.get("cfg") or {}
     config = _model_config(path, cfg.get("model") or {})
@@ -62,7 +61,7 @@ def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vo
     """A checkpoint at update 0 of fairseq-train: `--restore-file` takes it, and so do fairseq's loaders.
 
     Args:
-        architecture: Its name, of ARCHITECTURES.
+        architecture: A key of ARCHITECTURES.
         config: The model's configuration.
         weights: The model's state dict.
         vocabulary: The vocabulary folder.
@@ -77,17 +76,14 @@ def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vo
             "_name": "kosmos_multimodal",
             "data": None,
             "vocabulary": vocabulary,
-            "image_tokens": config.image_tokens,
-            "image_size": config.image_size,
-            "image_fit": config.image_fit,
-            "tokens_per_sample": config.tokens_per_sample,
+            **{name: getattr(config, name) for name in INPUT_FORMAT},
         },
     }
     return training_state({"model": weights, "cfg": cfg})
 
 
 def training_state(state: dict[str, Any]) -> dict[str, Any]:
-    """`model` and `cfg`, with the state of a training at update 0 that fairseq-train expects in a checkpoint."""
+    """Complete `model` and `cfg` with the training state, at update 0, that fairseq-train expects in a checkpoint."""
     return {
         "args": None,
         **state,
@@ -107,7 +103,7 @@ def write_fairseq(state: dict[str, Any], target: Path) -> None:
 
 
 def build_empty(config: KosmosConfig, vocabulary: Vocabulary) -> Kosmos:
-    """A model without memory for its weights (on the meta device)."""
+    """Build a model on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return Kosmos.build(config, len(vocabulary), vocabulary.pad, pretrained_vision=False)
 

@@ -1,4 +1,4 @@
-"""Reading and writing files of weights: a broken file is one clear error, and a failed write leaves nothing behind."""
+"""Reading and writing files of weights: a broken file is a UserError, and a failed write leaves nothing behind."""
 
 import pickle
 import zipfile
@@ -47,11 +47,11 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def new_target(target: Path, folder: bool = False) -> Iterator[Path]:
-    """A temporary path to write a file to, which becomes `target` if the block succeeds.
+    """Yield a temporary path to write to, which becomes `target` if the block succeeds.
 
     Args:
         target: The new file or folder.
-        folder: Whether it is a folder; the temporary one is made.
+        folder: Whether it is a folder, which is then created.
 
     Raises:
         UserError: `target` exists, its parent does not, or it cannot be written. Nothing is left behind then.
@@ -68,7 +68,7 @@ def new_target(target: Path, folder: bool = False) -> Iterator[Path]:
             yield path
     except UserError:
         raise
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is a RuntimeError in torch
         raise UserError(f"{target} could not be written: {_first_line(error)}") from None
 
 

@@ -1,4 +1,4 @@
-"""transformers' `Kosmos2Config` (hf) ⇄ the architecture kosmos_2. What the other cannot express is refused by name."""
+"""transformers' `Kosmos2Config` (hf) ⇄ the architecture kosmos_2. What one cannot express of the other is an error."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def from_hf(hf_config: "Kosmos2Config") -> tuple[KosmosConfig, dict[str, Any] | 
 
     Returns:
         The configuration, and the vision tower in open_clip's JSON format: `vision_model` must be set to a file of it.
-        None if open_clip has the tower under a name of its own.
+        None if open_clip itself has a model with this tower, which `vision_model` then names.
     """
     text: Any = hf_config.text_config
     vision: Any = hf_config.vision_config

@@ -28,11 +28,11 @@ def write_vocabulary(source: Path, size: int, folder: Path) -> Vocabulary:
 
     Args:
         source: The Hugging Face folder.
-        size: Tokens of the model's vocabulary.
+        size: Number of tokens in the model's vocabulary.
         folder: The vocabulary folder to write.
 
     Raises:
-        UserError: A file of the tokenizer is missing or broken, or an id would mean another token than there.
+        UserError: A file of the tokenizer is missing or broken, or an id would stand for another token.
     """
     from transformers import XLMRobertaTokenizer
 
@@ -58,7 +58,7 @@ def write_vocabulary(source: Path, size: int, folder: Path) -> Vocabulary:
 
 
 def image_fit(source: Path) -> str:
-    """How the image processor of a Hugging Face folder makes an image square; KOSMOS-2's way if there is none."""
+    """How the image processor of a Hugging Face folder makes an image square; "stretch" (KOSMOS-2's) without one."""
     from transformers import CLIPImageProcessor
 
     if not any((source / name).is_file() for name in IMAGE_PROCESSOR_FILES):
@@ -69,7 +69,7 @@ def image_fit(source: Path) -> str:
         raise UserError(f"The image processor of {source} cannot be read: {error}") from None
     clip = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     if (tuple(processor.image_mean), tuple(processor.image_std)) != clip:
-        raise UserError(f"{source} normalizes images with a mean or deviation other than CLIP's: it is not supported.")
+        raise UserError(f"{source} normalizes images with another mean or deviation than CLIP, which is not supported.")
     return "crop" if processor.size.shortest_edge else "stretch"
 
 
@@ -80,7 +80,7 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
     are written separately.
 
     Raises:
-        UserError: An id would mean another token in transformers' tokenizer.
+        UserError: An id would stand for another token in transformers' tokenizer.
     """
     from transformers import AddedToken, CLIPImageProcessor, Kosmos2Processor, XLMRobertaTokenizer
 

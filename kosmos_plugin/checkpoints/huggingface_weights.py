@@ -1,4 +1,4 @@
-"""The names of the weights, ours and those of transformers' `Kosmos2ForConditionalGeneration` (hf).
+"""Our names of the weights ⇄ those of transformers' `Kosmos2ForConditionalGeneration` (hf).
 
 The decoder's layers have TorchScale's names in both. CLIP has open_clip's names here and transformers' there, where the
 query, key and value projections, one matrix in open_clip, are three.
@@ -65,7 +65,7 @@ def to_hf(weights: Tensors) -> Tensors:
 
 
 def from_hf(hf_weights: Tensors, names: Iterable[str]) -> Tensors:
-    """hf's weights under our `names`, for each of which they must be there."""
+    """hf's weights under our `names`; none may be missing."""
     weights: Tensors = {}
     for name in names:
         tensors = [hf_weights[hf_name] for hf_name in hf_names(name)]

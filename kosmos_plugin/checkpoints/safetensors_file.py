@@ -1,8 +1,7 @@
 """Any fairseq checkpoint ⇄ one .safetensors file: the weights under their names, bit by bit, and the configuration.
 
-The state of the optimizer and of the training is not converted. The file's metadata holds, under `kosmos_plugin`, JSON
-of the checkpoint's `cfg` and of the name that each tensor is stored under, in order: safetensors stores tied tensors
-once.
+Optimizer and training state are not converted. The file's metadata holds, under `kosmos_plugin`, a JSON object with the
+checkpoint's `cfg` and, for each tensor in order, the name that it is stored under: tied tensors are stored once.
 """
 
 import json
@@ -38,7 +37,7 @@ def write_safetensors(state: dict[str, Any], target: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a file of `write_safetensors` as a fairseq checkpoint: `model` and `cfg`."""
+    """Read a file that `write_safetensors` wrote, as a fairseq checkpoint: `model` and `cfg`."""
     tensors, metadata = read_safetensors(path)
     try:
         ours = json.loads(metadata[METADATA_KEY])
@@ -46,13 +45,13 @@ def read_state(path: Path) -> dict[str, Any]:
         return {"model": weights, "cfg": ours["cfg"]}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path} has no configuration that kosmos-convert wrote. Other safetensors files are read only as Hugging "
-            "Face folders (config.json beside the weights)."
+            f"{path} was not written by kosmos-convert. Other safetensors files are read only as Hugging Face folders "
+            "(config.json beside the weights)."
         ) from None
 
 
 def _stored_names(weights: dict[str, torch.Tensor]) -> dict[str, str]:
-    """The name that each tensor is stored under: of identical views of the same memory, the first one's."""
+    """The name that each tensor is stored under: the first of those that are the same view of the same memory."""
     first_names: dict[tuple, str] = {}
     stored_as = {}
     for name, tensor in weights.items():

@@ -1,4 +1,4 @@
-"""Whether weights match the model that a configuration describes."""
+"""Checks that weights match the model that a configuration describes."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,8 +13,8 @@ def require_matching_weights(weights: Tensors, expected: Tensors, source: str | 
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
-                f"{source}: {name} has the shape {tuple(tensor.shape)}, and {tuple(expected[name].shape)} by its "
-                "configuration."
+                f"{source}: {name} has the shape {tuple(tensor.shape)}, but its configuration says "
+                f"{tuple(expected[name].shape)}."
             )
 
 

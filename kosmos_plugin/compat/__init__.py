@@ -1,6 +1,6 @@
 """Patches for fairseq on current Python, torch and NumPy, one file per problem.
 
-A patch is a module with two functions: `is_needed()` tells whether the installed versions have the problem, and
+A patch is a module with two functions: `is_needed()` says whether the installed versions have the problem, and
 `apply()` replaces attributes of fairseq's modules. The plugin may be imported in the middle of `import fairseq`, so
 patches touch only leaves of fairseq's import graph, or modules that are imported before `fairseq.tasks`. Nothing here
 imports TorchScale or open_clip.
@@ -15,7 +15,7 @@ class Patch(Protocol):
     """A module of this package that patches fairseq."""
 
     def is_needed(self) -> bool:
-        """Whether what is installed here has the problem."""
+        """Whether the installed versions have the problem."""
 
     def apply(self) -> None:
         """Patch fairseq."""

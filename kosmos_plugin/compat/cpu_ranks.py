@@ -26,7 +26,7 @@ _all_gather_list = distributed_utils.all_gather_list
 
 def is_needed() -> bool:
     """Return True: fairseq always counts GPUs as ranks."""
-    # Whether there are GPUs is checked when a training starts, as that would slow `import fairseq` down.
+    # Whether there are GPUs is checked only when a training starts: it would slow down `import fairseq`.
     return True
 
 

@@ -1,8 +1,8 @@
 """Importing fairseq changes the root logger and prints warnings.
 
 `fairseq.models.wav2vec.wav2vec2_classification` calls `logging.basicConfig(level=DEBUG)`, after which other libraries
-(Pillow, matplotlib) flood a notebook; a task calls `basicConfig` too, and says that tensorboardX is missing; fairscale,
-which fairseq imports, uses names that torch has deprecated.
+(Pillow, matplotlib) flood a notebook; one of its tasks also calls `basicConfig`, and logs that tensorboardX is missing;
+fairscale, which fairseq imports, uses names that torch has deprecated.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ def import_fairseq() -> None:
     Raises:
         ImportError: fairseq is not installed.
     """
-    # The registration module in site-packages/fairseq/tasks makes `fairseq` an importable but empty name.
+    # Without fairseq, our hook in site-packages/fairseq/tasks alone makes `fairseq` importable, as an empty namespace.
     spec = importlib.util.find_spec("fairseq")
     if spec is None or spec.origin is None:
         raise ImportError(

@@ -1,4 +1,4 @@
-"""fairseq's trainer takes all missing parameters of a model for one shared parameter.
+"""fairseq's trainer mistakes all missing parameters of a model for one shared parameter.
 
 A module without a bias registers None under that name, and the trainer logs "detected shared parameter" for each pair
 of them, although nothing is shared. Parameters that are shared are still logged.
@@ -24,7 +24,7 @@ def apply() -> None:
 
 def setup_task(cfg: Any, **kwargs: Any) -> Any:
     """fairseq's function of this name, which every command calls before it makes a trainer."""
-    from fairseq import trainer  # too early while fairseq is imported
+    from fairseq import trainer  # not at the top: fairseq itself may still be importing
 
     trainer._catalog_shared_params = shared_parameters
     return _setup_task(cfg, **kwargs)

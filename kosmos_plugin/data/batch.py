@@ -21,14 +21,14 @@ class Batch(TypedDict):
     document_ids: torch.Tensor  # int64 [B, T]: positions attend to each other only where equal; 0 is padding
     image_slots: torch.Tensor  # bool [B, T]: whether an image embedding replaces the token's
     images: torch.Tensor  # uint8 [N, 3, S, S]: row-major in the order of their slots, `image_tokens` slots each
-    streams: torch.Tensor  # int64 [B]: stream of each row, as its index in the data YAML
+    streams: torch.Tensor  # int64 [B]: the stream of each row, by its index in the data YAML
 
 
 class Collator:
     """Decodes the images of rows, and lays the rows out as tensors.
 
     Args:
-        vocabulary: Gives the ids of `<s>` and `<pad>`.
+        vocabulary: For the ids of `<s>` and `<pad>`.
         tokens_per_row: T, the positions of a row.
         image_size: S, the side of an image in pixels.
         skips: Counts broken images.
@@ -55,7 +55,7 @@ class Collator:
     def __call__(self, rows: list[PackedRow]) -> Batch:
         """Make the batch of `rows`. A sample with a broken image is left out, and the row is padded instead.
 
-        No rows give a batch of one row of padding, so that a rank without work still takes part in an update.
+        Without rows, the batch is one row of padding, so that a rank without work still takes part in the update.
         """
         row_shape = (max(len(rows), 1), self.tokens_per_row)
         image_shape = (sum(row.num_images for row in rows), 3, self.image_size, self.image_size)
@@ -106,10 +106,10 @@ class Collator:
 def _empty_in_one_storage(**tensors: tuple[torch.dtype, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """Allocate all tensors in one storage. Those with the largest elements come first, so that all are aligned.
 
-    In a worker it is shared memory, and each separate block costs a file-descriptor transfer.
+    In a worker process this is shared memory, and each separate block would cost a file-descriptor transfer.
 
     Args:
-        tensors: (dtype, shape) of each.
+        tensors: The dtype and shape of each.
     """
     sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in tensors.items()}
     in_worker = torch.utils.data.get_worker_info() is not None

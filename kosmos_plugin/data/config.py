@@ -1,4 +1,4 @@
-"""The data YAML: which streams there are, their corpora and weights, and how much of each makes up an update.
+"""The data YAML: the streams, their corpora and weights, and how many sequences of each make up an update.
 
     vocabulary: vocabulary            # a folder with sentencepiece.model and dict.txt
     streams:
@@ -52,7 +52,7 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """A stream of one kind of sequences."""
+    """A stream: corpora of one kind, mixed by weight."""
 
     name: str
     kind: str  # one of KINDS
@@ -78,7 +78,7 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
         files_must_exist: If False, a corpus's paths are its patterns as written, joined to the YAML's folder.
 
     Raises:
-        UserError: Anything in it is wrong; the message names the file and the key.
+        UserError: It is missing or invalid; the message names the file and the key.
     """
     path = Path(path)
     if not path.is_file():
@@ -120,7 +120,7 @@ class _Reader:
             for name in value:
                 if name not in known:
                     listed = ", ".join(known)
-                    self.fail(f"unknown key {name!r} in {key}; known are {listed}.{did_you_mean(name, known)}")
+                    self.fail(f"unknown key {name!r} in {key}; known keys are {listed}.{did_you_mean(name, known)}")
             for name in sorted(required - set(value)):
                 self.fail(f"{key} lacks the key {name!r}.")
         return value
@@ -128,7 +128,7 @@ class _Reader:
     def of_type(self, value: Any, kind: type[T], key: str) -> T:
         """Check that `value` is of type `kind`; a bool is not an int here."""
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            self.fail(f"{key} must be a {kind.__name__}, not {value!r}.")
+            self.fail(f"{key} must be of type {kind.__name__}, not {value!r}.")
         return value
 
     def stream(self, name: str, raw: Any) -> StreamConfig:
@@ -156,7 +156,7 @@ class _Reader:
         weight = raw.get("weight")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if weight is not None and not (number and 0 < weight < math.inf):
-            self.fail(f"{key}.weight must be a number above 0, not {weight!r}.")
+            self.fail(f"{key}.weight must be a positive number, not {weight!r}.")
         paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
         return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight)
 
@@ -180,7 +180,7 @@ class _Reader:
     def files(self, name: str, key: str) -> list[str]:
         """The files that match `name`, in which braces are expanded but wildcards may be left."""
         path = self.path.parent / name
-        if path.is_file():  # first: the folder's name, or the file's, may have a wildcard's characters
+        if path.is_file():  # before wildcards, as folder and file names may contain their characters
             return [os.path.normpath(path)]
         matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
         files = [os.path.normpath(match) for match in matches if not match.endswith(INDEX_SUFFIX)]

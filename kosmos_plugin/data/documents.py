@@ -1,4 +1,4 @@
-"""Documents: the only form in which content travels, whatever corpus it comes from."""
+"""Documents: the form that all content takes between a corpus and the tokenizer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Text:
 class Image:
     """An encoded image."""
 
-    read: Callable[[], bytes]  # its bytes are read on demand, so that planning a batch reads no image
+    read: Callable[[], bytes]  # reads the bytes on demand, so that planning a batch reads no image
     name: str = "an image"  # for messages
 
 
@@ -24,7 +24,7 @@ class Image:
 class Document:
     """Text and images in reading order."""
 
-    id: str  # for messages and pages: corpus, shard, key
+    id: str  # for messages and pages, e.g. SHARD.tar/KEY
     segments: tuple[Text | Image, ...]
 
 

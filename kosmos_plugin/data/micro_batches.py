@@ -7,7 +7,6 @@ The rows of an update depend on the lengths of all its documents, so a rank plan
 once for each update and ahead of time; the others decode the images of the rank's own rows.
 """
 
-import itertools
 import pickle
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
@@ -25,8 +24,8 @@ class MicroBatches:
     """The micro-batches of one rank: item `u · update_freq + accumulation_step` belongs to update u.
 
     Args:
-        mixture: Gives the rows of an update.
-        collate: Makes a batch of rows.
+        mixture: The data; it determines the rows of an update.
+        collate: Makes a batch from rows.
         rank: This rank, from 0.
         ranks: Number of ranks.
         update_freq: Accumulation steps of an update.
@@ -60,7 +59,7 @@ class MicroBatches:
 
         Args:
             updates: Numbers of the updates.
-            num_workers: Processes that decode, beside one that plans; 0 does both in this process.
+            num_workers: Processes that decode, in addition to one that plans; 0: both happen in this process.
 
         Raises:
             UserError: Too many records or images are broken.
@@ -77,22 +76,27 @@ class MicroBatches:
             yield batch
 
     def _from_workers(self, updates: range, num_workers: int) -> Generator[Batch | UserError, None, None]:
-        plans = itertools.chain.from_iterable(_started_when_asked(_loader(_Plans(self), updates, 1)))
+        plans = self._from_planner(updates)
         yield from _loader(_Decoder(self.collate), plans, num_workers, pin_memory=torch.cuda.is_available())
+
+    def _from_planner(self, updates: range) -> Iterator[bytes | UserError]:
+        # A generator, so that the planner's process starts only when the decoding loader, already started, asks it.
+        for accumulation_steps in _loader(_Plans(self), updates, 1):
+            yield from accumulation_steps
 
     def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
         """Check that every micro-batch of the first update has work and that none is too large.
 
         Args:
-            max_rows: Most rows of a micro-batch (--batch-size); None or 0: any number.
-            max_tokens: Most positions of a micro-batch (--max-tokens); None: any number.
+            max_rows: Maximum rows of a micro-batch (--batch-size); None or 0: no limit.
+            max_tokens: Maximum positions of a micro-batch (--max-tokens); None: no limit.
 
         Raises:
             UserError: One is empty or too large; the message says which options would fit.
         """
         rows = len(self.mixture.rows(0, count_skips=False))
         if rows == 0:
-            self.mixture.rows(0)  # warns of each
+            self.mixture.rows(0)  # logs each of them
             raise UserError("Every record of the first update is broken: see the warnings.")
         parts = self.ranks * self.update_freq
         how = f"An update has {rows} rows of {self.mixture.max_tokens:,} tokens"
@@ -130,7 +134,7 @@ class MicroBatches:
 
 
 class _Plans(Dataset[list[bytes | UserError]]):
-    """Item u: the rows of each accumulation step of update u, pickled so that the main process only passes on bytes."""
+    """Item u: the rows of each accumulation step of update u, pickled so that the main process only forwards bytes."""
 
     def __init__(self, micro_batches: MicroBatches):
         self.micro_batches = micro_batches
@@ -143,7 +147,7 @@ class _Plans(Dataset[list[bytes | UserError]]):
 
 
 class _Decoder(Dataset[Batch | UserError]):
-    """Indexed by rows as `_Plans` gives them: their batch."""
+    """Maps the pickled rows of an accumulation step to their batch."""
 
     def __init__(self, collate: Collator):
         self.collate = collate
@@ -167,8 +171,3 @@ def _loader(dataset: Dataset, items: Iterable, num_workers: int, pin_memory: boo
         pin_memory=pin_memory,
         generator=torch.Generator(),  # by default the loader draws from the global one, which is the model's
     )
-
-
-def _started_when_asked(loader: Iterable) -> Iterator[Any]:
-    """Let the decoding loader start the planner's process after its own."""
-    yield from loader

@@ -69,7 +69,7 @@ class Stream:
         config: The stream in the data YAML.
         split: "train" or "valid".
         sample_builder: Formats the documents.
-        seed: Chooses the order of training.
+        seed: Seed of the training order.
 
     Attributes:
         corpora: Those that have the split.
@@ -96,11 +96,11 @@ class Stream:
             self.interleaving = Interleaving(weights or self.sizes.tolist(), seed)
 
     def __len__(self) -> int:
-        """Updates until the stream has drawn as many samples as its corpora have."""
+        """Updates that draw as many samples as the stream's corpora have."""
         return -(-int(self.sizes.sum()) // self.config.sequences_per_update)
 
     def epochs(self, updates: int) -> dict[str, float]:
-        """How many times the first `updates` updates go through each corpus, by its name."""
+        """Epochs of each corpus after `updates` updates, by its name."""
         draws = updates * self.config.sequences_per_update * self.interleaving.shares if self.corpora else []
         return {name: float(n / size) for name, n, size in zip(self.names, draws, self.sizes, strict=True)}
 
@@ -133,7 +133,7 @@ class Mixture:
         config: The data YAML.
         split: "train" or "valid".
         sample_builder: Formats the documents.
-        seed: Chooses the order of training.
+        seed: Seed of the training order.
         skips: Counts broken records.
 
     Raises:
@@ -160,7 +160,7 @@ class Mixture:
 
         Args:
             update: Number of the update, from 0.
-            count_skips: Whether to count and log broken records. False when the update is read once more.
+            count_skips: Whether to count and log broken records. False for an update that will be read again.
         """
         rows = []
         for number, stream in enumerate(self.streams):

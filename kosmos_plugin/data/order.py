@@ -2,8 +2,8 @@
 
     position of a stream ─ Interleaving ─→ (corpus, number within the corpus) ─ Permutation ─→ document
 
-Both are pure functions of (weights or size, seed), at the same cost for every position. So update u takes the
-positions u·n … (u + 1)·n of each stream whatever the number of ranks and workers, and a counter is the whole state.
+Both are pure functions of (weights or size, seed), with the same cost at every position. So update u takes positions
+u·n … (u + 1)·n − 1 of each stream for any number of ranks and workers, and the whole state is a counter.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Permutation:
 
     Args:
         size: Number of elements, at least 1.
-        key: Chooses the permutation.
+        key: Seed of the permutation.
 
     Source:
         Cycle walking, Black & Rogaway 2002.
@@ -61,11 +61,11 @@ class Permutation:
 class Interleaving:
     """Assigns the positions of a stream to its corpora by weight.
 
-    Every block of BLOCK positions holds each corpus its exact number of times, in an order shuffled by the seed.
+    Every block of BLOCK positions contains corpus c exactly `counts[c]` times, in an order shuffled by the seed.
 
     Args:
-        weights: Of each corpus, above 0; they need not sum to 1.
-        seed: Chooses the order within the blocks.
+        weights: A positive weight for each corpus; they need not sum to 1.
+        seed: Seed of the order within the blocks.
 
     Attributes:
         counts: Positions of each corpus in a block, int64 [corpora]; at least 1 each.
@@ -77,14 +77,14 @@ class Interleaving:
         counts = np.floor(shares).astype(np.int64)
         remainder = BLOCK - int(counts.sum())
         counts[np.argsort(counts - shares, kind="stable")[:remainder]] += 1  # largest remainders first
-        counts[counts == 0] = 1  # even the smallest corpus has a position, which the largest one gives up
+        counts[counts == 0] = 1  # even the smallest corpus gets a position, at the expense of the largest
         counts[np.argmax(counts)] -= int(counts.sum()) - BLOCK
         self.counts = counts
         self.shares = counts / BLOCK
         self.seed = seed
 
     def __call__(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """For the positions start … end − 1: the corpus of each, and how many earlier positions that corpus had."""
+        """For positions start … end − 1: the corpus of each, and its number among that corpus's positions, from 0."""
         corpora, numbers = [], []
         for block in range(start // BLOCK, -(-end // BLOCK)):
             span = slice(max(start - block * BLOCK, 0), min(end - block * BLOCK, BLOCK))
@@ -104,9 +104,9 @@ class Interleaving:
 
 
 def shuffled(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """The documents that the draws `numbers` (0, 1, 2, …) take from a corpus of `size` documents.
+    """The document of each draw from a corpus of `size` documents; draws are numbered from 0.
 
-    Every `size` draws are a new permutation of all documents.
+    Every `size` draws, an epoch, are a new permutation of all documents.
     """
     epochs, positions = np.divmod(numbers, size)
     documents = np.empty_like(positions)

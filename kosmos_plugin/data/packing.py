@@ -23,12 +23,12 @@ class PackedRow:
         return sum(len(sample.images) for sample in self.samples)
 
 
-# The slacks to try, as fractions of a row. Captions, which are all short, need none.
+# The slacks to try, as fractions of a row. Captions, which are all short, need only the first.
 _SLACKS = (0.0, 1 / 128, 1 / 64, 1 / 32)
 
 
 def pack(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Pack samples into as few rows as this heuristic finds.
+    """Pack samples into few rows, by a heuristic.
 
     Each row starts with the longest sample left. Then lengths are tried, longest first, until some of them fill the row
     to within a slack, and the best fill is taken (subset sums). Short samples fill gaps and are worth keeping for the
@@ -50,7 +50,7 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
     for slack in _SLACKS:
         rows = _fill_rows(lengths, capacity, round(slack * capacity))
         best = min(best or rows, rows, key=len)
-        if len(best) * capacity < sum(lengths) + capacity:  # no packing has fewer
+        if len(best) * capacity < sum(lengths) + capacity:  # no packing has fewer rows
             break
     return best
 

@@ -1,11 +1,11 @@
-"""Document → Sample: the input format of Table 21, written only here.
+"""Document → Sample: the input format of Table 21, which only this module knows.
 
     text         <s> text </s>
     caption      <s> <image> E…E </image> caption </s>
     interleaved  <s> <image> E…E </image> This is WALL-E. <image> E…E </image> This is EVE. </s>
 
-E…E are `image_tokens` image slots, where image embeddings replace those of tokens. The target at a position is the next
-token. It is `pad`, so not in the loss, where the position or the next one is an image slot (§2.3: the loss is on
+E…E are `image_tokens` image slots, where image embeddings replace token embeddings. The target at a position is the
+next token. It is `pad`, and not in the loss, where the position or the next one is an image slot (§2.3: the loss is on
 discrete tokens only), at the last position, and where the next token belongs to text that is not in the loss.
 """
 
@@ -20,7 +20,7 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 
 class PromptTooLong(UserError):
-    """A prompt has more tokens than the model reads."""
+    """A prompt is longer than the model's longest sequence."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class SampleBuilder:
     """Turns documents into token sequences in the format of Table 21."""
 
     vocabulary: Vocabulary
-    image_tokens: int  # slots of an image
-    max_tokens: int  # length of the longest sequence allowed
+    image_tokens: int  # slots per image
+    max_tokens: int  # of a sequence
 
     def sample(self, document: Document) -> Sample:
         """Format a whole document for training.
@@ -81,7 +81,7 @@ class SampleBuilder:
         return sample
 
     def _format(self, document: Document, end: bool) -> tuple[Sample, int]:
-        """The sample, and how many tokens of its text are in the loss."""
+        """The sample, and the number of its text tokens that are in the loss."""
         vocabulary = self.vocabulary
         runs = [([vocabulary.bos], False, False)]  # (tokens, whether they are image slots, whether they are targets)
         images = []

@@ -38,11 +38,11 @@ class Record:
 
     tar: str  # path
     key: str
-    members: dict[str, tuple[int, int]]  # extension, such as "txt" or "0.jpg" → (offset, size) in the tar, in bytes
+    members: dict[str, tuple[int, int]]  # extension ("txt", "0.jpg") → (offset, size) in the tar, in bytes
 
     @property
     def id(self) -> str:
-        """Its name in messages: SHARD.tar/KEY."""
+        """The record's name in messages: SHARD.tar/KEY."""
         return f"{os.path.basename(self.tar)}/{self.key}"
 
     def read(self, member: str) -> bytes:
@@ -51,13 +51,13 @@ class Record:
 
 
 class ShardIndex:
-    """The records of a tar, read from its index when they are asked for.
+    """The records of a tar, read from its index one at a time.
 
-    A batch of a large corpus draws from most of its shards, so memory holds only the offsets of the index's arrays:
+    A batch of a large corpus draws from most of its shards, so only the offsets of the index's arrays are in memory:
 
     keys        str [R]        key of each record
     starts      int64 [R + 1]  record i has the members starts[i] … starts[i + 1] − 1
-    extensions  str [M]        of each member, such as "txt" or "0.jpg"
+    extensions  str [M]        of each member, e.g. "txt" or "0.jpg"
     offsets     int64 [M]      in the tar, in bytes
     sizes       int64 [M]      in bytes
 
@@ -77,10 +77,9 @@ class ShardIndex:
             (tar_size,) = self._read(file.fileno(), "tar_size", 0, 1)
         if int(tar_size) != os.path.getsize(tar):
             raise ValueError("the tar has another size than when it was indexed")
-        self._records = self.arrays["keys"].count
 
     def __len__(self) -> int:
-        return self._records
+        return self.arrays["keys"].count
 
     def record(self, number: int) -> Record:
         """Record `number`, without reading any of its members."""
@@ -148,7 +147,7 @@ def build_index(tar: str | Path, keep: Callable[[Record], bool] | None = None, s
 
     Args:
         tar: Path of the tar.
-        keep: If given, the index lists only the records for which it is true.
+        keep: If given, only the records for which it returns True are listed.
         selection: How those records were selected; see `selection_of`.
 
     Returns:
@@ -208,16 +207,16 @@ def tar_records(tar: str | Path) -> Iterator[Record]:
     """Read the records of `tar` in order, from its headers only.
 
     Raises:
-        BrokenShard: The tar is cut short, or is not a tar; the records before that were given.
+        BrokenShard: The tar is cut short, or is not a tar. The records before the damage are yielded first.
     """
     for key, members in itertools.groupby(_tar_members(Path(tar)), key=lambda member: member[0]):
         yield Record(str(tar), key, {extension: (offset, size) for _, extension, offset, size in members})
 
 
 def files_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Iterate over the files in an open tar, in memory that does not grow with it."""
+    """Iterate over the files in an open tar, in constant memory."""
     for member in iter(archive.next, None):
-        archive.members.clear()  # type: ignore[attr-defined]  # not in typeshed; otherwise they are all kept
+        archive.members.clear()  # type: ignore[attr-defined]  # not in typeshed; tarfile would keep them all
         if member.size < 0:  # a header can say so, and tarfile would never end
             raise tarfile.ReadError(f"a member of {member.size:,} bytes")
         if member.isfile():
@@ -231,13 +230,13 @@ def _tar_members(tar: Path) -> Iterator[tuple[str, str, int, int]]:
             for member in files_of(archive):
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                if not stem or not extension:  # README, .DS_Store, ._0001.jpg: webdataset skips these too
+                if not stem or not extension:  # e.g. README, .DS_Store, ._0001.jpg: webdataset skips them too
                     continue
                 yield f"{folder}/{stem}" if folder else stem, extension.lower(), member.offset_data, member.size
             end = archive.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # headers can say anything
         raise BrokenShard(f"{tar} is cut short or is not a tar file ({error}); fetch it again.") from None
-    # A whole tar ends in two blocks of zeros. tarfile says nothing if they are missing, or of a broken header.
+    # A complete tar ends in two blocks of zeros. tarfile does not report that they are missing, nor a broken header.
     if read_bytes(str(tar), end, 1024) != bytes(1024):
         raise BrokenShard(f"{tar} is cut short or broken at byte {end:,}; fetch it again.")
 
@@ -247,13 +246,13 @@ def open_index(tar: str) -> ShardIndex:
     """Open the index of `tar`. It is built first if it is missing, broken, older than the tar, or of another size.
 
     Raises:
-        UserError: The tar is missing or broken, the index cannot be written, or it would replace one of selected
-            records.
+        UserError: The tar is missing or broken, or its index cannot be written, or would replace one that lists only
+            selected records.
     """
     if not os.path.isfile(tar):
         raise UserError(f"The shard {tar} does not exist.")
     index = f"{tar}{INDEX_SUFFIX}"
-    # The size is not enough: tars are padded to multiples of 10,240 bytes, so a rewritten one often has the same.
+    # Comparing sizes is not enough: tars are padded to multiples of 10,240 bytes, so a rewritten one is often as large.
     if not os.path.isfile(index) or os.path.getmtime(index) < os.path.getmtime(tar):
         _rebuild_index(tar)
     try:

@@ -1,4 +1,4 @@
-"""Documents of WebDataset tars in one of two layouts.
+"""Documents from WebDataset tars in one of two layouts.
 
     captions      KEY.jpg (any image), KEY.txt (or KEY.json with "caption")      img2dataset's naming
     interleaved   KEY.json, KEY.0.jpg, KEY.1.png, …                              a JSON of segments, numbered images

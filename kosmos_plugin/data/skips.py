@@ -1,4 +1,4 @@
-"""Broken records and images of training data: skipped, counted over all workers, logged, and fatal above a rate."""
+"""Broken records and images in training data: skipped, counted over all workers and logged; too many are an error."""
 
 import logging
 import multiprocessing
@@ -7,7 +7,7 @@ from kosmos_plugin.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# With fewer than this, a rate says little: one broken image among the first ten is not a reason to stop.
+# Records and images before a rate means anything: one broken image among the first ten is not a reason to stop.
 _MIN_SEEN = 200
 
 
@@ -15,7 +15,7 @@ class SkipCounter:
     """Counts the records and images that were read, and those that were skipped, in all workers of this rank.
 
     Args:
-        max_rate: Fraction of skipped ones above which training stops.
+        max_rate: Skipped fraction above which training stops.
     """
 
     def __init__(self, max_rate: float):
@@ -34,14 +34,10 @@ class SkipCounter:
             self._seen.value += seen
 
     def skip(self, name: str, reason: Exception) -> None:
-        """Count one as skipped, and log it.
-
-        Args:
-            name: Of the record.
-            reason: Why it is skipped.
+        """Count and log that the record `name` is skipped.
 
         Raises:
-            UserError: More than `max_rate` are skipped.
+            UserError: More than `max_rate` of all were skipped.
         """
         with self._skipped:
             self._skipped.value += 1

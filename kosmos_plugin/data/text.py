@@ -2,7 +2,7 @@
 
 This is the paper's "full-sentence" packing: each row is filled with consecutive text of one or more documents, and a
 document continues in the next row. An item of the dataset (a line given to `fairseq-preprocess`) is a document; it gets
-`<s>` before it, and `</s>` after it where the binarization left that out. Finding a row is a binary search in the
+`<s>` before it, and `</s>` after it if the binarization left that out. Finding a row is a binary search in the
 dataset's own index on disk, so every row costs the same and nothing is held in memory.
 """
 
@@ -30,7 +30,7 @@ class TextRows(Dataset[Sample]):
     Args:
         prefix: Path of the binarized text: PREFIX.bin and PREFIX.idx.
         vocabulary: The vocabulary that it was binarized with.
-        tokens_per_row: Tokens of a row.
+        tokens_per_row: T, the tokens of a row.
 
     Raises:
         UserError: The files are missing, broken or empty, or were binarized with another dictionary.
@@ -40,8 +40,8 @@ class TextRows(Dataset[Sample]):
         for path in (f"{prefix}.idx", f"{prefix}.bin"):
             if not os.path.isfile(path):
                 raise UserError(
-                    f"There is no binarized text {path} (fairseq-preprocess --dataset-impl mmap writes {prefix}.bin "
-                    "and .idx)."
+                    f"The binarized text {path} does not exist (fairseq-preprocess --dataset-impl mmap writes "
+                    f"{prefix}.bin and .idx)."
                 )
         _check_dictionary(prefix, vocabulary)
         self.items = BinarizedItems(prefix)
@@ -65,8 +65,8 @@ class TextRows(Dataset[Sample]):
         tokens = self._tokens(start, start + self.tokens_per_row + 1)
         if tokens.max() >= len(self.vocabulary):
             raise UserError(
-                f"The binarized text {self.prefix} has the token {tokens.max()}, and the vocabulary has "
-                f"{len(self.vocabulary):,}: it was binarized with another dictionary."
+                f"The binarized text {self.prefix} has the token {tokens.max()}, and the vocabulary only "
+                f"{len(self.vocabulary):,} tokens: it was binarized with another dictionary."
             )
         following = np.append(tokens, pad)[1 : self.tokens_per_row + 1]
         tokens = tokens[: self.tokens_per_row]
@@ -74,7 +74,7 @@ class TextRows(Dataset[Sample]):
         return Sample(f"{self.prefix}/row {row}", tokens, targets, np.zeros(len(tokens), dtype=bool))
 
     def _tokens(self, start: int, end: int) -> np.ndarray:
-        """Tokens start … end − 1 of all framed documents one after the other (fewer at the end), int64."""
+        """Tokens start … end − 1 of the concatenated framed documents (fewer at the end of the corpus), int64."""
         end = min(end, self._start[len(self.items)])
         item = bisect.bisect_right(self._start, start) - 1
         pieces, skip, length = [], start - self._start[item], 0
@@ -90,7 +90,7 @@ class TextRows(Dataset[Sample]):
 
 
 class BinarizedItems:
-    """The items of fairseq's mmap format (`MMapIndexedDataset`), opened without reading either file through.
+    """The items of fairseq's mmap format (`MMapIndexedDataset`), opened without reading either file as a whole.
 
     PREFIX.idx: a magic word, version 1, the code of the token type, the number of items n, n sizes (int32, in tokens)
     and n pointers (int64, in bytes). PREFIX.bin: the items' tokens, one after the other.
@@ -99,7 +99,7 @@ class BinarizedItems:
         prefix: Path of the two files, without their extension.
 
     Raises:
-        UserError: A file is broken or cut short, or there are no tokens.
+        UserError: A file is broken or cut short, or holds no tokens.
     """
 
     def __init__(self, prefix: str):
@@ -131,14 +131,14 @@ class BinarizedItems:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def begin(self, item: int) -> int:
-        """Number of tokens before `item`; for `item == len(self)`, of all tokens."""
+    def tokens_before(self, item: int) -> int:
+        """Number of tokens before `item`; all tokens for `item == len(self)`."""
         if item == len(self):
-            return self.begin(item - 1) + int(self.sizes[item - 1])
+            return self.tokens_before(item - 1) + int(self.sizes[item - 1])
         return int(self.pointers[item]) // self.tokens.itemsize
 
     def __getitem__(self, item: int) -> np.ndarray:
-        return np.asarray(self.tokens[self.begin(item) : self.begin(item + 1)])
+        return np.asarray(self.tokens[self.tokens_before(item) : self.tokens_before(item + 1)])
 
 
 class _FramedStarts:
@@ -151,7 +151,7 @@ class _FramedStarts:
         return len(self.items)
 
     def __getitem__(self, item: int) -> int:
-        return self.items.begin(item) + item * self.frame
+        return self.items.tokens_before(item) + item * self.frame
 
 
 def _check_dictionary(prefix: str, vocabulary: Vocabulary) -> None:

@@ -17,15 +17,12 @@ from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
 from typing_extensions import Self
 
-from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.config import ARCHITECTURES, INPUT_FORMAT, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
 
 if TYPE_CHECKING:
     from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
     from kosmos_plugin.generation.generator import Generator
-
-# Options whose values the model takes from the task.
-INPUT_FORMAT = ("image_tokens", "image_size", "image_fit", "tokens_per_sample")
 
 
 class KosmosModel(Kosmos, BaseFairseqModel):
@@ -38,8 +35,8 @@ class KosmosModel(Kosmos, BaseFairseqModel):
         """Build the model for a task; called by fairseq.
 
         Args:
-            options: The fields of a KosmosConfig: OmegaConf's, fairseq's or our dataclass.
-            task: Gives the vocabulary, and whether pretrained weights are to be read.
+            options: The fields of a KosmosConfig, as OmegaConf's, fairseq's or our dataclass.
+            task: The task; it knows the vocabulary, and whether to read pretrained weights.
         """
         dictionary = task.source_dictionary
         config = kosmos_config(options)
@@ -63,8 +60,8 @@ class KosmosModel(Kosmos, BaseFairseqModel):
         Args:
             model_name_or_path: The folder of the checkpoint.
             checkpoint_file: Its file name.
-            data_name_or_path: The data YAML, if it is not where the model was trained.
-            **kwargs: More arguments of `generation.generator.load`.
+            data_name_or_path: The data YAML of the training, if it moved.
+            **kwargs: Further arguments of `generation.generator.load`.
         """
         from kosmos_plugin.generation.generator import load
 
@@ -85,7 +82,7 @@ def kosmos_config(options: Any) -> KosmosConfig:
     return KosmosConfig(**values)
 
 
-@functools.cache  # the architectures share them, and making one takes time
+@functools.cache  # shared by the architectures, as making one takes time
 def _choice_enum(choices: tuple[str, ...]) -> Any:
     return ChoiceEnum(list(choices))
 

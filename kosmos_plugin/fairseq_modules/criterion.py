@@ -18,7 +18,7 @@ CRITERION = "multimodal_cross_entropy"
 
 @dataclass
 class MultimodalCrossEntropyConfig(FairseqDataclass):
-    """It has no options."""
+    """The criterion has no options."""
 
 
 @register_criterion(CRITERION, dataclass=MultimodalCrossEntropyConfig)
@@ -36,12 +36,7 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
     def forward(
         self, model: torch.nn.Module, sample: Batch, reduce: bool = True
     ) -> tuple[torch.Tensor, int, dict[str, Any]]:
-        """Compute the loss of a micro-batch.
-
-        Args:
-            model: Gives the summed loss and the nll of each target in the loss.
-            sample: The micro-batch.
-            reduce: Without effect; fairseq's signature.
+        """Compute the loss of a micro-batch; called by fairseq. `reduce` has no effect.
 
         Returns:
             The summed loss, the number of tokens in the loss, and what to log.

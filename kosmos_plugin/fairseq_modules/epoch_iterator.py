@@ -14,8 +14,8 @@ class EpochIterator(EpochBatchIterating):
     """Epochs of a fixed number of updates, resumable in the middle of one.
 
     Args:
-        micro_batches: Those of this rank.
-        updates: Updates of an epoch.
+        micro_batches: The micro-batches of this rank.
+        updates: Updates per epoch.
         num_workers: Processes that decode images; see `MicroBatches.of_updates`.
         epoch: Number of the first epoch, from 1.
         endless: Whether epochs continue through the data's order, as in training. Otherwise each starts again.
@@ -27,7 +27,7 @@ class EpochIterator(EpochBatchIterating):
         self.num_workers = num_workers
         self.endless = endless
         self.epoch = max(epoch, 1)
-        self._resume_at = 0  # updates of the epoch that were consumed before
+        self._resume_at = 0  # updates of the epoch that were consumed before the run was resumed
         self._iterator: CountingIterator | None = None
 
     def __len__(self) -> int:
@@ -51,13 +51,13 @@ class EpochIterator(EpochBatchIterating):
         return self._iterator
 
     def end_of_epoch(self) -> bool:
-        """Whether the current epoch was consumed."""
+        """Whether all of the current epoch has been consumed."""
         assert self._iterator is not None
         return not self._iterator.has_next()
 
     @property
     def iterations_in_epoch(self) -> int:
-        """Micro-batches of the current epoch that were consumed."""
+        """Micro-batches of the current epoch that have been consumed."""
         return self._iterator.n if self._iterator is not None else self._resume_at * self.micro_batches.update_freq
 
     @property
@@ -66,12 +66,12 @@ class EpochIterator(EpochBatchIterating):
         return (self.epoch - 1) * self.updates + self.iterations_in_epoch // self.micro_batches.update_freq
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, under fairseq's keys; it is restored from those that count epochs and updates only."""
-        ended = self._iterator is not None and self.end_of_epoch()
-        iterations = 0 if ended else self.iterations_in_epoch
+        """The position, under fairseq's keys. Only those that count epochs and updates are read again."""
+        epoch = self.next_epoch_idx
+        iterations = self.iterations_in_epoch if epoch == self.epoch else 0
         return {
             "version": 2,
-            "epoch": self.epoch + 1 if ended else self.epoch,
+            "epoch": epoch,
             "iterations_in_epoch": iterations,
             "shuffle": True,
             "updates_in_epoch": iterations // self.micro_batches.update_freq,

@@ -16,8 +16,8 @@ class ScoringBatches(torch.utils.data.Dataset[dict[str, Any]]):
     fairseq's scorer wants targets without gaps, so each document is scored without the others in its row.
 
     Args:
-        mixture: A split; its text streams are scored.
-        vocabulary: Gives the ids of `<s>` and `<pad>`.
+        mixture: The split whose text streams are scored.
+        vocabulary: For the ids of `<s>` and `<pad>`.
         ranks: Number of ranks.
         rank: This rank, from 0.
 
@@ -61,6 +61,6 @@ class ScoringBatches(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def _rows_to_score(text: ConcatenatedRows, pad: int) -> list[int]:
-    """All rows except those that hold only `</s>`, in which a text may end."""
+    """All rows except a text's last one if it holds only `</s>`."""
     last = {size - 1 for size in text.cumulative_sizes}
     return [row for row in range(len(text)) if row not in last or (text[row].targets != pad).any()]

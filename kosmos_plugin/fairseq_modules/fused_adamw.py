@@ -1,8 +1,8 @@
 """`--optimizer fused_adamw`: torch's fused AdamW, one kernel for all parameters, on GPUs and CPUs.
 
-fairseq's `adam` is the same arithmetic (its weight decay is AdamW's), but without NVIDIA's apex it runs several
-operations for each parameter. Moments are float32, since the weights it sees are: the model's, or with --bf16 and
---fp16 fairseq's float32 copy. The memory-efficient modes, which keep no such copy, refuse it.
+fairseq's `adam` computes the same (its weight decay is AdamW's), but without NVIDIA's apex it runs several operations
+for each parameter. Moments are float32, as are the weights that the optimizer sees: the model's, or with --bf16 and
+--fp16 fairseq's float32 copy. fairseq's memory-efficient modes keep no such copy and reject this optimizer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ class FusedAdamW(FairseqOptimizer):
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """The command's settings, which replace those of a checkpoint when a run resumes."""
+        """The settings of the command line, which replace a checkpoint's when a run resumes."""
         return {
             "lr": self.cfg.lr[0],
             "betas": _pair(self.cfg.adam_betas),
@@ -50,7 +50,7 @@ class FusedAdamW(FairseqOptimizer):
 
 
 def _pair(betas: str | Sequence[float]) -> tuple[float, float]:
-    """Parse text from the command line, or take a YAML's list."""
+    """Parse the command line's text, or a YAML's list."""
     try:
         first, second = map(float, betas.strip("()[] ").split(",") if isinstance(betas, str) else betas)
     except (ValueError, TypeError):

@@ -35,7 +35,7 @@ class KosmosMultimodalConfig(FairseqDataclass):
     vocabulary: Optional[str] = field(
         default=None, metadata={"help": "folder of sentencepiece.model and dict.txt (default: the data YAML's)"}
     )
-    image_tokens: int = field(default=64, metadata={"help": "embeddings an image takes in a sequence"})
+    image_tokens: int = field(default=64, metadata={"help": "embeddings per image in a sequence"})
     image_size: int = field(default=224, metadata={"help": "height and width of the vision encoder's input, in pixels"})
     image_fit: ChoiceEnum(FITS) = field(  # type: ignore[valid-type]  # how fairseq spells choices
         default="crop",
@@ -63,7 +63,7 @@ class KosmosMultimodalTask(FairseqTask):
 
     Args:
         cfg: The options.
-        data: The data YAML; None for a task without data, to generate.
+        data: The data YAML; None for a task without data.
         vocabulary: The vocabulary.
     """
 
@@ -107,12 +107,12 @@ class KosmosMultimodalTask(FairseqTask):
         return self.cfg.tokens_per_sample
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """As fairseq's; pretrained weights are not read if a checkpoint's are about to be loaded."""
+        """Build the model. Pretrained weights are not read if a checkpoint's will be loaded."""
         self.needs_pretrained_weights = not from_checkpoint
         return super().build_model(cfg, from_checkpoint)
 
     def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:
-        """As fairseq's; UserError for a criterion that does not take this task's batches, such as fairseq's default."""
+        """Build the criterion. Raises UserError for one that cannot use this task's batches, e.g. fairseq's default."""
         name = getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
         if not issubclass(CRITERION_REGISTRY.get(name, object), MultimodalCrossEntropyCriterion):
             default = ", fairseq's default," if name == "cross_entropy" else ""
@@ -152,16 +152,16 @@ class KosmosMultimodalTask(FairseqTask):
 
         Args:
             dataset: A loaded split.
-            max_tokens: Most positions of a micro-batch (--max-tokens); None: any number.
-            max_sentences: Most rows of a micro-batch (--batch-size); None: any number.
+            max_tokens: Maximum positions of a micro-batch (--max-tokens); None: no limit.
+            max_sentences: Maximum rows of a micro-batch (--batch-size); None: no limit.
             num_shards: Number of ranks.
             shard_id: This rank, from 0.
             num_workers: Processes that decode images.
             epoch: Number of the first epoch, from 1.
-            kwargs: fairseq's other arguments, which are for its own kinds of dataset.
+            kwargs: Further arguments of fairseq, for its own datasets.
 
         Raises:
-            UserError: --update-freq is not one number, or an update does not fit these limits.
+            UserError: --update-freq is not one number, or an update does not fit the limits.
         """
         update_freq = self.cfg.update_freq
         if len(update_freq) != 1:
@@ -192,7 +192,7 @@ class KosmosMultimodalTask(FairseqTask):
         )
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
-        """As fairseq's, and log what was skipped and, in training, the epochs of each corpus."""
+        """Log the criterion's metrics, the skipped records and, in training, the epochs of each corpus."""
         super().reduce_metrics(logging_outputs, criterion)
         if self.skips.skipped:
             metrics.log_scalar("skipped", self.skips.skipped, weight=0, round=0, priority=1600)

@@ -37,8 +37,8 @@ def generate(
     Args:
         model: The model, in evaluation mode.
         vocabulary: Its vocabulary.
-        prompts: B prompts of any lengths, each of which leaves room for the new tokens in the model's positions.
-        options: Greedy or beam search, and when it ends.
+        prompts: B prompts of any lengths, with room for the new tokens in the model's positions.
+        options: Greedy or beam search, and when to stop.
         allowed: The only sequences that may be generated; None: any. Probabilities are over the whole vocabulary, not
             renormalized over what is allowed.
 
@@ -66,7 +66,7 @@ def search(
         state: The state, of B rows.
         last: The hidden states [B, E] that predict the rows' next tokens.
         vocabulary: The model's vocabulary.
-        options: Greedy or beam search, and when it ends.
+        options: Greedy or beam search, and when to stop.
         allowed: As for `generate`.
     """
     stepper = Stepper(state, last, vocabulary, options.stop, allowed)
@@ -92,7 +92,7 @@ class _Path:
         return _Path((*self.tokens, token), self.log_probability + log_probability)
 
     def hypothesis(self, options: SearchOptions) -> Hypothesis:
-        """The path as it stands, scored."""
+        """The path with its score, as it is now."""
         score = self.log_probability / len(self.tokens) ** options.length_penalty
         return Hypothesis(self.tokens, self.log_probability, score)
 
@@ -118,13 +118,13 @@ def _beam_search(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
         prefixes = [path.tokens for beams in prompts for path in beams.rows()]
         values, tokens = stepper.likeliest(2 * options.beam, prefixes)
         parents: list[int] = []
-        begin = 0
+        start = 0
         for beams in prompts:
-            end = begin + len(beams.rows())
-            if begin < end:
-                kept = beams.advance(values[begin:end], tokens[begin:end], stepper.is_end)
-                parents += [begin + row for row in kept]
-            begin = end
+            end = start + len(beams.rows())
+            if start < end:
+                kept = beams.advance(values[start:end], tokens[start:end], stepper.is_end)
+                parents += [start + row for row in kept]
+            start = end
         if not parents or step + 1 == options.max_new_tokens:
             break
         stepper.advance(parents, [path.tokens[-1] for beams in prompts for path in beams.rows()])
@@ -134,15 +134,15 @@ def _beam_search(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
 class _Beams:
     """The beam search of one prompt: running beams, finished hypotheses, and the greedy path.
 
-    Beam search may drop the greedy path although it would have had the best score in the end. From then on the path
-    runs in a row of its own for as long as it can still win, so that beam search never scores below greedy search.
+    Beam search may drop the greedy path although it would have had the best score in the end. From then on it keeps a
+    separate row for as long as it can still win, so that beam search never scores below greedy search.
     """
 
     def __init__(self, options: SearchOptions):
         self.options = options
         self.running: list[_Path] = [_Path()]
         self.finished: list[Hypothesis] = []  # best first, at most `beam`
-        self.greedy: _Path | None = _Path()  # None once it has ended or cannot win any more
+        self.greedy: _Path | None = _Path()  # None once it has ended or can no longer win
         self.greedy_row = 0  # its row: one of the running beams', or the one after them
         self.finished_greedy: Hypothesis | None = None
 
@@ -197,7 +197,7 @@ class _Beams:
             if len(running) == beam:
                 break
             path = _Path((*self.running[row].tokens, token), log_probability)
-            # As in fairseq's and transformers' search, only one of the `beam` best candidates may end.
+            # As in fairseq and transformers, only the `beam` best candidates may end.
             if not is_end(path.tokens):
                 parents.append(row)
                 running.append(path)
@@ -206,7 +206,7 @@ class _Beams:
                 self.finished = ranked[:beam]
         full = len(self.finished) == beam
         if full and running and running[0].hypothesis(self.options).score <= self.finished[-1].score:
-            parents, running = [], []  # none of them, as it stands, beats the finished ones
+            parents, running = [], []  # not even the best of them beats the finished ones now
         self.running = running
         return parents
 
@@ -221,6 +221,6 @@ class _Beams:
             self.greedy_row = beams.index(path.tokens) if path.tokens in beams else len(beams)
 
     def _bound(self, path: _Path) -> float:
-        """Upper bound of the scores of all continuations: the log-probability only falls, and the length is limited."""
+        """Upper bound on continuations' scores: log-probabilities only fall, and the length is limited."""
         lengths = (len(path.tokens), self.options.max_new_tokens)
         return max(path.log_probability / length**self.options.length_penalty for length in lengths)

@@ -1,4 +1,4 @@
-"""Conversations about text and images. The KV cache is kept, so a turn costs only its own tokens."""
+"""Conversations about text and images. The KV cache is kept, so the model processes only a turn's new tokens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,13 +20,13 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Conversation:
-    """Turns and answers, each answer the continuation of everything before it.
+    """Turns and answers; each answer continues everything before it. `Generator.conversation()` starts one.
 
     To the model a conversation is one document: the segments of each turn, followed by the text of its answer. An
-    answer is what `generate` gives for that document as the prompt. `Generator.conversation()` starts one.
+    answer equals what `generate` returns for that document as the prompt.
 
     Attributes:
-        segments: The transcript.
+        segments: The transcript so far.
     """
 
     def __init__(self, model: Kosmos, vocabulary: Vocabulary, sample_builder: SampleBuilder):
@@ -34,8 +34,8 @@ class Conversation:
         self.vocabulary = vocabulary
         self.sample_builder = sample_builder
         self.segments: list[Text | Image] = []
-        self._pending: list[Text] = []  # the last answer, which the state does not hold yet
-        self._length = 0  # tokens that the state holds
+        self._pending: list[Text] = []  # the last answer, which is not in the state yet
+        self._length = 0  # tokens in the state
         self._state = DecodingState(model)
         self._images = ImageEmbeddings(model)
 
@@ -46,7 +46,7 @@ class Conversation:
         Args:
             text: The turn, with one `<image>` for each of `images`.
             images: Paths of image files, or their bytes, in order.
-            **options: Those of SearchOptions.
+            **options: The fields of SearchOptions.
 
         Raises:
             UserError: The turn is empty or too long, or an image cannot be read. The conversation stays as it was.
@@ -57,8 +57,8 @@ class Conversation:
         if not turn.segments:
             raise UserError("A turn needs text or an image.")
         sample = self.sample_builder.prompt(replace(turn, segments=(*self._pending, *turn.segments)))
-        begin = 1 if self.segments else 0  # only the first turn starts with `<s>`
-        length = self._length + len(sample) - begin
+        start = 1 if self.segments else 0  # only the first turn starts with `<s>`
+        length = self._length + len(sample) - start
         if length + search_options.max_new_tokens > self.model.max_positions():
             raise UserError(
                 f"The conversation's {length:,} tokens and {search_options.max_new_tokens:,} new ones do not fit in "
@@ -66,7 +66,7 @@ class Conversation:
                 "fewer new tokens."
             )
         [image_indices] = self._images.add([sample])
-        ids = ids_with_image_refs(sample, image_indices)[begin:]
+        ids = ids_with_image_refs(sample, image_indices)[start:]
         last = extend_rows(self._state, [ids], self.vocabulary.pad, self._images)
         self.segments += turn.segments
         self._length, self._pending = length, []

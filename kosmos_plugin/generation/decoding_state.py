@@ -9,7 +9,7 @@ from kosmos_plugin.models.kv_cache import KeyValueCache
 
 
 class DecodingState:
-    """The tokens that the model has processed so far, for a batch of rows of unequal lengths.
+    """The tokens processed so far, for a batch of rows of different lengths.
 
     Rows are aligned at their ends: `extend` takes padding before or after a row's tokens. Padding is never attended to
     and advances no position, so the results of a row do not depend on the other rows.
@@ -29,26 +29,26 @@ class DecodingState:
         """Append T tokens to each row.
 
         Args:
-            tokens: Token ids, int64 [R, T].
-            valid: False at padding, bool [R, T]; None: there is no padding.
-            image_slots: True where an image embedding replaces the token's, bool [R, T].
-            image_embeddings: The embeddings for these slots in row-major order, [N, image_tokens, E].
+            tokens: int64 [R, T].
+            valid: bool [R, T], False at padding; None: no padding.
+            image_slots: bool [R, T], True where an image embedding replaces the token's.
+            image_embeddings: [N, image_tokens, E], in row-major order of their slots.
 
         Returns:
             Hidden states [R, T, E]; zero at padding.
         """
-        embeddings = self.model.embed(tokens, None, None)
+        embeddings = self.model.decoder.embed_tokens(tokens)
         if image_embeddings is not None:
             assert image_slots is not None
             embeddings = embeddings.masked_scatter(image_slots.unsqueeze(-1), image_embeddings.to(embeddings.dtype))
         return self.model.decoder.extend(embeddings, self.cache, valid)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Rearrange the state to the given rows, in their order. A row may be repeated, as beam search does."""
-        self.cache.select([int(row) for row in rows])
+        """Rearrange the rows according to a new batch order, as beam search does. Rows may repeat."""
+        self.cache.select(rows)
 
     def branch(self, parents: Sequence[int]) -> "DecodingState":
-        """A new state whose row r continues row `parents[r]` of this one, whose cache is shared and not copied.
+        """Start a new state whose row r continues row `parents[r]` of this one; the cache is shared, not copied.
 
         This state must not be extended while the branch is in use.
         """

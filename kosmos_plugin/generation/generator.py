@@ -30,7 +30,7 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Generator:
-    """A model with its vocabulary and input format.
+    """A trained model with its vocabulary and input format.
 
     Attributes:
         model: The model, in evaluation mode; `model.config` is its architecture.
@@ -68,7 +68,7 @@ class Generator:
         Args:
             text: The prompt, with one `<image>` for each of `images`.
             images: Paths of image files, or their bytes, in order.
-            **options: Those of SearchOptions.
+            **options: The fields of SearchOptions.
 
         Raises:
             UserError: As for `prompt` and `search`.
@@ -94,7 +94,7 @@ class Generator:
     def score(
         self, text: str, images: Sequence[str | Path | bytes] = (), candidates: Sequence[str] = ()
     ) -> list[float]:
-        """The log-probability of each candidate text after one prompt, given as for `generate`."""
+        """Compute the log-probability of each candidate text after one prompt. Arguments are as for `generate`."""
         return self.score_batch([self.prompt(text, images)], [candidates])[0]
 
     def score_batch(self, prompts: Sequence[Sample], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -107,9 +107,9 @@ class Generator:
         Raises:
             UserError: A candidate is empty or does not fit in the model's positions, or an image cannot be decoded.
         """
-        tokens = [[self.vocabulary.encode(text) for text in its_candidates] for its_candidates in candidates]
-        for prompt, its_tokens in zip(prompts, tokens, strict=True):
-            lengths = [len(candidate) for candidate in its_tokens]
+        tokens = [[self.vocabulary.encode(text) for text in texts] for texts in candidates]
+        for prompt, prompt_candidates in zip(prompts, tokens, strict=True):
+            lengths = [len(candidate) for candidate in prompt_candidates]
             if 0 in lengths:
                 raise UserError(f"{prompt.id}: candidate {lengths.index(0) + 1} is empty; a candidate needs text.")
             if len(prompt) + max(lengths, default=0) > self.model.max_positions():
@@ -120,7 +120,7 @@ class Generator:
         return score_batch(self.model, self.vocabulary, prompts, tokens)
 
     def conversation(self) -> Conversation:
-        """Start a conversation, whose text and images stay in the cache."""
+        """Start a conversation."""
         return Conversation(self.model, self.vocabulary, self.sample_builder)
 
 
@@ -131,7 +131,7 @@ def load(path: str | Path, data: str | Path | None = None, vocabulary: str | Pat
         path: A checkpoint of fairseq-train or kosmos-convert, .pt or .safetensors.
         data: The data YAML of its training, if it moved; only its vocabulary is used.
         vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
-            or the one that the model was trained with.
+            or the vocabulary of the training.
 
     Raises:
         UserError: The file is not a checkpoint of a KOSMOS model, its weights do not match its configuration, or there

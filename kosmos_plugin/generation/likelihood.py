@@ -12,16 +12,15 @@ from kosmos_plugin.generation.prefill import prefill
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
-# Candidates' tokens, with padding, in one forward pass; and positions whose logits are in memory at a time.
-TOKENS_AT_ONCE = 1024
-LOGITS_AT_ONCE = 256
+TOKENS_AT_ONCE = 1024  # candidates' tokens in one forward pass, padding included
+LOGITS_AT_ONCE = 256  # positions whose logits are in memory at a time
 
 
 class Likelihood(NamedTuple):
     """How likely a candidate is after its prompt."""
 
     log_probability: float  # the sum over its tokens
-    greedy: bool  # whether greedy search finds it: each token is the likeliest one after those before it
+    greedy: bool  # whether greedy search would generate it: each of its tokens is the likeliest
 
 
 def score_candidates(
@@ -58,7 +57,7 @@ def likelihoods(
                                 ↓          ↓   ↓
         predicts                a0, b0     a1  a2  b1
 
-    The first token of every candidate is scored by the prompt's last position; candidates of one token need no further
+    The prompt's last position scores the first token of every candidate, so candidates of one token need no further
     pass. Candidates of all prompts go through the model together, TOKENS_AT_ONCE tokens at a time.
 
     Args:
@@ -77,7 +76,7 @@ def likelihoods(
     state, last = prefill(model, prompts, vocabulary.pad)
     first_log_probs = model.decoder.output_layer(last).float().log_softmax(dim=-1)  # [B, V]
     first_likeliest = _likeliest(first_log_probs, vocabulary.pad)
-    rows = [(prompt, candidate) for prompt, its_candidates in enumerate(candidates) for candidate in its_candidates]
+    rows = [(prompt, candidate) for prompt, group in enumerate(candidates) for candidate in group]
     found: list[Likelihood] = []
     for chunk in _chunks(rows):
         parents = [prompt for prompt, _ in chunk]
@@ -88,7 +87,7 @@ def likelihoods(
         log_probs, likeliest = first_log_probs.new_zeros(tokens.shape), tokens.clone()
         log_probs[:, 0], likeliest[:, 0] = first_log_probs[parents, tokens[:, 0]], first_likeliest[parents]
         if tokens.size(1) > 1:
-            predicts = valid[:, 1:]  # positions that another token follows
+            predicts = valid[:, 1:]  # positions that predict a token of the candidate
             hidden = state.branch(parents).extend(tokens[:, :-1], predicts)
             log_probs[:, 1:][predicts], likeliest[:, 1:][predicts] = _log_probabilities(
                 model, hidden[predicts], tokens[:, 1:][predicts], vocabulary.pad
@@ -96,7 +95,7 @@ def likelihoods(
         greedy = likeliest.eq(tokens).all(dim=1)
         found += itertools.starmap(Likelihood, zip(log_probs.sum(dim=1).tolist(), greedy.tolist(), strict=True))
     remaining = iter(found)
-    return [list(itertools.islice(remaining, len(its_candidates))) for its_candidates in candidates]
+    return [list(itertools.islice(remaining, len(group))) for group in candidates]
 
 
 def _chunks(rows: list[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
@@ -117,9 +116,9 @@ def _log_probabilities(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For hidden [M, E]: float32 log-probabilities [M] of `tokens` [M], and the likeliest tokens [M]."""
     log_probs, likeliest = [], []
-    for some_hidden, some_tokens in zip(hidden.split(LOGITS_AT_ONCE), tokens.split(LOGITS_AT_ONCE), strict=True):
-        logits = model.decoder.output_layer(some_hidden).float()
-        log_probs.append(-F.cross_entropy(logits, some_tokens, reduction="none"))
+    for hidden_chunk, token_chunk in zip(hidden.split(LOGITS_AT_ONCE), tokens.split(LOGITS_AT_ONCE), strict=True):
+        logits = model.decoder.output_layer(hidden_chunk).float()
+        log_probs.append(-F.cross_entropy(logits, token_chunk, reduction="none"))
         likeliest.append(_likeliest(logits, pad))
     return torch.cat(log_probs), torch.cat(likeliest)
 

@@ -1,7 +1,7 @@
 """Prefill: run prompts through the model once.
 
 prompts (Samples)
-  → ids_with_image_refs   token ids; each distinct image encoded once, its slots refer to it by index
+  → ids_with_image_refs   token ids; each distinct image is encoded once, and its slots refer to it by index
   → shared prefixes       adjacent prompts with a common prefix (few-shot demonstrations) share one row for it
   → DecodingState         a row for each prompt, and the hidden state that predicts its next token
 """
@@ -21,12 +21,12 @@ from kosmos_plugin.images import BrokenImage, decode_image
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
 
-# A shorter common prefix is not shared: the additional pass costs about as much as this many tokens.
+# Shorter common prefixes are not shared: the additional pass costs about as much as this many tokens.
 MIN_SHARED_PREFIX = 32
 
 
 class ImageEmbeddings:
-    """Embeddings of images by index. Each distinct image, by its encoded bytes, is decoded and encoded once."""
+    """Embeddings of images, by index. Images with the same bytes are decoded and embedded once."""
 
     def __init__(self, model: Kosmos):
         self.model = model
@@ -34,7 +34,7 @@ class ImageEmbeddings:
         self._indices: dict[bytes, int] = {}
 
     def add(self, prompts: Sequence[Sample]) -> list[list[int]]:
-        """Encode the images that are new, all in one batch.
+        """Embed the images that are new, all in one batch.
 
         Returns:
             The indices of each prompt's images.
@@ -68,8 +68,8 @@ class ImageEmbeddings:
 def prefill(model: Kosmos, prompts: Sequence[Sample], pad: int) -> tuple[DecodingState, torch.Tensor]:
     """Run the prompts through the model once.
 
-    Adjacent prompts with a common prefix (the demonstrations of several questions, contexts of one item's candidates)
-    share it; each distinct image is encoded once.
+    Adjacent prompts share a common prefix (few-shot demonstrations, the context of a question); each distinct image is
+    encoded once.
 
     Args:
         model: The model, in evaluation mode.
@@ -124,7 +124,7 @@ def extend_rows(state: DecodingState, rows: Sequence[np.ndarray], pad: int, imag
     device = state.model.decoder.embed_tokens.weight.device
     embeddings = None
     if slots.any():
-        # An image's slots all hold its index.
+        # All slots of an image hold its index.
         embeddings = images.lookup(-1 - padded[slots][:: state.model.config.image_tokens])
     return state.extend(
         torch.from_numpy(np.where(slots, pad, padded)).to(device),
@@ -144,7 +144,7 @@ class _PrefixGroup:
 
     @property
     def saved(self) -> int:
-        """Positions that are not computed again, since the prefix is shared."""
+        """Positions that sharing the prefix saves computing."""
         return (self.size - 1) * self.prefix
 
 
@@ -167,7 +167,7 @@ def _group_by_prefix(rows: Sequence[np.ndarray]) -> list[_PrefixGroup]:
 
 
 def _common_prefix_length(first: np.ndarray, second: np.ndarray, limit: int) -> int:
-    """Length of the common prefix, at most `limit`; at least the last position of each row is not in it."""
+    """Length of the common prefix, at most `limit`. It leaves at least one position of each row."""
     length = min(limit, len(first) - 1, len(second) - 1)
     equal = first[:length] == second[:length]
     return length if equal.all() else int(equal.argmin())

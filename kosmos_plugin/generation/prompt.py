@@ -1,4 +1,4 @@
-"""Prompts: text with an `<image>` for each image, and the images' files or bytes → a Document."""
+"""Prompts: text with an `<image>` for each image, and the image files or bytes → a Document."""
 
 import functools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ IMAGE_MARK = "<image>"
 
 
 def parse_prompt(text: str, images: Sequence[str | Path | bytes] = (), name: str = "prompt") -> Document:
-    """Split `text` at each `<image>` and put the images in their positions.
+    """Make a document of `text`, with an image in place of each `<image>`.
 
     Args:
         text: The prompt, with one `<image>` for each of `images`.

@@ -46,7 +46,7 @@ class Stepper:
         """The likeliest next tokens of each row, best first.
 
         Args:
-            count: How many tokens of each row.
+            count: Number of tokens per row.
             prefixes: The tokens generated so far in each of the R rows.
 
         Returns:

@@ -22,7 +22,7 @@ class TokenTrie:
                 node = node.setdefault(token, {})
 
     def next_tokens(self, prefix: Sequence[int]) -> list[int]:
-        """The tokens that may follow `prefix`, which must be in the trie; none after a sequence that none continues."""
+        """The tokens that may follow `prefix`, which must be in the trie; none if no sequence is longer."""
         node = self._root
         for token in prefix:
             node = node[token]

@@ -171,7 +171,7 @@ def _frame(part: TextRows) -> int:
 def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
     """Totals from the indexes of binarized text. All tokens of a document except `<s>` are in the loss."""
     documents = sum(len(part.items) for part in parts)
-    tokens = sum(part.items.begin(len(part.items)) + len(part.items) * _frame(part) for part in parts)
+    tokens = sum(part.items.tokens_before(len(part.items)) + len(part.items) * _frame(part) for part in parts)
     return {"tokens": tokens, "in_loss": tokens - documents, "images": 0}
 
 

@@ -8,7 +8,7 @@ Letters of tensor shapes, in docstrings (`[B, T, E]`) and as suffixes of names (
        as one flat sequence                     W  width of the features
     E  width of the decoder                     K  image tokens: embeddings per image in the decoder's input
     H  attention heads                          G  rows of one attention call
-    D  width of a head, E / H                   P  positions of such a row; of a KV cache: keys
+    D  width of a head, E / H                   P  positions of such a row; keys in a KV cache
     V  vocabulary
 
 Files in reading order: config, kosmos, decoder, attention, attention_plan, positions, resampler, vision, cross_entropy;

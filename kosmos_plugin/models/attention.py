@@ -9,7 +9,7 @@ from kosmos_plugin.models.positions import Rotation, rotate
 
 
 class AttentionContext(Protocol):
-    """What a layer attends over: a packed batch (`AttentionPlan`) or the layer's part of a KV cache (`LayerCache`)."""
+    """The keys that queries attend to: those of a packed batch (`AttentionPlan`) or of a KV cache (`LayerCache`)."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
         """Let each query attend to all keys that it may see.
@@ -27,7 +27,7 @@ class AttentionContext(Protocol):
 
 
 class SelfAttention(MultiheadAttention):
-    """TorchScale's `MultiheadAttention` (state-dict names and sub-LayerNorm), called with what our layers know."""
+    """TorchScale's `MultiheadAttention`, with its parameters and sub-LayerNorm but another forward pass."""
 
     def forward(self, x: torch.Tensor, rotation: Rotation | None, context: AttentionContext) -> torch.Tensor:
         """x [B, T, E] → [B, T, E]; `rotation` holds the xPos tables of its positions (None: no xPos)."""

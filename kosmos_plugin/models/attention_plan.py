@@ -4,7 +4,7 @@ The batch's M tokens reach the layers as one flat sequence without padding:
 
     documents   documents of similar length become the rows of plain causal attention calls. Nothing is computed between
                 documents, and torch's fused kernels apply, which support dropout only without a mask.
-    masked      the batch's rows in one attention call with a T×T mask: what `documents` is tested against.
+    masked      the batch's rows in one attention call with a T×T mask, the reference for testing `documents`.
 
 torch's FlexAttention and `varlen_attn` have no dropout, which the paper's model uses.
 """
@@ -39,8 +39,8 @@ class AttentionPlan:  # not frozen: torch.compile would look into it, and recomp
     """A packed batch as one flat sequence, and the attention calls that cover it (an `AttentionContext`)."""
 
     batch_shape: torch.Size  # [B, T]
-    token_index: torch.Tensor  # int64 [M], where each token is among the B·T positions
-    positions: torch.Tensor  # int64 [M], of each token in its document
+    token_index: torch.Tensor  # int64 [M], each token's index among the B·T positions
+    positions: torch.Tensor  # int64 [M], each token's position in its document
     groups: tuple[Group, ...]
     result_index: torch.Tensor | None  # int64 [M], into the groups' concatenated results; None: those are in order
 
@@ -74,7 +74,7 @@ class AttentionPlan:  # not frozen: torch.compile would look into it, and recomp
 def _attend(
     q_GHPD: torch.Tensor, k_GHPD: torch.Tensor, v_GHPD: torch.Tensor, mask: torch.Tensor | None, dropout: float
 ) -> torch.Tensor:
-    """Attention by torch's fused kernels [G, H, P, D]; its kernel for CPUs has no dropout."""
+    """Attention [G, H, P, D] by torch's fused kernels, except for dropout on CPUs, which they do not have."""
     if mask is None and dropout > 0 and q_GHPD.device.type == "cpu":
         return causal_attention_with_dropout(q_GHPD, k_GHPD, v_GHPD, dropout)
     return F.scaled_dot_product_attention(q_GHPD, k_GHPD, v_GHPD, mask, dropout, is_causal=mask is None)
@@ -83,12 +83,12 @@ def _attend(
 def plan_packed_attention(document_ids: torch.Tensor, kind: str) -> AttentionPlan:
     """Plan the attention over a packed batch.
 
-    The plan is made on the CPU, which costs one synchronization with the device per batch. In a batch without any token
-    the first position is taken for one, so that every parameter still gets a gradient.
+    The plan is made on the CPU, which costs one synchronization with the device per batch. If a batch holds only
+    padding, its first position is treated as a token, so that every parameter still gets a gradient.
 
     Args:
         document_ids: int64 [B, T]. Equal neighbors belong to the same document; 0 is padding.
-        kind: "documents" or "masked" (see above).
+        kind: "documents" or "masked" (see the module's docstring).
     """
     ids = document_ids.cpu()
     if not ids.any():
@@ -116,7 +116,7 @@ def plan_packed_attention(document_ids: torch.Tensor, kind: str) -> AttentionPla
 
 
 def _documents_as_rows(starts: torch.Tensor, lengths: torch.Tensor) -> tuple[list[Group], torch.Tensor | None]:
-    """Groups of documents of similar length, and the result index; `starts` in the flat sequence."""
+    """Groups of documents of similar length, and the result index. `starts` index the flat sequence."""
     if bool((lengths == lengths[0]).all()):
         return [Group(torch.arange(int(lengths.sum())).view(len(lengths), -1))], None
     groups, result_index, done = [], torch.empty(int(lengths.sum()), dtype=torch.int64), 0

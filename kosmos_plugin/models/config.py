@@ -26,23 +26,23 @@ class KosmosConfig:
         ("xpos", "sinusoidal", "both"),
     )
     untied_embeddings: bool = option(
-        False, "give the output projection its own matrix (the paper ties it to the input)"
+        False, "give the output projection its own matrix (the paper ties it to the embedding table)"
     )
     initialization: str = option(
         "xavier",
-        "Magneto's initialization: its gain on Xavier's (xavier, the paper) or on torch's default (torchscale)",
+        "Magneto's initialization: its gain applied to Xavier's (xavier, the paper) or to torch's default (torchscale)",
         ("xavier", "torchscale"),
     )
     attention: str = option(
         "documents",
-        "how attention is computed, with the same result: documents (each as a separate row) or masked (packed rows "
+        "how attention is computed, with the same result: documents (each in a separate row) or masked (packed rows "
         "with a T×T mask)",
         ("documents", "masked"),
     )
     checkpoint_activations: str = option(
         "none",
-        "what the backward pass recomputes of a decoder layer: none, selective (all but matrix products and attention) "
-        "or full (everything)",
+        "decoder activations that the backward pass recomputes: none, selective (all but matrix products and "
+        "attention) or full (all)",
         ("none", "selective", "full"),
     )
     bf16_autocast: bool = option(
@@ -64,7 +64,7 @@ class KosmosConfig:
         "openai",
         "clip: openai, another open_clip tag, or a .pt or .safetensors file; efficientnet_lite: imagenet; none: random",
     )
-    trainable_vision_layers: int = option(1, "last layers of the vision encoder that are trained (the paper: 1)")
+    trainable_vision_layers: int = option(1, "train this many of the vision encoder's last layers (the paper: 1)")
     frozen_vision_dtype: str = option(
         "model", "precision of the frozen layers: the model's own, or bfloat16", ("model", "bfloat16")
     )
@@ -78,11 +78,14 @@ class KosmosConfig:
         ("attentive", "perceiver", "linear"),
     )
     resampler_layers: int = option(6, "layers of the perceiver resampler (Flamingo: 6)")
-    # The input format. Under fairseq the task has these options, and the model takes their values.
+    # INPUT_FORMAT: under fairseq these are options of the task, and the model takes their values.
     image_tokens: int = 64  # K, embeddings per image in a sequence
     image_size: int = 224  # S, height and width in pixels
     image_fit: str = "crop"  # one of kosmos_plugin.images.FITS
     tokens_per_sample: int = 2048  # the longest sequence, in positions
+
+
+INPUT_FORMAT = ("image_tokens", "image_size", "image_fit", "tokens_per_sample")
 
 
 Preset = TypeVar("Preset", bound=KosmosConfig)
@@ -91,7 +94,7 @@ Preset = TypeVar("Preset", bound=KosmosConfig)
 def preset(cls: type[Preset]) -> type[Preset]:
     """Turn a subclass of KosmosConfig that assigns other defaults into a dataclass.
 
-    A bare `name = value` is enough: types, choices and help texts are KosmosConfig's.
+    The subclass writes only `name = value`: types, choices and help texts are KosmosConfig's.
     """
     for field in dataclasses.fields(KosmosConfig):
         if field.name in vars(cls):
@@ -103,7 +106,7 @@ def preset(cls: type[Preset]) -> type[Preset]:
 
 @preset
 class KosmosLmConfig(KosmosConfig):
-    """kosmos_1_lm: the paper's text-only baseline (§4.9), only kosmos_1's decoder."""
+    """kosmos_1_lm: the paper's text-only baseline (§4.9), kosmos_1 without vision."""
 
     vision_encoder = "none"
 

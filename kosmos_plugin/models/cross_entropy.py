@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary without holding the logits of all positions in memory.
 
-Logits are computed chunk by chunk, and with each chunk its gradient, so that no logits are kept for the backward pass
-or computed twice.
+Logits are computed in chunks, each together with its gradient, so that no logits are kept for the backward pass or
+computed twice.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ CHUNK_BYTES = 256 * 2**20
 def summed_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum the nll of targets under the logits `hidden @ weight.T`.
+    """Sum the negative log-likelihoods (nll) of targets under the logits `hidden @ weight.T`.
 
-    Matrix products have the dtype of `hidden`, or autocast's. Softmax, loss and the weight's gradient, which is summed
-    over chunks, are float32.
+    Matrix products run in the dtype of `hidden`, or in autocast's. Softmax, loss and the weight's gradient, which is
+    summed over chunks, are float32.
 
     Args:
         hidden: Hidden states [M, E] at the positions in the loss.

@@ -28,7 +28,7 @@ from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_r
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
-    """TorchScale's configuration of our decoder: Magneto (sub-LayerNorm), and xPos if `config` has it."""
+    """Convert to TorchScale's configuration: Magneto's sub-LayerNorm, and xPos if `config` has it."""
     return DecoderConfig(
         decoder_embed_dim=config.decoder_embed_dim,
         decoder_attention_heads=config.decoder_attention_heads,
@@ -61,7 +61,7 @@ class KosmosDecoderLayer(DecoderLayer):
         )
 
     def forward(self, x: torch.Tensor, rotation: Rotation | None, context: AttentionContext) -> torch.Tensor:
-        """x [B, T, E] → [B, T, E]; `context` is what its positions attend over (see `SelfAttention`)."""
+        """x [B, T, E] → [B, T, E]; `rotation` and `context` as for `SelfAttention`."""
         attended = self.self_attn(self.self_attn_layer_norm(x), rotation, context)
         x = x + self.dropout_module(attended)
         return x + self.ffn(self.final_layer_norm(x))  # the feed-forward network ends in its own dropout
@@ -121,8 +121,8 @@ class KosmosDecoder(Decoder):
 
         Args:
             token_embeddings: [B, T, E].
-            cache: What the rows have read before; empty at first.
-            valid: bool [B, T], False at padding, for which no layer computes anything; None: there is no padding.
+            cache: Keys and values of the rows' earlier positions; empty at first.
+            valid: bool [B, T], False at padding, which no layer computes; None: no padding.
 
         Returns:
             Hidden states [B, T, E], zero at padding.
@@ -149,7 +149,7 @@ class KosmosDecoder(Decoder):
     def _run_layer(
         self, layer: KosmosDecoderLayer, x: torch.Tensor, rotation: Rotation | None, plan: AttentionPlan
     ) -> torch.Tensor:
-        """The layer's output; the backward pass recomputes the activations that `--checkpoint-activations` names."""
+        """Run a layer, with activation checkpointing as `--checkpoint-activations` says."""
         if self.checkpoint_activations == "none" or not torch.is_grad_enabled():
             return layer(x, rotation, plan)
         context_fn = _save_expensive if self.checkpoint_activations == "selective" else noop_context_fn

@@ -1,7 +1,7 @@
 """Causal attention with dropout on the attention weights, for CPUs, where torch's fused kernel has no dropout.
 
-Computed tile by tile, so that no P×P matrix is held and the half behind the causal mask is not computed. The backward
-pass recomputes the weights (Dao et al. 2022, FlashAttention, algorithm 4); the dropout mask is kept, a byte per weight.
+It is computed tile by tile: no P×P matrix is held, and the masked half is not computed. The backward pass recomputes
+the weights (Dao et al. 2022, FlashAttention, algorithm 4); the dropout mask is kept, one byte per weight.
 """
 
 from collections.abc import Iterator
@@ -9,22 +9,15 @@ from typing import Any
 
 import torch
 
-# Queries per tile, and the most weights per tile: about what a core's cache holds.
+# Queries per tile, and maximum weights per tile: about what fits in a core's cache.
 _TILE_QUERIES = 128
 _TILE_WEIGHTS = 1 << 20
 
 
 def causal_attention_with_dropout(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: float) -> torch.Tensor:
-    """Causal attention: dropout(softmax(q·kᵀ/√D))·v.
+    """Causal attention, dropout(softmax(q·kᵀ/√D))·v; q, k, v and the result are [G, H, P, D].
 
-    Args:
-        q: [G, H, P, D].
-        k: [G, H, P, D].
-        v: [G, H, P, D].
-        rate: Probability of dropping a weight, rounded to 1/65,536. The others are scaled by 1 / (1 − rate).
-
-    Returns:
-        [G, H, P, D]
+    `rate` is the probability of dropping a weight, rounded to 1/65,536; the others are scaled by 1 / (1 − rate).
     """
     flat = (x.flatten(0, 1) for x in (q, k, v))
     return _CausalAttentionWithDropout.apply(*flat, rate).unflatten(0, q.shape[:2])

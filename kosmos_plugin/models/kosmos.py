@@ -41,7 +41,7 @@ class Kosmos(nn.Module):
         super().__init__()
         if config.compile and config.checkpoint_activations == "selective":
             raise UserError(
-                "--compile decides by itself what is cheap to recompute: give --checkpoint-activations none or full."
+                "--compile itself chooses what is cheap to recompute: give --checkpoint-activations none or full."
             )
         self.config = config
         self.vision = vision
@@ -67,7 +67,7 @@ class Kosmos(nn.Module):
             pretrained_vision: Whether to read `config.vision_weights`; False if a checkpoint is loaded afterwards.
 
         Raises:
-            UserError: If options do not fit together, or a vision model or its weights cannot be loaded.
+            UserError: Options contradict each other, or the vision model or its weights cannot be loaded.
         """
         from kosmos_plugin.models.decoder import KosmosDecoder
         from kosmos_plugin.models.resampler import build_resampler
@@ -137,7 +137,7 @@ class Kosmos(nn.Module):
             image_embeddings_NKE = self.embed_images(images).to(embeddings_BTE.dtype)
             return embeddings_BTE.masked_scatter(image_slots.unsqueeze(-1), image_embeddings_NKE)
         if self.training and self.vision is not None:
-            # Every trainable parameter needs a gradient on every rank: embed one blank image with weight zero.
+            # Every trainable parameter needs a gradient on every rank: add a blank image's embeddings with weight zero.
             blank = images.new_zeros(1, *images.shape[1:])
             return embeddings_BTE + 0.0 * self.embed_images(blank).sum().to(embeddings_BTE.dtype)
         return embeddings_BTE
@@ -145,7 +145,7 @@ class Kosmos(nn.Module):
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """images uint8 [N, 3, S, S] → image embeddings [N, K, E]"""
         if self.vision is None or self.resampler is None:
-            raise UserError("This model reads only text (--vision-encoder none), and its data has an image.")
+            raise UserError("This model reads only text (--vision-encoder none), but its data contains an image.")
         if self.config.compile and len(images) == 1:
             # torch.compile specializes on dimensions of size 1, even with dynamic=True.
             return self.embed_images(images.repeat(2, 1, 1, 1))[:1]

@@ -2,10 +2,11 @@
 
 Levels form a chain (few-shot prefix → prompt → beam); row b continues row `parents[b]` of the level above, whose keys
 and values are never copied. Rows with a common prefix row attend to it together: their queries [B, H, T, D] are grouped
-by prefix row, [A, H, C·T, D], and meet that level's keys [A, H, P, D] in one matrix product. The scores of all levels
+by prefix row, [A, H, C·T, D], for one matrix product with that level's keys [A, H, P, D]. The scores of all levels
 share one softmax, so the result is that of plain attention over the whole sequence.
 
-Besides the letters of `kosmos_plugin.models`: A rows of a level above the last, C the most rows that share one of them.
+Shape letters in addition to those of `kosmos_plugin.models`: A, the rows of a level above the last; C, the maximum
+number of rows that share one of them.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ SMALLEST_CAPACITY = 16  # positions
 
 @dataclass
 class Level:
-    """The positions that B rows have read since they branched off the level above."""
+    """The positions of B rows since they branched off the level above."""
 
     parents: list[int]  # the row of the level above that each row continues; unused in the first level
     next_position: torch.Tensor  # int64 [B], position of each row's next token in its whole sequence
@@ -33,7 +34,7 @@ class Level:
         return len(self.parents)
 
     def select(self, rows: Sequence[int]) -> "Level":
-        """A copy with the given rows, in that order; a row may be given several times."""
+        """A copy with the given rows, in that order; rows may repeat."""
         index = torch.tensor(rows, device=self.next_position.device)
         return Level(
             [self.parents[row] for row in rows],
@@ -68,7 +69,7 @@ class QueryGrouping:
     Args:
         ancestors: For each of the last level's B rows, the row of a level above that it continues.
         num_ancestors: A, the rows of that level.
-        device: Of the tensors that are grouped.
+        device: The device of the tensors to group.
     """
 
     def __init__(self, ancestors: Sequence[int], num_ancestors: int, device: torch.device):
@@ -104,9 +105,9 @@ class LayerCache(NamedTuple):
     layer: int
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-        """Store k and v of the reserved positions; let q attend to all that its rows have read.
+        """Store k and v of the reserved positions; let q attend to all positions of its rows so far.
 
-        All are [B, T, H, D], or [1, M, H, D] if there is padding (see `KeyValueCache.pack`).
+        All tensors are [B, T, H, D], or [1, M, H, D] if there is padding (see `KeyValueCache.pack`).
         """
         q_BHTD, k_BHTD, v_BHTD = (self.cache.unpack(x).transpose(1, 2) for x in (q, k, v))
         attended_BHTD = self.cache.attend(self.layer, q_BHTD, k_BHTD, v_BHTD, dropout)
@@ -116,7 +117,7 @@ class LayerCache(NamedTuple):
 class KeyValueCache:
     """Keys and values of all layers, in levels. Rows grow in the last level.
 
-    Each step is `reserve`, which says how many positions follow, then each layer's `attend`.
+    A step is a call of `reserve`, which appends positions, then each layer's `attend`, which fills them.
 
     Args:
         num_layers: Layers of the decoder.
@@ -136,7 +137,7 @@ class KeyValueCache:
     def branch(self, parents: Sequence[int]) -> "KeyValueCache":
         """Start a level whose row b continues row `parents[b]`, without a copy.
 
-        The new cache shares this cache's levels, and is valid until this one is extended.
+        The new cache shares this cache's levels and is valid until this one is extended.
         """
         above = self.levels[-1]
         index = torch.tensor(parents, device=above.next_position.device)
@@ -145,7 +146,7 @@ class KeyValueCache:
         return branch
 
     def select(self, rows: Sequence[int]) -> None:
-        """Rearrange the rows according to a new batch order, as beam search does. A row may be given several times."""
+        """Rearrange the rows according to a new batch order, as beam search does. Rows may repeat."""
         last = self.levels[-1]
         if list(rows) == list(range(last.rows)):
             return
@@ -155,7 +156,7 @@ class KeyValueCache:
             self._drop_unused()
 
     def _drop_unused(self) -> None:
-        """Shrink each level of which at most half the rows are continued, so that copies stay rare."""
+        """Drop unused rows of each level in which at most half the rows are continued, so that copies stay rare."""
         for number in reversed(range(len(self.levels) - 1)):
             above, below = self.levels[number : number + 2]
             used = sorted(set(below.parents))
@@ -165,13 +166,13 @@ class KeyValueCache:
                 self.levels[number + 1] = replace(below, parents=[new_row[parent] for parent in below.parents])
 
     def reserve(self, rows: int, length: int, device: torch.device, valid: torch.Tensor | None = None) -> torch.Tensor:
-        """Append positions to each row; the layers' `attend` then fills them.
+        """Append positions to each row, for the layers' `attend` to fill.
 
         Args:
             rows: B.
             length: T, positions per row, padding included.
-            device: Of the positions.
-            valid: bool [B, T], False at padding, which no token sees and which takes no position; None: no padding.
+            device: The device of the positions.
+            valid: bool [B, T], False at padding, which no token sees and which advances no position; None: no padding.
 
         Returns:
             Positions in their rows' sequences, int64 [B, T].

@@ -33,7 +33,7 @@ def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512)
     Args:
         positions: int64 [B, T].
         head_dim: D, even.
-        scale_base: The distance over which a score decays by ζ, in positions.
+        scale_base: The distance, in positions, over which a score decays by ζ.
     """
     i = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     frequency = XPOS_BASE ** (-i / head_dim)
@@ -46,7 +46,7 @@ def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate x [B, T, H, D] pair by pair (0 with 1, 2 with 3, …) in float32; the result has x's dtype."""
+    """Rotate x [B, T, H, D] in pairs (0 with 1, 2 with 3, …) in float32; the result has x's dtype."""
     pairs = x.float().unflatten(-1, (-1, 2))
     turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
     return (x.float() * cos + turned * sin).to(x.dtype)

@@ -1,7 +1,7 @@
 """Resamplers: features of an image [N, L, W] → a fixed number of image embeddings for the decoder [N, K, E] (§2.1).
 
 The paper says "Resampler [ADL+22]", which is Flamingo's (Alayrac et al. 2022), but its parameter count fits KOSMOS-2's
-form of it, one attention layer. `--resampler` selects one; to add another, add its class to RESAMPLERS.
+form of it, one attention layer. `--resampler` chooses among those in RESAMPLERS.
 """
 
 import torch
@@ -44,9 +44,9 @@ class AttentiveResampler(nn.Module):
 class PerceiverResampler(nn.Module):
     """Flamingo's resampler of any depth, then a linear map to the decoder's width.
 
-    An image is a video of one frame: the first time embedding is added to all of its features, which get no spatial
-    positions. In each layer the latents attend to the features and to themselves, then pass a feed-forward network;
-    both have pre-LayerNorm and a residual. Source: Flamingo, §3.1.1 and appendix A.1.1.
+    An image is a video of one frame: one time embedding is added to all of its features, which get no spatial
+    positions. In each layer the latents attend to the features and to themselves, then pass through a feed-forward
+    network; both have pre-LayerNorm and a residual. Source: Flamingo, §3.1.1 and appendix A.1.1.
     """
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):

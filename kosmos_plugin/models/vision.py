@@ -1,8 +1,8 @@
 """The vision tower: images uint8 [N, 3, S, S] → features [N, L, W], from a pretrained encoder that is mostly frozen.
 
-An encoder has two halves: `frozen`, which runs without an autograd graph, and `trainable`, its last layers. To add an
-encoder, write a function `(model, weights, image_size, trainable_layers, load_weights) → VisionEncoder` and name it in
-VISION_ENCODERS.
+An encoder has two parts: `frozen`, which runs without an autograd graph, and `trainable`, its last layers. To add an
+encoder, write a function `(model, weights, image_size, trainable_layers, load_weights) → VisionEncoder` and register it
+in VISION_ENCODERS.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.images import normalize
 from kosmos_plugin.models.autocast import bfloat16_autocast
 
-# --vision-encoder → (module, function), imported on use: open_clip takes seconds.
+# --vision-encoder → (module, function), imported when it is used: open_clip takes seconds.
 VISION_ENCODERS = {
     "clip": ("kosmos_plugin.models.vision_clip", "clip"),
     "efficientnet_lite": ("kosmos_plugin.models.vision_efficientnet", "efficientnet_lite"),
@@ -40,7 +40,7 @@ class VisionEncoder(nn.Module):
         raise NotImplementedError
 
     def trained_modules(self) -> list[nn.Module]:
-        """The submodules of the last layers, which are trained."""
+        """The modules to train, those of the last layers."""
         raise NotImplementedError
 
     def layers(self) -> list[nn.Module]:
@@ -58,28 +58,30 @@ def build_vision_encoder(
         model: `--vision-model`.
         weights: `--vision-weights`; None for random weights.
         image_size: S.
-        trainable_layers: How many of the last layers are trained.
+        trainable_layers: Number of last layers to train.
         load_weights: False to leave `weights` unread, because a checkpoint is loaded afterwards.
 
     Raises:
-        UserError: If the encoder, the model or the weights do not exist, or the weights do not fit.
+        UserError: The encoder, model or weights do not exist or do not fit, or there are fewer layers than to train.
     """
     if name not in VISION_ENCODERS:
         raise UserError(f"--vision-encoder {name} is unknown: choose one of {', '.join(VISION_ENCODERS)}, none.")
     module, function = VISION_ENCODERS[name]
-    return getattr(importlib.import_module(module), function)(
-        model, weights, image_size, trainable_layers, load_weights
-    )
+    build = getattr(importlib.import_module(module), function)
+    encoder: VisionEncoder = build(model, weights, image_size, trainable_layers, load_weights)
+    if not 0 <= trainable_layers <= len(encoder.layers()):
+        raise UserError(f"--trainable-vision-layers must be 0 to {len(encoder.layers())}, not {trainable_layers}.")
+    return encoder
 
 
 class VisionTower(nn.Module):
-    """Normalizes images and runs the two halves of the encoder, the frozen one without gradients.
+    """Normalizes images and runs the two parts of the encoder, the frozen one without gradients.
 
     Args:
         encoder: The encoder; all of it stays in evaluation mode.
-        cache: Whether to keep the frozen half's output of every image in memory, keyed by a hash of its pixels. Images
-            then run one by one, so that no result depends on which others were new, and resuming stays bit-equal.
-        frozen_dtype: "bfloat16" to run the frozen half in bfloat16; "model" for the model's dtype.
+        cache: Whether to keep the frozen part's output for every image in memory, keyed by a hash of its pixels. Images
+            then run one by one: results do not depend on which others were cached, so resuming stays bit-equal.
+        frozen_dtype: "bfloat16" to run the frozen part in bfloat16; "model" for the model's dtype.
     """
 
     def __init__(self, encoder: VisionEncoder, cache: bool, frozen_dtype: str = "model"):
@@ -93,7 +95,7 @@ class VisionTower(nn.Module):
 
     @property
     def width(self) -> int:
-        """W"""
+        """W, the width of the features."""
         return self.encoder.width
 
     def train(self, mode: bool = True) -> Self:

@@ -20,9 +20,9 @@ class ClipVision(VisionEncoder):
 
     Args:
         visual: open_clip's vision transformer, whose blocks are replaced.
-        mean: Per channel, for normalizing images.
-        std: Per channel, for normalizing images.
-        trainable_layers: How many of the last layers are trained.
+        mean: For normalizing images, per channel.
+        std: For normalizing images, per channel.
+        trainable_layers: Number of last layers to train.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ClipVision(VisionEncoder):
 
 
 class FusedBlock(nn.Module):
-    """open_clip's block, made of its submodules, without the forward pass of `nn.MultiheadAttention`.
+    """open_clip's block with the same submodules, without the forward pass of `nn.MultiheadAttention`.
 
     `nn.MultiheadAttention` transposes [N, L, W] to [L, N, W]. On such a view, without an autograd graph and outside the
     float32 fast path, torch's linear layers copy their weight N times.
@@ -86,20 +86,14 @@ class FusedBlock(nn.Module):
 
 
 def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
-    """Build the vision transformer of an open_clip model.
+    """Build the vision transformer of an open_clip model; see `build_vision_encoder`.
 
-    A tag implies QuickGELU if its weights were trained with it. A file does not say, so the model's name must
-    ("…-quickgelu").
-
-    Args:
-        model: One of `open_clip.list_models()`, or a JSON file in open_clip's format.
-        weights: One of the model's tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None.
-        image_size: S.
-        trainable_layers: How many of the last layers are trained.
-        load_weights: False to leave the weights unread.
+    `model` is one of `open_clip.list_models()`, or a JSON file in open_clip's format. `weights` is one of the model's
+    tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None. For a tag whose weights were
+    trained with QuickGELU, the model gets it too. A file does not record that, so `model` must ("…-quickgelu").
 
     Raises:
-        UserError: If the model or its weights do not exist or cannot be loaded.
+        UserError: The model or its weights do not exist or cannot be loaded.
     """
     import open_clip
 
@@ -135,15 +129,12 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
             device=torch.get_default_device(),
         )
     except Exception as error:  # torch, safetensors and the network raise anything on invalid files
-        reason = textwrap.shorten(str(error), 500)  # for another model's weights it lists every tensor
+        reason = textwrap.shorten(str(error), 500)  # it lists every tensor if the weights are another model's
         raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {reason}") from None
     visual = whole.visual
     if not hasattr(visual, "transformer") or not hasattr(visual, "_embeds"):
         raise UserError(f"--vision-model {model} is not one of open_clip's own vision transformers.")
-    layers = len(visual.transformer.resblocks)
-    if not 0 <= trainable_layers <= layers:
-        raise UserError(f"--trainable-vision-layers must be 0 to {layers}, not {trainable_layers}.")
-    # From the tag, even if its weights are not loaded because a checkpoint's follow.
+    # From the tag, even if its weights are not loaded because a checkpoint's will be.
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = tag.get("std") or open_clip.OPENAI_DATASET_STD
     return ClipVision(visual, tuple(mean), tuple(std), trainable_layers)

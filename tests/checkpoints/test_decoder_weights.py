@@ -170,9 +170,9 @@ def test_half_precision_weights_become_float32(task, tmp_path):
         ({"decoder_layers": 3}, {}, "Unexpected: layers.2."),
         ({"decoder_layers": 1}, {}, "Missing: layers.1."),
         ({"subln": False}, {}, "sub-LayerNorm.* Missing: layers.0.ffn.ffn_layernorm.bias"),
-        ({"decoder_ffn_embed_dim": 48}, {}, r"decoder.layers.0.ffn.* is \(48.* there and \(64.* here"),
-        ({"vocab_size": 7}, {"untied_embeddings": True}, r"is \(7, 32\) there"),
-        ({"decoder_attention_heads": 4}, {}, r"xpos.scale is \(4,\) there and \(8,\) here"),
+        ({"decoder_ffn_embed_dim": 48}, {}, r"decoder.layers.0.ffn.* has the shape \(48.* this decoder's has \(64"),
+        ({"vocab_size": 7}, {"untied_embeddings": True}, r"has the shape \(7, 32\)"),
+        ({"decoder_attention_heads": 4}, {}, r"xpos.scale has the shape \(4,\), and this decoder's has \(8,\)"),
     ],
 )
 def test_another_decoder_is_refused(task, tmp_path, there, here, words):

@@ -83,7 +83,7 @@ BROKEN_FOLDERS = {
     "missing shard": (lambda f: a_shard(f).unlink(), "safetensors does not exist"),
     "index is not JSON": (lambda f: truncate(f / "model.safetensors.index.json"), "is not an index of shards"),
     "no weights": (lambda f: [path.unlink() for path in f.glob("model*")], "has neither model.safetensors nor"),
-    "wrong shape": (lambda f: with_weights(f, lambda t, n: t.update({n: torch.zeros(3, 5)})), "by its configuration"),
+    "wrong shape": (lambda f: with_weights(f, lambda t, n: t.update({n: torch.zeros(3, 5)})), "but its configuration"),
     "a tensor too many": (lambda f: with_weights(f, lambda t, n: t.update(odd=t[n] * 1)), "has the unexpected odd"),
     "a tensor too few": (lambda f: with_weights(f, lambda t, n: t.pop(n)), "which model.safetensors.index.json names"),
     "cross attention": (lambda f: with_config(f, "text_config", add_cross_attention=True), "add_cross_attention True"),
@@ -150,7 +150,7 @@ def test_vocabulary_is_gone(ours, tmp_path, refusal):
 
 def test_checkpoint_of_other_shapes_than_its_configuration(ours, tmp_path, refusal):
     message = refusal("huggingface", with_model(ours, tmp_path / "ours", decoder_ffn_embed_dim=48))
-    assert "ffn.fc1" in message and "(64, 32), and (48, 32) by its configuration" in message
+    assert "ffn.fc1" in message and "(64, 32), but its configuration says (48, 32)" in message
 
 
 @pytest.mark.parametrize("to", ["fairseq", "safetensors", "huggingface"])
@@ -160,7 +160,7 @@ def test_file_that_is_not_a_checkpoint(tmp_path, refusal, to):
     (tmp_path / "text.safetensors").write_text("no checkpoint")
     assert "text.safetensors is not a valid safetensors file" in refusal(to, tmp_path / "text.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "others.safetensors")
-    assert "no configuration that kosmos-convert wrote" in refusal(to, tmp_path / "others.safetensors")
+    assert "was not written by kosmos-convert" in refusal(to, tmp_path / "others.safetensors")
     assert "gone.pt does not exist" in refusal(to, tmp_path / "gone.pt")
 
 

@@ -137,7 +137,7 @@ def test_tokens_outside_the_vocabulary(vocabulary, tmp_path):
     write(tmp_path / "text", [[5, last, 6], [7, last + 1, 8]])
     rows = TextRows(str(tmp_path / "text"), vocabulary, 5)
     assert rows[0].tokens.tolist() == [vocabulary.bos, 5, last, 6, vocabulary.eos]
-    with pytest.raises(UserError, match=f"has the token {last + 1}, and the vocabulary has {last + 1}"):
+    with pytest.raises(UserError, match=f"has the token {last + 1}, and the vocabulary only {last + 1} tokens"):
         rows[1]
 
 
@@ -145,7 +145,7 @@ def test_tokens_outside_the_vocabulary(vocabulary, tmp_path):
 def test_missing_file(vocabulary, tmp_path, missing):
     write(tmp_path / "text", [[5, 6]])
     (tmp_path / f"text{missing}").unlink()
-    with pytest.raises(UserError, match=f"no binarized text .*text{missing}"):
+    with pytest.raises(UserError, match=f"binarized text .*text{missing} does not exist"):
         TextRows(str(tmp_path / "text"), vocabulary, 4)
 
 

@@ -137,7 +137,7 @@ def test_rows_selected_several_times_continue_with_their_own_positions(pair):
     state = DecodingState(model)
     state.extend(*left_padded(rows))
     kept = [2, 0, 2, 1]
-    state.select(torch.tensor(kept))
+    state.select(kept)
     more = random_tokens(len(kept), 2)
     logits = read(model, state, more, torch.ones_like(more, dtype=torch.bool))
     for row, tokens, found in zip(kept, more, logits, strict=True):
