@@ -66,12 +66,10 @@ def register() -> None:
         from kosmos_plugin.compat import apply
 
         apply()
-        import kosmos_plugin.fairseq_modules.architectures
-        import kosmos_plugin.fairseq_modules.criterion
-        import kosmos_plugin.fairseq_modules.fused_adamw
-        import kosmos_plugin.fairseq_modules.task
+        # `import kosmos_plugin.fairseq_modules.task` would not set the name while that package is being imported
+        from kosmos_plugin.fairseq_modules import architectures, criterion, fused_adamw, task  # noqa: F401
 
-        kosmos_plugin.fairseq_modules.architectures.register()
+        architectures.register()
     except BaseException:
         _registered = False
         raise

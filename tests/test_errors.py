@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kosmos_plugin.errors import did_you_mean
+from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,15 @@ from kosmos_plugin.errors import did_you_mean
 )
 def test_did_you_mean(name, suggestion):
     assert did_you_mean(name, ("text", "captions", "interleaved")) == suggestion
+
+
+def test_require_file(tmp_path):
+    (tmp_path / "a.txt").touch()
+    require_file(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"^The image .*/b\.txt does not exist\.$"):
+        require_file(tmp_path / "b.txt", "The image")
+    with pytest.raises(UserError, match=f"^{tmp_path} is not a file\\.$"):
+        require_file(str(tmp_path))
 
 
 @pytest.mark.parametrize("error, plain", [("UserError", True), ("ValueError", False)])

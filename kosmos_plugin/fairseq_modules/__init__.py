@@ -1,4 +1,6 @@
 """All that fairseq calls: task, criterion, architectures, optimizer, and the batches it iterates over."""
 
+from kosmos_plugin.compat.quiet_import import import_fairseq
+
 # First: it may import these modules itself, through the module in its tasks/ folder, and must find none half-imported.
-import fairseq  # noqa: F401
+import_fairseq()
