@@ -63,6 +63,22 @@ print(state() == before, "kosmos_tiny" in ARCH_MODEL_REGISTRY, "kosmos_multimoda
     assert run(program) == "True True True\n"
 
 
+def test_threads_find_the_plugin_registered():
+    program = """
+import threading, kosmos_plugin
+found = []
+def register():
+    kosmos_plugin.register()
+    from fairseq.tasks import TASK_REGISTRY
+    found.append("kosmos_multimodal" in TASK_REGISTRY)
+threads = [threading.Thread(target=register) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(found)
+"""
+    assert run(program) == "[True, True, True, True]\n"
+
+
 def test_loading_a_vocabulary_changes_nothing_of_the_process(checkpoint):
     program = f"""{STATE}
 from kosmos_plugin.vocabulary import Vocabulary
