@@ -25,6 +25,8 @@ def run_command(
         run: Runs the command with the parsed arguments.
         arguments: The command line without the command's name; None: this process's.
     """
+    if sys.stdout is None:  # closed (`>&-`)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     try:
         args = parser.parse_args(arguments)
         import_quietly()

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["__version__", "load", "register"]
 
-_registered = False
-
 
 def load(path: "str | Path", data: "str | Path | None" = None, vocabulary: "str | Path | None" = None) -> "Generator":
     """Load a trained model, in evaluation mode, on the GPU if there is one.
@@ -58,23 +56,8 @@ def register() -> None:
     Raises:
         ImportError: fairseq is not installed.
     """
-    global _registered
-    if _registered:
-        return
-    _registered = True
-    try:
-        from kosmos_plugin.compat import apply
-
-        apply()
-        import kosmos_plugin.fairseq_modules.architectures
-        import kosmos_plugin.fairseq_modules.criterion
-        import kosmos_plugin.fairseq_modules.fused_adamw
-        import kosmos_plugin.fairseq_modules.task
-
-        kosmos_plugin.fairseq_modules.architectures.register()
-    except BaseException:
-        _registered = False
-        raise
+    # The work is an import, so that one thread does it and others wait, and so that it can be repeated if it fails.
+    import kosmos_plugin.fairseq_modules.registration  # noqa: F401
 
 
 if sys.modules.get("fairseq"):  # --user-dir, which fairseq imports as a module

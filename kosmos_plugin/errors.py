@@ -21,6 +21,13 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def require_file(path: str | os.PathLike[str], what: str = "") -> None:
+    """Raise a UserError, which calls the file `what`, unless there is a file at `path`."""
+    if not os.path.isfile(path):
+        problem = "is not a file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"{what} {os.fspath(path)} {problem}.".lstrip())
+
+
 def print_user_errors_plainly() -> None:
     """Make an uncaught UserError end the program with its message only, without a traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its own traceback

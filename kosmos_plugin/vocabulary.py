@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, SupportsInt
 import numpy as np
 import sentencepiece
 
+from kosmos_plugin.compat.quiet_import import import_fairseq
 from kosmos_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Vocabulary:
         Raises:
             UserError: A file is missing or broken, or they do not belong together.
         """
-        from fairseq.data import Dictionary  # here, since importing fairseq imports this module
+        import_fairseq()  # here, since importing fairseq imports this module
+        from fairseq.data import Dictionary
 
         folder = Path(folder)
         for name in (MODEL_FILE, DICTIONARY_FILE):
@@ -156,6 +158,7 @@ def write_dictionary(folder: str | Path) -> Path:
     Returns:
         The path of the dict.txt.
     """
+    import_fairseq()
     from fairseq.data import Dictionary
 
     folder = Path(folder)

@@ -3,6 +3,7 @@
 The trainings run fairseq-train itself, each in a process forked from one that has imported everything.
 """
 
+import argparse
 import io
 import json
 import os
@@ -243,6 +244,11 @@ def test_missing_image(checkpoint, tmp_path, capsys):
     assert "gone.png does not exist" in line
 
 
+def test_image_is_a_folder(checkpoint, tmp_path, capsys):
+    line = refused(capsys, "--path", checkpoint, "--prompt", "<image>", "--image", tmp_path)
+    assert f"The image {tmp_path} is not a file." in line
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", fifty_million_pixels()], ids=["empty", "garbage", "huge"])
 def test_broken_image(checkpoint, tmp_path, capsys, content):
     (tmp_path / "broken.png").write_bytes(content)
@@ -254,14 +260,24 @@ def test_missing_checkpoint(tmp_path, capsys):
     assert "gone.pt does not exist" in refused(capsys, "--path", tmp_path / "gone.pt", "--prompt", "a")
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04" + bytes(200), "tensor", "other"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no checkpoint", b"hello world", b"\x80\x02garbage", b"PK\x03\x04" + bytes(200), "tensor", "other"],
+)
 def test_not_a_checkpoint(tmp_path, capsys, content):
     if isinstance(content, bytes):
         (tmp_path / "model.pt").write_bytes(content)
     else:
         torch.save(torch.zeros(3) if content == "tensor" else {"weights": torch.zeros(3)}, tmp_path / "model.pt")
     line = refused(capsys, "--path", tmp_path / "model.pt", "--prompt", "a")
+    assert len(line.splitlines()) == 1 and "weights_only" not in line  # torch's advice is to run the file's code
     assert "model.pt is not a checkpoint of fairseq" in line or "not of a KOSMOS model" in line
+
+
+def test_checkpoint_with_objects(tmp_path, capsys):
+    torch.save({"model": {}, "args": argparse.Namespace()}, tmp_path / "model.pt")
+    line = refused(capsys, "--path", tmp_path / "model.pt", "--prompt", "a")
+    assert "model.pt is not a checkpoint of fairseq: it contains objects of argparse.Namespace." in line
 
 
 def test_truncated_checkpoint(checkpoint, tmp_path, capsys):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from kosmos_plugin.errors import did_you_mean
+from kosmos_plugin.errors import UserError, did_you_mean, require_file
+from kosmos_plugin.generation.options import SearchOptions
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,15 @@ def test_did_you_mean(name, suggestion):
     assert did_you_mean(name, ("text", "captions", "interleaved")) == suggestion
 
 
+def test_require_file(tmp_path):
+    (tmp_path / "a.txt").touch()
+    require_file(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"^The image .*/b\.txt does not exist\.$"):
+        require_file(tmp_path / "b.txt", "The image")
+    with pytest.raises(UserError, match=f"^{tmp_path} is not a file\\.$"):
+        require_file(str(tmp_path))
+
+
 @pytest.mark.parametrize("error, plain", [("UserError", True), ("ValueError", False)])
 def test_an_uncaught_user_error_is_one_line(error, plain):
     program = (
@@ -33,3 +43,15 @@ def test_an_uncaught_user_error_is_one_line(error, plain):
     assert run.returncode == 1
     assert (run.stderr == "error: the option is wrong\n") is plain
     assert ("Traceback" in run.stderr) is not plain
+
+
+@pytest.mark.parametrize("options", [{"beam": 0}, {"max_new_tokens": 0}, {"stop": "Question"}])
+def test_search_options(options):
+    with pytest.raises(UserError, match=f"^{next(iter(options))} must be "):
+        SearchOptions(**options)
+
+
+def test_a_command_whose_standard_output_is_closed():
+    command = 'exec "$0" -m fairseq_cli_ext.evaluate --list >&-'
+    run = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")

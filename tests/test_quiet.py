@@ -51,6 +51,43 @@ def test_registering_changes_nothing_of_the_process():
     assert run(f"{STATE}\nimport kosmos_plugin\nkosmos_plugin.register()\nprint(state() == before)") == "True\n"
 
 
+@pytest.mark.parametrize("module", ["fairseq_modules.task", "generation.generator", "checkpoints.convert"])
+def test_any_module_can_be_imported_first(module):
+    program = f"""{STATE}
+import kosmos_plugin.{module}
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+kosmos_plugin.register()
+print(state() == before, "kosmos_tiny" in ARCH_MODEL_REGISTRY, "kosmos_multimodal" in TASK_REGISTRY)
+"""
+    assert run(program) == "True True True\n"
+
+
+def test_threads_find_the_plugin_registered():
+    program = """
+import threading, kosmos_plugin
+found = []
+def register():
+    kosmos_plugin.register()
+    from fairseq.tasks import TASK_REGISTRY
+    found.append("kosmos_multimodal" in TASK_REGISTRY)
+threads = [threading.Thread(target=register) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(found)
+"""
+    assert run(program) == "[True, True, True, True]\n"
+
+
+def test_loading_a_vocabulary_changes_nothing_of_the_process(checkpoint):
+    program = f"""{STATE}
+from kosmos_plugin.vocabulary import Vocabulary
+Vocabulary.load(sys.argv[1])
+print(state() == before)
+"""
+    assert run(program, checkpoint.parent / "data" / "vocabulary") == "True\n"
+
+
 def test_using_the_api_changes_nothing_of_the_process(checkpoint):
     program = f"""{STATE}
 import kosmos_plugin

@@ -8,3 +8,7 @@ decoder_weights.py       --decoder-weights: a decoder that starts from a text-on
 huggingface*.py          the architecture kosmos_2 ⇄ transformers' Kosmos2ForConditionalGeneration
 convert.py               kosmos-convert: chooses reader and writer
 """
+
+from kosmos_plugin.compat.quiet_import import import_fairseq
+
+import_fairseq()  # before a module here does, with fairseq's own messages

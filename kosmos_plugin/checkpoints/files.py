@@ -1,6 +1,7 @@
 """Reading and writing files of weights: a broken file is a UserError, and a failed write leaves nothing behind."""
 
-import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kosmos_plugin.atomic import atomic_path
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 
 Tensors = dict[str, torch.Tensor]
 
@@ -20,10 +21,12 @@ def read_fairseq(path: Path) -> dict[str, Any]:
     """Read a checkpoint of fairseq-train: a dict with `model` (name → tensor) and `cfg`, on the CPU."""
     require_file(path)
     try:
-        # mapped into memory, so that the configuration can be read without the weights; torch's old format cannot be
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of fairseq: {_first_line(error)}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of a file that is something else
+            # mapped into memory, to read the configuration without the weights; torch's old format cannot be
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # the unpickler raises anything from KeyError to struct.error on other bytes
+        raise UserError(f"{path} is not a checkpoint of fairseq: {_why_unreadable(error)}") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint of fairseq: it has no weights under 'model'.")
     return state
@@ -37,12 +40,6 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is not a valid safetensors file: {_first_line(error)}") from None
-
-
-def require_file(path: Path) -> None:
-    """Raise UserError unless there is a file at `path`."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist." if not path.exists() else f"{path} is not a file.")
 
 
 @contextmanager
@@ -70,6 +67,14 @@ def new_target(target: Path, folder: bool = False) -> Iterator[Path]:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is a RuntimeError in torch
         raise UserError(f"{target} could not be written: {_first_line(error)}") from None
+
+
+def _why_unreadable(error: Exception) -> str:
+    if isinstance(error, OSError | RuntimeError):
+        return _first_line(error)
+    # an UnpicklingError's first lines advise to run the code in the file
+    foreign = re.search(r"Unsupported global: GLOBAL ([\w.]+) was", str(error))
+    return f"it contains objects of {foreign[1]}." if foreign else "it was not written by torch.save."
 
 
 def _first_line(error: Exception) -> str:

@@ -14,9 +14,9 @@ from kosmos_plugin.checkpoints import huggingface_config as configs
 from kosmos_plugin.checkpoints import huggingface_processor as processors
 from kosmos_plugin.checkpoints import huggingface_weights as weights
 from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, build_empty, new_checkpoint, read_kosmos
-from kosmos_plugin.checkpoints.files import Tensors, new_target, read_safetensors, require_file
+from kosmos_plugin.checkpoints.files import Tensors, new_target, read_safetensors
 from kosmos_plugin.checkpoints.state_dict import require_matching_names, require_matching_weights
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 
 if TYPE_CHECKING:
     from transformers import Kosmos2Config

@@ -27,10 +27,10 @@ def import_fairseq() -> None:
         )
     import torch  # noqa: F401 - it adds warning filters of its own, which stay
 
-    with unchanged_root_logger(), _no_messages_below(logging.WARNING):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
-            import fairscale.experimental.nn  # noqa: F401
+    with unchanged_root_logger(), _no_messages_below(logging.WARNING), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
+        warnings.filterwarnings("ignore", category=SyntaxWarning)  # of fairseq's code, when it is first compiled
+        import fairscale.experimental.nn  # noqa: F401
         import fairseq  # noqa: F401
 
 

@@ -28,7 +28,7 @@ import braceexpand
 import yaml
 
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX
-from kosmos_plugin.errors import UserError, did_you_mean
+from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
 SPLITS = ("train", "valid")
@@ -81,8 +81,7 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
         UserError: It is missing or invalid; the message names the file and the key.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The data YAML {path} does not exist.")
+    require_file(path, "The data YAML")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -4,8 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kosmos_plugin.checkpoints.files import require_file
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.evaluation.benchmark import Benchmark
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
 from kosmos_plugin.evaluation.run import Run

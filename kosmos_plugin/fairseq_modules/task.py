@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 import torch
 from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion
@@ -121,6 +121,10 @@ class KosmosMultimodalTask(FairseqTask):
                 f"(with Hydra, criterion={CRITERION})."
             )
         return super().build_criterion(cfg, **kwargs)
+
+    def build_generator(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise UserError: fairseq-generate and fairseq-interactive are for translation."""
+        raise UserError("--task kosmos_multimodal does not generate with fairseq's commands: use kosmos-generate.")
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Load `train` or `valid`: every stream that has corpora for it."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.options import option
 
 
@@ -15,3 +16,10 @@ class SearchOptions:
     stop: tuple[str, ...] = option(
         (), "text that ends generation, as </s> does, and is left out; may be repeated", repeated=True
     )
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if isinstance(self.stop, str):  # it would stop at each of its letters
+            raise UserError(f"stop must be several texts, not one: ({self.stop!r},)")

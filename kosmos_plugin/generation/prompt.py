@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kosmos_plugin.data.documents import Document, Image, Text
 from kosmos_plugin.data.shard_index import read_bytes
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 
 IMAGE_MARK = "<image>"
 
@@ -42,6 +42,5 @@ def _image(source: str | Path | bytes) -> Image:
     if isinstance(source, bytes):
         return Image(lambda: source)
     path = Path(source)
-    if not path.is_file():
-        raise UserError(f"The image {path} does not exist.")
+    require_file(path, "The image")
     return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size), str(path))

@@ -6,8 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_checkpoint
-from kosmos_plugin.checkpoints.files import require_file
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.planning.command import read_training_command
 

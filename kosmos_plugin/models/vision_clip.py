@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.models.vision import VisionEncoder
 
 
@@ -98,8 +98,7 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     import open_clip
 
     if model.endswith(".json"):
-        if not os.path.isfile(model):
-            raise UserError(f"--vision-model {model} does not exist.")
+        require_file(model, "--vision-model")
         open_clip.add_model_config(model)
         model = os.path.basename(model).removesuffix(".json")
     if open_clip.get_model_config(model) is None:

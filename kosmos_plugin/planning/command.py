@@ -24,7 +24,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.paper.settings import RUNS
 
@@ -60,8 +60,7 @@ def read_training_command(path: str, option: str = "--plan") -> TrainingCommand:
     Raises:
         UserError: There is no such file, it starts no training of a KOSMOS model, or an option in it is wrong.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"{option} {path} does not exist.")
+    require_file(path, option)
     try:
         claim = _claim(path)
     except UnicodeDecodeError:

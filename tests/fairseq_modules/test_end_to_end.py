@@ -160,6 +160,11 @@ def test_a_missing_split(task):
         task.load_dataset("vaild")
 
 
+def test_fairseq_generate_is_one_line(task):
+    with pytest.raises(UserError, match="use kosmos-generate"):
+        task.build_generator([], None)
+
+
 def hydra_train(data, folder, **overrides) -> subprocess.CompletedProcess:
     """Run fairseq-hydra-train with overrides as a user would write them; "" leaves one out."""
     settings = {

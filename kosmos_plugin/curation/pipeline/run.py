@@ -79,6 +79,7 @@ class Run(Generic[Options]):
                     "remove this one."
                 )
             return False
+        self._check_keep_dropped()
         try:
             if self.out.exists() and any(path != self.work for path in self.out.iterdir()):
                 raise UserError(f"{self.out} contains files of something else. Give another folder with --out.")
@@ -95,6 +96,14 @@ class Run(Generic[Options]):
                 self.withdraw()
                 raise UserError(f"Cannot write to --keep-dropped {self.keep_dropped}: {error.strerror}.") from None
         return True
+
+    def _check_keep_dropped(self) -> None:
+        """The run's own folders do not do: files of `intermediate` are removed at the end."""
+        if self.keep_dropped is None:
+            return
+        folder, out = self.keep_dropped.resolve(), self.out.resolve()
+        if folder == out or folder.is_relative_to(out / self.work.name):
+            raise UserError(f"--keep-dropped {self.keep_dropped} must be another folder than --out and its `work`.")
 
     def withdraw(self) -> None:
         """Undo `begin`."""

@@ -173,6 +173,9 @@ def test_the_folder_belongs_to_one_run(arguments, tmp_path):
     (tmp_path / "used" / "file").touch()
     with pytest.raises(UserError, match=r"--keep-dropped .*used must be a new or an empty folder"):
         prepare([*arguments, "--out", tmp_path / "out", "--keep-dropped", tmp_path / "used"])
+    for folder in ("out", "out/work/intermediate"):
+        with pytest.raises(UserError, match="must be another folder than --out"):
+            prepare([*arguments, "--out", tmp_path / "out", "--keep-dropped", tmp_path / folder])
     with pytest.raises(UserError, match="Cannot write to --keep-dropped"):
         prepare([*arguments, "--out", tmp_path / "out", "--keep-dropped", tmp_path / "used" / "file" / "folder"])
     assert not (tmp_path / "out").exists()
