@@ -1,4 +1,4 @@
-"""The error for a user's mistake, and its one-line form on a terminal."""
+"""The errors for a user's mistake and for training data that cannot be used; the former in one line on a terminal."""
 
 import difflib
 import os
@@ -9,6 +9,23 @@ from types import TracebackType
 
 class UserError(ValueError):
     """A wrong option, path, file or configuration. The message names it and says what to do."""
+
+
+class UnusableData(ValueError):
+    """Training data that cannot be used: a record, a document or an image. It is skipped and counted.
+
+    Attributes:
+        reason: Why, as one of a few phrases, so that reports can count it.
+        detail: More about this case, or "".
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

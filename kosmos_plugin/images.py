@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from kosmos_plugin.errors import UnusableData
+
 if TYPE_CHECKING:  # Pillow takes a fifth of the time that the plugin adds to `import fairseq`
     from PIL import Image
 
@@ -32,21 +34,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 Resize = Callable[["Image.Image", tuple[int, int], Box], torch.Tensor]
 
 
-class BrokenImage(ValueError):
-    """Bytes that are not a usable image.
-
-    Attributes:
-        reason: Why, as one of a few phrases, so that reports can count it.
-        detail: More about this case, or "".
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+class BrokenImage(UnusableData):
+    """Bytes that are not a usable image."""
 
 
 def decode_image(

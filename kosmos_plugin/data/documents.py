@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kosmos_plugin.errors import UnusableData
+
 
 @dataclass(frozen=True)
 class Text:
@@ -28,21 +30,18 @@ class Document:
     segments: tuple[Text | Image, ...]
 
 
-class BrokenRecord(ValueError):
+class BrokenRecord(UnusableData):
     """A record of a corpus is not a usable document.
 
     Attributes:
-        reason: Why, as one of a few phrases, so that reports can count it.
-        detail: More about this case, or "".
         record: The record's id, or "" where it is not known.
     """
 
     def __init__(self, reason: str, detail: str = "", record: str = ""):
-        super().__init__(reason, detail, record)
-        self.reason = reason
-        self.detail = detail
+        super().__init__(reason, detail)
+        self.args = (reason, detail, record)  # for pickle
         self.record = record
 
     def __str__(self) -> str:
-        message = f"{self.reason} ({self.detail})" if self.detail else self.reason
+        message = super().__str__()
         return f"{self.record}: {message}" if self.record else message

@@ -7,22 +7,11 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.writers import JsonlWriter
 
+from kosmos_plugin.errors import UnusableData
 
-class Dropped(Exception):
-    """A document, or one of its images, cannot be used.
 
-    Attributes:
-        reason: One of a few fixed phrases, which the report counts.
-        detail: What is specific to this case, or "".
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+class Dropped(UnusableData):
+    """A document, or one of its images, cannot be used."""
 
 
 class DroppedWriter(JsonlWriter):
