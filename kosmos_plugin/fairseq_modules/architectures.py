@@ -8,6 +8,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def kosmos_config(options: Any) -> KosmosConfig:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(KosmosConfig):
         value = options[field.name] if isinstance(options, Mapping) else getattr(options, field.name)
-        values[field.name] = str(value) if isinstance(value, str) else value
+        values[field.name] = value.value if isinstance(value, Enum) else value
     return KosmosConfig(**values)
 
 

@@ -1,11 +1,13 @@
 """Architectures: the paper's sizes, the options, and training with every combination of options."""
 
 import argparse
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq import models as fairseq_models
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -16,7 +18,7 @@ from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
-from kosmos_plugin.models.config import ARCHITECTURES
+from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
 from tests import tiny
 
 PATCHES_AND_CLASS = 5  # tokens of the tiny CLIP
@@ -107,6 +109,17 @@ def test_every_option_has_a_help_text_and_its_type(architecture):
         assert type(option) is type(reference[name]), name
         for trait in ("type", "choices", "nargs", "option_strings", "help"):
             assert getattr(option, trait) == getattr(reference[name], trait), (name, trait)
+
+
+def test_the_models_configuration_has_plain_values():
+    """fairseq hands its models a configuration in which choices are enums."""
+    cfg = parse("kosmos_1_lm", "--positions", "both", "--decoder-layers", 2)
+    task = SimpleNamespace(source_dictionary=Dictionary(), needs_pretrained_weights=False)
+    with torch.device("meta"):
+        model = fairseq_models.build_model(cfg.model, task)
+    values = dataclasses.asdict(model.config)
+    assert {type(value) for value in values.values()} == {int, float, str, bool, type(None)}
+    assert values == dataclasses.asdict(KosmosConfig(positions="both", decoder_layers=2, vision_encoder="none"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
