@@ -187,8 +187,8 @@ def test_binary_file(tmp_path):
         read_data_config(tmp_path / "data.yaml")
 
 
-@pytest.mark.parametrize("name", ["gone.yaml", "folder"])
-def test_missing_file(tmp_path, name):
+@pytest.mark.parametrize(("name", "problem"), [("gone.yaml", "does not exist"), ("folder", "is not a file")])
+def test_missing_file(tmp_path, name, problem):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"The data YAML .*{name} does not exist"):
+    with pytest.raises(UserError, match=f"The data YAML .*{name} {problem}"):
         read_data_config(tmp_path / name)
