@@ -27,6 +27,7 @@ from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, distinct
 from kosmos_plugin.evaluation.results import Result
 from tests import tiny
 from tests.evaluation.releases.language import write_json_lines
+from tests.evaluation.test_requests import SEGMENTS, flat
 
 RNG = random.Random(2)
 HOSTILE = '</title></style><script>alert(1)</script>"><img src=x onerror=alert(2)>{{ 7 * 7 }}&amp;'
@@ -346,17 +347,6 @@ def test_thumbnails_of_any_kind_of_image():
     clear = encoded(Pillow.new("RGBA", (30, 30), (0, 0, 0, 0)), "PNG")
     assert picture_of(thumbnail(clear, 160)).getpixel((3, 3)) == (255, 255, 255)
     assert thumbnail(Image(lambda: b"no image"), 160) == ""
-
-
-SEGMENTS = st.lists(
-    st.one_of(st.sampled_from([Image(bytes, "a"), Image(bytes, "b")]), st.text("ab \n", max_size=6).map(Text)),
-    max_size=4,
-).map(tuple)
-
-
-def flat(prompt) -> list:
-    """The prompt as a list of characters and images."""
-    return [one for segment in prompt for one in (segment.text if isinstance(segment, Text) else [segment])]
 
 
 @settings(max_examples=300)
