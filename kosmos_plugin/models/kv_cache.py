@@ -259,11 +259,12 @@ class KeyValueCache:
         assert self.groupings is not None, "reserve comes first"
         *above, (k_BHPD, v_BHPD) = [level.keys_and_values(layer) for level in self.levels]
         q_BHTD = q_BHTD * q_BHTD.size(-1) ** -0.5
-        scores_above = [
+        scores = [
             grouping.ungroup(grouping.group(q_BHTD) @ k_AHPD.transpose(-2, -1))
             for grouping, (k_AHPD, _) in zip(self.groupings, above, strict=True)
         ]
-        scores_BHTP = torch.cat((*scores_above, q_BHTD @ k_BHPD.transpose(-2, -1)), dim=-1)
+        scores_BHTP = torch.cat((*scores, q_BHTD @ k_BHPD.transpose(-2, -1)), dim=-1)
+        del scores  # as large as their concatenation
         if self.mask is not None:
             scores_BHTP = scores_BHTP.masked_fill_(~self.mask, -torch.inf)
         weights_BHTP = scores_BHTP.softmax(dim=-1, dtype=torch.float32).to(v_BHPD.dtype)
