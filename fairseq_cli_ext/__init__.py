@@ -5,6 +5,7 @@ imports only what its options need; `run` imports the rest, after the options ha
 """
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -35,9 +36,19 @@ def run_command(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # e.g. `| head` has read enough; nothing must be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # e.g. `| head` has read enough
+        _write_no_more()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _write_no_more()
+        sys.exit(f"error: {error.strerror}: {error.filename or 'standard output'}")
+
+
+def _write_no_more() -> None:
+    """Let Python's flush of standard output at exit succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def import_quietly() -> None:

@@ -23,13 +23,19 @@ class ConvertOptions:
     """The command line of kosmos-convert."""
 
     to: str = option(REQUIRED, "format of the target", ("fairseq", "huggingface", "safetensors"))
-    source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE")
+    source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE", must_exist=True)
     target: Path = argument("the file or folder to write; it must not exist", "TARGET")
     data: str | None = option(
-        None, "data YAML with SOURCE's vocabulary (default: where it was in training)", metavar="DATA.yaml"
+        None,
+        "data YAML with SOURCE's vocabulary (default: where it was in training)",
+        metavar="DATA.yaml",
+        must_exist=True,
     )
     vocabulary: str | None = option(
-        None, "folder with SOURCE's vocabulary (default: beside it, or the data YAML's)", metavar="FOLDER"
+        None,
+        "folder with SOURCE's vocabulary (default: beside it, or the data YAML's)",
+        metavar="FOLDER",
+        must_exist=True,
     )
 
 

@@ -28,13 +28,21 @@ from kosmos_plugin.options import add_options, option, parsed_options
 class EvaluateOptions:
     """The options of an evaluation."""
 
-    path: Path | None = option(None, "checkpoint of fairseq-train or kosmos-convert (required)", metavar="CHECKPOINT")
-    benchmark: str | None = option(None, "benchmarks (see --list), or all (required)", metavar="NAME[,NAME…]")
-    data: Path | None = option(None, "folder of the releases, each in its own folder (required)", metavar="FOLDER")
+    path: Path | None = option(
+        None,
+        "checkpoint of fairseq-train or kosmos-convert (required to evaluate)",
+        metavar="CHECKPOINT",
+        must_exist=True,
+    )
+    benchmark: str | None = option(None, "benchmarks of --list, or all (required to evaluate)", metavar="NAME[,NAME…]")
+    data: Path | None = option(
+        None, "folder of the releases, each in its own folder (required to evaluate)", metavar="FOLDER", must_exist=True
+    )
     vocabulary: str | None = option(
         None,
         "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
         metavar="FOLDER",
+        must_exist=True,
     )
     shots: str | None = option(
         None, "numbers of demonstrations (default: the paper's of each benchmark)", metavar="N[,N…]"

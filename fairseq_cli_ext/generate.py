@@ -30,18 +30,21 @@ if TYPE_CHECKING:
 class GenerateOptions:
     """The command line of kosmos-generate, besides SearchOptions."""
 
-    path: Path = option(REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT")
+    path: Path = option(
+        REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT", must_exist=True
+    )
     data: str | None = option(
-        None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml"
+        None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml", must_exist=True
     )
     vocabulary: str | None = option(
         None,
         "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
         metavar="FOLDER",
+        must_exist=True,
     )
     prompt: str | None = option(None, "text with <image> for each image (default: JSON lines on standard input)")
     image: tuple[str, ...] = option(
-        (), "image file of --prompt; repeat it for each <image>", metavar="FILE", repeated=True
+        (), "image file of --prompt; repeat it for each <image>", metavar="FILE", repeated=True, must_exist=True
     )
     batch_size: int = option(16, "prompts of standard input per batch", minimum=1)
 

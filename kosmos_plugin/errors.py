@@ -38,6 +38,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def missing_package(what: str, error: ImportError, extra: str) -> UserError:
+    """The error for `what` needing a package that is not installed, and that the extra `extra` installs."""
+    return UserError(f'{what} needs the package {error.name}: pip install "kosmos-plugin[{extra}]"')
+
+
 def require_file(path: str | os.PathLike[str], what: str = "") -> None:
     """Raise a UserError, which calls the file `what`, unless there is a file at `path`."""
     if not os.path.isfile(path):

@@ -59,7 +59,7 @@ def decode_image(
     Raises:
         BrokenImage: The image cannot be decoded or has too many pixels.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise BrokenImage("image of 0 bytes")
@@ -77,7 +77,9 @@ def decode_image(
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
-        raise BrokenImage("image that cannot be decoded", f"{type(error).__name__}: {error}") from error
+        # Pillow's message for an unknown format is the address of our buffer
+        detail = "" if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+        raise BrokenImage("image that cannot be decoded", detail or "unknown format") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

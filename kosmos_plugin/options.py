@@ -15,6 +15,7 @@ neither fairseq nor torch, so that a command answers `--help` and usage errors b
 
 import argparse
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ def option(
     metavar: str | None = None,
     minimum: float | None = None,
     repeated: bool = False,
+    must_exist: bool = False,
 ) -> Any:
     """Define a dataclass field as the option `--name-of-the-field`.
 
@@ -45,6 +47,7 @@ def option(
         metavar: Name of the value in `--help` (default: from the field's type).
         minimum: The smallest allowed number.
         repeated: For a `tuple` field: the option is given once per value (otherwise once, with all values).
+        must_exist: The value is the path of an existing file or folder.
     """
     metadata = {
         "help": help,
@@ -52,13 +55,14 @@ def option(
         "metavar": metavar,
         "minimum": minimum,
         "repeated": repeated,
+        "must_exist": must_exist,
     }
     return _field(default, metadata)
 
 
-def argument(help: str, metavar: str) -> Any:
+def argument(help: str, metavar: str, *, must_exist: bool = False) -> Any:
     """Define a dataclass field as a required positional argument; a `tuple` field takes one or more values."""
-    return _field(REQUIRED, {"help": help, "metavar": metavar, "positional": True})
+    return _field(REQUIRED, {"help": help, "metavar": metavar, "positional": True, "must_exist": must_exist})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:
@@ -93,7 +97,7 @@ def _add(
         settings["action"] = argparse.BooleanOptionalAction
         settings["help"] = help_with_default(described, f"--{'' if default else 'no-'}{_dashed(field.name)}")
     else:
-        settings["type"] = _converter(kind, metadata.get("minimum"))
+        settings["type"] = _existing(kind) if metadata.get("must_exist") else _converter(kind, metadata.get("minimum"))
         settings["choices"] = metadata.get("choices")
         if not metadata.get("choices"):
             settings["metavar"] = metadata.get("metavar") or _METAVARS.get(kind, "TEXT")
@@ -117,7 +121,7 @@ def parsed_options(args: argparse.Namespace, options: type[Options]) -> Options:
 
 def help_with_default(help: str, default: Any, required: bool = False) -> str:
     """An option's help text with its default at the end, unless the text mentions a default itself."""
-    if "default" in help or help.endswith("(required)") or default == argparse.SUPPRESS:
+    if "default" in help or "(required" in help or default == argparse.SUPPRESS:
         return help
     if required:
         return f"{help} (required)"
@@ -127,6 +131,17 @@ def help_with_default(help: str, default: Any, required: bool = False) -> str:
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _existing(kind: type) -> Callable[[str], Any]:
+    """As `_converter`, for the path of a file or folder that must exist."""
+
+    def convert(text: str) -> Any:
+        if not os.path.exists(text):
+            raise argparse.ArgumentTypeError(f"{text} does not exist")
+        return kind(text)
+
+    return convert
 
 
 def _converter(kind: type, minimum: float | None) -> Callable[[str], Any]:

@@ -344,13 +344,13 @@ def test_says_that_it_reads_standard_input(checkpoint, capsys, monkeypatch):
 
 def test_options(checkpoint, capsys):
     assert "--beam must be at least 1, not 0" in refused(capsys, "--path", checkpoint, "--prompt", "a", "--beam", 0)
-    assert "--image goes with --prompt" in refused(capsys, "--path", checkpoint, "--image", "cat.png")
+    assert "--image goes with --prompt" in refused(capsys, "--path", checkpoint, "--image", __file__)
 
 
 def test_without_fairseq():
     program = (
         "import sys; sys.modules['fairseq'] = None\n"
-        "from fairseq_cli_ext.generate import cli_main; cli_main(['--path', 'a.pt', '--prompt', 'a'])"
+        "from fairseq_cli_ext.generate import cli_main; cli_main(['--path', 'setup.py', '--prompt', 'a'])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kosmos_plugin
+from kosmos_plugin.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("convert", "evaluate", "generate", "inspect", "prepare")
@@ -77,7 +79,35 @@ def test_help_has_an_example_and_every_default(command):
         for action in parser._actions:
             if action.option_strings and (action.nargs != 0 or "--no-" in "".join(action.option_strings)):
                 stated = formatter._get_help_string(action)
-                assert "default" in stated or "(required)" in stated, action.option_strings
+                assert "default" in stated or "(required" in stated, action.option_strings
+
+
+@pytest.mark.parametrize(
+    "command, arguments, message",
+    [
+        ("generate", ["--path", "gone.pt"], "--path: gone.pt does not exist."),
+        ("generate", ["--path", __file__, "--image", "gone.png"], "--image: gone.png does not exist."),
+        ("evaluate", ["--path", __file__, "--benchmark", "coco", "--data", "gone"], "--data: gone does not exist."),
+        ("convert", ["--to", "fairseq", "gone", "new.pt"], "SOURCE: gone does not exist."),
+    ],
+)
+def test_a_missing_file_is_reported_before_anything_heavy_is_imported(command, arguments, message):
+    module = importlib.import_module(f"fairseq_cli_ext.{command}")
+    with pytest.raises(UserError, match=f"^{re.escape(message)} "):
+        module.parser().parse_args(arguments)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fairseq_cli_ext.evaluate", "--list"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device: standard output\n")
 
 
 def test_a_misspelled_option_is_one_line():

@@ -5,7 +5,7 @@ from types import ModuleType
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, training_state, write_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 
 FORMATS = ("fairseq", "huggingface", "safetensors")
 
@@ -47,7 +47,5 @@ def _huggingface() -> ModuleType:
 
         from kosmos_plugin.checkpoints import huggingface
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"Conversion from and to Hugging Face needs {error.name}: pip install kosmos-plugin[huggingface]"
-        ) from None
+        raise missing_package("Conversion from and to Hugging Face", error, "huggingface") from None
     return huggingface

@@ -8,8 +8,6 @@ imports TorchScale or open_clip.
 
 from typing import Protocol
 
-_applied = False
-
 
 class Patch(Protocol):
     """A module of this package that patches fairseq."""
@@ -22,21 +20,17 @@ class Patch(Protocol):
 
 
 def apply() -> None:
-    """Import fairseq and apply the patches that are needed; a second call does nothing.
+    """Import fairseq and apply the patches that are needed.
 
     Raises:
         ImportError: fairseq is not installed.
     """
-    global _applied
-    if _applied:
-        return
     from kosmos_plugin.compat.quiet_import import import_fairseq
 
     import_fairseq()
     for patch in _patches():
         if patch.is_needed():
             patch.apply()
-    _applied = True
 
 
 def _patches() -> tuple[Patch, ...]:

@@ -83,6 +83,8 @@ class Generator:
         Raises:
             UserError: A prompt and its new tokens do not fit in the model's positions, or an image cannot be decoded.
         """
+        if not prompts:
+            return []
         longest = max(len(prompt) for prompt in prompts)
         if longest + options.max_new_tokens > self.model.max_positions():
             raise UserError(
@@ -107,6 +109,10 @@ class Generator:
         Raises:
             UserError: A candidate is empty or does not fit in the model's positions, or an image cannot be decoded.
         """
+        if not prompts:
+            return []
+        if any(isinstance(texts, str) for texts in candidates):
+            raise UserError("The candidates of a prompt are a list of texts, not one text.")
         tokens = [[self.vocabulary.encode(text) for text in texts] for texts in candidates]
         for prompt, prompt_candidates in zip(prompts, tokens, strict=True):
             lengths = [len(candidate) for candidate in prompt_candidates]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.models.vision import VisionEncoder
 
 if TYPE_CHECKING:  # the package is optional
@@ -89,7 +89,5 @@ def efficientnet_lite(
             with open(devnull, "w") as null, redirect_stdout(null):  # it prints that it loaded the weights
                 net = EfficientNet.from_pretrained(f"efficientnet-{model}", weights_path=path)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"--vision-encoder efficientnet_lite needs the package {error.name}: pip install kosmos-plugin[quickstart]"
-        ) from None
+        raise missing_package("--vision-encoder efficientnet_lite", error, "quickstart") from None
     return EfficientNetLite(net, image_size, trainable_layers)

@@ -141,7 +141,8 @@ def test_vocabulary_is_gone(ours, tmp_path, refusal):
     state["cfg"]["task"]["vocabulary"] = str(tmp_path / "gone")
     torch.save(state, checkpoint)
     assert "sentencepiece.model" in refusal("huggingface", checkpoint)
-    assert "sentencepiece.model" in refusal("huggingface", checkpoint, "--vocabulary", str(tmp_path / "elsewhere"))
+    (tmp_path / "empty").mkdir()
+    assert "sentencepiece.model" in refusal("huggingface", checkpoint, "--vocabulary", str(tmp_path / "empty"))
     convert.cli_main(
         ["--to", "huggingface", str(checkpoint), str(tmp_path / "target"), "--vocabulary", str(ours / "vocabulary")]
     )
@@ -210,7 +211,7 @@ def test_full_disk(ours, theirs, tmp_path, to):
 def test_without_the_extra(theirs, refusal, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
     message = refusal("fairseq", theirs)
-    assert missing in message and "pip install kosmos-plugin[huggingface]" in message
+    assert missing in message and 'pip install "kosmos-plugin[huggingface]"' in message
 
 
 def test_unknown_format(ours, tmp_path, capsys):

@@ -100,3 +100,10 @@ def test_candidates_that_cannot_be_scored_are_refused(kosmos):
         kosmos.score("a", candidates=["cat", " "])
     with pytest.raises(UserError, match="longest candidate"):
         kosmos.score("a", candidates=["cat " * 70])
+    with pytest.raises(UserError, match="a list of texts, not one text"):
+        kosmos.score("a", candidates="cat")
+
+
+def test_no_prompts(kosmos):
+    assert kosmos.search([], SearchOptions()) == []
+    assert kosmos.score_batch([], []) == []

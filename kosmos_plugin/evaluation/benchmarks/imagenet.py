@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.shard_index import read_bytes
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
@@ -121,7 +121,7 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError as error:
-        raise UserError(f'{path} needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+        raise missing_package(f"Reading {path}", error, "evaluation") from None
     try:
         with tarfile.open(path) as archive:
             meta, ground_truth = archive.extractfile(META), archive.extractfile(GROUND_TRUTH)

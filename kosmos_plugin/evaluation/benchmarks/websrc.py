@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from kosmos_plugin.data.documents import Image
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file, read_table
 from kosmos_plugin.evaluation.metrics.spans import spans
@@ -122,7 +122,7 @@ def page_text(path: Path) -> str:
         from lxml import html
         from lxml.etree import ParserError
     except ModuleNotFoundError as error:
-        raise UserError(f'WebSRC needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+        raise missing_package("WebSRC", error, "evaluation") from None
     try:
         page = html.document_fromstring(path.read_bytes(), parser=html.HTMLParser(encoding="utf-8"))
     except OSError as error:

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.harnesses.adapter import (
     Context,
     load_model,
@@ -40,7 +40,7 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as error:
-    raise UserError(f'{error}: pip install "kosmos-plugin[lm-eval]" installs the harness.') from None
+    raise missing_package("lm-eval's harness", error, "lm-eval") from None
 
 _T = TypeVar("_T")
 

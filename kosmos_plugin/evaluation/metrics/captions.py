@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
 from kosmos_plugin.evaluation.metrics.accuracy import percent
 
@@ -77,7 +77,7 @@ def tokenize(captions: Sequence[Sequence[str]]) -> list[list[str]]:
     try:
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
     except ModuleNotFoundError as error:
-        raise UserError(f'Captions are measured with {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+        raise missing_package("Measuring captions", error, "evaluation") from None
     if shutil.which("java") is None:
         raise UserError(
             "Captions are measured with Java, but there is no `java`: install a Java runtime, such as the package "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.metrics.accuracy import RESAMPLES
 
 
@@ -47,4 +47,4 @@ def check_scikit_learn() -> None:
     try:
         import sklearn  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f'ROC AUC needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+        raise missing_package("ROC AUC", error, "evaluation") from None

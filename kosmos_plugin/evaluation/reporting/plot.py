@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import missing_package
 from kosmos_plugin.evaluation.results import Result
 from kosmos_plugin.paper.results import reported
 
@@ -37,7 +37,7 @@ def check_tools() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f'The plot needs {error.name}: pip install "kosmos-plugin[evaluation]"') from None
+        raise missing_package("The plot", error, "evaluation") from None
 
 
 def plot(results: Sequence[Result]) -> bytes:
