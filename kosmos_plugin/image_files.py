@@ -1,4 +1,4 @@
-"""Encoded images: the formats that are read, their file extensions, and how an image is opened."""
+"""Encoded images: the formats that are read, their file extensions, how one is opened, and which side of it is up."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ IMAGE_FORMATS = {
     "PPM": ("ppm", "pgm", "pbm", "pnm"),
 }
 IMAGE_EXTENSIONS = tuple(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
+# EXIF orientation → the name in PIL.Image.Transpose.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_ORIENTATION_TAG = 0x0112
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -60,6 +71,28 @@ def _readable_formats() -> tuple[str, ...]:
 
     Image.init()
     return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+def orientation(image: Image.Image) -> int:
+    """How an image is to be turned: 1 … 8, as in EXIF. 1, not at all, if it does not say or its EXIF is broken.
+
+    The image is decoded first: a TIFF turns itself then, and a PNG may say so only after its pixels.
+    """
+    image.load()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = image.getexif().get(_ORIENTATION_TAG)
+            return value if value in _TURNS else 1
+    except Exception:  # broken EXIF raises anything from SyntaxError to struct.error
+        return 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image by its EXIF orientation."""
+    from PIL import Image
+
+    return image if orientation == 1 else image.transpose(Image.Transpose[_TURNS[orientation]])
 
 
 def image_extension(data: bytes) -> str:
