@@ -69,7 +69,7 @@ def decode_image(
             raise BrokenImage(f"image of more than {max_pixels:,} pixels", f"{width}x{height}")
         drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
         turn = orientation(image)
-        box = drafted[1] if drafted else (0, 0, *image.size)  # of the picture within the decoded pixels
+        box: Box = drafted[1] if drafted else (0, 0, *image.size)  # of the picture within the decoded pixels
         box = _upright_box(box, image.size, turn)
         return (_stretch if fit == "stretch" else _resize_and_crop)(resize, upright(_to_rgb(image), turn), box, size)
     except BrokenImage:

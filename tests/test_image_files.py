@@ -132,6 +132,6 @@ def test_format_that_this_pillow_lacks(monkeypatch):
 @pytest.mark.parametrize("extension", [*IMAGE_EXTENSIONS, "AVIF", "Jfif", "JPG", "TiFF"])
 def test_every_extension_is_found_in_tars(tmp_path, extension):
     tiny.write_tar(tmp_path / "0.tar", [(f"0.{extension}", b"image"), ("0.TXT", b"a dog")])
-    (record,) = tar_records(tmp_path / "0.tar")
+    ((record,), _) = tar_records(tmp_path / "0.tar")
     image, text = caption_document(record).segments
     assert image.read() == b"image" and text.text == "a dog"

@@ -50,7 +50,7 @@ def test_exact_equals_pillow(kind, fit):
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
-@pytest.mark.parametrize("width, height", [(301, 203), (203, 301), (1000, 701), (701, 999), (3000, 91)])
+@pytest.mark.parametrize("width, height", [(301, 203), (203, 301), (701, 500), (3000, 91)])
 def test_every_decoding_is_as_near_as_without_turning(width, height, decoding):
     """Drafts of odd sizes end within a pixel, which a turned image has at its other side."""
 

@@ -27,7 +27,7 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
@@ -182,7 +182,7 @@ class _Reader:
         if path.is_file():  # before wildcards, as folder and file names may contain their characters
             return [os.path.normpath(path)]
         matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
-        files = [os.path.normpath(match) for match in matches if not match.endswith(INDEX_SUFFIX)]
+        files = [os.path.normpath(match) for match in matches if not match.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))]
         if not files:
             self.fail(f"{key} names {path}, which does not exist.")
         return files

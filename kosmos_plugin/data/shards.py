@@ -15,7 +15,8 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
-from kosmos_plugin.data.shard_index import Record, open_index, read_bytes
+from kosmos_plugin.data.shard_index import Record, open_index
+from kosmos_plugin.data.tar_files import Pieces, read_pieces
 from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 RecordReader = Callable[[Record], Document]
@@ -62,7 +63,7 @@ def caption_document(record: Record) -> Document:
     """
     image = next((record.members[extension] for extension in IMAGE_EXTENSIONS if extension in record.members), None)
     if image is None:
-        raise BrokenRecord("no image")
+        raise BrokenRecord("no image", _image_behind_a_dot(record))
     if "txt" in record.members:
         caption = _utf8(record.read("txt"))
     elif "json" in record.members:
@@ -85,8 +86,8 @@ def interleaved_document(record: Record) -> Document:
     if "json" not in record.members:
         raise BrokenRecord("no JSON")
     images = {
-        extension.partition(".")[0]: span
-        for extension, span in record.members.items()
+        extension.partition(".")[0]: pieces
+        for extension, pieces in record.members.items()
         if extension.rpartition(".")[2] in IMAGE_EXTENSIONS
     }
     segments = _json_object(record.read("json")).get("segments")
@@ -107,8 +108,14 @@ def interleaved_document(record: Record) -> Document:
     return Document(record.id, tuple(parsed))
 
 
-def _image(record: Record, span: tuple[int, int]) -> Image:
-    return Image(functools.partial(read_bytes, record.tar, *span))
+def _image_behind_a_dot(record: Record) -> str:
+    """What to say of a record without an image if it has one whose name has a dot, such as photo.2020.jpg."""
+    named = next((name for name in record.members if name.rpartition(".")[2] in IMAGE_EXTENSIONS), None)
+    return f"but {record.key}.{named}: a key ends at the first dot; rename the files" if named else ""
+
+
+def _image(record: Record, pieces: Pieces) -> Image:
+    return Image(functools.partial(read_pieces, record.tar, pieces))
 
 
 def _utf8(data: bytes) -> str:

@@ -69,6 +69,7 @@ def test_wildcards_leave_indexes_out(write):
     config = copy.deepcopy(GOOD)
     config["streams"]["pictures"]["corpora"][0]["valid"] = "tars/valid*"
     path = write(config)
+    (path.parent / "tars/valid-a.tar.kosmos_index").touch()
     (path.parent / "tars/valid-a.tar.index.npz").touch()
     names = [p.rpartition("/")[2] for p in read_data_config(path).streams[1].corpora[0].paths("valid")]
     assert names == ["valid-a.tar", "valid-b.tar"]

@@ -1,6 +1,6 @@
 """kosmos-prepare captions with img2dataset's tars: the tars stay as they are, and an index beside each lists its pairs.
 
-    TAR.index.npz      the index of the pairs that are kept, and the options that selected them
+    TAR.kosmos_index   the index of the pairs that are kept, and the options that selected them
     OUT/corpus.yaml    the corpus for a data YAML
     OUT/bad.jsonl      a line for each tar without an index, and why
 
@@ -117,7 +117,7 @@ class FilterShards(IndexShards):
     @staticmethod
     def _pair(record: Record, document: Document) -> Document:
         """The document of a pair. If the record is not one, `document` is given what is known of it."""
-        if max(size for _, size in record.members.values()) > MAX_IMAGE_BYTES:
+        if record.largest > MAX_IMAGE_BYTES:
             raise Dropped(FILE_TOO_LARGE)
         try:
             image, caption = caption_document(record).segments

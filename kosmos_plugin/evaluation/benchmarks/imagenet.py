@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kosmos_plugin.data.documents import Image
-from kosmos_plugin.data.shard_index import read_bytes
+from kosmos_plugin.data.tar_files import read_bytes
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file

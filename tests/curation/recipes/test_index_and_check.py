@@ -206,7 +206,7 @@ def test_every_reason_is_known(tmp_path):
     """The reasons of broken records are a few fixed phrases; specifics of a record are in the detail."""
     for number, record in enumerate(BAD_RECORDS.values()):
         tiny.write_tar(tmp_path / f"{number}.tar", [(f"7.{name}", data) for name, data in record])
-        (found,) = tar_records(tmp_path / f"{number}.tar")
+        ((found,), _) = tar_records(tmp_path / f"{number}.tar")
         for read in (caption_document, interleaved_document):
             assert reason(found, read) in (None, *BAD_RECORDS)
 
