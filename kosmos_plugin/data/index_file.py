@@ -136,10 +136,11 @@ class IndexFile:
 
     def _block(self, number: int) -> bytes:
         """The content of a block."""
-        begin, end = np.frombuffer(read_bytes(self.path, self.begins + 8 * number, 16).ljust(16, b"\xff"), "<u8")
+        place = read_bytes(self.path, self.begins + 8 * number, 16).ljust(16, b"\0")
+        begin, end = np.frombuffer(place, "<u8").tolist()
         if not begin + 4 <= end <= os.path.getsize(self.path):
             raise DamagedIndex(f"a damaged block {number}")
-        block = read_bytes(self.path, int(begin), int(end - begin))
+        block = read_bytes(self.path, begin, end - begin)
         if block[:4] != _checksum(number, block[4:]):
             raise DamagedIndex(f"a damaged block {number}")
         return block[4:]
