@@ -1,6 +1,6 @@
 """Documents from WebDataset tars in one of two layouts.
 
-    captions      KEY.jpg (any image), KEY.txt (or KEY.json with "caption")      img2dataset's naming
+    captions      KEY.jpg (any image), KEY.txt or KEY.json with "caption"        img2dataset's naming
     interleaved   KEY.json, KEY.0.jpg, KEY.1.png, …                              a JSON of segments, numbered images
 
 The JSON of an interleaved record is {"segments": [{"text": "…"}, {"image": 0}, …]}; a text segment with
@@ -29,11 +29,18 @@ class ShardedDocuments(ConcatDataset[Document]):
 
     Args:
         tars: Paths of the tars.
-        read_record: Turns a record into a document: `caption_document` or `interleaved_document`.
+        read_record: Turns a record into a document: see `record_reader`.
     """
 
     def __init__(self, tars: Iterable[str], read_record: RecordReader):
         super().__init__(_TarDocuments(tar, read_record) for tar in tars)
+
+
+def record_reader(kind: str, caption_from: str = "txt") -> RecordReader:
+    """What turns the records of a corpus of `kind` ("captions" or "interleaved") into documents."""
+    if kind == "captions":
+        return functools.partial(caption_document, caption_from=caption_from)
+    return interleaved_document
 
 
 class _TarDocuments(Dataset[Document]):
@@ -55,8 +62,13 @@ class _TarDocuments(Dataset[Document]):
             raise
 
 
-def caption_document(record: Record) -> Document:
+def caption_document(record: Record, caption_from: str = "txt") -> Document:
     """Read an image–caption pair: the image first, then the caption (Table 21).
+
+    Args:
+        record: The record.
+        caption_from: "txt" or "json", where the caption is. The other is read if that one is missing or, for
+            "json", has no caption.
 
     Raises:
         BrokenRecord: The image or the caption is missing, or the caption is empty or not valid UTF-8.
@@ -64,17 +76,24 @@ def caption_document(record: Record) -> Document:
     image = next((record.members[extension] for extension in IMAGE_EXTENSIONS if extension in record.members), None)
     if image is None:
         raise BrokenRecord("no image", _image_behind_a_dot(record))
-    if "txt" in record.members:
-        caption = _utf8(record.read("txt"))
-    elif "json" in record.members:
-        caption = _json_object(record.read("json")).get("caption") or ""
-        if not isinstance(caption, str):
-            raise BrokenRecord("caption is not text", f"{caption!r:.40}")
-    else:
+    if not {"txt", "json"} & set(record.members):
         raise BrokenRecord("no caption")
-    if not caption.strip():
+    caption = _caption_in_json(record) if caption_from == "json" or "txt" not in record.members else ""
+    if not caption and "txt" in record.members:
+        caption = _utf8(record.read("txt")).strip()
+        if not caption and caption_from == "txt" and _caption_in_json(record):
+            raise BrokenRecord("empty text", "with a caption in the JSON: say caption_from: json, and it is read")
+    if not caption:
         raise BrokenRecord("empty text")
-    return Document(record.id, (_image(record, image), Text(caption.strip())))
+    return Document(record.id, (_image(record, image), Text(caption)))
+
+
+def _caption_in_json(record: Record) -> str:
+    """The "caption" of the record's JSON; "" if there is none."""
+    caption = (_json_object(record.read("json")).get("caption") or "") if "json" in record.members else ""
+    if not isinstance(caption, str):
+        raise BrokenRecord("caption is not text", f"{caption!r:.40}")
+    return caption.strip()
 
 
 def interleaved_document(record: Record) -> Document:

@@ -124,6 +124,7 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "cross_document_attention"), 1, "cross_document_attention must be of type bool, not 1"),
         ((*TEXT, "corpora"), {}, "streams.text.corpora must be of type list"),
         ((*TEXT, "corpora"), [], "streams.text.corpora is empty"),
+        ((*A, "caption_from"), "xml", r"corpora\[0\].caption_from must be txt or json, .* not 'xml'"),
         ((*A, "weight"), 0, r"corpora\[0\].weight must be a positive number, not 0"),
         ((*A, "weight"), -1.5, "must be a positive number, not -1.5"),
         ((*A, "weight"), "1", "must be a positive number, not '1'"),
