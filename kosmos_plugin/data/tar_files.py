@@ -121,6 +121,8 @@ def _members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, Pieces | None]]
                     raise tarfile.ReadError(f"a member of {member.size:,} bytes")
                 yield member, _pieces(member, archive.offset) if member.isfile() else None
             end = archive.offset
+        if end == start > 0:
+            raise tarfile.ReadError(f"what follows the end of a tar, at byte {start:,}, is not another one")
         # tarfile does not report that the two blocks of zeros at the end are missing, nor a broken header.
         file.seek(end)
         if file.read(len(_END_OF_TAR)) != _END_OF_TAR:
