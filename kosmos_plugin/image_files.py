@@ -78,14 +78,14 @@ def orientation(image: Image.Image) -> int:
 
     The image is decoded first: a TIFF turns itself then, and a PNG may say so only after its pixels.
     """
-    image.load()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd palettes and of broken EXIF
+        image.load()
+        try:
             value = image.getexif().get(_ORIENTATION_TAG)
             return value if value in _TURNS else 1
-    except Exception:  # broken EXIF raises anything from SyntaxError to struct.error
-        return 1
+        except Exception:  # broken EXIF raises anything from SyntaxError to struct.error
+            return 1
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
