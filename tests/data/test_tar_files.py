@@ -150,7 +150,7 @@ def test_joined_tars(tmp_path, form, blocks):
     with pytest.raises(BrokenShard):
         tar_records(tmp_path / "1.tar")
     (tmp_path / "2.tar").write_bytes(parts[0] + b"not a tar" * 100)
-    with pytest.raises(BrokenShard, match="what follows the end of a tar, at byte .*, is not another one"):
+    with pytest.raises(BrokenShard, match=r"what follows the end of a tar, at byte .*, is not another one"):
         tar_records(tmp_path / "2.tar")
 
 
