@@ -3,6 +3,8 @@
     captions      KEY.jpg (any image), KEY.txt or KEY.json with "caption"        img2dataset's naming
     interleaved   KEY.json, KEY.0.jpg, KEY.1.png, …                              a JSON of segments, numbered images
 
+KEY is a name up to its first dot. An image has any of `image_files.IMAGE_EXTENSIONS`, and extensions are in any case.
+
 The JSON of an interleaved record is {"segments": [{"text": "…"}, {"image": 0}, …]}; a text segment with
 "in_loss": false (or, as in shards of version 0.1, "counted": false) is read by the model but is not in the loss.
 """
