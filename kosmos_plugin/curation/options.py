@@ -54,6 +54,12 @@ class CaptionOptions:
         "tsv: columns in order; caption and image (base64) are read",
         metavar="NAME",
     )
+    caption_from: str = option(
+        "txt",
+        "webdataset, files: which file beside an image has its caption; the other one is read if there is no such file "
+        "or, with json, no caption in it",
+        ("txt", "json"),
+    )
     keep_tags: bool = option(False, "keep captions with tags such as <PERSON>, which the paper discards")
     min_words: int = option(1, "minimum words per caption")
     max_words: int | None = option(None, "maximum words per caption (default: no limit)")

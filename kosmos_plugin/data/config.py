@@ -11,6 +11,7 @@
             train: laion/{00000..41454}.tar   # a pattern or a list of them; text: prefixes of .bin and .idx
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
+            caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
@@ -27,10 +28,12 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
+# The files of a record that may have its caption, by their extensions.
+CAPTION_FILES = ("txt", "json")
 SPLITS = ("train", "valid")
 
 T = TypeVar("T")
@@ -44,6 +47,7 @@ class CorpusConfig:
     train: tuple[str, ...] = ()  # paths of tars, or prefixes of binarized text
     valid: tuple[str, ...] = ()
     weight: float | None = None  # relative to the stream's other corpora; None: its number of sequences
+    caption_from: str = "txt"  # captions: which of CAPTION_FILES has them
 
     def paths(self, split: str) -> tuple[str, ...]:
         """The paths of "train" or "valid"."""
@@ -156,8 +160,12 @@ class _Reader:
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if weight is not None and not (number and 0 < weight < math.inf):
             self.fail(f"{key}.weight must be a positive number, not {weight!r}.")
+        caption_from = raw.get("caption_from", "txt")
+        if caption_from not in CAPTION_FILES or (kind != "captions" and "caption_from" in raw):
+            listed = " or ".join(CAPTION_FILES)
+            self.fail(f"{key}.caption_from must be {listed}, for captions only, not {caption_from!r} for {kind}.")
         paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
-        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight)
+        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
 
     def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
         """Expand braces and wildcards, relative to the YAML; every file must exist."""
@@ -182,7 +190,7 @@ class _Reader:
         if path.is_file():  # before wildcards, as folder and file names may contain their characters
             return [os.path.normpath(path)]
         matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
-        files = [os.path.normpath(match) for match in matches if not match.endswith(INDEX_SUFFIX)]
+        files = [os.path.normpath(match) for match in matches if not match.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))]
         if not files:
             self.fail(f"{key} names {path}, which does not exist.")
         return files

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
-from kosmos_plugin.data.config import DataConfig, StreamConfig
+from kosmos_plugin.data.config import CorpusConfig, DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.order import Interleaving, shuffled
 from kosmos_plugin.data.packing import PackedRow, pack
 from kosmos_plugin.data.samples import Sample, SampleBuilder
-from kosmos_plugin.data.shards import RecordReader, ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.shards import ShardedDocuments, record_reader
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.errors import UserError
@@ -47,19 +47,24 @@ class FormattedDocuments(Dataset[Sample]):
 
 
 Corpus = ConcatenatedRows | FormattedDocuments
-CorpusReader = Callable[[tuple[str, ...], SampleBuilder], Corpus]
+CorpusReader = Callable[[CorpusConfig, str, SampleBuilder], Corpus]
 
 
-def _sharded(read_record: RecordReader) -> CorpusReader:
-    return lambda paths, sample_builder: FormattedDocuments(ShardedDocuments(paths, read_record), sample_builder)
+def _text(corpus: CorpusConfig, split: str, sample_builder: SampleBuilder) -> Corpus:
+    return ConcatenatedRows(corpus.paths(split), sample_builder)
+
+
+def _captions(corpus: CorpusConfig, split: str, sample_builder: SampleBuilder) -> Corpus:
+    read_record = record_reader("captions", corpus.caption_from)
+    return FormattedDocuments(ShardedDocuments(corpus.paths(split), read_record), sample_builder)
+
+
+def _interleaved(corpus: CorpusConfig, split: str, sample_builder: SampleBuilder) -> Corpus:
+    return FormattedDocuments(ShardedDocuments(corpus.paths(split), record_reader("interleaved")), sample_builder)
 
 
 # How the corpora of each kind of stream are opened.
-CORPUS_READERS: dict[str, CorpusReader] = {
-    "text": ConcatenatedRows,
-    "captions": _sharded(caption_document),
-    "interleaved": _sharded(interleaved_document),
-}
+CORPUS_READERS: dict[str, CorpusReader] = {"text": _text, "captions": _captions, "interleaved": _interleaved}
 
 
 class Stream:
@@ -85,7 +90,7 @@ class Stream:
         self.shuffle = split == "train"
         self.seed = seed
         corpora = [corpus for corpus in config.corpora if corpus.paths(split)]
-        self.corpora = [CORPUS_READERS[config.kind](corpus.paths(split), sample_builder) for corpus in corpora]
+        self.corpora = [CORPUS_READERS[config.kind](corpus, split, sample_builder) for corpus in corpora]
         self.names = [corpus.name for corpus in corpora]
         self.sizes = np.array([len(corpus) for corpus in self.corpora], dtype=np.int64)
         for name, size in zip(self.names, self.sizes, strict=True):

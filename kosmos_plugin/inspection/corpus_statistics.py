@@ -23,14 +23,13 @@ from kosmos_plugin.data.order import Permutation
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shard_index import Record
-from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.shards import ShardedDocuments, record_reader
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.inspection.options import SequenceOptions, StatisticsOptions
 from kosmos_plugin.vocabulary import Vocabulary
 
 MAX_SOURCES = 10
-RECORD_READERS = {"captions": caption_document, "interleaved": interleaved_document}
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def mixture_statistics(data: str, training: SequenceOptions, options: Statistics
 
 def _stream_statistics(stream: Stream, sample_builder: SampleBuilder, options: StatisticsOptions) -> StreamStatistics:
     config = stream.config
-    paths = {corpus.name: corpus.paths(options.split) for corpus in config.corpora}
+    configs = {corpus.name: corpus for corpus in config.corpora}
     epochs = stream.epochs(options.updates) if options.updates is not None else {}
     corpora = []
     for i, name in enumerate(stream.names):
@@ -125,7 +124,8 @@ def _stream_statistics(stream: Stream, sample_builder: SampleBuilder, options: S
             known = _totals_of_binarized(parts)
             size, examine = _binarized(parts, sample_builder.vocabulary)
         else:
-            size, examine = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
+            read_record = record_reader(config.kind, configs[name].caption_from)
+            size, examine = _sharded(configs[name].paths(options.split), read_record, sample_builder)
         sample, unusable = [], collections.Counter[str]()
         chosen = _random_sample(size, options.documents, stream.seed + i)
         for document in tqdm(chosen, desc=f"{config.name}: {name}", unit="document", leave=False, mininterval=1):

@@ -69,6 +69,7 @@ def test_wildcards_leave_indexes_out(write):
     config = copy.deepcopy(GOOD)
     config["streams"]["pictures"]["corpora"][0]["valid"] = "tars/valid*"
     path = write(config)
+    (path.parent / "tars/valid-a.tar.kosmos_index").touch()
     (path.parent / "tars/valid-a.tar.index.npz").touch()
     names = [p.rpartition("/")[2] for p in read_data_config(path).streams[1].corpora[0].paths("valid")]
     assert names == ["valid-a.tar", "valid-b.tar"]
@@ -123,6 +124,7 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "cross_document_attention"), 1, "cross_document_attention must be of type bool, not 1"),
         ((*TEXT, "corpora"), {}, "streams.text.corpora must be of type list"),
         ((*TEXT, "corpora"), [], "streams.text.corpora is empty"),
+        ((*A, "caption_from"), "xml", r"corpora\[0\].caption_from must be txt or json, .* not 'xml'"),
         ((*A, "weight"), 0, r"corpora\[0\].weight must be a positive number, not 0"),
         ((*A, "weight"), -1.5, "must be a positive number, not -1.5"),
         ((*A, "weight"), "1", "must be a positive number, not '1'"),

@@ -1,10 +1,13 @@
 """`load`: from a checkpoint to a Generator, wherever its vocabulary is now, and clear errors for mismatches."""
 
+import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 import kosmos_plugin
 from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
@@ -51,6 +54,19 @@ def test_options_that_the_checkpoint_lacks_have_their_defaults(state, saved):
     del state["cfg"]["model"]["positions"]
     state["cfg"]["model"]["an_option_of_another_version"] = 1
     assert load(saved()).model.config.positions == "xpos"
+
+
+def test_a_photo_is_seen_upright(saved):
+    """A phone stores it as the sensor lies and says in EXIF how to turn it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned, upright = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels).save(turned, "PNG", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(upright, "PNG")
+    kosmos = load(saved())
+    scores = [kosmos.score("<image> a", [file.getvalue()], ["cat", "dog"]) for file in (turned, upright)]
+    assert scores[0] == scores[1]
 
 
 def test_where_the_vocabulary_is(data, state, saved, tmp_path):

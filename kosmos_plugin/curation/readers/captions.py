@@ -8,6 +8,7 @@ coco         COCO's captions_*.json, with its images in a folder; a pair for eac
 """
 
 import base64
+import contextlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.json_values import json_object, lines_of
 from kosmos_plugin.curation.writers.shards import RECORDS_PER_SHARD
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 # Format → file extensions.
 FORMATS = {
@@ -66,32 +67,55 @@ class ReadPairs(Reader):
 
 
 class ReadFiles(ReadPairs):
-    """Images, each with its caption beside it in a .txt or .json file. A task reads enough for one shard."""
+    """Images, each with its caption beside it in a .txt or .json file. A task reads enough for one shard.
+
+    Args:
+        files: The images.
+        caption_from: "txt" or "json", which of these files has the caption. The other is read if there is no such
+            file or, for "json", no caption in it.
+        exclusion_writer: Writes the records that cannot be used.
+    """
 
     files_per_task = RECORDS_PER_SHARD
+
+    def __init__(self, files: Sequence[InputFile], caption_from: str, exclusion_writer: DiskWriter | None = None):
+        super().__init__(files, exclusion_writer)
+        self.caption_from = caption_from
 
     def records(self, file: InputFile) -> Iterator[InputFile]:
         yield file
 
     def pair(self, record: InputFile) -> tuple[Any, Any]:
         with open_input(record.path) as image:
-            return _caption_beside(record.path.rpartition(".")[0]), image.read(MAX_IMAGE_BYTES + 1)
+            return self._caption_beside(record.path.rpartition(".")[0]), image.read(MAX_IMAGE_BYTES + 1)
+
+    def _caption_beside(self, stem: str) -> object:
+        """The caption of STEM; None if there is none in UTF-8."""
+        in_json = None
+        if self.caption_from == "json":
+            in_json = _caption_in_json(stem)
+            if in_json and (not isinstance(in_json, str) or in_json.strip()):
+                return in_json
+        text = _beside(stem, ".txt")
+        if text is None:
+            return in_json if self.caption_from == "json" else _caption_in_json(stem)
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
 
 
-def _caption_beside(stem: str) -> object:
-    """The caption in STEM.txt or, without that file, in STEM.json; None if there is none in UTF-8."""
-    try:
-        with open_input(f"{stem}.txt") as file:
-            return file.read(MAX_IMAGE_BYTES).decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    except FileNotFoundError:
-        pass
-    try:
-        with open_input(f"{stem}.json") as file:
-            return json_object(file.read(MAX_IMAGE_BYTES)).get("caption")
-    except FileNotFoundError:
-        return None
+def _caption_in_json(stem: str) -> object:
+    data = _beside(stem, ".json")
+    return None if data is None else json_object(data).get("caption")
+
+
+def _beside(stem: str, extension: str) -> bytes | None:
+    """The content of STEM.txt, or of STEM.TXT if there is no such file; None without either."""
+    for name in (stem + extension, stem + extension.upper()):
+        with contextlib.suppress(FileNotFoundError), open_input(name) as file:
+            return file.read(MAX_IMAGE_BYTES)
+    return None
 
 
 class ReadParquet(ReadPairs):

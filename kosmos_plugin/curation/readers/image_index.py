@@ -25,7 +25,7 @@ from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Step
 from kosmos_plugin.curation.readers.json_values import json_object
 from kosmos_plugin.curation.readers.web_pages import decoded_body, media_type, warc_record, warc_records
-from kosmos_plugin.data.shard_index import files_of
+from kosmos_plugin.data.tar_files import HOLE, Pieces, tar_files
 
 _NOT_IMAGES = (".json", ".txt", ".html", ".htm", ".parquet")
 # Number of the file, then offset and size in bytes (size 0: a WARC record, which knows its own).
@@ -100,32 +100,32 @@ def _may_be_image(media_type: str) -> bool:
 
 
 def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, size) of each image in a tar, from its headers and img2dataset's JSON beside the image."""
-    with open_bytes(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        stem: str | None = None
-        images: list[tuple[str, int, int]] = []
-        url: str | None = None
-        for member in files_of(archive):
-            name = member.name.removeprefix("./")
-            member_stem, extension = posixpath.splitext(name)
-            if member_stem != stem:
-                yield from _named(images, url)
-                stem, images, url = member_stem, [], None
-            if extension.lower() == ".json" and member.size <= MAX_IMAGE_BYTES:
-                url = _url_of(_content(archive, member)) or url
-            elif extension.lower() not in _NOT_IMAGES:  # addresses end in anything
-                images.append((name, member.offset_data, member.size))
-        yield from _named(images, url)
+    """(key, offset, size) of each image in a tar, from its headers and img2dataset's JSON with the image's name.
 
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return b"" if file is None else file.read()
-
-
-def _named(images: list[tuple[str, int, int]], url: str | None) -> Iterator[tuple[str, int, int]]:
-    for name, offset, size in images:
-        yield address_key(url) if url else name, offset, size
+    Raises tarfile.TarError, after the images that could be located, if the tar is broken or some images are sparse.
+    """
+    images: dict[str, tuple[str, Pieces]] = {}  # by name; a later file replaces an earlier one
+    urls: dict[str, str | None] = {}  # by name without extension
+    error: tarfile.TarError | None = None
+    with open_bytes(path) as file:
+        try:
+            for name, pieces in tar_files(file):
+                name = posixpath.normpath(name)
+                stem, extension = posixpath.splitext(name)
+                if len(pieces) > 1 or pieces[0][0] == HOLE:
+                    error = tarfile.ReadError(f"{name} is a sparse file; write the tar again without --sparse")
+                elif extension.lower() == ".json" and pieces[0][1] <= MAX_IMAGE_BYTES:
+                    file.seek(pieces[0][0])
+                    urls[stem] = _url_of(file.read(pieces[0][1]))
+                elif extension.lower() not in _NOT_IMAGES:  # addresses end in anything
+                    images[name] = stem, pieces
+        except tarfile.TarError as raised:
+            error = raised
+    for name, (stem, pieces) in images.items():
+        url = urls.get(stem)
+        yield address_key(url) if url else name, *pieces[0]
+    if error is not None:
+        raise error
 
 
 def _url_of(data: bytes) -> str | None:

@@ -64,7 +64,7 @@ def _filters(run: Run[CaptionOptions]) -> list[Filter]:
 def _reader(format: str, files: Sequence[InputFile], run: Run[CaptionOptions]) -> ReadPairs:
     options, dropped = run.options, run.dropped_writer("invalid")
     if format == "files":
-        return ReadFiles(files, dropped)
+        return ReadFiles(files, options.caption_from, dropped)
     if format == "parquet":
         return ReadParquet(files, dropped)
     if format == "tsv":

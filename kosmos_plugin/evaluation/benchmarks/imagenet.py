@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kosmos_plugin.data.documents import Image
-from kosmos_plugin.data.shard_index import read_bytes
+from kosmos_plugin.data.tar_files import files_of_tar, read_pieces
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file
@@ -74,17 +74,16 @@ class ImageNet(Benchmark[Photo]):
         wordnet_ids, labels = _read_devkit(self.folder / DEVKIT)
         names = _names(wordnet_ids.values(), self.folder / DEVKIT)
         try:
-            with tarfile.open(path) as archive:
-                members = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
-        except (OSError, tarfile.TarError) as error:
+            files = sorted(dict(files_of_tar(path)).items())
+        except OSError as error:
             raise UserError(f"{path} cannot be read: {error}") from None
-        if len(members) != len(labels):
-            raise UserError(f"{path} has {len(members):,} images, and {DEVKIT} the labels of {len(labels):,}.")
+        if len(files) != len(labels):
+            raise UserError(f"{path} has {len(files):,} images, and {DEVKIT} the labels of {len(labels):,}.")
         photos = []
-        for member, label in zip(members, labels, strict=True):
+        for (name, pieces), label in zip(files, labels, strict=True):
             wordnet_id = wordnet_ids[label]
-            read = functools.partial(read_bytes, str(path), member.offset_data, member.size)
-            photos.append(Photo(f"{wordnet_id}/{member.name}", names[wordnet_id], Image(read, f"{path}/{member.name}")))
+            read = functools.partial(read_pieces, str(path), pieces)
+            photos.append(Photo(f"{wordnet_id}/{name}", names[wordnet_id], Image(read, f"{path}/{name}")))
         return photos
 
 

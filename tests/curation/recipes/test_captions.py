@@ -146,6 +146,35 @@ def test_every_format_gives_the_same_pairs(tmp_path, write):
     assert counts.get("dropped", {}) == ({"not downloaded": 1} if write is write_parquet else {})
 
 
+def test_captions_from_json_where_the_txt_is_empty(tmp_path):
+    """As an option for tars, which then goes into the YAML, and for folders."""
+    members = [*tiny.caption_members("0", " ", jpeg()), ("0.json", b'{"caption": "a dog"}')]
+    tiny.write_tar(tmp_path / "tars" / "0.tar", [*members, *tiny.caption_members("1", "a cat", jpeg())])
+    (tmp_path / "files").mkdir()
+    for name, data in [*members, *tiny.caption_members("1", "a cat", jpeg())]:
+        (tmp_path / "files" / name).write_bytes(data)
+    for kind in ("tars", "files"):
+        counts = run(tmp_path / f"{kind}-txt", tmp_path / kind)
+        assert counts["dropped"] == {"empty text": 1}
+    (tmp_path / "tars" / f"0.tar{INDEX_SUFFIX}").unlink()
+    for kind in ("tars", "files"):
+        options = ["--caption-from", "json", *(["--valid-share", 0] if kind == "files" else [])]
+        counts = run(tmp_path / f"{kind}-json", tmp_path / kind, *options)
+        assert "dropped" not in counts
+    assert [text for _, text in kept(tmp_path / "files-json")] == ["a dog", "a cat"]
+    assert "caption_from" not in (tmp_path / "tars-txt" / "corpus.yaml").read_text()
+    assert "caption_from: json" in (tmp_path / "tars-json" / "corpus.yaml").read_text()
+
+
+@pytest.mark.parametrize("image, text", [("0.JPG", "0.TXT"), ("0.JFIF", "0.txt"), ("0.Png", "0.JSON")])
+def test_files_with_extensions_in_any_case(tmp_path, image, text):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / image).write_bytes(jpeg())
+    (tmp_path / "in" / text).write_text('{"caption": "a dog"}' if text.endswith("JSON") else "a dog")
+    run(tmp_path / "out", tmp_path / "in", "--valid-share", 0)
+    assert kept(tmp_path / "out") == [(jpeg(), "a dog")]
+
+
 def test_coco_has_a_pair_for_each_annotation(tmp_path):
     write_coco(tmp_path / "release")
     annotations, images = tmp_path / "release" / "captions_train2014.json", tmp_path / "release" / "train2014"
