@@ -8,6 +8,7 @@ from typing import Any
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 
 from kosmos_plugin.data.micro_batches import MicroBatches
+from kosmos_plugin.errors import UserError
 
 
 class EpochIterator(EpochBatchIterating):
@@ -76,10 +77,23 @@ class EpochIterator(EpochBatchIterating):
             "shuffle": True,
             "updates_in_epoch": iterations // self.micro_batches.update_freq,
             "updates_per_epoch": self.updates,
+            "packing": self.micro_batches.mixture.packing,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the updates that `state` counts, even if the epoch's length has changed since."""
+        """Continue after the updates that `state` counts, even if the epoch's length has changed since.
+
+        Raises:
+            UserError: A text stream is packed in another way now, so that its rows would be others.
+        """
         done = (state["epoch"] - 1) * state["updates_per_epoch"] + state["updates_in_epoch"]
+        for stream, packing in self.micro_batches.mixture.packing.items():
+            before = state.get("packing", {}).get(stream, "continuous")  # the only packing of version 0.1
+            if done and before != packing:
+                raise UserError(
+                    f"The checkpoint was trained with rows of the text stream {stream} that are now others. To resume, "
+                    f"set packing: {before} for it in the data YAML (it is {packing}); or give --reset-dataloader to "
+                    "begin with the data anew."
+                )
         self.epoch, self._resume_at = done // self.updates + 1, done % self.updates
         self._iterator = None
