@@ -121,6 +121,19 @@ def test_text_that_was_packed_otherwise_does_not_resume(data, tmp_path):
         iterator(path).load_state_dict(state)
 
 
+def test_newlines_that_were_encoded_otherwise_do_not_resume(data):
+    state = stopped_after(data, 5)
+    assert state["newlines"] is False
+    with_newlines = iterator(data)
+    with_newlines.micro_batches.collate.vocabulary.newlines = True
+    del state["newlines"]  # of version 0.1
+    with pytest.raises(UserError, match=r'encoding\.json: {"newline": null}; or give --reset-dataloader'):
+        with_newlines.load_state_dict(state)
+    with pytest.raises(UserError, match=r'encoding\.json: {"newline": "</line>"}; or give --reset-dataloader'):
+        iterator(data).load_state_dict(state | {"newlines": True})
+    with_newlines.load_state_dict(state | {"newlines": True})
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_far_costs_the_same(data, workers):
     def seconds(updates):
