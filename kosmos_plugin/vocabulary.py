@@ -177,9 +177,13 @@ class Vocabulary:
     def decode(self, tokens: Iterable[SupportsInt]) -> str:
         """Decode token ids as text, without special tokens except, if newlines are encoded, `</line>`."""
         ids = np.asarray([int(token) for token in tokens], dtype=np.int64)
-        ends = np.flatnonzero(ids == self.line_end) if self.newlines else []
+        ends = np.flatnonzero((ids == self.line_end) & self.newlines)
         lines = [self._piece_of_id[line[self._is_text[line]]].tolist() for line in np.split(ids, ends)]
         return "\n".join(map(self.processor.decode, lines))
+
+    def as_decoded(self, text: str) -> str:
+        r"""Write newlines as `decode` does: a run of them is one \n, if newlines are encoded."""
+        return re.sub(r"[\r\n]+", "\n", text) if self.newlines else text
 
     def symbol(self, token: int) -> str:
         """The token as the dictionary spells it, e.g. `▁the` or `<image>`."""

@@ -43,8 +43,8 @@ class ScoringBatches(torch.utils.data.Dataset[dict[str, Any]]):
         row = text[number]
         pad, bos = self.vocabulary.pad, self.vocabulary.bos
         ends = row.tokens == self.vocabulary.eos
-        tokens = np.where(ends, bos, row.tokens)  # its target, if it has one, is the next document's first token
-        pieces = np.split(np.stack((tokens, row.targets)), np.flatnonzero(ends), axis=1)
+        after_bos = np.where(ends, bos, row.tokens)  # the target at `</s>`, if any, is the next document's first token
+        pieces = np.split(np.stack((after_bos, row.targets)), np.flatnonzero(ends), axis=1)
         pieces = [piece[:, piece[1] != pad] for piece in pieces]
         pieces = [piece for piece in pieces if piece.shape[1] > 0]
         tokens, targets = (
