@@ -230,7 +230,8 @@ def _warn_of_gaps(mixture: Mixture) -> None:
         for name, corpus in zip(stream.names, stream.corpora, strict=True):
             if isinstance(corpus, ConcatenatedRows) and (filled := corpus.filled()) < FULL_ENOUGH:
                 logger.warning(
-                    f"Rows of the corpus {name} are {filled:.1%} full, as its lines are long: binarize it with "
-                    "kosmos-prepare text and a vocabulary that encodes newlines (its encoding.json), which keeps "
-                    f"the lines of documents, or set packing: continuous for the stream {stream.config.name}."
+                    f"Rows of the corpus {name} are {filled:.1%} full, as its lines are long. If it was binarized "
+                    "without its newlines, binarize it again with kosmos-prepare text and a vocabulary that encodes "
+                    "them (encoding.json in its folder); packing: continuous for the stream "
+                    f"{stream.config.name} fills all rows."
                 )
