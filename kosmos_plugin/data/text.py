@@ -90,9 +90,14 @@ class FullSentenceRows(TextRows):
 
     def _row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         start, end = int(self.starts[row]), int(self.starts[row + 1])
-        if not 0 < end - start < self.tokens_per_row:
+        length, longest = end - start, self.tokens_per_row - 1
+        lines = (
+            self.text.read(start, end)
+            if 0 <= start < end <= len(self.text) and length <= longest
+            else np.empty(0, np.int64)
+        )
+        if not len(lines) or (length < longest and lines[-1] not in (self.vocabulary.eos, self.vocabulary.line_end)):
             raise UserError(f"The row starts of {self.prefix} are broken: remove {self.prefix}.full_sentences-*.rows.")
-        lines = self.text.read(start, end)
         return np.insert(lines, 0, self.vocabulary.bos), np.append(lines, self.vocabulary.pad)
 
     @property
