@@ -40,6 +40,7 @@ class TextOptions:
     )
     duplicates: str = option("near", _DUPLICATES, DUPLICATES)
     valid_share: float = option(0.001, "share of the documents held out for validation, 0 to 1")
+    tokens_per_sample: int = option(2048, "tokens per row in training, for which the row starts are written", minimum=2)
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
 
 

@@ -6,12 +6,14 @@
         kind: captions                # text | captions | interleaved
         sequences_per_update: 6144    # over all ranks (text: rows; captions and interleaved: documents)
         cross_document_attention: false   # whether documents in a row attend to each other; default: only for text
+        packing: full_sentences           # text: full_sentences (the default) or continuous; see data/text.py
         corpora:
           - name: laion
             train: laion/{00000..41454}.tar   # a pattern or a list of them; text: prefixes of .bin and .idx
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
             caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
+    cache: FOLDER                     # optional: for files about texts in read-only folders; default: the user's cache
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
@@ -35,6 +37,7 @@ KINDS = ("text", "captions", "interleaved")
 # The files of a record that may have its caption, by their extensions.
 CAPTION_FILES = ("txt", "json")
 SPLITS = ("train", "valid")
+PACKINGS = ("full_sentences", "continuous")
 
 T = TypeVar("T")
 
@@ -63,6 +66,8 @@ class StreamConfig:
     sequences_per_update: int  # over all ranks (text: rows; otherwise documents)
     cross_document_attention: bool  # whether documents in a row attend to each other
     corpora: tuple[CorpusConfig, ...]
+    packing: str = "full_sentences"  # of text: one of PACKINGS
+    cache: str | None = None  # folder for files about texts in read-only folders; None: the user's cache folder
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,12 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     reader = _Reader(path, files_must_exist)
-    raw = reader.mapping(raw, "the file", {"vocabulary", "streams"})
+    raw = reader.mapping(raw, "the file", {"vocabulary", "streams"}, {"cache"})
     streams = reader.mapping(raw["streams"], "streams")
     if not streams:
         raise UserError(f"{path}: streams is empty.")
+    if "cache" in raw:
+        reader.cache = str(path.parent / reader.of_type(raw["cache"], str, "cache"))
     return DataConfig(
         path=str(path),
         vocabulary=str(path.parent / reader.of_type(raw["vocabulary"], str, "vocabulary")),
@@ -108,6 +115,7 @@ class _Reader:
     def __init__(self, path: Path, files_must_exist: bool):
         self.path = path
         self.files_must_exist = files_must_exist
+        self.cache: str | None = None
 
     def fail(self, message: str) -> NoReturn:
         raise UserError(f"{self.path}: {message}")
@@ -136,7 +144,8 @@ class _Reader:
 
     def stream(self, name: str, raw: Any) -> StreamConfig:
         key = f"streams.{name}"
-        raw = self.mapping(raw, key, {"kind", "sequences_per_update", "corpora"}, {"cross_document_attention"})
+        optional = {"cross_document_attention", "packing"}
+        raw = self.mapping(raw, key, {"kind", "sequences_per_update", "corpora"}, optional)
         kind = raw["kind"]
         if kind not in KINDS:
             self.fail(f"{key}.kind is {kind!r}; it must be one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
@@ -152,7 +161,21 @@ class _Reader:
         cross = self.of_type(
             raw.get("cross_document_attention", kind == "text"), bool, f"{key}.cross_document_attention"
         )
-        return StreamConfig(name, kind, sequences, cross, corpora)
+        return StreamConfig(name, kind, sequences, cross, corpora, self.packing(raw, key, kind, cross), self.cache)
+
+    def packing(self, raw: dict[Any, Any], key: str, kind: str, cross_document_attention: bool) -> str:
+        packing = raw.get("packing", PACKINGS[0])
+        if packing not in PACKINGS:
+            known = ", ".join(PACKINGS)
+            self.fail(f"{key}.packing is {packing!r}; it must be one of {known}.{did_you_mean(packing, PACKINGS)}")
+        if kind != "text" and "packing" in raw:
+            self.fail(f"{key}.packing is for streams of kind text; documents of {kind} are always packed whole.")
+        if kind == "text" and packing == "full_sentences" and not cross_document_attention:
+            self.fail(
+                f"{key}: cross_document_attention: false needs packing: continuous. In full-sentence rows only the "
+                "first document has <s>."
+            )
+        return packing
 
     def corpus(self, raw: Any, key: str, kind: str) -> CorpusConfig:
         raw = self.mapping(raw, key, {"name", "train"}, {field.name for field in dataclasses.fields(CorpusConfig)})

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -36,7 +36,7 @@ MAX_SOURCES = 10
 class DocumentStatistics:
     """Counts of one document."""
 
-    tokens: int  # with <s>, </s> and image slots
+    tokens: int  # with <s> (of full-sentence text rows have it, not documents), </s> and image slots
     in_loss: int  # tokens in the loss
     images: int
     words: int
@@ -120,9 +120,8 @@ def _stream_statistics(stream: Stream, sample_builder: SampleBuilder, options: S
     for i, name in enumerate(stream.names):
         known: dict[str, int] = {}
         if isinstance(corpus := stream.corpora[i], ConcatenatedRows):
-            parts = cast(list[TextRows], corpus.datasets)
-            known = _totals_of_binarized(parts)
-            size, examine = _binarized(parts, sample_builder.vocabulary)
+            known = _totals_of_binarized(corpus.texts)
+            size, examine = _binarized(corpus.texts, sample_builder.vocabulary)
         else:
             read_record = record_reader(config.kind, configs[name].caption_from)
             size, examine = _sharded(configs[name].paths(options.split), read_record, sample_builder)
@@ -155,24 +154,19 @@ def _binarized(parts: list[TextRows], vocabulary: Vocabulary) -> tuple[int, Exam
         part = parts[bisect.bisect_right(items.cumulative_sizes, number)]
         tokens = items[number]
         text = vocabulary.decode(tokens)
-        length = len(tokens) + _frame(part)
+        in_loss = len(tokens) + part.adds_eos
+        length = in_loss + len(part.text.before)
         return DocumentStatistics(
-            length, length - 1, 0, len(text.split()), len(text), source=os.path.basename(part.prefix)
+            length, in_loss, 0, len(text.split()), len(text), source=os.path.basename(part.prefix)
         )
 
     return len(items), examine
 
 
-def _frame(part: TextRows) -> int:
-    """The number of tokens added to a document when it is read: `<s>`, and `</s>` if it has none."""
-    return 1 if part.ends_in_eos else 2
-
-
 def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
-    """Totals from the indexes of binarized text. All tokens of a document except `<s>` are in the loss."""
-    documents = sum(len(part.items) for part in parts)
-    tokens = sum(part.items.tokens_before(len(part.items)) + len(part.items) * _frame(part) for part in parts)
-    return {"tokens": tokens, "in_loss": tokens - documents, "images": 0}
+    """Totals from the indexes of binarized text."""
+    tokens, in_loss = sum(part.num_tokens for part in parts), sum(part.num_targets for part in parts)
+    return {"tokens": tokens, "in_loss": in_loss, "images": 0}
 
 
 @dataclass(frozen=True)

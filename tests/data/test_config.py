@@ -59,9 +59,20 @@ def test_reads_everything(write):
 def test_only_text_attends_across_documents_by_default(write):
     assert [stream.cross_document_attention for stream in read_data_config(write(GOOD)).streams] == [True, False]
     config = copy.deepcopy(GOOD)
-    config["streams"]["text"]["cross_document_attention"] = False
+    config["streams"]["text"] |= {"cross_document_attention": False, "packing": "continuous"}
     config["streams"]["pictures"]["cross_document_attention"] = True
     assert [stream.cross_document_attention for stream in read_data_config(write(config)).streams] == [False, True]
+
+
+def test_packing_and_cache(write):
+    config = read_data_config(write(GOOD))
+    assert [stream.packing for stream in config.streams] == ["full_sentences"] * 2
+    assert [stream.cache for stream in config.streams] == [None] * 2
+    changed = copy.deepcopy(GOOD) | {"cache": "here"}
+    changed["streams"]["text"]["packing"] = "continuous"
+    path = write(changed)
+    text, _ = read_data_config(path).streams
+    assert (text.packing, text.cache) == ("continuous", str(path.parent / "here"))
 
 
 def test_wildcards_leave_indexes_out(write):
@@ -99,9 +110,10 @@ A = (*PICTURES, "corpora", 0)
         (
             ("vocabluary",),
             "v",
-            "unknown key 'vocabluary' in the file; known keys are streams, vocabulary. Did you mean 'vocabulary'[?]$",
+            "unknown key 'vocabluary' in the file; known keys are cache, streams, vocabulary. "
+            "Did you mean 'vocabulary'[?]$",
         ),
-        (("something_else",), 1, "known keys are streams, vocabulary[.]$"),
+        (("something_else",), 1, "known keys are cache, streams, vocabulary[.]$"),
         ((*TEXT, "corpus"), [], "unknown key 'corpus' in streams.text; known keys are .*corpora"),
         (
             (*A, "wieght"),
@@ -122,6 +134,12 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "sequences_per_update"), "2", "must be of type int, not '2'"),
         ((*TEXT, "sequences_per_update"), True, "must be of type int, not True"),
         ((*TEXT, "cross_document_attention"), 1, "cross_document_attention must be of type bool, not 1"),
+        ((*TEXT, "cross_document_attention"), False, "cross_document_attention: false needs packing: continuous"),
+        ((*TEXT, "packing"), "full", "streams.text.packing is 'full'; it must be one of full_sentences, continuous"),
+        ((*TEXT, "packing"), "continous", "Did you mean 'continuous'[?]$"),
+        ((*TEXT, "packing"), ["continuous"], "packing is .'continuous'.; it must be one of"),
+        ((*PICTURES, "packing"), "continuous", "streams.pictures.packing is for streams of kind text"),
+        (("cache",), 3, "cache must be of type str, not 3"),
         ((*TEXT, "corpora"), {}, "streams.text.corpora must be of type list"),
         ((*TEXT, "corpora"), [], "streams.text.corpora is empty"),
         ((*A, "caption_from"), "xml", r"corpora\[0\].caption_from must be txt or json, .* not 'xml'"),

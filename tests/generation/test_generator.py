@@ -1,6 +1,7 @@
 """`load`: from a checkpoint to a Generator, wherever its vocabulary is now, and clear errors for mismatches."""
 
 import io
+import shutil
 import subprocess
 import sys
 
@@ -10,10 +11,12 @@ import torch
 from PIL import ExifTags, Image
 
 import kosmos_plugin
+from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.generator import load
+from kosmos_plugin.vocabulary import write_encoding
 from tests import tiny
 
 
@@ -67,6 +70,24 @@ def test_a_photo_is_seen_upright(saved):
     kosmos = load(saved())
     scores = [kosmos.score("<image> a", [file.getvalue()], ["cat", "dog"]) for file in (turned, upright)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("recorded", [True, False, None])
+def test_newlines_are_encoded_as_in_the_training(data, state, saved, tmp_path, recorded):
+    """Whatever the vocabulary's folder says now. Checkpoints of version 0.1 and of KOSMOS-2 record nothing."""
+    if recorded is not None:
+        state["task_state"] = {"newlines": recorded}
+    path = saved()
+    convert(path, tmp_path / "model.safetensors", "safetensors")
+    convert(tmp_path / "model.safetensors", tmp_path / "again.pt", "fairseq")
+    shutil.copytree(data.parent / "vocabulary", tmp_path / "vocabulary")
+    for name in ("model.pt", "model.safetensors", "again.pt"):
+        for write in (lambda: None, lambda: write_encoding(tmp_path / "vocabulary")):
+            write()
+            kosmos = load(tmp_path / name)
+            newlines = kosmos.vocabulary.line_end in kosmos.prompt("a cat\na dog").tokens
+            assert newlines == bool(recorded)
+            assert kosmos.vocabulary.decode([*kosmos.vocabulary.encode("a\nb")]) == ("a\nb" if recorded else "a b")
 
 
 def test_where_the_vocabulary_is(data, state, saved, tmp_path):

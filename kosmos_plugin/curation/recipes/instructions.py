@@ -2,8 +2,9 @@
 
 A document has two segments: instruction and input, each with a line feed after it, which are not in the loss (§3.3:
 "instructions and inputs are not accounted for in the loss"), and the output. The paper does not say what separates
-them. SentencePiece turns the line feeds into spaces and starts the output with one, so its tokens are those of an
-answer to a prompt that ends where the input does.
+them. At the end of a text a line feed leaves no token, and SentencePiece starts the output with a space, so its tokens
+are those of an answer to a prompt that ends where the input does. Between instruction and input it is a space or, if
+the vocabulary encodes newlines, `</line>`.
 
 read instructions ─→ shards, or with --sample: read instructions ─→ choose sample ─→ shards
 """

@@ -32,7 +32,7 @@ def stages(run: Run[TextOptions]) -> list[Stage]:
     read = [reader, *_filters(run)]
     if not (run.out / DICTIONARY_FILE).is_file():  # training checks that text and vocabulary belong together
         write_text(run.out / DICTIONARY_FILE, (Path(options.vocabulary) / DICTIONARY_FILE).read_text("utf-8"))
-    binarize = Binarize(run.out, options.vocabulary, options.valid_share)
+    binarize = Binarize(run.out, options.vocabulary, options.valid_share, options.tokens_per_sample)
     if options.duplicates == "none":
         return [Stage("binarize texts", [*read, binarize], reader.tasks)]
     documents, duplicates = run.intermediate / "documents", run.intermediate / "duplicates"

@@ -14,38 +14,45 @@ from kosmos_plugin.curation.sampling.hashing import split_of
 class Binarize(Step):
     """Tokenizes the documents of task i and writes them to train{i}.bin and .idx (task 0: train.bin), and valid{i}.
 
-    As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read.
+    As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read. Beside each
+    text, the row starts for training are written.
 
     Args:
         out: The folder of the files.
         vocabulary: The folder of the vocabulary.
         valid_share: The share of the documents that is held out for validation.
+        tokens_per_sample: Tokens of a row.
     """
 
     name = "binarize"
 
-    def __init__(self, out: Path, vocabulary: str, valid_share: float):
+    def __init__(self, out: Path, vocabulary: str, valid_share: float, tokens_per_sample: int):
         super().__init__()
         self.out = out
         self.vocabulary = vocabulary
         self.valid_share = valid_share
+        self.tokens_per_sample = tokens_per_sample
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        from kosmos_plugin.data.text import FullSentenceRows
         from kosmos_plugin.vocabulary import Vocabulary
 
         vocabulary = Vocabulary.load(self.vocabulary)
         add_to: dict[str, Callable[[list[int]], None]] = {}
+        prefixes = []
         with contextlib.ExitStack() as stack:
             for document in data:
                 split = split_of(document.text, self.valid_share)
                 if split not in add_to:
-                    prefix = self.out / f"{split}{rank or ''}"
+                    prefixes.append(prefix := self.out / f"{split}{rank or ''}")
                     add_to[split] = stack.enter_context(_binarized_dataset(prefix, len(vocabulary)))
                 tokens = [*vocabulary.encode(document.text), vocabulary.eos]
                 add_to[split](tokens)
                 self.count("kept", f"{split}: documents")
                 self.count("kept", f"{split}: tokens", len(tokens))
                 yield document
+        for prefix in prefixes:
+            FullSentenceRows(str(prefix), vocabulary, self.tokens_per_sample)  # writes the row starts
 
 
 @contextlib.contextmanager

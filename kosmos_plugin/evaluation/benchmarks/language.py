@@ -7,8 +7,9 @@ first, each with its right continuation and followed by an empty line, all in on
 likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm`), whichever is usual for it; both are
 always reported.
 
-A SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space, so
-"\n" and "\n\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.
+If the vocabulary encodes newlines (its `encoding.json`), "\n" and "\n\n" are both one `</line>`. Otherwise a
+SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space. A model
+that keeps white space keeps them.
 """
 
 from abc import abstractmethod

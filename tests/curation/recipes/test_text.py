@@ -17,9 +17,9 @@ from pyarrow import parquet
 
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.readers.text_files import ReadTexts
-from kosmos_plugin.data.text import TextRows
+from kosmos_plugin.data.text import FullSentenceRows
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.vocabulary import Vocabulary
+from kosmos_plugin.vocabulary import Vocabulary, write_encoding
 from tests import tiny
 from tests.curation.command import prepare
 
@@ -102,14 +102,38 @@ def test_training_reads_all_parts(tmp_path, vocabulary):
         (tmp_path / f"{part}.jsonl").write_bytes(json_lines(sentences(4, part)))
     counts = run(vocabulary, tmp_path / "out", str(tmp_path / "{0..2}.jsonl"))
     loaded = Vocabulary.load(vocabulary)
-    rows = [TextRows(str(path.with_suffix("")), loaded, 64) for path in sorted((tmp_path / "out").glob("train*.idx"))]
-    assert [path.name for path in sorted((tmp_path / "out").glob("train*.idx"))] == [
-        "train.idx",
-        "train1.idx",
-        "train2.idx",
-    ]
+    names = sorted(path.stem for path in (tmp_path / "out").glob("train*.idx"))
+    assert names == ["train", "train1", "train2"]
+    rows = [FullSentenceRows(str(tmp_path / "out" / name), loaded, 64) for name in names]
     tokens = sum(len(part[row].tokens) for part in rows for row in range(len(part)))
-    assert tokens == counts["kept"]["train: tokens"] + 12  # each of 12 documents gets <s>
+    assert tokens == counts["kept"]["train: tokens"] + sum(map(len, rows))  # each row gets <s>
+
+
+def test_lines_are_kept_and_row_starts_written(tmp_path, vocabulary):
+    """Byte for byte the same for any number of workers, and training makes nothing anew."""
+    (tmp_path / "v").mkdir()
+    for name in ("sentencepiece.model", "dict.txt"):
+        (tmp_path / "v" / name).write_bytes((vocabulary / name).read_bytes())
+    write_encoding(tmp_path / "v")
+    texts = {part: ["\r\n\n".join(sentences(5, 10 * part + i)) for i in range(4)] for part in range(3)}
+    for part, documents_of_part in texts.items():
+        (tmp_path / f"{part}.jsonl").write_bytes(json_lines(documents_of_part))
+    written = []
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        words = ["text", str(tmp_path / "{0..2}.jsonl"), "--vocabulary", str(tmp_path / "v"), "--valid-share", "0"]
+        prepare([*words, "--out", str(out), "--tokens-per-sample", "64", "--workers", str(workers)])
+        written.append({path.name: path.read_bytes() for path in out.iterdir() if path.name.startswith("train")})
+    assert written[0] == written[1] and len(written[0]) == 9
+    lines = [text.replace("\r\n\n", "\n") for documents_of_part in texts.values() for text in documents_of_part]
+    assert documents(out, tmp_path / "v") == lines
+
+    loaded = Vocabulary.load(tmp_path / "v")
+    made = {path: path.stat().st_mtime_ns for path in out.glob("train*")}
+    for name in ("train", "train1", "train2"):
+        rows = FullSentenceRows(str(out / name), loaded, 64)
+        assert {rows[r].tokens[-1] for r in range(len(rows))} <= {loaded.line_end, loaded.eos}
+    assert {path: path.stat().st_mtime_ns for path in out.glob("train*")} == made
 
 
 def test_the_split_depends_on_the_text(tmp_path, vocabulary):
