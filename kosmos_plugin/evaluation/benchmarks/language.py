@@ -5,7 +5,8 @@ those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use
 A checkpoint gets the same accuracy in both. A prompt is a context, one space and a continuation. Demonstrations come
 first, each with its right continuation and followed by an empty line, all in one text. A task's accuracy is by
 likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm`), whichever is usual for it; both are
-always reported.
+always reported. `acc_norm` divides by the length of what the harness calls the choice: usually the continuation; in
+`winograd` and `winogrande`, where the choices are contexts, the context; in `copa`, the continuation and a space.
 
 A SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space, so
 "\n" and "\n\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.
@@ -33,6 +34,7 @@ class Option:
     context: str
     continuation: str  # without the space before it
     label: str
+    length: int | None = None  # of its Choice: what `acc_norm` divides by
 
     @property
     def text(self) -> str:
@@ -114,7 +116,10 @@ class RankedText(Benchmark[Question]):
         return Question(f"{split}/{number}", answer, options)
 
     def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
-        choices = (Choice((Text(option.context),), f" {option.continuation}", option.label) for option in item.options)
+        choices = (
+            Choice((Text(option.context),), f" {option.continuation}", option.label, option.length)
+            for option in item.options
+        )
         shown = tuple(demonstration.demonstration for demonstration in demonstrations)
         return Choose(tuple(choices), self.by_length, shown)
 

@@ -58,7 +58,7 @@ class COPA(_SuperGlue):
     """COPA: which of two sentences is the cause or the effect of a premise; 400 and 100 records.
 
     lm-evaluation-harness has two spaces before the continuations, by mistake; SentencePiece makes them one, and here
-    there is one.
+    there is one. Its `acc_norm` counts one of the two as part of the choice.
     """
 
     name = "copa"
@@ -78,7 +78,6 @@ class COPA(_SuperGlue):
             raise UserError(f'"question" must be cause or effect; it is {record["question"]!r}.')
         premise = record["premise"].strip()[:-1]  # without its full stop
         choices = {label: record[f"choice{number}"] for label, number in (("0", 1), ("1", 2))}
-        return continuations(
-            f"{premise} {self.connectors[record['question']]}",
-            {label: choice[:1].lower() + choice[1:] for label, choice in choices.items()},
-        )
+        context = f"{premise} {self.connectors[record['question']]}"
+        lowered = {label: choice[:1].lower() + choice[1:] for label, choice in choices.items()}
+        return tuple(Option(context, choice, label, len(f" {choice}")) for label, choice in lowered.items())

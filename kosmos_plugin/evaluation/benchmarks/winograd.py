@@ -47,8 +47,10 @@ class Winograd(LanguageTask):
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, pronoun = record["txt1"], record["pron"]
-        contexts = (f"{before} {_fit(answer, pronoun, before)}" for answer in texts(record, "answers", 2))
-        return tuple(Option(context, record["txt2"], label) for context, label in zip(contexts, "AB", strict=True))
+        contexts = [f"{before} {_fit(answer, pronoun, before)}" for answer in texts(record, "answers", 2)]
+        return tuple(
+            Option(context, record["txt2"], label, len(context)) for context, label in zip(contexts, "AB", strict=True)
+        )
 
     def answer(self, record: Mapping[str, Any]) -> str:
         return record["correctAnswer"]

@@ -32,7 +32,8 @@ class Winogrande(LanguageTask):
         before, blank, after = record["sentence"].partition("_")
         if not blank:
             raise UserError(f"its sentence {record['sentence']!r} has no blank _.")
-        return tuple(Option(before + record[f"option{label}"], after.strip(), label) for label in ("1", "2"))
+        contexts = {label: before + record[f"option{label}"] for label in ("1", "2")}
+        return tuple(Option(context, after.strip(), label, len(context)) for label, context in contexts.items())
 
     def answer(self, record: Mapping[str, Any]) -> str:
         return record["answer"]
