@@ -117,8 +117,8 @@ def test_accuracies_are_the_harness_s(name, tmp_path):
     benchmark = kind(tmp_path / kind.release)
     task = harness_task(benchmark, tmp_path)
     for document, item in zip(documents(task, TASKS[name][1]), benchmark.items(), strict=True):
-        # close to each other, so that a difference of a character in length shows
-        likelihoods = [-10 + 0.5 * rng.random() for _ in item.options]
+        # Nearly proportional to length, so that counting one character more or fewer changes the order.
+        likelihoods = [-(len(option.continuation) + 0.5) * (1 + 0.02 * rng.random()) for option in item.options]
         there = task.process_results(document, [(likelihood, False) for likelihood in likelihoods])
         request = benchmark.request(item, [])
         assert float(request.best(likelihoods, by_length=False) == item.reference) == there["acc"]
