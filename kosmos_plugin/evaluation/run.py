@@ -4,7 +4,6 @@ items → batches of consecutive items, distributed over the ranks → requests 
   → once all ranks are done, on the first: scores → predictions.jsonl, page.html, a submission, Result
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,7 +116,7 @@ def _measure(
     predictions.finish(items, answers, per_item or [None] * len(items))
     submission = benchmark.submission(items, answers)
     if submission is not None:
-        write_text(predictions.folder / submission[0], json.dumps(submission[1], ensure_ascii=False))
+        write_text(predictions.folder / submission[0], submission[1])
     result = Result(
         benchmark=benchmark.name,
         title=benchmark.title,

@@ -31,7 +31,6 @@ class HellaSwag(LanguageTask):
         "ctx_a": str,
         "ctx_b": str,
         "endings": list,
-        "label": int,
     }
     by_length = True
 

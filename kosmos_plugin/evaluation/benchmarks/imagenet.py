@@ -20,7 +20,7 @@ from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.shard_index import read_bytes
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file
+from kosmos_plugin.evaluation.files import image_file, image_files, is_leftover, list_folder
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
@@ -62,11 +62,11 @@ class ImageNet(Benchmark[Photo]):
 
     def _from_folders(self) -> list[Photo]:
         folder = self.folder / "val"
-        names = _names((path.name for path in folder.iterdir() if path.is_dir()), folder)
+        names = _names((path.name for path in list_folder(folder) if path.is_dir()), folder)
         return [
             Photo(f"{wordnet_id}/{path.name}", name, image_file(path))
             for wordnet_id, name in names.items()
-            for path in sorted((folder / wordnet_id).iterdir())
+            for path in image_files(folder / wordnet_id)
         ]
 
     def _from_archives(self) -> list[Photo]:
@@ -75,7 +75,8 @@ class ImageNet(Benchmark[Photo]):
         names = _names(wordnet_ids.values(), self.folder / DEVKIT)
         try:
             with tarfile.open(path) as archive:
-                members = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
+                files = [member for member in archive if member.isfile() and not is_leftover(Path(member.name).name)]
+            members = sorted(files, key=lambda member: Path(member.name).name)
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
         if len(members) != len(labels):
@@ -84,7 +85,8 @@ class ImageNet(Benchmark[Photo]):
         for member, label in zip(members, labels, strict=True):
             wordnet_id = wordnet_ids[label]
             read = functools.partial(read_bytes, str(path), member.offset_data, member.size)
-            photos.append(Photo(f"{wordnet_id}/{member.name}", names[wordnet_id], Image(read, f"{path}/{member.name}")))
+            item_id = f"{wordnet_id}/{Path(member.name).name}"
+            photos.append(Photo(item_id, names[wordnet_id], Image(read, f"{path}/{member.name}")))
         return photos
 
 

@@ -50,6 +50,7 @@ class WebSrc(Benchmark[Question]):
     title = "WebSRC"
     section = "4.4"
     release = "websrc"
+    unpacked = ("release",)
     source = (
         "WebSRC_v1.0_train+dev.zip of huggingface.co/datasets/X-LANCE/WebSRC_v1.0: what is in its folder release "
         "(dataset_split.csv, auto/01/dataset.csv, auto/01/processed_data, …)"
@@ -104,6 +105,7 @@ class WebSrcText(WebSrc):
 
     name = "websrc_text"
     title = "WebSRC, extracted text only"
+    has_images = False
     with_screenshot = False
 
 

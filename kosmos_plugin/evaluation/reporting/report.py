@@ -128,7 +128,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
         for result in results
         if any(OTHER_SPLIT in _reported_cell(result, metric) for metric in result.metrics)
     ]
-    to_submit = [f"{result.folder}/{result.submission}" for result in results if not result.metrics]
+    unscored = [result for result in results if result.submission and not result.metrics]
+    to_submit = [f"{result.folder}/{result.submission}" for result in unscored]
     notes = [f"Checkpoint: {checkpoints}", LEGEND]
     if other_splits:
         notes.append(f"{OTHER_SPLIT} The paper measured another split: {', '.join(dict.fromkeys(other_splits))}.")
