@@ -18,7 +18,9 @@ from kosmos_plugin.evaluation.benchmarks.rendered_sst2 import RenderedSst2, Rend
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.responder import KosmosResponder
+from kosmos_plugin.evaluation.results import read_results
 from kosmos_plugin.evaluation.run import Run, evaluate
+from tests.evaluation.releases import write_release
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,24 @@ def test_two_ranks_give_what_one_gives(checkpoint, releases, tmp_path):
     assert json.loads((tmp_path / "1/results.json").read_text()) == json.loads(
         (tmp_path / "2/results.json").read_text()
     )
+
+
+@pytest.mark.slow
+def test_ranks_go_on_together_after_a_benchmark_failed_on_one(checkpoint, releases, tmp_path):
+    """An image of the second batch, which is the second rank's, is broken; the next benchmark is run by both."""
+    data = tmp_path / "data"
+    write_release(data, "rendered_sst2")
+    write_release(data, "superglue")
+    first, *_, last = RenderedSst2(data / "rendered_sst2").items()
+    Path(last.image.name).write_bytes(b"no image")
+    options = ("--benchmark", "rendered_sst2,copa", "--shots", "0", "--batch-size", "3")
+    done = subprocess.run(
+        command(checkpoint, data, tmp_path / "out", *options, ranks=2), env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "error: rendered_sst2: " in done.stderr and last.image.name in done.stderr
+    assert "COPA" in done.stdout
+    assert [result.benchmark for result in read_results(tmp_path / "out")] == ["copa"]
+    assert first.id in (tmp_path / "out/rendered_sst2/test-0-shot/part-0.jsonl").read_text(), "answers are kept"
 
 
 @pytest.mark.slow
