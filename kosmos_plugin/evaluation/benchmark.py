@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from kosmos_plugin.errors import UserError, did_you_mean
-from kosmos_plugin.evaluation.files import exists
+from kosmos_plugin.evaluation.files import exists, named
 from kosmos_plugin.evaluation.requests import Request
 
 
@@ -165,7 +165,7 @@ class Benchmark(ABC, Generic[ItemType]):
         Raises:
             UserError: Some are missing; the message lists them and says where they belong.
         """
-        missing = [name for name in self.files(few_shot) if not exists(self.folder / name)]
+        missing = [named(name) for name in self.files(few_shot) if not exists(self.folder / name)]
         if missing:
             raise UserError(
                 f"{self.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {self.folder}. "

@@ -81,12 +81,12 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            rows = [row for row in reader if any(row.values())]
+            found, rows = reader.fieldnames or [], [row for row in reader if any(row.values())]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {_reason(error)}.") from None
-    missing = [column for column in columns if column not in (reader.fieldnames or [])]
+    missing = [column for column in columns if column not in found]
     if missing:
-        raise UserError(f"{path} has no column {' and '.join(missing)}; it has {', '.join(reader.fieldnames or [])}.")
+        raise UserError(f"{path} has no column {' and '.join(missing)}; it has {shown(found)}.")
     return rows
 
 
@@ -160,6 +160,11 @@ def shown(value: Any) -> str:
     """Return a value as an error shows it: on one line, and not all of a long one."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
+def named(name: str) -> str:
+    """Return a name, or how an error shows it if it is not a usual one."""
+    return name if name.isprintable() and len(name) <= _MOST_SHOWN else shown(name)
 
 
 def _reason(error: Exception) -> str:
@@ -237,4 +242,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise UserError(f"The image {path} cannot be read: {_reason(error)}.") from None
+        raise UserError(f"The image {named(str(path))} cannot be read: {_reason(error)}.") from None

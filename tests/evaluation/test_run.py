@@ -199,6 +199,24 @@ def test_a_killed_command_resumes(checkpoint, releases, tmp_path):
     assert not list(part.parent.glob("part-*"))
 
 
+@pytest.mark.parametrize("line", ["7", "[]", '{"id": []}', '{"id": "1"}', "null", '{"id": "1", "prediction": ""'])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "part-0.jsonl"])
+def test_files_of_answers_that_hold_something_else(releases, responder, tmp_path, name, line):
+    run = run_of(releases)
+    (tmp_path / run.folder).mkdir(parents=True)
+    (tmp_path / run.folder / name).write_text(line + "\n")
+    with pytest.raises(UserError, match=rf"{name}(, line 1, is not valid JSON| holds something that is not an answer)"):
+        evaluate(run, responder, tmp_path, 4, Ranks())
+
+
+def test_settings_that_hold_something_else(releases, responder, tmp_path):
+    run = run_of(releases)
+    (tmp_path / run.folder).mkdir(parents=True)
+    (tmp_path / run.folder / "settings.json").write_text("[]")
+    with pytest.raises(UserError, match=r"settings\.json was not written by kosmos-evaluate"):
+        evaluate(run, responder, tmp_path, 4, Ranks())
+
+
 def test_predictions_are_read_as_they_were_written(releases, responder, tmp_path):
     run = run_of(releases)
     evaluate(run, responder, tmp_path, 4, Ranks())

@@ -23,7 +23,7 @@ from typing import ClassVar
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file, read_table
+from kosmos_plugin.evaluation.files import image_file, read_table, shown
 from kosmos_plugin.evaluation.metrics.spans import spans
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
@@ -72,7 +72,9 @@ class WebSrc(Benchmark[Question]):
             path = self.folder / website / "dataset.csv"
             for row in read_table(path, ("question", "id", "answer")):
                 if row["question"] is None or row["id"] is None or row["answer"] is None:
-                    raise UserError(f"{path}: the row with the id {row['id']} has no question, no id or no answer.")
+                    raise UserError(
+                        f"{path}: the row with the id {shown(row['id'])} has no question, no id or no answer."
+                    )
                 page = self.folder / website / "processed_data" / row["id"][2:9]
                 screenshot = image_file(page.with_suffix(".png"))
                 items.append(
@@ -94,7 +96,7 @@ class WebSrc(Benchmark[Question]):
         found = []
         for row in read_table(path, ("domain", "website", "split")):
             if not (row["website"] or "").isdecimal():
-                raise UserError(f"{path}: website {row['website']!r} of {row['domain']} is not a number.")
+                raise UserError(f"{path}: website {shown(row['website'])} of {shown(row['domain'])} is not a number.")
             if row["split"] == self.split:
                 found.append(f"{row['domain']}/{int(row['website']):02d}")
         return found

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from kosmos_plugin.evaluation.benchmarks import benchmark_class
+from kosmos_plugin.evaluation.benchmarks.hellaswag import _prepared
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask
 from kosmos_plugin.evaluation.requests import prompt_text
 from tests.evaluation.releases import write_release
@@ -107,6 +108,16 @@ def test_prompts_are_the_harness_s(name, tmp_path):
             if name in TWO_SPACES:
                 there = [tuple(re.sub(" +", " ", text) for text in texts) for texts in there]
             assert asked_here(benchmark, item, [training_items[drawn]][:shots]) == there
+
+
+def test_marks_of_wikihow_are_removed_as_there():
+    from lm_eval.tasks.hellaswag.utils import preprocess
+
+    rng = random.Random(1)
+    pieces = ["[", "]", "a", " ", "\n", "[title]", " [title]", "[step]", "\r", "\u2028"]
+    for _ in range(5000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        assert _prepared(text) == preprocess(text), text
 
 
 @pytest.mark.parametrize("name", TASKS)
