@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import field, image_file, read_json
+from kosmos_plugin.evaluation.files import field, image_file, image_files, read_json
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
-from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 ANIMALS_FILE = "animals.json"
 FORMAT = '{"category": …, "classes": [{"name": …, "description": …}, {"name": …, "description": …}]}'
@@ -78,8 +77,7 @@ class Animals(Benchmark[Photo]):
             Photo(f"{animal.name}/{path.name}", animal.name, pair, image_file(path))
             for pair in self._pairs()
             for animal in pair.animals
-            for path in sorted((self.folder / animal.name).iterdir())
-            if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+            for path in image_files(self.folder / animal.name)
         ]
 
     def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:

@@ -20,7 +20,7 @@ from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.tar_files import files_of_tar, read_pieces
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file
+from kosmos_plugin.evaluation.files import image_file, image_files, is_leftover, list_folder
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
@@ -62,11 +62,11 @@ class ImageNet(Benchmark[Photo]):
 
     def _from_folders(self) -> list[Photo]:
         folder = self.folder / "val"
-        names = _names((path.name for path in folder.iterdir() if path.is_dir()), folder)
+        names = _names((path.name for path in list_folder(folder) if path.is_dir()), folder)
         return [
             Photo(f"{wordnet_id}/{path.name}", name, image_file(path))
             for wordnet_id, name in names.items()
-            for path in sorted((folder / wordnet_id).iterdir())
+            for path in image_files(folder / wordnet_id)
         ]
 
     def _from_archives(self) -> list[Photo]:
@@ -74,7 +74,8 @@ class ImageNet(Benchmark[Photo]):
         wordnet_ids, labels = _read_devkit(self.folder / DEVKIT)
         names = _names(wordnet_ids.values(), self.folder / DEVKIT)
         try:
-            files = sorted(dict(files_of_tar(path)).items())
+            photos_of_tar = {name: pieces for name, pieces in files_of_tar(path) if not is_leftover(Path(name).name)}
+            files = sorted(photos_of_tar.items(), key=lambda file: Path(file[0]).name)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}") from None
         if len(files) != len(labels):
@@ -83,7 +84,7 @@ class ImageNet(Benchmark[Photo]):
         for (name, pieces), label in zip(files, labels, strict=True):
             wordnet_id = wordnet_ids[label]
             read = functools.partial(read_pieces, str(path), pieces)
-            photos.append(Photo(f"{wordnet_id}/{name}", names[wordnet_id], Image(read, f"{path}/{name}")))
+            photos.append(Photo(f"{wordnet_id}/{Path(name).name}", names[wordnet_id], Image(read, f"{path}/{name}")))
         return photos
 
 
