@@ -69,20 +69,19 @@ class RowStarts:
         from filelock import FileLock  # imports asyncio, which most processes do not need
 
         place = hashlib.blake2b(str(self.beside.absolute()).encode(), digest_size=8).hexdigest()
-        with FileLock(Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"):
-            found = self._find()
-            if found is not None:
-                return found
-            path = self.beside if os.access(self.beside.parent, os.W_OK) else self.cached
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.write(path)
-            except OSError as error:
-                raise UserError(
-                    f"{path}, where the rows of {self.prefix} begin, cannot be written: {error.strerror}. Make its "
-                    "folder writable, or name another one with the key `cache` of the data YAML."
-                ) from None
-        found = self._read(path)
+        path = self.beside if os.access(self.beside.parent, os.W_OK) else self.cached
+        try:
+            with FileLock(Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"):
+                found = self._find()  # another process may have made them meanwhile
+                if found is None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self.write(path)
+                    found = self._read(path)
+        except OSError as error:
+            raise UserError(
+                f"{path}, where the rows of {self.prefix} begin, cannot be written: {error.strerror}. Make its folder "
+                "writable, or name another one with the key `cache` of the data YAML."
+            ) from None
         assert found is not None
         return found
 

@@ -136,7 +136,7 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "cross_document_attention"), 1, "cross_document_attention must be of type bool, not 1"),
         ((*TEXT, "cross_document_attention"), False, "cross_document_attention: false needs packing: continuous"),
         ((*TEXT, "packing"), "full", "streams.text.packing is 'full'; it must be one of full_sentences, continuous"),
-        ((*TEXT, "packing"), "continous", "Did you mean 'continuous'[?]$"),
+        ((*TEXT, "packing"), "contiguous", "Did you mean 'continuous'[?]$"),
         ((*TEXT, "packing"), ["continuous"], "packing is .'continuous'.; it must be one of"),
         ((*PICTURES, "packing"), "continuous", "streams.pictures.packing is for streams of kind text"),
         (("cache",), 3, "cache must be of type str, not 3"),
