@@ -136,7 +136,7 @@ def test_broken_archives_are_named(archives):
 def test_damaged_archives_are_named_in_one_line(archives):
     rng = random.Random(1)
     outcomes = Counter()
-    for _ in range(300):
+    for _ in range(100):
         path = archives / rng.choice(("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"))
         content = path.read_bytes()
         damaged = bytearray(content[: rng.choice((len(content), rng.randrange(1, len(content))))])
@@ -150,7 +150,7 @@ def test_damaged_archives_are_named_in_one_line(archives):
             assert "\n" not in str(error) and str(archives) in str(error)
             outcomes["named"] += 1
         path.write_bytes(content)
-    assert outcomes["named"] > 100 and outcomes["read"] > 10
+    assert outcomes["named"] > 30 and outcomes["read"] > 3
 
 
 def test_a_gzipped_archive_of_images_is_refused(archives):
