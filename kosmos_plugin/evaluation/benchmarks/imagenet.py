@@ -11,6 +11,8 @@ prediction is right if it equals the name, including case, ignoring spaces aroun
 """
 
 import functools
+import gzip
+import io
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.tar_files import files_of_tar, read_pieces
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file, image_files, is_leftover, list_folder
+from kosmos_plugin.evaluation.files import image_file, image_files, is_leftover, list_folder, named
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
@@ -77,7 +79,7 @@ class ImageNet(Benchmark[Photo]):
             photos_of_tar = {name: pieces for name, pieces in files_of_tar(path) if not is_leftover(Path(name).name)}
             files = sorted(photos_of_tar.items(), key=lambda file: Path(file[0]).name)
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+            raise UserError(f"{path} cannot be read: {named(str(error))}") from None
         if len(files) != len(labels):
             raise UserError(f"{path} has {len(files):,} images, and {DEVKIT} the labels of {len(labels):,}.")
         photos = []
@@ -123,7 +125,8 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     except ModuleNotFoundError as error:
         raise missing_package(f"Reading {path}", error, "evaluation") from None
     try:
-        with tarfile.open(path) as archive:
+        whole = gzip.decompress(path.read_bytes())  # a few MB, checksum included: damage can crash loadmat
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
             meta, ground_truth = archive.extractfile(META), archive.extractfile(GROUND_TRUTH)
             if meta is None or ground_truth is None:
                 raise KeyError(f"{META} or {GROUND_TRUTH} is not a file")
@@ -131,8 +134,8 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
             labels = [int(label) for label in ground_truth.read().split()]
         # Only the categories have no children; the other synsets are above them in WordNet's tree.
         wordnet_ids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if s["num_children"] == 0}
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as ImageNet's development kit: {error}") from None
+    except Exception as error:  # gzip's, zlib's and loadmat's are of any type
+        raise UserError(f"{path} cannot be read as ImageNet's development kit: {named(str(error))}") from None
     unknown = sorted(set(labels) - set(wordnet_ids))
     if unknown:
         raise UserError(f"{path}: the label {unknown[0]} of {GROUND_TRUTH} is not a category of {META}.")

@@ -28,6 +28,7 @@ from kosmos_plugin.evaluation.metrics.spans import spans
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
 SPLIT_FILE = "dataset_split.csv"
+MOST_DIGITS = 9  # of a website's number; real ones have two
 INSTRUCTION = (
     "Given the context below from web page, extract the answer from the given text like this: "
     "Qusestion: Who is the publisher of this book? Answer: Penguin Books Ltd."  # the misspelling is the paper's
@@ -95,7 +96,7 @@ class WebSrc(Benchmark[Question]):
         path = self.folder / SPLIT_FILE
         found = []
         for row in read_table(path, ("domain", "website", "split")):
-            if not (row["website"] or "").isdecimal():
+            if not (row["website"] or "").isdecimal() or len(row["website"]) > MOST_DIGITS:
                 raise UserError(f"{path}: website {shown(row['website'])} of {shown(row['domain'])} is not a number.")
             if row["split"] == self.split:
                 found.append(f"{row['domain']}/{int(row['website']):02d}")

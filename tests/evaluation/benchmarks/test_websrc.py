@@ -120,7 +120,7 @@ def test_a_broken_record_is_named(folder):
     with pytest.raises(UserError, match=r"auto/01/dataset\.csv has no column answer"):
         WebSrc(folder).items()
     (folder / "dataset_split.csv").write_text("domain,website,split\nauto,one,dev\n")
-    with pytest.raises(UserError, match=r"dataset_split\.csv: website 'one' of auto is not a number"):
+    with pytest.raises(UserError, match=r"dataset_split\.csv: website 'one' of 'auto' is not a number"):
         WebSrc(folder).check_files(few_shot=False)
     page = write_page(folder, " ")
     with pytest.raises(UserError, match=r"page\.html is not valid HTML"):
