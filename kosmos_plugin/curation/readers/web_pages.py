@@ -17,7 +17,8 @@ from kosmos_plugin.curation.page_documents import page_document
 from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, open_bytes, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
-from kosmos_plugin.curation.readers.html import decode_html, parse_page
+from kosmos_plugin.curation.readers.html import decode_html
+from kosmos_plugin.curation.readers.page_parser import page_parser
 
 # Format → file extensions.
 FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
@@ -47,7 +48,7 @@ class ReadPages(Reader):
         with self.dropping(Document("", id, metadata={"url": url})):
             if len(data) > self.max_bytes:
                 raise Dropped(f"HTML of more than {self.max_bytes:,} bytes")
-            yield page_document(parse_page(decode_html(data, charset), url), id, url)
+            yield page_document(page_parser().parse(decode_html(data, charset), url), id, url)
 
 
 class ReadWarc(ReadPages):

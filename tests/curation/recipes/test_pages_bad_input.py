@@ -99,7 +99,7 @@ def test_invalid_bytes_are_left_out(tmp_path):
         '<img src="data:image/png;base64,{data}">',
         '<img src="" data-src="a.png">',
         '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" data-src="a.png">',
-        '<img srcset="a.png 1x, b.png 2x">',
+        '<img srcset="b.png 1x, a.png 2x">',
         '<picture><source srcset="a.png 800w, b.png"><img></picture>',
         '<img src="./sub/../a.png#part">',
     ],
