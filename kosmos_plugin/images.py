@@ -6,8 +6,6 @@ RGB. KOSMOS-2 was trained on whole images stretched to a square, so that a box c
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,11 +14,11 @@ import torch
 from torch.nn import functional
 
 from kosmos_plugin.errors import UnusableData
+from kosmos_plugin.image_files import open_image
 
 if TYPE_CHECKING:  # Pillow takes a fifth of the time that the plugin adds to `import fairseq`
     from PIL import Image
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 FITS = ("crop", "stretch")
 # From the most exact to the fastest; see `decode_image`.
 DECODINGS = ("exact", "draft", "fast")
@@ -44,7 +42,7 @@ def decode_image(
     """Decode an image, and resize it to a square. Transparent pixels become white.
 
     Args:
-        data: An image in any format that Pillow reads.
+        data: An image in one of `image_files.IMAGE_FORMATS`.
         size: Side of the square, in pixels.
         fit: How it is made square, one of FITS: "crop" as CLIP does, or "stretch" as KOSMOS-2 does.
         decoding: One of DECODINGS. "exact" gives the pixels of open_clip's preprocessing. "draft" lets the JPEG decoder
@@ -59,21 +57,19 @@ def decode_image(
     Raises:
         BrokenImage: The image cannot be decoded or has too many pixels.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if not data:
         raise BrokenImage("image of 0 bytes")
     resize = _resize_by_torch if decoding == "fast" else _resize_by_pillow
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of decompression bombs; the limit is checked below
-            image: Image.Image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BrokenImage(f"image of more than {max_pixels:,} pixels", f"{width}x{height}")
-            drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
-            extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
-            return (_stretch if fit == "stretch" else _resize_and_crop)(resize, _to_rgb(image), extent, size)
+        image = open_image(data)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BrokenImage(f"image of more than {max_pixels:,} pixels", f"{width}x{height}")
+        drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
+        extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
+        return (_stretch if fit == "stretch" else _resize_and_crop)(resize, _to_rgb(image), extent, size)
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
 from kosmos_plugin.data.shard_index import Record, open_index, read_bytes
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 RecordReader = Callable[[Record], Document]
 

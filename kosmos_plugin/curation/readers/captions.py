@@ -25,7 +25,7 @@ from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.json_values import json_object, lines_of
 from kosmos_plugin.curation.writers.shards import RECORDS_PER_SHARD
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 # Format → file extensions.
 FORMATS = {

@@ -25,7 +25,7 @@ from kosmos_plugin.curation.writers.index_shards import tars_of
 from kosmos_plugin.data.documents import BrokenRecord, Image, Text
 from kosmos_plugin.data.shard_index import BrokenShard, Record, tar_records
 from kosmos_plugin.data.shards import caption_document, interleaved_document
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 # Their names both in img2dataset's JSON and in hashlib.
 CHECKSUMS = ("sha256", "sha512", "md5")

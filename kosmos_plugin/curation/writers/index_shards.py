@@ -13,7 +13,7 @@ from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.pipeline.runner import remove_temporaries
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Step
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, BrokenShard, Record, build_index, selection_of
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 
 def tars_of(files: Sequence[InputFile]) -> list[InputFile]:

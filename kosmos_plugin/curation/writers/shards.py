@@ -16,6 +16,7 @@ from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.sampling.hashing import split_of
 from kosmos_plugin.data.shard_index import build_index
+from kosmos_plugin.image_files import image_extension
 
 # As img2dataset's: 10,000 records of about 10 KB each.
 RECORDS_PER_SHARD = 10_000
@@ -35,21 +36,6 @@ def interleaved_record(document: Document) -> dict[str, bytes]:
         metadata["url"] = url
     images = {f"{i}.{image_extension(m.media_bytes)}": m.media_bytes for i, m in enumerate(document.media)}
     return {"json": json.dumps(metadata, ensure_ascii=False).encode("utf-8"), **images}
-
-
-def image_extension(data: bytes) -> str:
-    """The file extension of an encoded image, from its first bytes; `jpg` if they are unknown."""
-    for extension, (offset, magic) in {
-        "png": (0, b"\x89PNG"),
-        "gif": (0, b"GIF8"),
-        "webp": (8, b"WEBP"),
-        "bmp": (0, b"BM"),
-        "tif": (0, b"II*\0"),
-        "tiff": (0, b"MM\0*"),
-    }.items():
-        if data[offset : offset + len(magic)] == magic:
-            return extension
-    return "jpg"
 
 
 class WriteShards(Step):

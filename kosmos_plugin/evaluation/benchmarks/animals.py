@@ -23,6 +23,7 @@ from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, image_file, read_json
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 ANIMALS_FILE = "animals.json"
 FORMAT = '{"category": …, "classes": [{"name": …, "description": …}, {"name": …, "description": …}]}'
@@ -73,8 +74,6 @@ class Animals(Benchmark[Photo]):
         return [ANIMALS_FILE, *(animal.name for pair in self._pairs() for animal in pair.animals)]
 
     def items(self) -> list[Photo]:
-        from kosmos_plugin.images import IMAGE_EXTENSIONS  # imports torch
-
         return [
             Photo(f"{animal.name}/{path.name}", animal.name, pair, image_file(path))
             for pair in self._pairs()
