@@ -3,17 +3,16 @@
 resiliparse extracts only text, so each image is replaced by a marker, and the text is cut at the markers.
 """
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree, NodeType
 
 from kosmos_plugin.curation.page_documents import PageImage
 from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.readers.charsets import decode
 from kosmos_plugin.curation.readers.image_addresses import absolute, image_addresses, is_placeholder
 
 # The time of extraction grows with the square of the nesting depth: seconds at 10,000.
@@ -32,11 +31,8 @@ _TOO_DEEP = " > ".join(["*"] * MAX_DEPTH)
 
 
 def decode_html(data: bytes, charset: str | None = None) -> str:
-    """Decode HTML by the server's `charset` or, without a known one, by what the page declares or looks like."""
-    if charset is not None:
-        with contextlib.suppress(LookupError):  # a charset that does not exist
-            return bytes_to_str(data, charset).replace("\0", "")
-    return bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
+    """Decode HTML as browsers do (`charsets.decode`); invalid bytes and NUL are left out."""
+    return decode(data, charset).replace("\0", "").replace("\ufffd", "")
 
 
 def parse_page(html: str, url: str) -> list[str | PageImage]:

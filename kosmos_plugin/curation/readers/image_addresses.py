@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 # Longer addresses are not used; browsers and servers allow about as much. It bounds what a long <base> can do.
 MAX_ADDRESS = 2048
@@ -78,7 +78,9 @@ def image_addresses(
         found = _absolute_all(base, _within_attributes(attributes))
     if link is not None and looks_like_image(link):
         other.append(link)
-    found = _absolute_all(base, [*found, *other, *filter(None, map(_original, found))])
+    other += filter(None, map(_original, found))
+    if other:
+        found = list(dict.fromkeys([*found, *_absolute_all(base, other)]))
     if not found:
         found = _absolute_all(base, [source]) or [value for value in (source, *late) if _is_data(value)][:1]
     return found[:MAX_ADDRESSES]
@@ -176,7 +178,9 @@ def _of_sources(sources: Sequence[Mapping[str, str]]) -> Iterator[str]:
 def _within_attributes(attributes: Mapping[str, str]) -> Iterator[str]:
     """What looks like the address of an image in any attribute, also within CSS or JSON."""
     for name, value in attributes.items():
-        if name == "style" or not (name in _NOT_ADDRESSES or name.startswith("aria-") or re.search("title|alt$", name)):
+        if name == "style" or not (
+            name == "src" or name in _NOT_ADDRESSES or name.startswith("aria-") or re.search("title|alt$", name)
+        ):
             yield from filter(looks_like_image, _DELIMITERS.split(value.replace("\\/", "/")))
 
 

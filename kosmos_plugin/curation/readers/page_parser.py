@@ -21,7 +21,7 @@ from kosmos_plugin.curation.page_documents import PageImage
 from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.readers.html import parse_page
 
-CPU_SECONDS = 20  # a page of 10 MB and 500,000 elements takes about half of it
+CPU_SECONDS = 30  # a page of 10 MB and 500,000 elements takes about a third of it
 MEMORY = 3 * 2**30  # bytes of addresses
 
 TOO_SLOW = f"HTML that takes more than {CPU_SECONDS} seconds to parse"
@@ -47,7 +47,8 @@ class PageParser:
             line = b""
         if not line.endswith(b"\n"):
             self._process = None
-            process.stdin.detach()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
             process.stdout.close()
             raise Dropped(TOO_SLOW if process.wait() == -signal.SIGPROF else UNPARSABLE)
         answer = json.loads(line)
