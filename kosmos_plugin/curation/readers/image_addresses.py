@@ -178,9 +178,8 @@ def _of_sources(sources: Sequence[Mapping[str, str]]) -> Iterator[str]:
 def _within_attributes(attributes: Mapping[str, str]) -> Iterator[str]:
     """What looks like the address of an image in any attribute, also within CSS or JSON."""
     for name, value in attributes.items():
-        if name == "style" or not (
-            name == "src" or name in _NOT_ADDRESSES or name.startswith("aria-") or re.search("title|alt$", name)
-        ):
+        is_text = name in _NOT_ADDRESSES or name.startswith("aria-") or "title" in name or name.endswith("alt")
+        if name == "style" or not (name == "src" or is_text):
             yield from filter(looks_like_image, _DELIMITERS.split(value.replace("\\/", "/")))
 
 
