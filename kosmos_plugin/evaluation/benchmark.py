@@ -103,12 +103,12 @@ class Benchmark(ABC, Generic[ItemType]):
     has_images: ClassVar[bool] = True  # whether its prompts have images: a text-only model cannot be asked then
 
     def __init__(self, folder: Path, split: str | None = None):
-        folders = [folder / name for name in self.unpacked]
-        self.folder = next((unpacked for unpacked in folders if unpacked.is_dir()), folder)
+        self.folder = folder
         self.split = split or self.splits[0]
         if self.split not in self.splits:
             hint = did_you_mean(self.split, self.splits)
             raise UserError(f"{self.name} has the splits {', '.join(self.splits)}, not {self.split!r}.{hint}")
+        self.folder = self._unpacked_folder() or folder
 
     @abstractmethod
     def files(self, few_shot: bool) -> list[str]:
@@ -171,6 +171,14 @@ class Benchmark(ABC, Generic[ItemType]):
                 f"{self.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {self.folder}. "
                 f"The release: {self.source}"
             )
+
+    def _unpacked_folder(self) -> Path | None:
+        """Return the folder that the release's archive unpacks to, if it exists and the files are not in `folder`."""
+        found = [self.folder / name for name in self.unpacked if exists(self.folder / name)]
+        try:
+            return found[0] if found and not exists(self.folder / self.files(few_shot=False)[0]) else None
+        except UserError:  # of a broken file, which `items` names
+            return None
 
     def either(self, *names: str) -> str:
         """Return the first of several names of a file that exists; the first of all if none does."""

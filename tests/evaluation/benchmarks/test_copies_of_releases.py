@@ -111,6 +111,13 @@ def test_archives_may_stay_in_the_folder_that_they_unpack_to(release, unpacked, 
     assert after == {name: [item.replace(old, new) for item in items] for name, items in before.items()}
 
 
+def test_a_folder_of_an_archives_name_beside_the_files_is_not_looked_at(tmp_path):
+    write_release(tmp_path, "hateful_memes")
+    before = HatefulMemes(tmp_path / "hateful_memes").items()
+    (tmp_path / "hateful_memes/data").mkdir()
+    assert list(map(repr, HatefulMemes(tmp_path / "hateful_memes").items())) == list(map(repr, before))
+
+
 def change_lines(path: Path, change: Callable[[dict], None]) -> None:
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for record in records:
