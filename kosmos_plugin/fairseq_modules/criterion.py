@@ -1,15 +1,16 @@
 """The training objective (§2.3): next-token cross-entropy, weighted per token."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import meters, metrics
+from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
+from fairseq.utils import get_perplexity
 
 from kosmos_plugin.data.batch import Batch
 
@@ -75,14 +76,10 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             return sum(float(log.get(key, 0)) for log in logging_outputs)
 
         targets = total("sample_size")
-        if targets:
-            metrics.log_scalar("loss", total("loss") / targets / math.log(2), targets, round=3)
-            metrics.log_derived("ppl", _perplexity("loss"))
+        _log_loss("", total("loss"), targets)
         streams = [key.removeprefix("loss_") for key in logging_outputs[0] if key.startswith("loss_")]
         for name in streams:
-            if count := total(f"targets_{name}"):
-                metrics.log_scalar(f"loss_{name}", total(f"loss_{name}") / count / math.log(2), count, round=3)
-                metrics.log_derived(f"ppl_{name}", _perplexity(f"loss_{name}"))
+            _log_loss(f"_{name}", total(f"loss_{name}"), total(f"targets_{name}"))
         metrics.log_speed("targets_per_second", targets, round=0)
         metrics.log_speed("images_per_second", total("images"), round=1)
         if capacity := total("capacity"):
@@ -93,5 +90,16 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
         return True
 
 
-def _perplexity(loss: str) -> Callable[[Mapping[str, Any]], float]:
-    return lambda values: meters.safe_round(2 ** values[loss].avg, 2)
+def _log_loss(suffix: str, nll: float, targets: float) -> None:
+    """Log the mean loss in bits, and its perplexity; no value if the log interval has had no target so far."""
+    loss, perplexity = f"loss{suffix}", f"ppl{suffix}"
+    if targets:
+        metrics.log_scalar(loss, nll / targets / math.log(2), targets, round=3)
+        metrics.log_derived(perplexity, lambda values: get_perplexity(values[loss].avg))
+        return
+    for aggregator in metrics.get_active_aggregators():
+        # The meters of the last interval are kept and reset; fairseq would print their missing values.
+        if loss in aggregator and not aggregator[loss].count:
+            for name in {loss, perplexity} & aggregator.keys():
+                del aggregator[name]
+            aggregator.priorities = [entry for entry in aggregator.priorities if entry[2] in aggregator]
