@@ -76,10 +76,14 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             return sum(float(log.get(key, 0)) for log in logging_outputs)
 
         targets = total("sample_size")
+        # Even without a target: fairseq averages a missing total as -1, with the weight of one target.
         _log_loss("", total("loss"), targets)
         streams = [key.removeprefix("loss_") for key in logging_outputs[0] if key.startswith("loss_")]
         for name in streams:
-            _log_loss(f"_{name}", total(f"loss_{name}"), total(f"targets_{name}"))
+            if count := total(f"targets_{name}"):
+                _log_loss(f"_{name}", total(f"loss_{name}"), count)
+            else:
+                _forget_empty_meters(f"loss_{name}", f"ppl_{name}")
         metrics.log_speed("targets_per_second", targets, round=0)
         metrics.log_speed("images_per_second", total("images"), round=1)
         if capacity := total("capacity"):
@@ -91,14 +95,18 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
 
 
 def _log_loss(suffix: str, nll: float, targets: float) -> None:
-    """Log the mean loss in bits, and its perplexity; no value if the log interval has had no target so far."""
-    loss, perplexity = f"loss{suffix}", f"ppl{suffix}"
-    if targets:
-        metrics.log_scalar(loss, nll / targets / math.log(2), targets, round=3)
-        metrics.log_derived(perplexity, lambda values: get_perplexity(values[loss].avg))
-        return
+    """Log the mean over `targets` targets in bits, and its perplexity."""
+    loss = f"loss{suffix}"
+    metrics.log_scalar(loss, nll / targets / math.log(2) if targets else math.nan, targets, round=3)
+    metrics.log_derived(f"ppl{suffix}", lambda values: get_perplexity(values[loss].avg))
+
+
+def _forget_empty_meters(loss: str, perplexity: str) -> None:
+    """Remove the meters of a stream that has had no target in a log interval; otherwise fairseq prints None for them.
+
+    It keeps the meters of the last interval, without their values.
+    """
     for aggregator in metrics.get_active_aggregators():
-        # The meters of the last interval are kept and reset; fairseq would print their missing values.
         if loss in aggregator and not aggregator[loss].count:
             for name in {loss, perplexity} & aggregator.keys():
                 del aggregator[name]

@@ -1,9 +1,11 @@
 """The losses that fairseq logs: a stream without a target in a log interval has none, and a huge loss ends nothing."""
 
 import json
+import math
 import random
 
 import pytest
+import yaml
 from fairseq.logging import metrics
 
 from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
@@ -12,7 +14,7 @@ from tests import tiny
 
 @pytest.fixture
 def half_broken(tmp_path):
-    """Data of one caption an update, every second with a broken image."""
+    """Data of one caption an update, every second with a broken image, beside two other streams."""
     data = tiny.write_data(tmp_path / "data", documents=4, sequences=(1, 1, 1))
     whole = tiny.caption_members("whole", "a red cat", tiny.png(random.Random(0)))
     broken = tiny.caption_members("broken", "a red cat", b"\x89PNG nothing")
@@ -41,6 +43,18 @@ def test_a_stream_without_a_target_is_not_logged(half_broken, tmp_path, caplog, 
         assert (False in with_captions) == (interval == 1)
 
 
+def test_captions_alone(half_broken, tmp_path, caplog):
+    config = yaml.safe_load(half_broken.read_text())
+    config["streams"] = {"captions": config["streams"]["captions"]}
+    half_broken.write_text(yaml.safe_dump(config))
+    options = ("--cpu", "--num-workers", "0", "--max-skipped-rate", "1", "--disable-validation", "--max-update", "8")
+    with caplog.at_level("INFO"):
+        tiny.train(half_broken, tmp_path / "run", *options)
+    logged = [json.loads(record.getMessage()) for record in caplog.records if record.name == "train_inner"]
+    assert sum("loss_captions" in values for values in logged) == 4
+    assert all(math.isfinite(float(values["loss"])) == ("loss_captions" in values) for values in logged)
+
+
 def outputs(loss: float, targets: int) -> dict[str, float]:
     return {"loss": loss, "sample_size": targets, "ntokens": targets, "loss_a": loss, "targets_a": targets}
 
@@ -50,9 +64,20 @@ def test_the_next_interval_starts_without_the_meters_of_the_last():
         for loss, targets in ((8.0, 4), (0.0, 0), (6.0, 2)):
             MultimodalCrossEntropyCriterion.reduce_metrics([outputs(loss, targets)])
             values = meters.get_smoothed_values()
-            assert ("loss_a" in values) == ("ppl_a" in values) == ("loss" in values) == (targets > 0)
+            assert ("loss_a" in values) == ("ppl_a" in values) == (targets > 0)
+            assert math.isfinite(values["loss"]) == math.isfinite(values["ppl"]) == (targets > 0)
             assert set(meters) == {key for _, _, key in meters.priorities}
             meters.reset()
+
+
+def test_a_batch_without_a_target_does_not_change_the_mean():
+    with metrics.aggregate("valid", new_root=True) as meters:
+        for loss, targets in ((8.0, 4), (0.0, 0), (6.0, 2), (0.0, 0)):
+            with metrics.aggregate() as step:
+                MultimodalCrossEntropyCriterion.reduce_metrics([outputs(loss, targets)])
+                assert "loss" in step  # otherwise fairseq logs -1
+        for name in ("loss", "loss_a"):
+            assert meters.get_smoothed_value(name) == pytest.approx(14 / 6 / math.log(2), abs=1e-3)
 
 
 @pytest.mark.parametrize("loss", [1e6, float("inf")])
