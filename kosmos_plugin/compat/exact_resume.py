@@ -1,4 +1,4 @@
-"""A training in 16 bits that is resumed differs from one that was not interrupted: fairseq saves only part of its state.
+"""A training in 16 bits that is resumed differs from an uninterrupted one: fairseq saves only a part of its state.
 
 With --fp16 and --bf16 fairseq's optimizer updates float32 copies of the weights. Checkpoints hold the 16-bit weights
 alone, so each restart rounds every weight. Of the loss scaler of --fp16 they hold the scale, but not when it changed

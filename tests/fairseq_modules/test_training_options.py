@@ -1,4 +1,4 @@
-"""Options of fairseq that this task does not use, and checkpoints that are not there: one line, before any model is built."""
+"""Options that this task does not use, and checkpoints that are not there: one line, before any model is built."""
 
 import dataclasses
 import re
