@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end every command within two seconds: one line, no traceback, status 130 or 143, no process left."""
+"""Ctrl-C and SIGTERM end a command within two seconds: one line, no traceback, status 130 or 143, no process left."""
 
 import json
 import os

@@ -112,7 +112,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
 
 
 def _start_fork_server() -> None:
-    """Start the process that workers are forked from. It and they inherit that Ctrl-C, which reaches them, is ignored."""
+    """Start the process that workers are forked from. Ctrl-C reaches it and them, and they ignore it, as inherited."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()
