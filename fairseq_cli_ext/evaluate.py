@@ -159,7 +159,7 @@ def _evaluate(options: EvaluateOptions) -> None:
 
 def cli_main(arguments: list[str] | None = None) -> None:
     """Run kosmos-evaluate."""
-    run_command(parser(), run, arguments)
+    run_command(parser(), run, arguments, resumes=lambda args: not args.compare)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _run_recipe(args: argparse.Namespace) -> None:
 
 def cli_main(arguments: list[str] | None = None) -> None:
     """Run kosmos-prepare."""
-    run_command(parser(), run, arguments)
+    run_command(parser(), run, arguments, resumes=lambda args: args.command in RECIPES)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ Paths are relative to the YAML's folder. An unknown key is an error.
 
 import dataclasses
 import glob
-import math
 import os
+import re
+import reprlib
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,21 @@ KINDS = ("text", "captions", "interleaved")
 CAPTION_FILES = ("txt", "json")
 SPLITS = ("train", "valid")
 PACKINGS = ("full_sentences", "continuous")
+
+MAX_FILES = 1_000_000  # that one pattern stands for
+MAX_CHARACTERS = 500_000_000  # of all their names
+MAX_KEYS = 10_000
+MAX_SEQUENCES = 10_000_000
+MAX_WEIGHT = 1e100
+MAX_SHOWN = 200  # characters of a value in an error message
+
+# An escaped character, a range of numbers or letters, or a brace or comma.
+_BRACES = re.compile(
+    r"\\.|\{(?P<first>-?\d+)\.\.(?P<last>-?\d+)(?:\.\.-?(?P<step>\d+))?\}"
+    r"|(?P<letters>\{[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?\})|[{},]",
+    re.DOTALL,
+)
+_REPR = reprlib.Repr()
 
 T = TypeVar("T")
 
@@ -92,9 +108,15 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
     path = Path(path)
     require_file(path, "The data YAML")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"The data YAML {path} cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is not a data YAML: it is nested too deeply.") from None
+    except Exception as error:  # PyYAML raises anything from ValueError to KeyError for a bad date or number
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{path} is not valid YAML{line}: {_shortened(' '.join(str(problem).split()))}") from None
     reader = _Reader(path, files_must_exist)
     raw = reader.mapping(raw, "the file", {"vocabulary", "streams"}, {"cache"})
     streams = reader.mapping(raw["streams"], "streams")
@@ -109,6 +131,15 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """Stops at merges (`<<`) of merges that would repeat the same keys without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_KEYS:
+            raise yaml.constructor.ConstructorError(problem=f"a mapping of more than {MAX_KEYS:,} keys")
+
+
 class _Reader:
     """Turns the YAML's values into the dataclasses; every error names the file and the key."""
 
@@ -118,20 +149,21 @@ class _Reader:
         self.cache: str | None = None
 
     def fail(self, message: str) -> NoReturn:
-        raise UserError(f"{self.path}: {message}")
+        raise UserError(f"{self.path}: {_shortened(message, 3 * MAX_SHOWN)}")
 
     def mapping(
         self, value: Any, key: str, required: Set[str] = frozenset(), optional: Set[str] = frozenset()
     ) -> dict[Any, Any]:
         """Check that `value` is a mapping and, if keys are given, that it has those and no others."""
         if not isinstance(value, dict):
-            self.fail(f"{key} must be a mapping, not {value!r}.")
+            self.fail(f"{key} must be a mapping, not {shown(value)}.")
         if required:
             known = sorted(required | optional)
             for name in value:
                 if name not in known:
                     listed = ", ".join(known)
-                    self.fail(f"unknown key {name!r} in {key}; known keys are {listed}.{did_you_mean(name, known)}")
+                    hint = did_you_mean(shown(name), known)
+                    self.fail(f"unknown key {shown(name)} in {key}; known keys are {listed}.{hint}")
             for name in sorted(required - set(value)):
                 self.fail(f"{key} lacks the key {name!r}.")
         return value
@@ -139,7 +171,7 @@ class _Reader:
     def of_type(self, value: Any, kind: type[T], key: str) -> T:
         """Check that `value` is of type `kind`; a bool is not an int here."""
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            self.fail(f"{key} must be of type {kind.__name__}, not {value!r}.")
+            self.fail(f"{key} must be of type {kind.__name__}, not {shown(value)}.")
         return value
 
     def stream(self, name: str, raw: Any) -> StreamConfig:
@@ -148,10 +180,11 @@ class _Reader:
         raw = self.mapping(raw, key, {"kind", "sequences_per_update", "corpora"}, optional)
         kind = raw["kind"]
         if kind not in KINDS:
-            self.fail(f"{key}.kind is {kind!r}; it must be one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+            hint = did_you_mean(shown(kind), KINDS)
+            self.fail(f"{key}.kind is {shown(kind)}; it must be one of {', '.join(KINDS)}.{hint}")
         sequences = self.of_type(raw["sequences_per_update"], int, f"{key}.sequences_per_update")
-        if sequences < 1:
-            self.fail(f"{key}.sequences_per_update must be at least 1, not {sequences}.")
+        if not 1 <= sequences <= MAX_SEQUENCES:
+            self.fail(f"{key}.sequences_per_update must be from 1 to {MAX_SEQUENCES:,}, not {shown(sequences)}.")
         listed = self.of_type(raw["corpora"], list, f"{key}.corpora")
         if not listed:
             self.fail(f"{key}.corpora is empty.")
@@ -166,8 +199,8 @@ class _Reader:
     def packing(self, raw: dict[Any, Any], key: str, kind: str, cross_document_attention: bool) -> str:
         packing = raw.get("packing", PACKINGS[0])
         if packing not in PACKINGS:
-            known = ", ".join(PACKINGS)
-            self.fail(f"{key}.packing is {packing!r}; it must be one of {known}.{did_you_mean(packing, PACKINGS)}")
+            hint = did_you_mean(shown(packing), PACKINGS)
+            self.fail(f"{key}.packing is {shown(packing)}; it must be one of {', '.join(PACKINGS)}.{hint}")
         if kind != "text" and "packing" in raw:
             self.fail(f"{key}.packing is for streams of kind text; documents of {kind} are always packed whole.")
         if kind == "text" and packing == "full_sentences" and not cross_document_attention:
@@ -181,12 +214,14 @@ class _Reader:
         raw = self.mapping(raw, key, {"name", "train"}, {field.name for field in dataclasses.fields(CorpusConfig)})
         weight = raw.get("weight")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if weight is not None and not (number and 0 < weight < math.inf):
-            self.fail(f"{key}.weight must be a positive number, not {weight!r}.")
+        if weight is not None and not (number and 0 < weight <= MAX_WEIGHT):
+            self.fail(f"{key}.weight must be a positive number, not {shown(weight)}.")
+        if isinstance(raw["name"], list | dict | set | bytes):
+            self.fail(f"{key}.name must be a word, not {shown(raw['name'])}.")
         caption_from = raw.get("caption_from", "txt")
         if caption_from not in CAPTION_FILES or (kind != "captions" and "caption_from" in raw):
             listed = " or ".join(CAPTION_FILES)
-            self.fail(f"{key}.caption_from must be {listed}, for captions only, not {caption_from!r} for {kind}.")
+            self.fail(f"{key}.caption_from must be {listed}, for captions only, not {shown(caption_from)} for {kind}.")
         paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
         return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
 
@@ -200,9 +235,13 @@ class _Reader:
                 found.append(os.path.normpath(self.path.parent / pattern))
                 continue
             try:
+                if (count := expansions(pattern)) > MAX_FILES or count * len(pattern) > MAX_CHARACTERS:
+                    self.fail(f"{key}: {shown(pattern)} stands for too many files; the limit is {MAX_FILES:,}.")
                 names = [f"{name}{suffix}" for name in braceexpand.braceexpand(pattern)]
-            except ValueError as error:
-                self.fail(f"{key}: {pattern!r} is not a valid pattern: {error}.")
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, UserError):
+                    raise
+                self.fail(f"{key}: {shown(pattern)} is not a valid pattern: {error}.")
             for name in names:
                 found += [path.removesuffix(suffix) for path in self.files(name, key)]
         return tuple(found)
@@ -210,10 +249,51 @@ class _Reader:
     def files(self, name: str, key: str) -> list[str]:
         """The files that match `name`, in which braces are expanded but wildcards may be left."""
         path = self.path.parent / name
-        if path.is_file():  # before wildcards, as folder and file names may contain their characters
+        if os.path.isfile(path):  # before wildcards, as folder and file names may contain their characters
             return [os.path.normpath(path)]
-        matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
+        try:
+            matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
+        except ValueError:  # characters that no name of a file has
+            matches = []
         files = [os.path.normpath(match) for match in matches if not match.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))]
         if not files:
             self.fail(f"{key} names {path}, which does not exist.")
         return files
+
+
+def shown(value: Any) -> str:
+    """`repr` for an error message: of limited length, and in limited time where aliases repeat a value."""
+    return _shortened(repr(value) if isinstance(value, str | int | float) else _REPR.repr(value))
+
+
+def _shortened(text: str, length: int = MAX_SHOWN) -> str:
+    """One line of limited length."""
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= length else f"{line[:length]}…"
+
+
+def expansions(pattern: str) -> int:
+    """Count the names that braces stand for, without making them; MAX_FILES + 1 stands for any larger number.
+
+    Raises:
+        ValueError: A number has thousands of digits.
+    """
+    levels = [(0, 1)]  # for each open brace: (names of its finished alternatives, names of the current one)
+    for match in _BRACES.finditer(pattern):
+        finished, current = levels[-1]
+        if match["first"]:
+            first, last = (int(match[name]) for name in ("first", "last"))
+            current *= abs(last - first) // (int(match["step"] or 1) or 1) + 1
+        elif match["letters"]:
+            current *= len(list(braceexpand.braceexpand(match["letters"])))
+        elif match[0] == "{":
+            levels.append((0, 1))
+            continue
+        elif match[0] == "," and len(levels) > 1:
+            finished, current = finished + current, 1
+        elif match[0] == "}" and len(levels) > 1:
+            alternatives = levels.pop()
+            finished, current = levels[-1]
+            current *= sum(alternatives)
+        levels[-1] = (min(finished, MAX_FILES + 1), min(current, MAX_FILES + 1))
+    return levels[0][1]

@@ -17,7 +17,7 @@ from omegaconf import II
 
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.config import SPLITS, DataConfig, read_data_config
-from kosmos_plugin.data.micro_batches import MicroBatches
+from kosmos_plugin.data.micro_batches import MicroBatches, validation_steps
 from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
@@ -25,6 +25,7 @@ from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plai
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
+from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -113,7 +114,13 @@ class KosmosMultimodalTask(FairseqTask):
         return self.cfg.tokens_per_sample
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model. Pretrained weights are not read if a checkpoint's will be loaded."""
+        """Build the model. Pretrained weights are not read if a checkpoint's will be loaded.
+
+        Raises:
+            UserError: The training was given options that it cannot honour.
+        """
+        if not from_checkpoint:
+            check_training_options(self.cfg)
         self.needs_pretrained_weights = not from_checkpoint
         return super().build_model(cfg, from_checkpoint)
 
@@ -164,8 +171,8 @@ class KosmosMultimodalTask(FairseqTask):
 
         Args:
             dataset: A loaded split.
-            max_tokens: Maximum positions of a micro-batch (--max-tokens); None: no limit.
-            max_sentences: Maximum rows of a micro-batch (--batch-size); None: no limit.
+            max_tokens: Maximum positions of a micro-batch (--max-tokens, --max-tokens-valid); None: no limit.
+            max_sentences: Maximum rows of a micro-batch (--batch-size, --batch-size-valid); None: no limit.
             num_shards: Number of ranks.
             shard_id: This rank, from 0.
             num_workers: Processes that decode images.
@@ -187,9 +194,12 @@ class KosmosMultimodalTask(FairseqTask):
             str(self.cfg.image_fit),
             str(self.cfg.image_decoding),
         )
-        micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
         if training:
+            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
             micro_batches.check_fit(max_sentences, max_tokens)
+        else:
+            steps = validation_steps(dataset, num_shards, max_sentences, max_tokens) or update_freq[0]
+            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps)
         batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, endless=training)
         if training:
             self.training_batches = batches

@@ -1,11 +1,14 @@
 """The data YAML: how it is read, and that every mistake is an error that names the file and the key."""
 
 import copy
+import random
+import time
 
+import braceexpand
 import pytest
 import yaml
 
-from kosmos_plugin.data.config import read_data_config
+from kosmos_plugin.data.config import expansions, read_data_config
 from kosmos_plugin.errors import UserError
 
 GOOD = {
@@ -128,8 +131,8 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "kind"), "images", "streams.text.kind is 'images'; it must be one of text, captions, interleaved"),
         ((*TEXT, "kind"), ["text"], "streams.text.kind is"),
         ((*TEXT, "kind"), "caption", "must be one of text, captions, interleaved. Did you mean 'captions'[?]$"),
-        ((*TEXT, "sequences_per_update"), 0, "sequences_per_update must be at least 1, not 0"),
-        ((*TEXT, "sequences_per_update"), -3, "must be at least 1, not -3"),
+        ((*TEXT, "sequences_per_update"), 0, "sequences_per_update must be from 1 to 10,000,000, not 0"),
+        ((*TEXT, "sequences_per_update"), -3, "must be from 1 to 10,000,000, not -3"),
         ((*TEXT, "sequences_per_update"), 2.5, "must be of type int, not 2.5"),
         ((*TEXT, "sequences_per_update"), "2", "must be of type int, not '2'"),
         ((*TEXT, "sequences_per_update"), True, "must be of type int, not True"),
@@ -212,3 +215,121 @@ def test_missing_file(tmp_path, name, problem):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"The data YAML .*{name} {problem}"):
         read_data_config(tmp_path / name)
+
+
+def bomb(first: str, level: str) -> str:
+    """A value in YAML of 30 levels, each of which holds the one below ten times."""
+    value = f"&a0 {first}"
+    for i in range(1, 30):
+        value = f"&a{i} " + level.format(", ".join([value, *[f"*a{i - 1}"] * 9]))
+    return value
+
+
+# What has a reader run for minutes, fill the memory or end in a traceback.
+DAMAGE = [
+    "{0..999999999}",
+    "{0..9999}{0..9999}{0..9999}",
+    "{{0..9999}{0..9999},a}",
+    "{a,b}" * 40,
+    "{0..9" + "9" * 5000 + "}",
+    "{" * 3000,
+    "{a," * 500 + "}" * 500,
+    "[" * 3000,
+    "- " * 2000,
+    "x" * 100_000,
+    "*" * 3000,
+    "9" * 6000,
+    "1" + "0" * 4000,
+    "1e999",
+    ".nan",
+    "2001-99-99",
+    "!!int ''",
+    "!!timestamp x",
+    "!!bool x",
+    "!!python/object/apply:os.system [ls]",
+    '"\\0"',
+    '"\\ud800*"',
+    "&a [*a]",
+    "*a29",
+    "<<: *a29",
+    bomb("[x]", "[{}]"),
+    bomb("{x: 1}", "{{<<: [{}]}}"),
+    "<<: " + bomb("{x: 1}", "{{<<: [{}]}}"),
+    "? [a]",
+    "\t",
+    "'",
+    '"',
+    ": ",
+    "\n",
+    "#",
+    "~",
+    "\x85",
+    "é",
+]
+
+
+def damaged(text: str, rng: random.Random) -> bytes:
+    """The text with up to three damages at random places."""
+    for _ in range(rng.randint(1, 3)):
+        start = rng.randrange(len(text))
+        end = min(start + rng.choice([0, 0, 1, 10]), len(text))
+        text = text[:start] + rng.choice(DAMAGE) + text[end:]
+    data = bytearray(text.encode("utf-8", "surrogatepass"))
+    if rng.random() < 0.2:
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    return bytes(data)
+
+
+def test_damaged_files_are_read_or_one_line(write):
+    path = write(GOOD)
+    good = path.read_text()
+    rng = random.Random(0)
+    slowest = 0.0
+    for _ in range(1000):
+        path.write_bytes(damaged(good, rng))
+        started = time.process_time()
+        try:
+            read_data_config(path)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 5
+
+
+BRACES = [
+    "{5..3}",
+    "{a..e}",
+    "x{c..A..2}y",
+    "{a..z}" * 10,
+    "{1..9..3}",
+    "\\\\{0..5}",
+    "{a,{b,c{1..3}}}",
+    "{x}",
+    "a,b",
+    "{00..12}/{a,b}-{1..3}",
+]
+
+
+@pytest.mark.parametrize("value", [*DAMAGE, *BRACES])
+def test_counts_what_braces_stand_for(value):
+    try:
+        if (count := expansions(value)) > 10_000:
+            return
+        names = list(braceexpand.braceexpand(value))
+    except (ValueError, RecursionError):
+        return
+    assert count == len(names)
+
+
+@pytest.mark.parametrize("place", ["train", "name", "kind", "stream", "vocabulary"])
+def test_a_value_that_aliases_repeat_is_one_line(write, place):
+    config = copy.deepcopy(GOOD)
+    text = config["streams"]["text"]
+    {"train": text["corpora"][0], "name": text["corpora"][0], "kind": text, "stream": config["streams"]}.get(
+        place, config
+    )[place] = "BOMB"
+    path = write(yaml.safe_dump(config).replace("BOMB", bomb("[x, x]", "[{}]")))
+    started = time.process_time()
+    with pytest.raises(UserError) as error:
+        read_data_config(path)
+    assert len(str(error.value)) < 1000 and time.process_time() - started < 5

@@ -19,10 +19,12 @@ import io
 import logging
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
@@ -97,11 +99,25 @@ def _pool(workers: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fairseq_cli_ext.worker"])
+    _start_fork_server()
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             yield pool
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_fork_server() -> None:
+    """Start the process that workers are forked from. Ctrl-C reaches it and them, and they ignore it, as inherited."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _run_stage(stage: Stage, folder: Path, pool: Executor | None) -> None:

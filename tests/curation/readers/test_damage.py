@@ -73,7 +73,7 @@ def pairs_tar(folder: Path) -> Path:
 
 
 def filter_shards(files: list[InputFile], folder: Path) -> Iterable[Document]:
-    return FilterShards(files, folder, "of this test", [ImageFilter(0, None, decode=True)]).run()
+    return FilterShards(files, folder, "of this test", [ImageFilter(0, None, decode=True)], "txt").run()
 
 
 CASES = {

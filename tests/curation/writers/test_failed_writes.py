@@ -30,7 +30,7 @@ def test_writers_leave_nothing(tmp_path, kind):
     out.mkdir()
     writer: Step = WriteShards(out, caption_record, 0.5)
     if kind == "binarized":
-        writer = Binarize(out, str(tmp_path / "vocabulary"), 0.5)
+        writer = Binarize(out, str(tmp_path / "vocabulary"), 0.5, 64)
     with pytest.raises(OSError, match="disk is gone"):
         list(writer.run(documents_that_end_in_an_error()))
     assert list(out.iterdir()) == []
