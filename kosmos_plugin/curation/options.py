@@ -36,7 +36,10 @@ class TextOptions:
     english: bool = option(False, "keep only English documents")
     min_words: int = option(1, "minimum words per document")
     evaluation: tuple[str, ...] = option(
-        (), "evaluation files (JSON, JSON lines, text); documents that contain their text are dropped", metavar="FILE"
+        (),
+        "evaluation files as released (XML, JSON, JSON lines, CSV, TSV, Parquet, text); documents that contain their text "
+        "are dropped",
+        metavar="FILE",
     )
     duplicates: str = option("near", _DUPLICATES, DUPLICATES)
     valid_share: float = option(0.001, "share of the documents held out for validation, 0 to 1")
