@@ -37,8 +37,8 @@ class TextOptions:
     min_words: int = option(1, "minimum words per document")
     evaluation: tuple[str, ...] = option(
         (),
-        "evaluation files as released (XML, JSON, JSON lines, CSV, TSV, Parquet, text); documents that contain their text "
-        "are dropped",
+        "evaluation files as released (XML, JSON, JSON lines, CSV, TSV, Parquet, text); documents that contain their "
+        "text are dropped",
         metavar="FILE",
     )
     duplicates: str = option("near", _DUPLICATES, DUPLICATES)

@@ -5,7 +5,7 @@ GPT-3 and The Pile: n-grams of 13 words. A shorter evaluation text is matched as
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 

@@ -1,17 +1,17 @@
 """Evaluation data as it is released → its texts, for `filters.contamination`.
 
-XML             the texts of each element; for the schema `<text><txt1>…</txt1><pron>they</pron><txt2>…</txt2></text>`, its
-                three parts and the sentence
+XML             the texts of each element: for `<text><txt1>…</txt1><pron>they</pron><txt2>…</txt2></text>`, a Winograd
+                schema, its three parts and the sentence
 JSON            every string, and the strings of each object and list as one text; a file of JSON lines likewise
 CSV, TSV        the cells, and each row as one text
 Parquet         as JSON
 others          plain text: the lines, and each paragraph as one text
 
-A sentence that is broken over lines, cells or elements is thus found whole. Texts across the border of two fields are read
-too; ordinary text does not contain them.
+A sentence that is broken over lines, cells or elements is thus found whole. Texts across the border of two fields are
+read too; ordinary text does not contain them.
 
-XML, JSON and Parquet say their encoding. Of other files a byte order mark does; without one they are in UTF-8, or else in
-Windows-1252.
+XML, JSON and Parquet say their encoding. Of other files a byte order mark does; without one they are in UTF-8, or else
+in Windows-1252.
 """
 
 import codecs

@@ -101,7 +101,12 @@ def test_items_of_every_form_are_found(tmp_path, name):
 def test_a_blank_is_filled_with_the_options(tmp_path):
     """Winogrande's sentences have fewer than 13 words on either side of the blank."""
     words = ITEMS[0].split()[:18]
-    record = {"sentence": " ".join([*words[:9], "_", *words[10:]]), "option1": "nobody", "option2": words[9], "answer": "2"}
+    record = {
+        "sentence": " ".join([*words[:9], "_", *words[10:]]),
+        "option1": "nobody",
+        "option2": words[9],
+        "answer": "2",
+    }
     (tmp_path / "dev.jsonl").write_text(json.dumps(record) + "\n")
     assert found(tmp_path, tmp_path / "dev.jsonl") == [True] + [False] * 11
 
