@@ -83,7 +83,7 @@ def _run_recipe(args: argparse.Namespace) -> None:
     report = run_stages(this_run, stages, options.workers)
     print(report.as_text())
     if "kept" not in report.counts:
-        raise UserError(f"Nothing was kept; {this_run.report_file} says why.")
+        raise UserError(f"Nothing was kept; the counts above, also in {this_run.report_file}, say why.")
     print(f"\nThe counts are in {this_run.report_file}", file=sys.stderr)
 
 

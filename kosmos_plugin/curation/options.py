@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kosmos_plugin.options import REQUIRED, option
 
 # The choices of --format; the readers say which file extensions belong to each.
-CAPTION_FORMATS = ("webdataset", "files", "tsv", "parquet", "coco")
+CAPTION_FORMATS = ("webdataset", "files", "tsv", "csv", "json", "parquet", "coco")
 PAGE_FORMATS = ("warc", "html", "mmc4", "obelics")
 DUPLICATES = ("near", "exact", "none")
 
@@ -51,10 +51,19 @@ class CaptionOptions:
     """kosmos-prepare captions: image–caption pairs → shards."""
 
     format: str | None = option(None, _FORMAT, CAPTION_FORMATS)
-    images: str | None = option(None, "coco: folder of the images", metavar="FOLDER")
+    images: str | None = option(
+        None, "coco and tables: folder of the images that they name (default: the table's folder)", metavar="FOLDER"
+    )
+    image_column: str | None = option(
+        None, "tables: column of the images, or of their names (default: found by its name)", metavar="NAME"
+    )
+    caption_column: str | None = option(
+        None, "tables: column of the captions (default: found by its name)", metavar="NAME"
+    )
     tsv_columns: tuple[str, ...] = option(
-        ("key", "caption", "image", "width", "height"),
-        "tsv: columns in order; caption and image (base64) are read",
+        (),
+        "tsv, csv without a header: columns in order (default: file name and caption, or key, caption, image in base64, "
+        "width, height)",
         metavar="NAME",
     )
     keep_tags: bool = option(False, "keep captions with tags such as <PERSON>, which the paper discards")

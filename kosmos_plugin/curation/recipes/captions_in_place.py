@@ -41,7 +41,8 @@ CORPUS_FILE = "corpus.yaml"
 _SELECTING = tuple(
     field.name
     for field in dataclasses.fields(CaptionOptions)
-    if field.name not in ("format", "images", "tsv_columns", "valid_share", "keep_dropped")
+    if field.name
+    not in ("format", "images", "image_column", "caption_column", "tsv_columns", "valid_share", "keep_dropped")
 )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kosmos_plugin.curation.filters.captions import ImageFilter
 from kosmos_plugin.curation.filters.text import check_text
 from kosmos_plugin.curation.pipeline.inputs import InputFile
-from kosmos_plugin.curation.readers.captions import ReadParquet, ReadTsv
+from kosmos_plugin.curation.readers.caption_tables import PairColumns, ReadTable
 from kosmos_plugin.curation.readers.image_index import ListImages
 from kosmos_plugin.curation.readers.instructions import ReadInstructions
 from kosmos_plugin.curation.readers.releases import ReadMmc4, ReadObelics
@@ -85,8 +85,8 @@ CASES = {
     "parquet": (text_file("parquet"), lambda files, _: ReadTexts(files).run()),
     "txt": (text_file("txt"), lambda files, _: ReadTexts(files, separator="").run()),
     "instructions": (instructions_zip, lambda files, _: ReadInstructions(files).run()),
-    "tsv": (tsv, lambda files, _: ReadTsv(files, ("key", "caption", "image")).run()),
-    "pairs in parquet": (pairs_table, lambda files, _: ReadParquet(files).run()),
+    "tsv": (tsv, lambda files, _: ReadTable(files, "tsv", PairColumns()).run()),
+    "pairs in parquet": (pairs_table, lambda files, _: ReadTable(files, "parquet", PairColumns()).run()),
     "pairs in a tar": (pairs_tar, filter_shards),
     "check": (pairs_tar, lambda files, folder: CheckShards(files, folder, True).run()),
     "warc": (crawl("crawl.warc"), lambda files, _: ReadWarc(files, 10**6).run()),
