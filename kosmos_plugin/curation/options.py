@@ -62,8 +62,8 @@ class CaptionOptions:
     )
     tsv_columns: tuple[str, ...] = option(
         (),
-        "tsv, csv without a header: columns in order (default: file name and caption, or key, caption, image in base64, "
-        "width, height)",
+        "tsv, csv without a header: columns in order (default: file name and caption, or key, caption, image in "
+        "base64, width, height)",
         metavar="NAME",
     )
     keep_tags: bool = option(False, "keep captions with tags such as <PERSON>, which the paper discards")

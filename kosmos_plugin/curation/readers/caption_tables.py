@@ -35,8 +35,8 @@ IMAGE_COLUMNS = (
     "filename", "image_name", "image_file", "path", "file",
 )  # fmt: skip
 CAPTION_COLUMNS = (
-    "txt", "caption", "captions", "text", "texts", "title", "description", "sentence", "sentences", "comment", "alt_text",
-    "alt", "prompt", "raw",
+    "txt", "caption", "captions", "text", "texts", "title", "description", "sentence", "sentences", "comment",
+    "alt_text", "alt", "prompt", "raw",
 )  # fmt: skip
 ADDRESS_COLUMNS = ("url", "image_url", "img_url", "image_link")
 KOSMOS_2_COLUMNS = ("key", "caption", "image", "width", "height")

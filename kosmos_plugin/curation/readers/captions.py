@@ -34,8 +34,8 @@ FORMATS = {
     "parquet": ("parquet",),
     "coco": ("json",),
 }
-# A table may name the images beside it. img2dataset writes tables and statistics in JSON and Parquet beside its tars and
-# files; these are ignored.
+# A table may name the images beside it. img2dataset writes tables and statistics in JSON and Parquet beside its tars
+# and files; these are ignored.
 FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet",), ("coco",))
 # imagefolder's: the table is of more use than the images, whatever its format.
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -1,6 +1,6 @@
 """The image of a record: the encoded bytes themselves, base64, or the name of a file.
 
-    b"\\x89PNG…"                                Parquet of img2dataset
+    b"…"                                       Parquet of img2dataset
     {"bytes": b"…", "path": "0.png"}           Hugging Face; without bytes, the path counts
     "train/0.png"                              a name in the folder of images
     "iVBORw0KGgo…", "data:image/png;base64,…"  base64

@@ -432,7 +432,7 @@ def test_cut_files_end_where_they_break(tmp_path):
 def test_tables_without_images_are_not_pairs(tmp_path):
     write_leftovers(tmp_path, "00000", PAIRS)
     message = error_of(tmp_path / "out", tmp_path / "00000.parquet")
-    assert "no columns of images and captions, but key, url, caption" in message
+    assert "no columns of images and captions, but caption, url, key" in message
     assert "img2dataset" in message
 
 
