@@ -133,6 +133,9 @@ class CheckOptions:
 class InstructionOptions:
     """kosmos-prepare instructions: instructions → shards."""
 
+    images: str | None = option(
+        None, "folder of the images that are given by name (default: the file's folder)", metavar="FOLDER"
+    )
     sample: int | None = option(
         None, "keep N examples, a deterministic sample (default: all); the paper uses 54,000 from FLAN", minimum=1
     )

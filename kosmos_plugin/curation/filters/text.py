@@ -10,6 +10,7 @@ from kosmos_plugin.curation.pipeline.steps import Filter
 
 # A field of The Pile's records: {"text": …, "meta": {"pile_set_name": "Pile-CC"}}.
 PILE_SUBSET = "pile_set_name"
+INPUT_FOLDER = "input_folder"  # metadata of documents of other sources: the name of the folder that their file is in
 
 
 def check_text(text: object) -> None:

@@ -73,6 +73,11 @@ class InputFile:
         return self.path.rpartition("/")[2]
 
     @property
+    def folder(self) -> str:
+        """The name of the folder that the file is in."""
+        return self.path.rpartition("/")[0].rpartition("/")[2]
+
+    @property
     def format(self) -> str:
         """The file extension without that of a compression: `jsonl` for `part-00.JSONL.gz`."""
         name = self.name.lower()

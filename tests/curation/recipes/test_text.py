@@ -222,7 +222,10 @@ def test_bad_records_are_skipped_and_counted(tmp_path, vocabulary):
     assert documents(tmp_path / "out", vocabulary) == good
     assert counts["read"]["documents"] == 11
     assert counts["dropped"] == {
-        "no text, or not valid UTF-8": len(bad),
+        "not valid JSON, or too long": 3,
+        "not a JSON object": 1,
+        "no field text (--text-key)": 1,
+        "no text, or not valid UTF-8": 1,
         "empty text": 1,
         "NUL bytes": 1,
         "half a surrogate pair": 1,
