@@ -14,6 +14,20 @@ DUPLICATES = ("near", "exact", "none")
 
 # §3.1: "We exclude data splits from GitHub, arXiv, Stack Exchange, and PubMed Central", by The Pile's names.
 EXCLUDED_SUBSETS = ("Github", "ArXiv", "StackExchange", "PubMed Central")
+# Table 20: the seven sources that are from The Pile, and the folders in which the other four are expected.
+PAPER_CORPORA = (
+    "OpenWebText2=openwebtext2",
+    "Books3=books3",
+    "Pile-CC=pile-cc",
+    "Wikipedia (en)=wikipedia",
+    "BookCorpus2=bookcorpus2",
+    "Gutenberg (PG-19)=pg19",
+    "NIH ExPorter=nih-exporter",
+    "cc-2021-04=cc-2021-04",
+    "cc-2020-50=cc-2020-50",
+    "realnews=realnews",
+    "cc-stories=cc-stories",
+)
 CAPTION_VALID_SHARE = 0.001
 SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
 
@@ -33,6 +47,12 @@ class TextOptions:
     text_key: str = option("text", _TEXT_KEY)
     separator: str | None = option(None, _SEPARATOR)
     exclude_subsets: tuple[str, ...] = option(EXCLUDED_SUBSETS, "subsets of The Pile to drop")
+    split_subsets: tuple[str, ...] = option(
+        (),
+        "write each named subset of The Pile to a folder of its own in --out, and drop the others; for other input, "
+        "SUBSET is the folder of a file; `paper` stands for the corpora of Table 20",
+        metavar="SUBSET=FOLDER",
+    )
     english: bool = option(False, "keep only English documents")
     min_words: int = option(1, "minimum words per document")
     evaluation: tuple[str, ...] = option(

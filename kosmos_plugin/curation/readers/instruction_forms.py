@@ -52,10 +52,11 @@ def examples(record: object) -> Iterator[Example | Dropped]:
     elif (turns := record.get("conversations", record.get("messages"))) is not None:
         yield _conversation(_objects(turns), images)
     elif isinstance(record.get("texts"), list | dict):
-        pairs = _objects(record["texts"])
-        yield _with_images(
-            [(_text(p.get("user"), "user"), _text(p.get("assistant"), "assistant")) for p in pairs], images
-        )
+        pairs = [
+            (_text(turn.get("user"), "user"), _text(turn.get("assistant"), "assistant"))
+            for turn in _objects(record["texts"])
+        ]
+        yield _with_images([(_lines([user]), assistant) for user, assistant in pairs], images)
     elif record.get("question") is not None:
         yield _with_images([(_question(record), _answer(record))], images)
     else:

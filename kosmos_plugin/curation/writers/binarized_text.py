@@ -7,6 +7,7 @@ from pathlib import Path
 from datatrove.data import Document
 
 from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.filters.text import CORPUS
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.sampling.hashing import split_of
 
@@ -14,7 +15,7 @@ from kosmos_plugin.curation.sampling.hashing import split_of
 class Binarize(Step):
     """Tokenizes the documents of task i and writes them to train{i}.bin and .idx (task 0: train.bin), and valid{i}.
 
-    As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read.
+    Those of a corpus (`CorpusFilter`) are in its folder. As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read.
 
     Args:
         out: The folder of the files.
@@ -38,13 +39,15 @@ class Binarize(Step):
         with contextlib.ExitStack() as stack:
             for document in data:
                 split = split_of(document.text, self.valid_share)
-                if split not in add_to:
-                    prefix = self.out / f"{split}{rank or ''}"
-                    add_to[split] = stack.enter_context(_binarized_dataset(prefix, len(vocabulary)))
+                corpus = document.metadata.get(CORPUS)
+                part = f"{corpus}/{split}" if corpus else split
+                if part not in add_to:
+                    prefix = self.out / f"{part}{rank or ''}"
+                    add_to[part] = stack.enter_context(_binarized_dataset(prefix, len(vocabulary)))
                 tokens = [*vocabulary.encode(document.text), vocabulary.eos]
-                add_to[split](tokens)
-                self.count("kept", f"{split}: documents")
-                self.count("kept", f"{split}: tokens", len(tokens))
+                add_to[part](tokens)
+                self.count("kept", f"{part}: documents")
+                self.count("kept", f"{part}: tokens", len(tokens))
                 yield document
 
 
