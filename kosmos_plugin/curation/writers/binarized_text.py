@@ -15,7 +15,8 @@ from kosmos_plugin.curation.sampling.hashing import split_of
 class Binarize(Step):
     """Tokenizes the documents of task i and writes them to train{i}.bin and .idx (task 0: train.bin), and valid{i}.
 
-    Those of a corpus (`CorpusFilter`) are in its folder. As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read.
+    Those of a corpus (`CorpusFilter`) are in its folder. As with fairseq-preprocess, an item is a document's tokens and
+    `</s>`; `<s>` is added when it is read.
 
     Args:
         out: The folder of the files.
