@@ -28,7 +28,8 @@ PAPER_CORPORA = (
     "realnews=realnews",
     "cc-stories=cc-stories",
 )
-CAPTION_VALID_SHARE = 0.001
+VALID_SHARE = 0.001
+VALID_DOCUMENTS = 100
 SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much memory
 
 _FORMAT = "input format (default: from the file extension)"
@@ -36,6 +37,13 @@ _VOCABULARY = "folder of sentencepiece.model and dict.txt, from kosmos-prepare t
 _TEXT_KEY = "field of JSON lines and Parquet that holds the text"
 _SEPARATOR = 'plain text: line between documents, "" for empty lines (default: one document per file)'
 _DUPLICATES = "duplicates to drop: near (includes exact ones), exact or none"
+_VALID_SHARE = (
+    f"share of the documents held out for validation, 0 to 1 (default: {VALID_SHARE}, or {VALID_DOCUMENTS} documents "
+    "but at most one in ten, if these are more)"
+)
+_VALID_DOCUMENTS = (
+    "hold out N documents: those whose texts have the smallest hashes, with their copies (default: see --valid-share)"
+)
 _KEEP_DROPPED = "new folder for the dropped documents and why each was dropped, as JSON lines (default: not kept)"
 
 
@@ -62,7 +70,8 @@ class TextOptions:
         metavar="FILE",
     )
     duplicates: str = option("near", _DUPLICATES, DUPLICATES)
-    valid_share: float = option(0.001, "share of the documents held out for validation, 0 to 1")
+    valid_share: float | None = option(None, _VALID_SHARE)
+    valid_documents: int | None = option(None, _VALID_DOCUMENTS, minimum=0)
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
 
 
@@ -97,11 +106,8 @@ class CaptionOptions:
         None, "maximum ratio of an image's longer side to the shorter (default: no limit)", minimum=1
     )
     decode: bool = option(False, "decode each image instead of reading only its header")
-    valid_share: float | None = option(
-        None,
-        f"share of the pairs held out for validation, 0 to 1 (default: {CAPTION_VALID_SHARE}); not for tars, which are "
-        "used in place",
-    )
+    valid_share: float | None = option(None, f"{_VALID_SHARE}; not for tars, which are used in place")
+    valid_documents: int | None = option(None, f"{_VALID_DOCUMENTS}; not for tars", minimum=0)
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
 
 
@@ -123,7 +129,8 @@ class PageOptions:
     max_images: int = option(5, "maximum images per page; later ones are dropped", minimum=1)
     drop_one_image: float = option(0.5, "share of the pages with one image to drop, 0 to 1")
     duplicates: str = option("near", _DUPLICATES, DUPLICATES)
-    valid_share: float = option(0.001, "share of the pages held out for validation, 0 to 1")
+    valid_share: float | None = option(None, _VALID_SHARE)
+    valid_documents: int | None = option(None, _VALID_DOCUMENTS, minimum=0)
     vocabulary: str | None = option(
         None,
         "folder of the vocabulary, to cut pages into documents that fit in a row (default: not cut; training skips "
@@ -159,7 +166,8 @@ class InstructionOptions:
     sample: int | None = option(
         None, "keep N examples, a deterministic sample (default: all); the paper uses 54,000 from FLAN", minimum=1
     )
-    valid_share: float = option(0.001, "share of the examples held out for validation, 0 to 1")
+    valid_share: float | None = option(None, _VALID_SHARE)
+    valid_documents: int | None = option(None, _VALID_DOCUMENTS, minimum=0)
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
 
 

@@ -15,11 +15,6 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_valid_share(share: float) -> None:
-    """Raise a UserError unless 0 ≤ `share` < 1."""
-    require(0 <= share < 1, f"--valid-share must be at least 0 and less than 1, not {share}.")
-
-
 def require_folder(path: str, option: str) -> None:
     """Raise a UserError unless `path` is a folder, on any storage that fsspec knows."""
     filesystem, folder = fsspec.core.url_to_fs(path)

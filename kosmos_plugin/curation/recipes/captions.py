@@ -4,12 +4,13 @@ tars            see `captions_in_place`
 other formats   read pairs ─ tags, lengths, language, images ─→ shards
 """
 
+import functools
 from collections.abc import Sequence
 
 from kosmos_plugin.curation.filters.captions import CaptionLengthFilter, ImageFilter, TagFilter
 from kosmos_plugin.curation.filters.language import EnglishFilter
-from kosmos_plugin.curation.options import CAPTION_VALID_SHARE, CaptionOptions
-from kosmos_plugin.curation.pipeline.checks import require, require_folder, require_known_form, require_valid_share
+from kosmos_plugin.curation.options import CaptionOptions
+from kosmos_plugin.curation.pipeline.checks import require, require_folder, require_known_form
 from kosmos_plugin.curation.pipeline.inputs import InputFile, files_of_format
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.curation.pipeline.runner import Stage
@@ -25,6 +26,7 @@ from kosmos_plugin.curation.readers.captions import (
     is_coco,
 )
 from kosmos_plugin.curation.recipes.captions_in_place import stages_in_place
+from kosmos_plugin.curation.sampling.hold_out import Held, write_stages
 from kosmos_plugin.curation.writers.index_shards import require_local
 from kosmos_plugin.curation.writers.shards import WriteShards, caption_record
 from kosmos_plugin.errors import UserError
@@ -33,20 +35,21 @@ from kosmos_plugin.errors import UserError
 def stages(run: Run[CaptionOptions]) -> list[Stage]:
     """Make the stages of a run. UserError for wrong options or inputs."""
     options = run.options
-    share = CAPTION_VALID_SHARE if options.valid_share is None else options.valid_share
-    require_valid_share(share)
     format, files = _format(run)
     if format == "webdataset":
         require(
-            options.valid_share is None,
-            "--valid-share: tars are used in place. Name some of them as valid instead of train in the data YAML.",
+            options.valid_share is None and options.valid_documents is None,
+            "--valid-share and --valid-documents: tars are used in place. Name some of them as valid instead of train in "
+            "the data YAML.",
         )
         require_local(files)
         return stages_in_place(run, files, _filters(run))
     reader = _reader(format, files, run)
     require_known_form(reader)
-    write = WriteShards(run.out, caption_record, share)
-    return [Stage("write captions", [reader, *_filters(run), write], reader.tasks)]
+    held = Held.of_options(options.valid_share, options.valid_documents, reader.tasks)
+    write = functools.partial(WriteShards, run.out, caption_record)
+    read = [reader, *_filters(run)]
+    return write_stages("write captions", read, write, reader.tasks, run.intermediate / "held", held)
 
 
 def _format(run: Run[CaptionOptions]) -> tuple[str, list[InputFile]]:

@@ -3,6 +3,7 @@
 read texts ─ subsets, length, language, evaluation data ─→ documents ─ duplicates ─→ binarize
 """
 
+import functools
 from pathlib import Path, PurePosixPath
 
 from kosmos_plugin.atomic import write_text
@@ -11,13 +12,14 @@ from kosmos_plugin.curation.filters.contamination import ContaminationFilter, wr
 from kosmos_plugin.curation.filters.language import EnglishFilter
 from kosmos_plugin.curation.filters.text import CorpusFilter, MinWordsFilter, SubsetFilter
 from kosmos_plugin.curation.options import PAPER_CORPORA, TextOptions
-from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require
 from kosmos_plugin.curation.pipeline.inputs import check_formats, find_inputs
 from kosmos_plugin.curation.pipeline.intermediate import ReadIntermediate, write_intermediate
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import Filter
 from kosmos_plugin.curation.readers.text_files import EXTENSIONS, ReadTexts
+from kosmos_plugin.curation.sampling.hold_out import Held, write_stages
 from kosmos_plugin.curation.writers.binarized_text import Binarize
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 
@@ -25,7 +27,6 @@ from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 def stages(run: Run[TextOptions]) -> list[Stage]:
     """Make the stages of a run. UserError for wrong options or inputs."""
     options = run.options
-    require_valid_share(options.valid_share)
     Vocabulary.load(options.vocabulary)
     check_formats(run.inputs, EXTENSIONS, "Text is")
     reader = ReadTexts(run.inputs, options.text_key, options.separator, run.dropped_writer("invalid"))
@@ -34,15 +35,19 @@ def stages(run: Run[TextOptions]) -> list[Stage]:
         if not (folder / DICTIONARY_FILE).is_file():  # training checks that text and vocabulary belong together
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / DICTIONARY_FILE, (Path(options.vocabulary) / DICTIONARY_FILE).read_text("utf-8"))
-    binarize = Binarize(run.out, options.vocabulary, options.valid_share)
+    held = Held.of_options(options.valid_share, options.valid_documents, reader.tasks)
+    write = functools.partial(Binarize, run.out, options.vocabulary)
+    binarize = functools.partial(
+        write_stages, "binarize texts", write=write, tasks=reader.tasks, folder=run.intermediate / "held", held=held
+    )
     if options.duplicates == "none":
-        return [Stage("binarize texts", [*read, binarize], reader.tasks)]
+        return binarize(read=read)
     documents, duplicates = run.intermediate / "documents", run.intermediate / "duplicates"
     unique = DuplicateFilter(duplicates, run.dropped_writer("duplicates", DUPLICATE))
     return [
         Stage("read texts", [*read, write_intermediate(documents)], reader.tasks),
         *duplicate_stages(ReadIntermediate(documents), reader.tasks, duplicates, options.duplicates),
-        Stage("binarize texts", [ReadIntermediate(documents), unique, binarize], reader.tasks),
+        *binarize(read=[ReadIntermediate(documents), unique]),
     ]
 
 

@@ -9,7 +9,7 @@ from datatrove.data import Document
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.filters.text import CORPUS
 from kosmos_plugin.curation.pipeline.steps import Step
-from kosmos_plugin.curation.sampling.hashing import split_of
+from kosmos_plugin.curation.sampling.hold_out import SPLIT
 
 
 class Binarize(Step):
@@ -21,16 +21,16 @@ class Binarize(Step):
     Args:
         out: The folder of the files.
         vocabulary: The folder of the vocabulary.
-        valid_share: The share of the documents that is held out for validation.
+        first: The number of task 0.
     """
 
     name = "binarize"
 
-    def __init__(self, out: Path, vocabulary: str, valid_share: float):
+    def __init__(self, out: Path, vocabulary: str, first: int = 0):
         super().__init__()
         self.out = out
         self.vocabulary = vocabulary
-        self.valid_share = valid_share
+        self.first = first
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         from kosmos_plugin.vocabulary import Vocabulary
@@ -39,11 +39,11 @@ class Binarize(Step):
         add_to: dict[str, Callable[[list[int]], None]] = {}
         with contextlib.ExitStack() as stack:
             for document in data:
-                split = split_of(document.text, self.valid_share)
+                split = document.metadata[SPLIT]
                 corpus = document.metadata.get(CORPUS)
                 part = f"{corpus}/{split}" if corpus else split
                 if part not in add_to:
-                    prefix = self.out / f"{part}{rank or ''}"
+                    prefix = self.out / f"{part}{self.first + rank or ''}"
                     add_to[part] = stack.enter_context(_binarized_dataset(prefix, len(vocabulary)))
                 tokens = [*vocabulary.encode(document.text), vocabulary.eos]
                 add_to[part](tokens)
