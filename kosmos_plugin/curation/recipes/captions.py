@@ -39,8 +39,8 @@ def stages(run: Run[CaptionOptions]) -> list[Stage]:
     if format == "webdataset":
         require(
             options.valid_share is None and options.valid_documents is None,
-            "--valid-share and --valid-documents: tars are used in place. Name some of them as valid instead of train in "
-            "the data YAML.",
+            "--valid-share and --valid-documents: tars are used in place. Name some of them as valid instead of train "
+            "in the data YAML.",
         )
         require_local(files)
         return stages_in_place(run, files, _filters(run))
