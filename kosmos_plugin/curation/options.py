@@ -34,6 +34,7 @@ SAMPLE_MEGABYTES = 200  # the unigram trainer takes more than ten times as much 
 
 _FORMAT = "input format (default: from the file extension)"
 _VOCABULARY = "folder of sentencepiece.model and dict.txt, from kosmos-prepare tokenizer"
+_DATA_VOCABULARY = "folder of the vocabulary, for data.yaml (default: to be filled in)"
 _TEXT_KEY = "field of JSON lines and Parquet that holds the text"
 _SEPARATOR = 'plain text: line between documents, "" for empty lines (default: one document per file)'
 _DUPLICATES = "duplicates to drop: near (includes exact ones), exact or none"
@@ -108,6 +109,7 @@ class CaptionOptions:
     decode: bool = option(False, "decode each image instead of reading only its header")
     valid_share: float | None = option(None, f"{_VALID_SHARE}; not for tars, which are used in place")
     valid_documents: int | None = option(None, f"{_VALID_DOCUMENTS}; not for tars", minimum=0)
+    vocabulary: str | None = option(None, _DATA_VOCABULARY, metavar="FOLDER")
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
 
 
@@ -168,6 +170,7 @@ class InstructionOptions:
     )
     valid_share: float | None = option(None, _VALID_SHARE)
     valid_documents: int | None = option(None, _VALID_DOCUMENTS, minimum=0)
+    vocabulary: str | None = option(None, _DATA_VOCABULARY, metavar="FOLDER")
     keep_dropped: str | None = option(None, _KEEP_DROPPED, metavar="FOLDER")
 
 

@@ -46,6 +46,7 @@ _NOT_SELECTING = (
     "tsv_columns",
     "valid_share",
     "valid_documents",
+    "vocabulary",
     "keep_dropped",
 )
 _SELECTING = tuple(field.name for field in dataclasses.fields(CaptionOptions) if field.name not in _NOT_SELECTING)
