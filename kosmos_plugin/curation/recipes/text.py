@@ -30,12 +30,12 @@ def stages(run: Run[TextOptions]) -> list[Stage]:
     Vocabulary.load(options.vocabulary)
     check_formats(run.inputs, EXTENSIONS, "Text is")
     reader = ReadTexts(run.inputs, options.text_key, options.separator, run.dropped_writer("invalid"))
+    held = Held.of_options(options.valid_share, options.valid_documents, reader.tasks)
     read = [reader, *_filters(run)]
     for folder in {run.out / corpus for corpus in _corpora(options).values()} or {run.out}:
         if not (folder / DICTIONARY_FILE).is_file():  # training checks that text and vocabulary belong together
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / DICTIONARY_FILE, (Path(options.vocabulary) / DICTIONARY_FILE).read_text("utf-8"))
-    held = Held.of_options(options.valid_share, options.valid_documents, reader.tasks)
     write = functools.partial(Binarize, run.out, options.vocabulary)
     binarize = functools.partial(
         write_stages, "binarize texts", write=write, tasks=reader.tasks, folder=run.intermediate / "held", held=held

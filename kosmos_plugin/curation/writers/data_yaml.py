@@ -38,8 +38,8 @@ def write_data_yaml(out: Path, kind: str, vocabulary: str | None, corpora: Seque
     command = (
         f"fairseq-train {shlex.quote(str(out / DATA_FILE))} --task kosmos_multimodal --arch kosmos_tiny \\\n"
         "  --criterion multimodal_cross_entropy --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.01 \\\n"
-        "  --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 1000 --max-update 1000 \\\n"
-        f"  --batch-size 16{'' if has_valid else ' --disable-validation'}"
+        "  --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 1000 --max-update 1000 "
+        f"\\\n  --batch-size 16{'' if has_valid else ' --disable-validation'}"
     )
     todo = (
         "" if vocabulary is not None else f", after you replace VOCABULARY in {DATA_FILE} by your vocabulary's folder"
