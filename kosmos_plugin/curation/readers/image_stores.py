@@ -36,6 +36,8 @@ class ImageStores:
 
     def read(self, media: Media) -> bytes | None:
         """At most MAX_IMAGE_BYTES + 1 bytes of an encoded image; None if it is in no store."""
+        if media.media_bytes is not None:  # the input holds the image itself
+            return media.media_bytes
         if media.url.startswith("data:"):
             return _image_in_address(media.url)
         if media.url.startswith("file:"):

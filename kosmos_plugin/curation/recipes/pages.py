@@ -27,7 +27,7 @@ from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.image_index import index_stages
 from kosmos_plugin.curation.readers.image_stores import ImageStores, image_sources
-from kosmos_plugin.curation.readers.releases import ReadMmc4, ReadObelics
+from kosmos_plugin.curation.readers.releases import ReadMmc4, ReadObelics, holds_images
 from kosmos_plugin.curation.readers.web_pages import FORMAT_GROUPS, FORMATS, ReadHtml, ReadWarc, folder_of
 from kosmos_plugin.curation.sampling.hold_out import Held, write_stages
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
@@ -43,7 +43,7 @@ def stages(run: Run[PageOptions]) -> list[Stage]:
     if format == "warc":
         archives = [*files, *archives]
     require(
-        format in ("warc", "html") or bool(archives or folders),
+        format in ("warc", "html") or bool(archives or folders) or (format == "obelics" and holds_images(files[0])),
         "Give --images: img2dataset's tars, or a folder, with the release's downloaded images.",
     )
     root = folder_of(files) if format == "html" else None
