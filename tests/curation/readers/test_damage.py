@@ -180,8 +180,6 @@ def test_damaged_files_end_where_they_break(tmp_path_factory, case, damaged):
 TEXT_CASES = [
     case for case in CASES if case not in PAGES and " of a " not in case and "tar" not in case and case != "check"
 ]
-    case for case in CASES if case not in PAGES and " of a " not in case and "tar" not in case and case != "check"
-]
 
 
 @pytest.mark.parametrize("case", TEXT_CASES)
