@@ -20,11 +20,20 @@ import io
 import itertools
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.dedup.ngrams import ngram_hashes, normalized_words
+from kosmos_plugin.curation.filters.contamination import LONGEST_NGRAM, SHORTEST_NGRAM
 from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, open_input
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.images import IMAGE_EXTENSIONS
 
 _BYTE_ORDER_MARKS = {  # UTF-32's begins with UTF-16's
     codecs.BOM_UTF8: "utf-8-sig",
@@ -36,6 +45,33 @@ _BYTE_ORDER_MARKS = {  # UTF-32's begins with UTF-16's
 _BLANK = re.compile(r"(?<!\S)_(?!\w)")  # Winogrande: "The trophy does not fit in the case because _ is too large."
 _MOST_FIELDS = 32  # of a record with a blank; a larger object is a table
 _LONGEST_CELL = 2**31 - 1
+
+
+def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
+    """Write the hashes of the n-grams of evaluation files, for `ContaminationFilter`, to a .npz file.
+
+    Images among the files hold no text, and are not read. A file without a text of SHORTEST_NGRAM words, which removes
+    nothing, is named on standard error.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    found: dict[int, set[int]] = {n: set() for n in range(SHORTEST_NGRAM, LONGEST_NGRAM + 1)}
+    for file in evaluation_files:
+        if file.format in IMAGE_EXTENSIONS:
+            continue
+        is_used = False
+        for text in evaluation_texts(file):
+            words = normalized_words(text)
+            n = min(len(words), LONGEST_NGRAM)
+            if n >= SHORTEST_NGRAM:
+                found[n].update(ngram_hashes(words, n).tolist())
+                is_used = True
+        if not is_used:
+            print(f"{file.path} has no text of {SHORTEST_NGRAM} words, and removes nothing.", file=sys.stderr)
+    hashes: dict[str, Any] = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
+    with atomic_path(target) as path, path.open("wb") as archive:
+        np.savez(archive, **hashes)
 
 
 def evaluation_texts(file: InputFile) -> Iterator[str]:

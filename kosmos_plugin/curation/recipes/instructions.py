@@ -12,7 +12,8 @@ import functools
 
 from datatrove.pipeline.base import PipelineStep
 
-from kosmos_plugin.curation.filters.instructions import InstructionFilter, ReadImagesFilter
+from kosmos_plugin.curation.filters.instructions import InstructionFilter
+from kosmos_plugin.curation.formatters.read_images import ReadImagesFilter
 from kosmos_plugin.curation.options import InstructionOptions
 from kosmos_plugin.curation.pipeline.checks import require, require_folder
 from kosmos_plugin.curation.pipeline.inputs import check_formats

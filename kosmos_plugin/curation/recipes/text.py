@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from kosmos_plugin.atomic import write_text
 from kosmos_plugin.curation.dedup.minhash import DUPLICATE, DuplicateFilter, duplicate_stages
-from kosmos_plugin.curation.filters.contamination import ContaminationFilter, write_ngrams
+from kosmos_plugin.curation.filters.contamination import ContaminationFilter
 from kosmos_plugin.curation.filters.language import EnglishFilter
 from kosmos_plugin.curation.filters.text import CorpusFilter, MinWordsFilter, SubsetFilter
 from kosmos_plugin.curation.options import PAPER_CORPORA, TextOptions
@@ -18,6 +18,7 @@ from kosmos_plugin.curation.pipeline.intermediate import ReadIntermediate, write
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import Filter
+from kosmos_plugin.curation.readers.evaluation_files import write_ngrams
 from kosmos_plugin.curation.readers.text_files import EXTENSIONS, ReadTexts
 from kosmos_plugin.curation.sampling.hold_out import Held, write_stages
 from kosmos_plugin.curation.writers.binarized_text import Binarize

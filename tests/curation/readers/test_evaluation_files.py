@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from kosmos_plugin.curation.filters.contamination import ContaminationFilter, write_ngrams
+from kosmos_plugin.curation.filters.contamination import ContaminationFilter
 from kosmos_plugin.curation.pipeline.inputs import InputFile, find_inputs
+from kosmos_plugin.curation.readers.evaluation_files import write_ngrams
 from kosmos_plugin.errors import UserError
 from tests import tiny
 
