@@ -162,7 +162,8 @@ class Mixture:
             for i, stream in enumerate(config.streams)
         ]
         if not any(stream.corpora for stream in self.streams):
-            raise UserError(f"{config.path}: no corpus has a {split!r} split.")
+            hint = " Name held-out files as valid, or train with --disable-validation." if split == "valid" else ""
+            raise UserError(f"{config.path}: no corpus has a {split!r} split.{hint}")
 
     def __len__(self) -> int:
         """Updates of an epoch: until the longest stream has gone through its corpora."""

@@ -51,8 +51,12 @@ class UseImages(Step):
         if len(used) == self.max_images:
             raise Dropped(f"image after the first {self.max_images} of a page")
         unusable: Dropped | None = None
-        for url in urls_of(media):
-            data = self.stores.read(url, media.path)
+        found: Iterable[tuple[str, bytes | None]]
+        if media.media_bytes is not None:  # the input holds the image itself
+            found = [(media.url, media.media_bytes)]
+        else:
+            found = ((url, self.stores.read(url, media.path)) for url in urls_of(media))
+        for url, data in found:
             if data is None:
                 continue
             try:

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kosmos_plugin.atomic import write_text
-from kosmos_plugin.curation.pipeline.report import Report, read_counts
+from kosmos_plugin.curation.pipeline.report import Report, read_report
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.errors import UserError
 
@@ -84,7 +84,7 @@ def _run_all(run: Run, stages: Sequence[Stage], workers: int) -> None:
     with _pool(min(workers, max(stage.tasks for stage in stages))) as pool:
         for stage, folder in zip(stages, folders, strict=True):
             _run_stage(stage, folder, pool)
-    write_text(run.report_file, Report(run.command, read_counts(folders)).as_json())
+    write_text(run.report_file, read_report(run.command, folders).as_json())
 
 
 def _folder(number: int, stage: Stage) -> str:

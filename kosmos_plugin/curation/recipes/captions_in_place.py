@@ -38,11 +38,18 @@ from kosmos_plugin.errors import UserError
 
 CORPUS_FILE = "corpus.yaml"
 # The options that select pairs; an index stores them.
-_SELECTING = tuple(
-    field.name
-    for field in dataclasses.fields(CaptionOptions)
-    if field.name not in ("format", "images", "tsv_columns", "valid_share", "keep_dropped")
+_NOT_SELECTING = (
+    "format",
+    "images",
+    "image_column",
+    "caption_column",
+    "tsv_columns",
+    "valid_share",
+    "valid_documents",
+    "vocabulary",
+    "keep_dropped",
 )
+_SELECTING = tuple(field.name for field in dataclasses.fields(CaptionOptions) if field.name not in _NOT_SELECTING)
 
 
 def stages_in_place(run: Run[CaptionOptions], tars: Sequence[InputFile], filters: Sequence[Filter]) -> list[Stage]:

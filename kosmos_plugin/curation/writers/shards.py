@@ -14,7 +14,7 @@ from datatrove.data import Document
 
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.pipeline.steps import Step
-from kosmos_plugin.curation.sampling.hashing import split_of
+from kosmos_plugin.curation.sampling.hold_out import SPLIT
 from kosmos_plugin.data.shard_index import build_index
 from kosmos_plugin.image_files import image_extension
 
@@ -44,24 +44,24 @@ class WriteShards(Step):
     Args:
         out: The folder of the tars.
         record: Makes the members of a record: extension → bytes.
-        valid_share: The share of the documents that is held out for validation.
+        first: The number of task 0.
     """
 
     name = "shards"
 
-    def __init__(self, out: Path, record: Callable[[Document], dict[str, bytes]], valid_share: float):
+    def __init__(self, out: Path, record: Callable[[Document], dict[str, bytes]], first: int = 0):
         super().__init__()
         self.out = out
         self.record = record
-        self.valid_share = valid_share
+        self.first = first
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         writers: dict[str, _ShardWriter] = {}
         with contextlib.ExitStack() as stack:
             for document in data:
-                split = split_of(document.metadata.get("page_text", document.text), self.valid_share)
+                split = document.metadata[SPLIT]
                 if split not in writers:
-                    writers[split] = stack.enter_context(_ShardWriter(self.out, f"{split}-{rank:05d}"))
+                    writers[split] = stack.enter_context(_ShardWriter(self.out, f"{split}-{self.first + rank:05d}"))
                 writers[split].write(self.record(document))
                 self.count("kept", f"{split}: documents")
                 self.count("kept", f"{split}: images", len(document.media))

@@ -163,6 +163,39 @@ def test_the_papers_subsets_of_the_pile_are_left_out(tmp_path, vocabulary):
     assert documents(tmp_path / "all", vocabulary) == texts
 
 
+def test_subsets_become_corpora_in_one_pass(tmp_path, vocabulary):
+    """Duplicates and evaluation data are removed across all of them; other files than The Pile's go by their folder."""
+    texts = sentences(9)
+    named = [*zip(texts[:5], ["Pile-CC", "Github", "NIH ExPorter", "Pile-CC", "Wikipedia (en)"], strict=True)]
+    pile = [*named, (texts[0], "NIH ExPorter"), (texts[5], "Pile-CC")]
+    lines = [json_lines([text], meta={"pile_set_name": name}) for text, name in pile]
+    (tmp_path / "00.jsonl").write_bytes(b"".join(lines))
+    (tmp_path / "realnews").mkdir()
+    (tmp_path / "realnews" / "a.jsonl").write_bytes(json_lines([texts[1], texts[3], texts[6]]))
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"text": " ".join(texts[5].split()[:20])}))
+    inputs = [str(tmp_path / "00.jsonl"), str(tmp_path / "realnews")]
+    options = ["--split-subsets", "paper", "--evaluation", str(tmp_path / "dev.jsonl")]
+    out = tmp_path / "out"
+    counts = run(vocabulary, out, *inputs, *options)
+    found = {folder.name: documents(folder, vocabulary) for folder in out.iterdir() if list(folder.glob("*.idx"))}
+    assert set(found) == {"pile-cc", "nih-exporter", "wikipedia", "realnews"}
+    kept = [text for folder in found.values() for text in folder]
+    assert sorted(kept) == sorted([*texts[:5], texts[6]])  # each once
+    assert found["wikipedia"] == [texts[4]]
+    assert texts[2] in found["nih-exporter"] and texts[1] in found["realnews"]
+    assert counts["dropped"]["subset Github"] == counts["dropped"]["text of an evaluation file"] == 1
+    assert counts["dropped"]["duplicates and near-duplicates"] == 2
+    assert counts["kept"]["wikipedia/train: documents"] == 1
+    assert (out / "wikipedia" / "dict.txt").read_bytes() == (vocabulary / "dict.txt").read_bytes()
+
+
+@pytest.mark.parametrize("value", ["Pile-CC", "Pile-CC=", "=a", "Pile-CC=../a", "Pile-CC=/a", "Pile-CC=work"])
+def test_a_wrong_folder_for_a_subset(tmp_path, vocabulary, value):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(sentences(1)))
+    with pytest.raises(UserError, match="--split-subsets"):
+        run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"), "--split-subsets", value)
+
+
 def near_copy(text: str) -> str:
     """A copy with one of about 35 words changed, so that the 5-word n-grams overlap by 0.75 or more."""
     words = text.split()
@@ -246,7 +279,10 @@ def test_bad_records_are_skipped_and_counted(tmp_path, vocabulary):
     assert documents(tmp_path / "out", vocabulary) == good
     assert counts["read"]["documents"] == 11
     assert counts["dropped"] == {
-        "no text, or not valid UTF-8": len(bad),
+        "not valid JSON, or too long": 3,
+        "not a JSON object": 1,
+        "no field text (--text-key)": 1,
+        "no text, or not valid UTF-8": 1,
         "empty text": 1,
         "NUL bytes": 1,
         "half a surrogate pair": 1,
