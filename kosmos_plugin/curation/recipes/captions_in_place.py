@@ -37,7 +37,7 @@ from kosmos_plugin.data.shards import caption_document
 from kosmos_plugin.errors import UserError
 
 CORPUS_FILE = "corpus.yaml"
-# The options that select pairs; an index stores them.
+# All other options select pairs; an index stores those.
 _NOT_SELECTING = (
     "format",
     "images",
