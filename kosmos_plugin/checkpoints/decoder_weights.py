@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from kosmos_plugin.checkpoints.files import Tensors, read_fairseq, read_safetensors
+from kosmos_plugin.checkpoints.files import read_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import METADATA_KEY
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.decoder import KosmosDecoder
+from kosmos_plugin.tensor_files import Tensors, read_safetensors
 
 PREFIX = "decoder."
 XPOS_BUFFER = "self_attn.xpos.scale"

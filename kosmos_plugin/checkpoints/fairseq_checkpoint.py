@@ -9,12 +9,13 @@ import torch
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
-from kosmos_plugin.checkpoints.files import Tensors, new_target, read_fairseq
+from kosmos_plugin.checkpoints.files import new_target, read_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import read_state
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import ARCHITECTURES, INPUT_FORMAT, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.tensor_files import Tensors
 from kosmos_plugin.vocabulary import Vocabulary
 
 VOCABULARY_FOLDER = "vocabulary"

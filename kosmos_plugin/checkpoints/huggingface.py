@@ -1,6 +1,6 @@
 """A folder of transformers' `Kosmos2ForConditionalGeneration` (hf) ⇄ a folder with a fairseq checkpoint.
 
-Hugging Face    config.json, model.safetensors (or shards and their index), the tokenizer's files
+Hugging Face    config.json, model.safetensors or pytorch_model.bin (or shards and their index), the tokenizer's files
 fairseq         model.pt, vocabulary/ (and clip.json, if open_clip does not know the vision tower)
 """
 
@@ -15,9 +15,10 @@ from kosmos_plugin.checkpoints import huggingface_config as configs
 from kosmos_plugin.checkpoints import huggingface_processor as processors
 from kosmos_plugin.checkpoints import huggingface_weights as weights
 from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, build_empty, new_checkpoint, read_kosmos
-from kosmos_plugin.checkpoints.files import Tensors, new_target, read_safetensors
+from kosmos_plugin.checkpoints.files import new_target
 from kosmos_plugin.checkpoints.state_dict import require_matching_names, require_matching_weights
 from kosmos_plugin.errors import UserError, require_file
+from kosmos_plugin.tensor_files import Tensors, read_pt, read_safetensors
 
 if TYPE_CHECKING:
     from transformers import Kosmos2Config
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+INDEX_SUFFIX = ".index.json"
+# In the order in which transformers looks for them: a folder that was saved again can hold older ones too.
+WEIGHTS_FILES = (
+    "model.safetensors",
+    f"model.safetensors{INDEX_SUFFIX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX_SUFFIX}",
+)
 CHECKPOINT_FILE = "model.pt"
 TOWER_FILE = "clip.json"
 # Computed buffers, which older versions of transformers saved.
@@ -116,22 +123,38 @@ def _read_config(source: Path) -> "Kosmos2Config":
 
 
 def _read_weights(source: Path) -> Tensors:
-    """All tensors of model.safetensors, or of the shards that its index names."""
-    index = source / INDEX_FILE
-    if not index.is_file():
-        if not (source / WEIGHTS_FILE).is_file():
-            raise UserError(f"{source} has neither {WEIGHTS_FILE} nor {INDEX_FILE}.")
-        return read_safetensors(source / WEIGHTS_FILE)[0]
+    """All tensors of the folder, from the file that transformers would choose."""
+    name = next((name for name in WEIGHTS_FILES if (source / name).is_file()), None)
+    if name is None:
+        raise UserError(f"{source} has no weights: none of {', '.join(WEIGHTS_FILES)}.")
+    return _read_shards(source / name) if name.endswith(INDEX_SUFFIX) else _read_tensors(source / name)
+
+
+def _read_shards(index: Path) -> Tensors:
+    """The tensors of the shards that an index names."""
     try:
         shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(shard_of.values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        inside = all(Path(shard).name == shard for shard in shards)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{index} is not an index of shards.") from None
+    if not inside:
+        raise UserError(f"{index} names a shard outside its folder.")
     tensors: Tensors = {}
     for shard in shards:
-        tensors.update(read_safetensors(source / shard)[0])
+        tensors.update(_read_tensors(index.parent / shard))
     if missing := sorted(set(shard_of) - set(tensors)):
-        raise UserError(f"{source}: the shards lack {missing[0]}, which {INDEX_FILE} names.")
+        raise UserError(f"{index.parent}: the shards lack {missing[0]}, which {index.name} names.")
+    return tensors
+
+
+def _read_tensors(path: Path) -> Tensors:
+    """The tensors of a .safetensors or .bin file, by name."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    tensors = read_pt(path)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise UserError(f"{path} is not a file of weights: it holds something else than tensors by name.")
     return tensors
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import open_clip
 import sentencepiece
+from PIL import Image
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 HF_MODEL_FILE = "sentencepiece.bpe.model"
+PROCESSOR_IMAGE_TOKENS = 64  # Kosmos2Processor's default
 
 
 def write_vocabulary(source: Path, size: int, folder: Path) -> Vocabulary:
@@ -80,7 +82,8 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
     are written separately.
 
     Raises:
-        UserError: An id would stand for another token in transformers' tokenizer.
+        UserError: An id would stand for another token in transformers' tokenizer, or its processor makes another number
+            of image tokens.
     """
     from transformers import AddedToken, CLIPImageProcessor, Kosmos2Processor, XLMRobertaTokenizer
 
@@ -100,8 +103,26 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
         images.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
     else:
+        if config.image_tokens != PROCESSOR_IMAGE_TOKENS:
+            # The processor does not save this number, but takes defaults from its tokenizer's configuration.
+            tokenizer.init_kwargs["num_image_tokens"] = config.image_tokens
         Kosmos2Processor(images, tokenizer).save_pretrained(str(folder))
+        _require_image_tokens(folder, config)
     _require_same_ids(vocabulary, tokenizer)
+
+
+def _require_image_tokens(folder: Path, config: KosmosConfig) -> None:
+    """Raise UserError unless the written processor makes the model's number of slots for an image."""
+    from transformers import Kosmos2Processor
+
+    image = Image.new("RGB", (config.image_size, config.image_size))
+    inputs = Kosmos2Processor.from_pretrained(str(folder))(text="", images=image)
+    slots = sum(inputs["image_embeds_position_mask"])
+    if slots != config.image_tokens:
+        raise UserError(
+            f"transformers' Kosmos2Processor makes {slots} tokens for an image, and the model has "
+            f"{config.image_tokens} (--image-tokens): this version of transformers cannot express that."
+        )
 
 
 def _require_same_ids(vocabulary: Vocabulary, tokenizer: "XLMRobertaTokenizer") -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from kosmos_plugin.checkpoints.files import Tensors
+from kosmos_plugin.tensor_files import Tensors
 
 _VISUAL = "vision.encoder.visual."
 _VISION_MODEL = "vision_model.model."

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kosmos_plugin.checkpoints.files import new_target, read_safetensors
+from kosmos_plugin.checkpoints.files import new_target
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.tensor_files import read_safetensors
 
 METADATA_KEY = "kosmos_plugin"
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from kosmos_plugin.checkpoints.files import Tensors
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.tensor_files import Tensors
 
 
 def require_matching_weights(weights: Tensors, expected: Tensors, source: str | Path) -> None:

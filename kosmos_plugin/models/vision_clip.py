@@ -2,15 +2,17 @@
 
 import os
 import textwrap
-import zipfile
 
+import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.model import resize_pos_embed
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.models.vision import VisionEncoder
+from kosmos_plugin.tensor_files import is_torchscript, read_pt, read_torchscript
 
 
 class ClipVision(VisionEncoder):
@@ -95,8 +97,6 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     Raises:
         UserError: The model or its weights do not exist or cannot be loaded.
     """
-    import open_clip
-
     if model.endswith(".json"):
         require_file(model, "--vision-model")
         open_clip.add_model_config(model)
@@ -104,13 +104,13 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     if open_clip.get_model_config(model) is None:
         raise UserError(f"--vision-model {model} is not a model of open_clip (open_clip.list_models() names them).")
     tags = open_clip.list_pretrained_tags_by_model(model)
-    is_archive = False
+    is_file = is_archive = False
     if load_weights and weights is not None and weights not in tags:
         if not os.path.isfile(weights):
             raise UserError(
                 f"--vision-weights {weights} is neither a file nor a tag of {model}: {', '.join(tags)}, none."
             )
-        is_archive = _is_torchscript(weights)
+        is_file, is_archive = True, is_torchscript(weights)
         if is_archive and not open_clip.get_model_config(model).get("quick_gelu"):
             raise UserError(
                 f"--vision-weights {weights} is one of OpenAI's archives, whose weights need QuickGELU: give a "
@@ -118,15 +118,20 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
             )
     tag = open_clip.get_pretrained_cfg(model, weights) if weights in tags else {}
     try:
+        # open_clip gets only files that can be read weights-only: after some errors it tries again without.
+        if is_file and not is_archive and not weights.endswith((".safetensors", ".npz", ".npy")):
+            read_pt(weights)
         whole = open_clip.create_model(
             model,
-            pretrained=weights if load_weights else None,
+            pretrained=weights if load_weights and not is_archive else None,
             force_image_size=image_size,
             force_quick_gelu=weights == "openai" or bool(tag.get("quick_gelu")),
             pretrained_hf=False,
-            load_weights_only=not is_archive,
+            load_weights_only=True,
             device=torch.get_default_device(),
         )
+        if is_archive:
+            _load_archive(whole, weights)
     except Exception as error:  # torch, safetensors and the network raise anything on invalid files
         reason = textwrap.shorten(str(error), 500)  # it lists every tensor if the weights are another model's
         raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {reason}") from None
@@ -139,9 +144,10 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     return ClipVision(visual, tuple(mean), tuple(std), trainable_layers)
 
 
-def _is_torchscript(path: str) -> bool:
-    """Whether a file is a TorchScript archive, the format of OpenAI's releases."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _load_archive(model: open_clip.CLIP, path: str) -> None:
+    """Load the weights of a TorchScript archive, the format of OpenAI's releases."""
+    tensors = read_torchscript(path)
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        tensors.pop(name, None)
+    resize_pos_embed(tensors, model)
+    model.load_state_dict(tensors)

@@ -1,5 +1,7 @@
 """`kosmos-convert` from and to transformers' KOSMOS-2: same logits, same generations, same tokens, nothing lost."""
 
+import itertools
+import json
 import random
 import shutil
 from pathlib import Path
@@ -8,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, AutoTokenizer, Kosmos2Config, Kosmos2ForConditionalGeneration
 
-from kosmos_plugin.checkpoints import huggingface_config
+from kosmos_plugin.checkpoints import huggingface, huggingface_config
 from kosmos_plugin.checkpoints.convert import convert
+from kosmos_plugin.checkpoints.huggingface import WEIGHTS_FILES
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.generation.generator import Generator, load
@@ -209,6 +213,57 @@ def test_buffers_that_older_versions_saved(source, imported, tmp_path):
     )
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def write_weights(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors as `name`: a file, or an index of two shards."""
+    save = save_file if ".safetensors" in name else torch.save
+    if not name.endswith(".index.json"):
+        save(tensors, folder / name)
+        return
+    stem, suffix = name.removesuffix(".index.json").split(".")
+    shard_of = {tensor: f"{stem}-{i % 2 + 1:05}-of-00002.{suffix}" for i, tensor in enumerate(tensors)}
+    for shard in set(shard_of.values()):
+        save({tensor: x for tensor, x in tensors.items() if shard_of[tensor] == shard}, folder / shard)
+    (folder / name).write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": shard_of}))
+
+
+@pytest.mark.parametrize("present", [names for n in (1, 2, 4) for names in itertools.combinations(WEIGHTS_FILES, n)])
+def test_of_several_files_of_weights_it_is_transformers_choice(source, tmp_path, present):
+    """Each file holds other weights, as after saving a folder again in another form."""
+    folder = shutil.copytree(source, tmp_path / "theirs", ignore=shutil.ignore_patterns("model*.safetensors"))
+    tensors = load_file(source / "model.safetensors")
+    for number, name in enumerate(present):
+        write_weights(folder, name, {key: tensor + number for key, tensor in tensors.items()})
+    expected = Kosmos2ForConditionalGeneration.from_pretrained(str(folder)).state_dict()
+    found = huggingface._read_weights(folder)
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_folder_saved_sharded_and_then_whole(source, tmp_path):
+    """The old index and its shards stay in the folder."""
+    folder = peer.write_folder(tmp_path / "theirs", seed=1, max_shard_size="20KB")
+    shutil.copy(source / "model.safetensors", folder)
+    convert(folder, tmp_path / "ours", "fairseq")
+    assert_equal_logits(load(tmp_path / "ours" / "model.pt"), peer.load_strictly(source))
+
+
+@torch.no_grad()
+def test_the_exported_processor_makes_the_models_number_of_slots(imported, tmp_path):
+    """AutoProcessor and generate, as a user of the folder calls them; KOSMOS-2's own number is 64, ours here is 4."""
+    convert(imported, tmp_path / "theirs", "huggingface")
+    processor = AutoProcessor.from_pretrained(str(tmp_path / "theirs"))
+    theirs, kosmos = peer.load_strictly(tmp_path / "theirs"), load(imported)
+    rng = random.Random(0)
+    for number in range(3):
+        (tmp_path / "image.png").write_bytes(tiny.png(rng))
+        text = tiny.sentence(rng)
+        inputs = processor(text=text, images=Image.open(tmp_path / "image.png"), return_tensors="pt")
+        assert inputs["image_embeds_position_mask"].sum() == tiny.IMAGE_TOKENS, number
+        generated = theirs.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
+        prompt = kosmos.prompt(f"<image> {text}", [tmp_path / "image.png"])
+        assert list(kosmos.search([prompt], SearchOptions(beam=1, max_new_tokens=8))[0].tokens) == generated.tolist()
 
 
 def test_folder_can_be_moved(source, tmp_path):

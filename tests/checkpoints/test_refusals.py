@@ -82,7 +82,7 @@ BROKEN_FOLDERS = {
     "truncated shard": (lambda f: truncate(a_shard(f)), "is not a valid safetensors file"),
     "missing shard": (lambda f: a_shard(f).unlink(), "safetensors does not exist"),
     "index is not JSON": (lambda f: truncate(f / "model.safetensors.index.json"), "is not an index of shards"),
-    "no weights": (lambda f: [path.unlink() for path in f.glob("model*")], "has neither model.safetensors nor"),
+    "no weights": (lambda f: [path.unlink() for path in f.glob("model*")], "has no weights: none of model.safetensors"),
     "wrong shape": (lambda f: with_weights(f, lambda t, n: t.update({n: torch.zeros(3, 5)})), "but its configuration"),
     "a tensor too many": (lambda f: with_weights(f, lambda t, n: t.update(odd=t[n] * 1)), "has the unexpected odd"),
     "a tensor too few": (lambda f: with_weights(f, lambda t, n: t.pop(n)), "which model.safetensors.index.json names"),
