@@ -48,7 +48,8 @@ def assert_stops(process: subprocess.Popen, line: str, number: int = signal.SIGI
     started = time.monotonic()
     (os.killpg if to_all else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - started < 2 + 2 * (os.getloadavg()[0] > 2), errors
+    # two seconds, or five beside other work, as other tests are
+    assert time.monotonic() - started < (2 if os.getloadavg()[0] < 0.5 else 5), errors
     said = [text for text in errors.replace("\r", "\n").splitlines() if text and "task" not in text]  # progress bars
     assert said == [line], errors
     assert process.returncode == 128 + number
