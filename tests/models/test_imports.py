@@ -12,7 +12,8 @@ FOLDER = Path(kosmos_plugin.models.__file__).parent
 # Modules that models/ may import besides the standard library, inside functions too.
 ALLOWED = {
     "torch", "torchscale", "open_clip", "efficientnet_lite_pytorch", "typing_extensions",
-    "kosmos_plugin.models", "kosmos_plugin.errors", "kosmos_plugin.images", "kosmos_plugin.options",
+    "kosmos_plugin.models", "kosmos_plugin.errors", "kosmos_plugin.images", "kosmos_plugin.tensor_files",
+    "kosmos_plugin.options",
 }  # fmt: skip
 
 
