@@ -9,6 +9,8 @@ A third, `special_tokens.txt`, may name further special tokens, one per line, wh
 image locations and tags.
 """
 
+import functools
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsInt
@@ -135,6 +137,12 @@ class Vocabulary:
     def image_slot(self) -> int:
         """The id at positions of image embeddings (`<mask>`; its value never matters)."""
         return self._special["<mask>"]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ between vocabularies whose ids have different meanings."""
+        symbols = "\n".join(self.dictionary.symbols)
+        return hashlib.blake2b(symbols.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Encode `text` as token ids, without `<s>` and `</s>`."""

@@ -55,7 +55,14 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
         vocabulary = beside
     task = cfg.get("task") or {}
     loaded = _load_vocabulary(data or task.get("data"), vocabulary or task.get("vocabulary"))
+    if vocabulary_of(state) not in (None, loaded.fingerprint):
+        raise UserError(f"{path} was trained with another vocabulary: give its own (--vocabulary or --data).")
     return KosmosCheckpoint(config, loaded, state["model"])
+
+
+def vocabulary_of(state: dict[str, Any]) -> str | None:
+    """The fingerprint of the vocabulary that a checkpoint was trained with; None if it records none."""
+    return (state.get("task_state") or {}).get("vocabulary")
 
 
 def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vocabulary: str) -> dict[str, Any]:

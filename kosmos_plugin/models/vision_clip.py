@@ -1,5 +1,6 @@
 """CLIP's vision transformers from open_clip: every token after `ln_post`, L2-normalized, without the projection."""
 
+import json
 import os
 import textwrap
 
@@ -98,20 +99,20 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
         UserError: The model or its weights do not exist or cannot be loaded.
     """
     if model.endswith(".json"):
-        require_file(model, "--vision-model")
+        _require_model_file(model)
         open_clip.add_model_config(model)
         model = os.path.basename(model).removesuffix(".json")
     if open_clip.get_model_config(model) is None:
         raise UserError(f"--vision-model {model} is not a model of open_clip (open_clip.list_models() names them).")
     tags = open_clip.list_pretrained_tags_by_model(model)
-    is_file = is_archive = False
+    file = archive = None  # one of the two, if `weights` is no tag
     if load_weights and weights is not None and weights not in tags:
         if not os.path.isfile(weights):
             raise UserError(
                 f"--vision-weights {weights} is neither a file nor a tag of {model}: {', '.join(tags)}, none."
             )
-        is_file, is_archive = True, is_torchscript(weights)
-        if is_archive and not open_clip.get_model_config(model).get("quick_gelu"):
+        file, archive = (None, weights) if is_torchscript(weights) else (weights, None)
+        if archive and not open_clip.get_model_config(model).get("quick_gelu"):
             raise UserError(
                 f"--vision-weights {weights} is one of OpenAI's archives, whose weights need QuickGELU: give a "
                 f"--vision-model that has it ({model}-quickgelu)."
@@ -119,19 +120,19 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     tag = open_clip.get_pretrained_cfg(model, weights) if weights in tags else {}
     try:
         # open_clip gets only files that can be read weights-only: after some errors it tries again without.
-        if is_file and not is_archive and not weights.endswith((".safetensors", ".npz", ".npy")):
-            read_pt(weights)
+        if file and not file.endswith((".safetensors", ".npz", ".npy")):
+            read_pt(file)
         whole = open_clip.create_model(
             model,
-            pretrained=weights if load_weights and not is_archive else None,
+            pretrained=weights if load_weights and not archive else None,
             force_image_size=image_size,
             force_quick_gelu=weights == "openai" or bool(tag.get("quick_gelu")),
             pretrained_hf=False,
             load_weights_only=True,
             device=torch.get_default_device(),
         )
-        if is_archive:
-            _load_archive(whole, weights)
+        if archive:
+            _load_archive(whole, archive)
     except Exception as error:  # torch, safetensors and the network raise anything on invalid files
         reason = textwrap.shorten(str(error), 500)  # it lists every tensor if the weights are another model's
         raise UserError(f"--vision-weights {weights} could not be loaded into {model}: {reason}") from None
@@ -142,6 +143,18 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = tag.get("std") or open_clip.OPENAI_DATASET_STD
     return ClipVision(visual, tuple(mean), tuple(std), trainable_layers)
+
+
+def _require_model_file(path: str) -> None:
+    """Raise UserError unless `path` is a model in open_clip's JSON format."""
+    require_file(path, "--vision-model")
+    try:
+        with open(path, encoding="utf-8") as file:
+            parts = {"embed_dim", "vision_cfg", "text_cfg"} - json.load(file).keys()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"--vision-model {path} is not a JSON object: {error}") from None
+    if parts:
+        raise UserError(f"--vision-model {path} is not a model in open_clip's format: it has no {min(parts)}.")
 
 
 def _load_archive(model: open_clip.CLIP, path: str) -> None:
