@@ -11,25 +11,43 @@ import os
 import sys
 from collections.abc import Callable
 
+from fairseq_cli_ext.stopping import Stopping
 from kosmos_plugin.errors import UserError
 
 
 def run_command(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], arguments: list[str] | None
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    arguments: list[str] | None,
+    resumes: Callable[[argparse.Namespace], bool] = lambda args: False,
 ) -> None:
     """Parse the options, import the plugin and run the command.
 
-    A UserError ends the program with one line on standard error and exit status 2.
+    A UserError ends the program with one line on standard error and exit status 2, Ctrl-C with one and status 130.
 
     Args:
         parser: The command's parser, a CommandParser.
         run: Runs the command with the parsed arguments.
         arguments: The command line without the command's name; None: this process's.
+        resumes: Whether the same command, given again, goes on where this one was stopped.
     """
+    with Stopping() as stopping:
+        _run(parser, run, arguments, resumes, stopping)
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    arguments: list[str] | None,
+    resumes: Callable[[argparse.Namespace], bool],
+    stopping: Stopping,
+) -> None:
     if sys.stdout is None:  # closed (`>&-`)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     try:
         args = parser.parse_args(arguments)
+        if resumes(args):
+            stopping.message = "Stopped; the same command goes on."
         import_quietly()
         run(args)
         sys.stdout.flush()

@@ -9,6 +9,10 @@
 Answers are saved as they are made: an interrupted run resumes where it stopped. --out gets a table and a plot
 (report.html, report.md, report.png, results.json), and for each benchmark all answers (predictions.jsonl), a page for
 browsing them (page.html) and, for a benchmark with a test server, the file to submit.
+
+A text-only model is not asked about benchmarks with images, and `all` leaves out benchmarks whose files are missing.
+The last lines say what was not run, and where files belong. If one benchmark fails, the others are run all the same;
+the exit status is then 2.
 """
 
 import argparse
@@ -104,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(options: EvaluateOptions) -> None:
+    from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
     from kosmos_plugin.evaluation.plan import plan_runs
     from kosmos_plugin.evaluation.ranks import Ranks
     from kosmos_plugin.evaluation.reporting.plot import check_tools
@@ -118,26 +123,43 @@ def _evaluate(options: EvaluateOptions) -> None:
             raise UserError(f"Give --{name} (or --list, or --compare). `kosmos-evaluate --help` lists the options.")
     assert options.path is not None and options.benchmark is not None and options.data is not None
     check_tools()
-    runs = plan_runs(
-        options.path, options.benchmark, options.data, options.shots, options.split, options.seed, options.limit
+    plan = plan_runs(
+        options.path,
+        options.benchmark,
+        options.data,
+        options.shots,
+        options.split,
+        options.seed,
+        options.limit,
+        text_only=read_kosmos(options.path, vocabulary=options.vocabulary).config.vision_encoder == "none",
     )
     ranks = Ranks.join()
     responder = KosmosResponder(load(options.path, vocabulary=options.vocabulary))
-    for planned in runs:
-        result = evaluate(planned, responder, options.out, options.batch_size, ranks)
-        if result is not None:
-            others = [other for other in read_results(options.out) if other.key != result.key]
-            write_results(options.out, [*others, result])
+    failed = []
+    for planned in plan.runs:
+        try:
+            result = evaluate(planned, responder, options.out, options.batch_size, ranks)
+            if result is not None:
+                others = [other for other in read_results(options.out) if other.key != result.key]
+                write_results(options.out, [*others, result])
+        except UserError as error:  # the other benchmarks are run all the same
+            name = planned.benchmark.name
+            failed.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
     if ranks.is_first:
-        write_report(options.out)
-        print(as_text(read_results(options.out)))
-        print(f"\nThe report is {options.out / 'report.html'}", file=sys.stderr)
+        if len(failed) < len(plan.runs):
+            write_report(options.out)
+            print(as_text(read_results(options.out)))
+            print(f"\nThe report is {options.out / 'report.html'}", file=sys.stderr)
+        if plan.left_out:
+            print("\n".join(["Not run:", *plan.left_out]), file=sys.stderr)
     ranks.leave()
+    if failed:
+        raise UserError("\n".join(dict.fromkeys(failed)))
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
     """Run kosmos-evaluate."""
-    run_command(parser(), run, arguments)
+    run_command(parser(), run, arguments, resumes=lambda args: not args.compare)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ each result is a JSON line: the prompt's record with "output" and "score".
 """
 
 import argparse
+import io
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,12 +68,23 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--image goes with --prompt; JSON lines name their own images.")
     kosmos = load(options.path, options.data, options.vocabulary)
     if options.prompt is not None:
-        print(_answer_prompt(kosmos, options, search))
+        answer, encoding = _answer_prompt(kosmos, options, search), sys.stdout.encoding or "utf-8"
+        print(answer.encode(encoding, "backslashreplace").decode(encoding))
         return
     if sys.stdin.isatty():
         print('Reading prompts from standard input, one {"prompt": "…"} per line; Ctrl-D ends.', file=sys.stderr)
-    for result in _answer_lines(kosmos, options.batch_size, search):
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+    answer_standard_input(kosmos, options.batch_size, search)
+
+
+def answer_standard_input(kosmos: "Generator", batch_size: int, search: SearchOptions) -> None:
+    """Print a JSON line for each JSON line of standard input."""
+    if isinstance(sys.stdin, io.TextIOWrapper):  # JSON is UTF-8, whatever the locale
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+    for result in _answer_lines(kosmos, batch_size, search):
+        try:
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+        except UnicodeEncodeError:  # a half of a character, or an output that is not UTF-8
+            print(json.dumps(result), flush=True)
 
 
 def _answer_prompt(kosmos: "Generator", options: GenerateOptions, search: SearchOptions) -> str:
@@ -99,7 +112,13 @@ def _answer_lines(kosmos: "Generator", batch_size: int, search: SearchOptions) -
 
 def _record(number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        line.encode()  # fails for bytes that are not UTF-8
+        record = json.loads(line, parse_float=_finite, parse_constant=_finite)
+        json.dumps(record)  # as it will be printed
+    except UnicodeEncodeError:
+        raise UserError(f"Standard input, line {number}, is not valid UTF-8.") from None
+    except RecursionError:
+        raise UserError(f"Standard input, line {number}, is nested too deeply.") from None
     except ValueError as error:
         raise UserError(f"Standard input, line {number}, is not valid JSON: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
@@ -108,6 +127,13 @@ def _record(number: int, line: str) -> dict[str, Any]:
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise UserError(f'Standard input, line {number}: "images" must be a list of paths.')
     return record
+
+
+def _finite(number: str) -> float:
+    """Parse a number. Raises ValueError for those that JSON does not have."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"the number {number[:50]} is not finite")
+    return value
 
 
 def cli_main(arguments: list[str] | None = None) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
 from kosmos_plugin.curation.recipes.registry import RECIPES, TOOLS
@@ -83,13 +85,19 @@ def _run_recipe(args: argparse.Namespace) -> None:
     report = run_stages(this_run, stages, options.workers)
     print(report.as_text())
     if "kept" not in report.counts:
-        raise UserError(f"Nothing was kept; {this_run.report_file} says why.")
+        raise UserError(f"Nothing was kept; the counts above, also in {this_run.report_file}, say why.")
     print(f"\nThe counts are in {this_run.report_file}", file=sys.stderr)
+    if recipe.kind is not None:
+        from kosmos_plugin.curation.writers.data_yaml import write_data_yaml
+
+        corpus_file = options.out / "corpus.yaml"  # of tars that are used in place
+        corpora = yaml.safe_load(corpus_file.read_text("utf-8")) if corpus_file.is_file() else ()
+        print(f"\n{write_data_yaml(options.out, recipe.kind, this_run.options.vocabulary, corpora)}")
 
 
 def cli_main(arguments: list[str] | None = None) -> None:
     """Run kosmos-prepare."""
-    run_command(parser(), run, arguments)
+    run_command(parser(), run, arguments, resumes=lambda args: args.command in RECIPES)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Image bytes → a decoded, resized uint8 tensor; uint8 → normalized float on the device.
+"""Image bytes → a decoded, upright, resized uint8 tensor; uint8 → normalized float on the device.
 
 As in CLIP's preprocessing, the shorter side is resized to the target (bicubic), the center is cropped, and channels are
 RGB. KOSMOS-2 was trained on whole images stretched to a square, so that a box can lie anywhere in them.
@@ -6,8 +6,6 @@ RGB. KOSMOS-2 was trained on whole images stretched to a square, so that a box c
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,11 +14,11 @@ import torch
 from torch.nn import functional
 
 from kosmos_plugin.errors import UnusableData
+from kosmos_plugin.image_files import open_image, orientation, upright
 
 if TYPE_CHECKING:  # Pillow takes a fifth of the time that the plugin adds to `import fairseq`
     from PIL import Image
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 FITS = ("crop", "stretch")
 # From the most exact to the fastest; see `decode_image`.
 DECODINGS = ("exact", "draft", "fast")
@@ -41,10 +39,10 @@ class BrokenImage(UnusableData):
 def decode_image(
     data: bytes, size: int, fit: str = "crop", decoding: str = "draft", max_pixels: int = MAX_PIXELS
 ) -> torch.Tensor:
-    """Decode an image, and resize it to a square. Transparent pixels become white.
+    """Decode an image, turn it by its EXIF orientation, and resize it to a square. Transparent pixels become white.
 
     Args:
-        data: An image in any format that Pillow reads.
+        data: An image in one of `image_files.IMAGE_FORMATS`.
         size: Side of the square, in pixels.
         fit: How it is made square, one of FITS: "crop" as CLIP does, or "stretch" as KOSMOS-2 does.
         decoding: One of DECODINGS. "exact" gives the pixels of open_clip's preprocessing. "draft" lets the JPEG decoder
@@ -59,21 +57,21 @@ def decode_image(
     Raises:
         BrokenImage: The image cannot be decoded or has too many pixels.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if not data:
         raise BrokenImage("image of 0 bytes")
     resize = _resize_by_torch if decoding == "fast" else _resize_by_pillow
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of decompression bombs; the limit is checked below
-            image: Image.Image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BrokenImage(f"image of more than {max_pixels:,} pixels", f"{width}x{height}")
-            drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
-            extent = drafted[1][2:] if drafted else image.size  # of the picture within the drafted pixels
-            return (_stretch if fit == "stretch" else _resize_and_crop)(resize, _to_rgb(image), extent, size)
+        image = open_image(data)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BrokenImage(f"image of more than {max_pixels:,} pixels", f"{width}x{height}")
+        drafted = image.draft("RGB", (2 * size, 2 * size)) if decoding != "exact" else None
+        turn = orientation(image)
+        box: Box = drafted[1] if drafted else (0, 0, *image.size)  # of the picture within the decoded pixels
+        box = _upright_box(box, image.size, turn)
+        return (_stretch if fit == "stretch" else _resize_and_crop)(resize, upright(_to_rgb(image), turn), box, size)
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken bytes
@@ -94,19 +92,30 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resize_and_crop(resize: Resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
-    """torchvision's Resize and CenterCrop, pixel for pixel, of the top left `extent` (width, height) of the image."""
+def _upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Where `box` of an image of `size` (width, height) is once the image is upright."""
+    left, top, right, bottom = box
+    if orientation in (2, 3, 7, 8):
+        left, right = size[0] - right, size[0] - left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = size[1] - bottom, size[1] - top
+    return (top, left, bottom, right) if orientation >= 5 else (left, top, right, bottom)
+
+
+def _resize_and_crop(resize: Resize, image: Image.Image, box: Box, size: int) -> torch.Tensor:
+    """torchvision's Resize and CenterCrop, pixel for pixel, of the part `box` of the image."""
+    extent = box[2] - box[0], box[3] - box[1]
     shorter = min(extent)
     kept = [min(side, _LONGEST_SIDE * shorter) for side in extent]
-    left, top = ((side - keep) / 2 for side, keep in zip(extent, kept, strict=True))
+    left, top = (start + (side - keep) / 2 for start, side, keep in zip(box, extent, kept, strict=False))
     width, height = (int(size * keep // shorter) for keep in kept)
     pixels = resize(image, (width, height), (left, top, left + kept[0], top + kept[1]))
     left, top = round((width - size) / 2), round((height - size) / 2)
     return pixels[:, top : top + size, left : left + size].contiguous()
 
 
-def _stretch(resize: Resize, image: Image.Image, extent: tuple[float, float], size: int) -> torch.Tensor:
-    return resize(image, (size, size), (0, 0, *extent)).contiguous()
+def _stretch(resize: Resize, image: Image.Image, box: Box, size: int) -> torch.Tensor:
+    return resize(image, (size, size), box).contiguous()
 
 
 def _resize_by_pillow(image: Image.Image, size: tuple[int, int], box: Box) -> torch.Tensor:

@@ -6,11 +6,14 @@ pieces, which makes the paper's vocabulary of 64,007.
 
 A vocabulary is a folder with two files: `sentencepiece.model`, and `dict.txt` (fairseq's format, only the pieces).
 A third, `special_tokens.txt`, may name further special tokens, one per line, whose ids follow: KOSMOS-2 has 1,030, for
-image locations and tags.
+image locations and tags. A fourth, `encoding.json`, records that newlines are encoded: {"newline": "</line>"}. Without
+it SentencePiece normalizes them, by default to a space.
 """
 
 import functools
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsInt
@@ -28,6 +31,10 @@ SPECIAL_TOKENS = ("<mask>", "</doc>", "<image>", "</image>", "</chunk>", "</line
 MODEL_FILE = "sentencepiece.model"
 DICTIONARY_FILE = "dict.txt"
 FURTHER_TOKENS_FILE = "special_tokens.txt"
+ENCODING_FILE = "encoding.json"
+
+LINE_END = "</line>"
+_NEWLINE = re.compile("\r\n|\r|\n")
 
 
 class Vocabulary:
@@ -40,6 +47,7 @@ class Vocabulary:
         processor: The SentencePiece model.
         dictionary: Its pieces in fairseq's format. The special tokens are added to it.
         further_tokens: Special tokens beyond SPECIAL_TOKENS.
+        newlines: Whether newlines are encoded, as `</line>`.
     """
 
     def __init__(
@@ -47,8 +55,10 @@ class Vocabulary:
         processor: sentencepiece.SentencePieceProcessor,
         dictionary: "Dictionary",
         further_tokens: Sequence[str] = (),
+        newlines: bool = False,
     ):
         special_tokens = (*SPECIAL_TOKENS, *further_tokens)
+        self.newlines = newlines
         self.processor = processor
         self.dictionary = dictionary
         self._id_of_piece = np.array(
@@ -68,7 +78,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":
-        """Read `sentencepiece.model`, `dict.txt` and, if it exists, `special_tokens.txt` from `folder`.
+        """Read `sentencepiece.model` and `dict.txt` and, if they exist, the other files from `folder`.
 
         Raises:
             UserError: A file is missing or broken, or they do not belong together.
@@ -98,7 +108,8 @@ class Vocabulary:
                 f"{folder / DICTIONARY_FILE} lacks {missing:,} of the {len(pieces):,} pieces of {folder / MODEL_FILE}: "
                 "they do not belong together."
             )
-        return cls(processor, dictionary, _further_tokens(folder / FURTHER_TOKENS_FILE))
+        further_tokens = _further_tokens(folder / FURTHER_TOKENS_FILE)
+        return cls(processor, dictionary, further_tokens, _encodes_newlines(folder / ENCODING_FILE))
 
     def __len__(self) -> int:
         return len(self.dictionary)
@@ -138,6 +149,11 @@ class Vocabulary:
         """The id at positions of image embeddings (`<mask>`; its value never matters)."""
         return self._special["<mask>"]
 
+    @property
+    def line_end(self) -> int:
+        """`</line>`, the end of a line within a text."""
+        return self._special[LINE_END]
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that differ between vocabularies whose ids have different meanings."""
@@ -145,13 +161,29 @@ class Vocabulary:
         return hashlib.blake2b(symbols.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Encode `text` as token ids, without `<s>` and `</s>`."""
-        return self._id_of_piece[self.processor.encode(text)].tolist()
+        r"""Encode `text` as token ids, without `<s>` and `</s>`.
+
+        If newlines are encoded, `</line>` stands between the lines of the text. Lines end with \r\n, \r or \n; empty
+        ones are left out.
+        """
+        if not self.newlines or ("\n" not in text and "\r" not in text):
+            return self._id_of_piece[self.processor.encode(text)].tolist()
+        lines = [line for line in _NEWLINE.split(text) if line.strip()]
+        tokens: list[int] = []
+        for pieces in filter(None, self.processor.encode(lines)):
+            tokens += [self.line_end] * bool(tokens) + self._id_of_piece[pieces].tolist()
+        return tokens
 
     def decode(self, tokens: Iterable[SupportsInt]) -> str:
-        """Decode token ids as text, without special tokens."""
+        """Decode token ids as text, without special tokens except, if newlines are encoded, `</line>`."""
         ids = np.asarray([int(token) for token in tokens], dtype=np.int64)
-        return self.processor.decode(self._piece_of_id[ids[self._is_text[ids]]].tolist())
+        ends = np.flatnonzero((ids == self.line_end) & self.newlines)
+        lines = [self._piece_of_id[line[self._is_text[line]]].tolist() for line in np.split(ids, ends)]
+        return "\n".join(map(self.processor.decode, lines))
+
+    def as_decoded(self, text: str) -> str:
+        r"""Write newlines as `decode` does: a run of them is one \n, if newlines are encoded."""
+        return re.sub(r"[\r\n]+", "\n", text) if self.newlines else text
 
     def symbol(self, token: int) -> str:
         """The token as the dictionary spells it, e.g. `▁the` or `<image>`."""
@@ -179,11 +211,30 @@ def write_dictionary(folder: str | Path) -> Path:
     return path
 
 
+def write_encoding(folder: str | Path) -> Path:
+    """Record in `folder` that newlines are encoded, and return the path of the encoding.json."""
+    path = Path(folder) / ENCODING_FILE
+    path.write_text(json.dumps({"newline": LINE_END}) + "\n", encoding="utf-8")
+    return path
+
+
 def _further_tokens(path: Path) -> list[str]:
     tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:
         raise UserError(f"{path} must hold one new special token per line, each only once.")
     return tokens
+
+
+def _encodes_newlines(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        encoding = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        encoding = None
+    if encoding not in ({"newline": LINE_END}, {"newline": None}):
+        raise UserError(f'{path} must hold {{"newline": "{LINE_END}"}}, or null for newlines that are not encoded.')
+    return encoding["newline"] is not None
 
 
 def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:

@@ -27,6 +27,7 @@ PRIVATE_APIS = {
     ("datatrove.executor", "LocalPipelineExecutor._run_for_rank"): "curation/pipeline: tasks on concurrent.futures",
     ("fairseq.distributed.utils", "_broadcast_object_slow"): "compat/broadcast: resuming on several ranks",
     ("fairseq.data.data_utils", "_find_extra_valid_paths"): "compat/data_file: DATA is a file",
+    ("os", "_exit"): "fairseq_cli_ext/stopping: the end of a stopped command (documented, in spite of its name)",
 }
 # models/vision_efficientnet runs EfficientNet part by part.
 EFFICIENTNET_PARTS = {"_fc", "_blocks", "_conv_head", "_conv_stem", "_bn0", "_bn1", "_swish"}

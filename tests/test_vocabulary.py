@@ -1,6 +1,8 @@
 """The public layout of token ids, round trips, and text that spells special tokens."""
 
+import io
 import pickle
+import shutil
 
 import pytest
 import sentencepiece
@@ -9,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.vocabulary import SPECIAL_TOKENS, Vocabulary, write_dictionary
+from kosmos_plugin.vocabulary import SPECIAL_TOKENS, Vocabulary, write_dictionary, write_encoding
 from tests import tiny
 
 SPELLED = ("<s>", "<pad>", "</s>", "<unk>", *SPECIAL_TOKENS)
@@ -189,3 +191,69 @@ def test_dictionary_of_another_model(folder, tmp_path):
     (tmp_path / "dict.txt").write_text("".join(f"other{i} 1\n" for i in range(500)))
     with pytest.raises(UserError, match=r"dict\.txt .*sentencepiece\.model"):
         Vocabulary.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def of_lines(folder, tmp_path_factory):
+    """The plain vocabulary, with the record that newlines are encoded."""
+    copy = tmp_path_factory.mktemp("vocabulary") / "lines"
+    shutil.copytree(folder, copy)
+    write_encoding(copy)
+    return Vocabulary.load(copy)
+
+
+def test_newlines_are_line_ends(of_lines, plain):
+    assert of_lines.newlines and not plain.newlines
+    first, second = plain.encode("the red dog"), plain.encode("a cat")
+    expected = [*first, of_lines.line_end, *second]
+    assert of_lines.symbol(of_lines.line_end) == "</line>"
+    for newlines in ("\n", "\r\n", "\r", "\n\n", "\r\n\r\n", "\n\r", "\r\r\n", "\n \n", " \r\n\t\n ", "\n\u200b\n"):
+        assert of_lines.encode(f"the red dog{newlines}a cat") == expected
+        assert of_lines.encode(f"{newlines}the red dog{newlines}a cat{newlines}") == expected
+        assert of_lines.encode(newlines) == []
+    assert of_lines.encode("the red dog") == first  # and no end without a newline
+    assert of_lines.decode(expected) == "the red dog\na cat"
+    assert of_lines.decode([of_lines.bos, *expected, of_lines.eos]) == "the red dog\na cat"
+    assert plain.encode("the red dog\na cat") == plain.encode("the red dog a cat")
+    assert plain.decode(expected) == plain.decode([*first, *second])  # its `</line>` was never trained
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.sampled_from([*tiny.WORDS, " ", "\n", "\r\n", "\r", "\n\n", "</line>", "象"]), max_size=15))
+def test_lines_of_any_text(of_lines, plain, parts):
+    """Line by line the tokens of the plain vocabulary, whose lines Python's reader of text files finds."""
+    text = "".join(parts)
+    lines = [plain.encode(line) for line in io.StringIO(text, newline=None)]
+    lines = [line for line in lines if line]
+    tokens = of_lines.encode(text)
+    found = "".join(" \n"[token == of_lines.line_end] for token in tokens)
+    assert not found.startswith("\n") and not found.endswith("\n") and "\n\n" not in found
+    split, start = [], 0
+    for end in [*(i for i, token in enumerate(tokens) if token == of_lines.line_end), len(tokens)]:
+        split.append(tokens[start:end])
+        start = end + 1
+    assert split == (lines or [[]])
+    assert of_lines.decode(tokens) == "\n".join(map(plain.decode, lines))
+    assert of_lines.encode(of_lines.decode(tokens)) == of_lines.encode("\n".join(map(plain.decode, lines)))
+
+
+@pytest.mark.parametrize("newline, expected", [('"</line>"', True), ("null", False)])
+def test_record_of_newlines(folder, tmp_path, newline, expected):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "encoding.json").write_text(f'{{"newline": {newline}}}')
+    assert Vocabulary.load(tmp_path / "copy").newlines == expected
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[", b"[]", b"true", b'{"newline": "\\n"}', b'{"newlines": true}', b"\xff\xfe"]
+)
+def test_broken_record_of_newlines(folder, tmp_path, content):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "encoding.json").write_bytes(content)
+    with pytest.raises(UserError, match=r'encoding\.json must hold {"newline": "</line>"}, or null'):
+        Vocabulary.load(tmp_path / "copy")
+
+
+def test_fingerprint_is_of_the_ids(folder, plain, of_lines, bytewise):
+    assert plain.fingerprint == Vocabulary.load(folder).fingerprint == of_lines.fingerprint
+    assert plain.fingerprint != bytewise.fingerprint

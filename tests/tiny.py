@@ -81,6 +81,14 @@ def write_text(prefix: Path, documents: list[list[int]], eos: int | None) -> Non
     builder.finalize(f"{prefix}.idx")
 
 
+def encoded_lines(vocabulary: Vocabulary, words: list[str]) -> list[int]:
+    """The words as tokens, in lines of four words with `</line>` between them."""
+    tokens: list[int] = []
+    for start in range(0, len(words), 4):
+        tokens += [vocabulary.line_end] * (start > 0) + vocabulary.encode(" ".join(words[start : start + 4]))
+    return tokens
+
+
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
     """Write a tar of (name, content) members."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +124,7 @@ def write_data(folder: Path, documents: int = 40, sequences: tuple[int, int, int
     vocabulary = write_vocabulary(folder / "vocabulary")
     for split, count in (("train", documents), ("valid", max(documents // 5, 2))):
         rng = random.Random(split)
-        texts = [vocabulary.encode(sentence(rng, (5, 60))) for _ in range(count)]
+        texts = [encoded_lines(vocabulary, sentence(rng, (5, 46)).split()) for _ in range(count)]
         write_text(folder / "text" / split, texts, vocabulary.eos)
         for shard in range(2):
             captions, pages = [], []

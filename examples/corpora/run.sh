@@ -32,15 +32,13 @@ python "$here/raw.py" "$raw/packages" "$raw/converted"
 help=$raw/packages/gimp-help-en/usr/share/gimp/2.0/help/en
 texts=$raw/converted/texts
 kosmos-prepare tokenizer "$texts" --out "$data/vocabulary" --size 4000 --character-coverage 0.99995 # otherwise Z has no piece
-kosmos-prepare text "$texts/anarchism.jsonl.gz" --out "$data/book" --vocabulary "$data/vocabulary" --valid-share 0.05
-kosmos-prepare text "$texts/fortunes" --out "$data/sayings" --vocabulary "$data/vocabulary" --separator % \
-  --valid-share 0.01
-kosmos-prepare text "$texts/jargon.txt.gz" --out "$data/jargon" --vocabulary "$data/vocabulary" --separator "" \
-  --valid-share 0.01
+rows="--vocabulary $data/vocabulary --tokens-per-sample 1024"
+kosmos-prepare text "$texts/anarchism.jsonl.gz" --out "$data/book" --valid-share 0.05 $rows
+kosmos-prepare text "$texts/fortunes" --out "$data/sayings" --separator % --valid-share 0.01 $rows
+kosmos-prepare text "$texts/jargon.txt.gz" --out "$data/jargon" --separator "" --valid-share 0.01 $rows
 kosmos-prepare captions "$raw/converted/pictures" --out "$data/pictures" --valid-share 0.05
-fit="--vocabulary $data/vocabulary --tokens-per-sample 1024 --image-tokens 8"
-kosmos-prepare pages "$help" --out "$data/gimp" --valid-share 0.05 $fit
-kosmos-prepare pages "$raw/converted/crawl" --out "$data/opencv" --valid-share 0.05 $fit
+kosmos-prepare pages "$help" --out "$data/gimp" --valid-share 0.05 $rows --image-tokens 8
+kosmos-prepare pages "$raw/converted/crawl" --out "$data/opencv" --valid-share 0.05 $rows --image-tokens 8
 
 # ---- Counts and plots, and documents as the model will see them ----
 

@@ -62,7 +62,7 @@ DATA_YAML = """\
 vocabulary: vocabulary
 streams:
   text:
-    kind: text                      # rows of consecutive text
+    kind: text                      # rows of whole lines of consecutive text
     sequences_per_update: {text}
     corpora:
       - name: pydoc
@@ -215,7 +215,7 @@ def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     """
     import sentencepiece
 
-    from kosmos_plugin.vocabulary import MODEL_FILE, write_dictionary
+    from kosmos_plugin.vocabulary import MODEL_FILE, write_dictionary, write_encoding
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -229,6 +229,7 @@ def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
     )
     (folder / MODEL_FILE).write_bytes(model.getvalue())
     write_dictionary(folder)
+    write_encoding(folder)
 
 
 def to_json(value: object) -> bytes:

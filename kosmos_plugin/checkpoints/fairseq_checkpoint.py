@@ -31,7 +31,7 @@ class KosmosCheckpoint:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read `model` and `cfg` of any fairseq checkpoint, .pt or .safetensors."""
+    """Read `model`, `cfg` and, if it has one, `task_state` of any fairseq checkpoint, .pt or .safetensors."""
     return read_state(path) if path.suffix == ".safetensors" else read_fairseq(path)
 
 
@@ -57,6 +57,7 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
     loaded = _load_vocabulary(data or task.get("data"), vocabulary or task.get("vocabulary"))
     if vocabulary_of(state) not in (None, loaded.fingerprint):
         raise UserError(f"{path} was trained with another vocabulary: give its own (--vocabulary or --data).")
+    loaded.newlines = (state.get("task_state") or {}).get("newlines", False)  # `</line>` of others was never trained
     return KosmosCheckpoint(config, loaded, state["model"])
 
 
@@ -91,7 +92,7 @@ def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vo
 
 
 def training_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Complete `model` and `cfg` with the training state, at update 0, that fairseq-train expects in a checkpoint."""
+    """Complete `model`, `cfg` and `task_state` with what else fairseq-train expects in a checkpoint, at update 0."""
     return {
         "args": None,
         **state,
@@ -100,7 +101,7 @@ def training_state(state: dict[str, Any]) -> dict[str, Any]:
         "extra_state": {
             "train_iterator": {"epoch": 1, "iterations_in_epoch": 0, "updates_in_epoch": 0, "updates_per_epoch": 1}
         },
-        "task_state": {},
+        "task_state": state.get("task_state") or {},
     }
 
 

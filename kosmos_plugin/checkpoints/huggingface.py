@@ -5,6 +5,7 @@ fairseq         model.pt, vocabulary/ (and clip.json, if open_clip does not know
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from kosmos_plugin.tensor_files import Tensors, read_pt, read_safetensors
 
 if TYPE_CHECKING:
     from transformers import Kosmos2Config
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 INDEX_SUFFIX = ".index.json"
@@ -78,6 +81,11 @@ def export_folder(source: Path, target: Path, data: str | None, vocabulary: str 
     from transformers import Kosmos2ForConditionalGeneration
 
     checkpoint = read_kosmos(source, data, vocabulary)
+    if checkpoint.vocabulary.newlines:
+        logger.warning(
+            "The model was trained with newlines encoded as </line>, and transformers' tokenizer turns them into "
+            "spaces: write </line> in prompts where a newline is meant."
+        )
     model = build_empty(checkpoint.config, checkpoint.vocabulary)
     hf_config = configs.to_hf(model, checkpoint.vocabulary)
     require_matching_weights(checkpoint.weights, model.state_dict(), source)

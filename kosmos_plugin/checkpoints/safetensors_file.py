@@ -1,7 +1,8 @@
 """Any fairseq checkpoint ⇄ one .safetensors file: the weights under their names, bit by bit, and the configuration.
 
 Optimizer and training state are not converted. The file's metadata holds, under `kosmos_plugin`, a JSON object with the
-checkpoint's `cfg` and, for each tensor in order, the name that it is stored under: tied tensors are stored once.
+checkpoint's `cfg` and `task_state` and, for each tensor in order, the name that it is stored under: tied tensors are
+stored once.
 """
 
 import json
@@ -30,7 +31,7 @@ def write_safetensors(state: dict[str, Any], target: Path) -> None:
         name: state["model"][name].clone(memory_format=torch.contiguous_format) for name in set(stored_as.values())
     }
     try:
-        metadata = json.dumps({"cfg": state.get("cfg"), "stored_as": stored_as})
+        metadata = json.dumps({"cfg": state.get("cfg"), "task_state": state.get("task_state"), "stored_as": stored_as})
     except TypeError as error:
         raise UserError(f"safetensors cannot express the checkpoint's configuration: {error}") from None
     with new_target(target) as path:
@@ -38,12 +39,12 @@ def write_safetensors(state: dict[str, Any], target: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a file that `write_safetensors` wrote, as a fairseq checkpoint: `model` and `cfg`."""
+    """Read a file that `write_safetensors` wrote, as a fairseq checkpoint: `model`, `cfg` and `task_state`."""
     tensors, metadata = read_safetensors(path)
     try:
         ours = json.loads(metadata[METADATA_KEY])
         weights = {name: tensors[stored] for name, stored in ours["stored_as"].items()}
-        return {"model": weights, "cfg": ours["cfg"]}
+        return {"model": weights, "cfg": ours["cfg"], "task_state": ours.get("task_state")}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
             f"{path} was not written by kosmos-convert. Other safetensors files are read only as Hugging Face folders "

@@ -41,6 +41,7 @@ def _patches() -> tuple[Patch, ...]:
         broadcast,
         cpu_ranks,
         data_file,
+        exact_resume,
         hydra_warnings,
         numpy_names,
         shared_parameters,
@@ -55,6 +56,7 @@ def _patches() -> tuple[Patch, ...]:
         broadcast,
         cpu_ranks,
         data_file,
+        exact_resume,
         hydra_warnings,
         shared_parameters,
     )

@@ -19,6 +19,7 @@ class PageImage:
 
     url: str  # absolute: http:, https:, file: or data:
     alt: str | None = None  # the alternative text
+    other_urls: tuple[str, ...] = ()  # where it may also be, the best first
 
 
 def page_document(parts: Sequence[str | PageImage], id: str, url: str) -> Document:
@@ -31,7 +32,19 @@ def page_document(parts: Sequence[str | PageImage], id: str, url: str) -> Docume
         else:
             segments.append({"image": len(media)})
             media.append(Media(str(len(media)), MediaType.IMAGE, part.url, part.alt))
+            set_urls(media[-1], [part.url, *part.other_urls])
     return Document(text_of(segments), id, media, {"segments": segments, "url": url})
+
+
+def urls_of(media: Media) -> list[str]:
+    """The addresses where an image may be, the best first."""
+    return [media.url, *media.metadata.get("other_urls", ())]
+
+
+def set_urls(media: Media, urls: Sequence[str]) -> None:
+    """Set the addresses where an image may be, the best first."""
+    media.url = urls[0]
+    media.metadata = {"other_urls": list(urls[1:])} if len(urls) > 1 else {}
 
 
 def text_of(segments: Iterable[Segment]) -> str:

@@ -28,7 +28,7 @@ class Collator:
     """Decodes the images of rows, and lays the rows out as tensors.
 
     Args:
-        vocabulary: For the ids of `<s>` and `<pad>`.
+        vocabulary: For the ids of `</s>` and `<pad>`.
         tokens_per_row: T, the positions of a row.
         image_size: S, the side of an image in pixels.
         skips: Counts broken images.
@@ -86,7 +86,8 @@ class Collator:
                 image_slots[b, start:end] = sample.image_slots
                 document_ids[b, start:end] = 1
             if not row.cross_document_attention:
-                document_ids[b, :end] += np.cumsum(tokens[b, :end] == self.vocabulary.bos)
+                ends = tokens[b, :end] == self.vocabulary.eos
+                document_ids[b, :end] += np.cumsum(ends) - ends
         tensors["images"] = tensors["images"][:count]
         return cast(Batch, tensors)
 

@@ -6,19 +6,23 @@
         kind: captions                # text | captions | interleaved
         sequences_per_update: 6144    # over all ranks (text: rows; captions and interleaved: documents)
         cross_document_attention: false   # whether documents in a row attend to each other; default: only for text
+        packing: full_sentences           # text: full_sentences (the default) or continuous; see data/text.py
         corpora:
           - name: laion
             train: laion/{00000..41454}.tar   # a pattern or a list of them; text: prefixes of .bin and .idx
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
+            caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
+    cache: FOLDER                     # optional: for files about texts in read-only folders; default: the user's cache
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
 
 import dataclasses
 import glob
-import math
 import os
+import re
+import reprlib
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +31,29 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
+# The files of a record that may have its caption, by their extensions.
+CAPTION_FILES = ("txt", "json")
 SPLITS = ("train", "valid")
+PACKINGS = ("full_sentences", "continuous")
+
+MAX_FILES = 1_000_000  # that one pattern stands for
+MAX_CHARACTERS = 500_000_000  # of all their names
+MAX_KEYS = 10_000
+MAX_SEQUENCES = 10_000_000
+MAX_WEIGHT = 1e100
+MAX_SHOWN = 200  # characters of a value in an error message
+
+# An escaped character, a range of numbers or letters, or a brace or comma.
+_BRACES = re.compile(
+    r"\\.|\{(?P<first>-?\d+)\.\.(?P<last>-?\d+)(?:\.\.-?(?P<step>\d+))?\}"
+    r"|(?P<letters>\{[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?\})|[{},]",
+    re.DOTALL,
+)
+_REPR = reprlib.Repr()
 
 T = TypeVar("T")
 
@@ -44,6 +66,7 @@ class CorpusConfig:
     train: tuple[str, ...] = ()  # paths of tars, or prefixes of binarized text
     valid: tuple[str, ...] = ()
     weight: float | None = None  # relative to the stream's other corpora; None: its number of sequences
+    caption_from: str = "txt"  # captions: which of CAPTION_FILES has them
 
     def paths(self, split: str) -> tuple[str, ...]:
         """The paths of "train" or "valid"."""
@@ -59,6 +82,8 @@ class StreamConfig:
     sequences_per_update: int  # over all ranks (text: rows; otherwise documents)
     cross_document_attention: bool  # whether documents in a row attend to each other
     corpora: tuple[CorpusConfig, ...]
+    packing: str = "full_sentences"  # of text: one of PACKINGS
+    cache: str | None = None  # folder for files about texts in read-only folders; None: the user's cache folder
 
 
 @dataclass(frozen=True)
@@ -83,19 +108,36 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
     path = Path(path)
     require_file(path, "The data YAML")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"The data YAML {path} cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is not a data YAML: it is nested too deeply.") from None
+    except Exception as error:  # PyYAML raises anything from ValueError to KeyError for a bad date or number
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{path} is not valid YAML{line}: {_shortened(' '.join(str(problem).split()))}") from None
     reader = _Reader(path, files_must_exist)
-    raw = reader.mapping(raw, "the file", {"vocabulary", "streams"})
+    raw = reader.mapping(raw, "the file", {"vocabulary", "streams"}, {"cache"})
     streams = reader.mapping(raw["streams"], "streams")
     if not streams:
         raise UserError(f"{path}: streams is empty.")
+    if "cache" in raw:
+        reader.cache = str(path.parent / reader.of_type(raw["cache"], str, "cache"))
     return DataConfig(
         path=str(path),
         vocabulary=str(path.parent / reader.of_type(raw["vocabulary"], str, "vocabulary")),
         streams=tuple(reader.stream(str(name), stream) for name, stream in streams.items()),
     )
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at merges (`<<`) of merges that would repeat the same keys without end."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_KEYS:
+            raise yaml.constructor.ConstructorError(problem=f"a mapping of more than {MAX_KEYS:,} keys")
 
 
 class _Reader:
@@ -104,22 +146,24 @@ class _Reader:
     def __init__(self, path: Path, files_must_exist: bool):
         self.path = path
         self.files_must_exist = files_must_exist
+        self.cache: str | None = None
 
     def fail(self, message: str) -> NoReturn:
-        raise UserError(f"{self.path}: {message}")
+        raise UserError(f"{self.path}: {_shortened(message, 3 * MAX_SHOWN)}")
 
     def mapping(
         self, value: Any, key: str, required: Set[str] = frozenset(), optional: Set[str] = frozenset()
     ) -> dict[Any, Any]:
         """Check that `value` is a mapping and, if keys are given, that it has those and no others."""
         if not isinstance(value, dict):
-            self.fail(f"{key} must be a mapping, not {value!r}.")
+            self.fail(f"{key} must be a mapping, not {shown(value)}.")
         if required:
             known = sorted(required | optional)
             for name in value:
                 if name not in known:
                     listed = ", ".join(known)
-                    self.fail(f"unknown key {name!r} in {key}; known keys are {listed}.{did_you_mean(name, known)}")
+                    hint = did_you_mean(shown(name), known)
+                    self.fail(f"unknown key {shown(name)} in {key}; known keys are {listed}.{hint}")
             for name in sorted(required - set(value)):
                 self.fail(f"{key} lacks the key {name!r}.")
         return value
@@ -127,18 +171,20 @@ class _Reader:
     def of_type(self, value: Any, kind: type[T], key: str) -> T:
         """Check that `value` is of type `kind`; a bool is not an int here."""
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            self.fail(f"{key} must be of type {kind.__name__}, not {value!r}.")
+            self.fail(f"{key} must be of type {kind.__name__}, not {shown(value)}.")
         return value
 
     def stream(self, name: str, raw: Any) -> StreamConfig:
         key = f"streams.{name}"
-        raw = self.mapping(raw, key, {"kind", "sequences_per_update", "corpora"}, {"cross_document_attention"})
+        optional = {"cross_document_attention", "packing"}
+        raw = self.mapping(raw, key, {"kind", "sequences_per_update", "corpora"}, optional)
         kind = raw["kind"]
         if kind not in KINDS:
-            self.fail(f"{key}.kind is {kind!r}; it must be one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+            hint = did_you_mean(shown(kind), KINDS)
+            self.fail(f"{key}.kind is {shown(kind)}; it must be one of {', '.join(KINDS)}.{hint}")
         sequences = self.of_type(raw["sequences_per_update"], int, f"{key}.sequences_per_update")
-        if sequences < 1:
-            self.fail(f"{key}.sequences_per_update must be at least 1, not {sequences}.")
+        if not 1 <= sequences <= MAX_SEQUENCES:
+            self.fail(f"{key}.sequences_per_update must be from 1 to {MAX_SEQUENCES:,}, not {shown(sequences)}.")
         listed = self.of_type(raw["corpora"], list, f"{key}.corpora")
         if not listed:
             self.fail(f"{key}.corpora is empty.")
@@ -148,16 +194,36 @@ class _Reader:
         cross = self.of_type(
             raw.get("cross_document_attention", kind == "text"), bool, f"{key}.cross_document_attention"
         )
-        return StreamConfig(name, kind, sequences, cross, corpora)
+        return StreamConfig(name, kind, sequences, cross, corpora, self.packing(raw, key, kind, cross), self.cache)
+
+    def packing(self, raw: dict[Any, Any], key: str, kind: str, cross_document_attention: bool) -> str:
+        packing = raw.get("packing", PACKINGS[0])
+        if packing not in PACKINGS:
+            hint = did_you_mean(shown(packing), PACKINGS)
+            self.fail(f"{key}.packing is {shown(packing)}; it must be one of {', '.join(PACKINGS)}.{hint}")
+        if kind != "text" and "packing" in raw:
+            self.fail(f"{key}.packing is for streams of kind text; documents of {kind} are always packed whole.")
+        if kind == "text" and packing == "full_sentences" and not cross_document_attention:
+            self.fail(
+                f"{key}: cross_document_attention: false needs packing: continuous. In full-sentence rows only the "
+                "first document has <s>."
+            )
+        return packing
 
     def corpus(self, raw: Any, key: str, kind: str) -> CorpusConfig:
         raw = self.mapping(raw, key, {"name", "train"}, {field.name for field in dataclasses.fields(CorpusConfig)})
         weight = raw.get("weight")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if weight is not None and not (number and 0 < weight < math.inf):
-            self.fail(f"{key}.weight must be a positive number, not {weight!r}.")
+        if weight is not None and not (number and 0 < weight <= MAX_WEIGHT):
+            self.fail(f"{key}.weight must be a positive number, not {shown(weight)}.")
+        if isinstance(raw["name"], list | dict | set | bytes):
+            self.fail(f"{key}.name must be a word, not {shown(raw['name'])}.")
+        caption_from = raw.get("caption_from", "txt")
+        if caption_from not in CAPTION_FILES or (kind != "captions" and "caption_from" in raw):
+            listed = " or ".join(CAPTION_FILES)
+            self.fail(f"{key}.caption_from must be {listed}, for captions only, not {shown(caption_from)} for {kind}.")
         paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
-        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight)
+        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
 
     def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
         """Expand braces and wildcards, relative to the YAML; every file must exist."""
@@ -169,9 +235,13 @@ class _Reader:
                 found.append(os.path.normpath(self.path.parent / pattern))
                 continue
             try:
+                if (count := expansions(pattern)) > MAX_FILES or count * len(pattern) > MAX_CHARACTERS:
+                    self.fail(f"{key}: {shown(pattern)} stands for too many files; the limit is {MAX_FILES:,}.")
                 names = [f"{name}{suffix}" for name in braceexpand.braceexpand(pattern)]
-            except ValueError as error:
-                self.fail(f"{key}: {pattern!r} is not a valid pattern: {error}.")
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, UserError):
+                    raise
+                self.fail(f"{key}: {shown(pattern)} is not a valid pattern: {error}.")
             for name in names:
                 found += [path.removesuffix(suffix) for path in self.files(name, key)]
         return tuple(found)
@@ -179,10 +249,51 @@ class _Reader:
     def files(self, name: str, key: str) -> list[str]:
         """The files that match `name`, in which braces are expanded but wildcards may be left."""
         path = self.path.parent / name
-        if path.is_file():  # before wildcards, as folder and file names may contain their characters
+        if os.path.isfile(path):  # before wildcards, as folder and file names may contain their characters
             return [os.path.normpath(path)]
-        matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
-        files = [os.path.normpath(match) for match in matches if not match.endswith(INDEX_SUFFIX)]
+        try:
+            matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
+        except ValueError:  # characters that no name of a file has
+            matches = []
+        files = [os.path.normpath(match) for match in matches if not match.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))]
         if not files:
             self.fail(f"{key} names {path}, which does not exist.")
         return files
+
+
+def shown(value: Any) -> str:
+    """`repr` for an error message: of limited length, and in limited time where aliases repeat a value."""
+    return _shortened(repr(value) if isinstance(value, str | int | float) else _REPR.repr(value))
+
+
+def _shortened(text: str, length: int = MAX_SHOWN) -> str:
+    """One line of limited length."""
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= length else f"{line[:length]}…"
+
+
+def expansions(pattern: str) -> int:
+    """Count the names that braces stand for, without making them; MAX_FILES + 1 stands for any larger number.
+
+    Raises:
+        ValueError: A number has thousands of digits.
+    """
+    levels = [(0, 1)]  # for each open brace: (names of its finished alternatives, names of the current one)
+    for match in _BRACES.finditer(pattern):
+        finished, current = levels[-1]
+        if match["first"]:
+            first, last = (int(match[name]) for name in ("first", "last"))
+            current *= abs(last - first) // (int(match["step"] or 1) or 1) + 1
+        elif match["letters"]:
+            current *= len(list(braceexpand.braceexpand(match["letters"])))
+        elif match[0] == "{":
+            levels.append((0, 1))
+            continue
+        elif match[0] == "," and len(levels) > 1:
+            finished, current = finished + current, 1
+        elif match[0] == "}" and len(levels) > 1:
+            alternatives = levels.pop()
+            finished, current = levels[-1]
+            current *= sum(alternatives)
+        levels[-1] = (min(finished, MAX_FILES + 1), min(current, MAX_FILES + 1))
+    return levels[0][1]

@@ -7,6 +7,7 @@ The rows of an update depend on the lengths of all its documents, so a rank plan
 once for each update and ahead of time; the others decode the images of the rank's own rows.
 """
 
+import functools
 import pickle
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
@@ -128,6 +129,36 @@ class MicroBatches:
                 f"{how}: {-(-rows // parts)} a micro-batch with {self.ranks} ranks × --update-freq {self.update_freq}, "
                 f"but --batch-size and --max-tokens allow {limit}: {advice}"
             )
+
+
+@functools.lru_cache(maxsize=1)  # the same for each validation
+def validation_steps(mixture: Mixture, ranks: int, max_rows: int | None, max_tokens: int | None) -> int | None:
+    """Micro-batches for each rank and update of a validation: the fewest of which none is too large.
+
+    Args:
+        mixture: The split to validate on.
+        ranks: Number of ranks.
+        max_rows: Maximum rows of a micro-batch (--batch-size-valid); None or 0: no limit.
+        max_tokens: Maximum positions of a micro-batch (--max-tokens-valid); None: no limit.
+
+    Returns:
+        The number, equal for all ranks and updates; None if there is no limit.
+
+    Raises:
+        UserError: One row is too large.
+    """
+    limits = [max_rows] if max_rows else []
+    if max_tokens is not None:
+        limits.append(max_tokens // mixture.max_tokens)
+    if not limits:
+        return None
+    if min(limits) < 1:
+        raise UserError(
+            f"--max-tokens-valid {max_tokens} is less than one row of {mixture.max_tokens:,} tokens: "
+            f"use --max-tokens-valid {mixture.max_tokens} or more"
+        )
+    rows = max(len(mixture.rows(update, count_skips=False)) for update in range(len(mixture)))
+    return max(-(-rows // (ranks * min(limits))), 1)
 
 
 # A worker returns a UserError as a value: if it raised it, torch would put the worker's traceback into the message.

@@ -4,27 +4,40 @@ stream ─ positions u·n … (u+1)·n ─→ (corpus, document) ─→ Sample �
 """
 
 import itertools
-from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
-from kosmos_plugin.data.config import DataConfig, StreamConfig
+from kosmos_plugin.data.config import CorpusConfig, DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.order import Interleaving, shuffled
 from kosmos_plugin.data.packing import PackedRow, pack
 from kosmos_plugin.data.samples import Sample, SampleBuilder
-from kosmos_plugin.data.shards import RecordReader, ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.shards import ShardedDocuments, record_reader
 from kosmos_plugin.data.skips import SkipCounter
-from kosmos_plugin.data.text import TextRows
+from kosmos_plugin.data.text import TEXT_ROWS, FullSentenceRows, TextRows
 from kosmos_plugin.errors import UserError
 
 
 class ConcatenatedRows(ConcatDataset[Sample]):
-    """The rows of several binarized texts as one sequence; `datasets` are the TextRows."""
+    """The rows of several binarized texts as one sequence."""
 
-    def __init__(self, paths: tuple[str, ...], sample_builder: SampleBuilder):
-        super().__init__(TextRows(path, sample_builder.vocabulary, sample_builder.max_tokens) for path in paths)
+    def __init__(self, paths: tuple[str, ...], sample_builder: SampleBuilder, config: StreamConfig):
+        rows = TEXT_ROWS[config.packing]
+        vocabulary, max_tokens = sample_builder.vocabulary, sample_builder.max_tokens
+        super().__init__(rows(path, vocabulary, max_tokens, config.cache) for path in paths)
+
+    @property
+    def texts(self) -> list[TextRows]:
+        """The rows of each text."""
+        return cast(list[TextRows], self.datasets)
+
+    def filled(self) -> float:
+        """Share of the positions of full-sentence rows that are not padding, without each text's last row."""
+        texts = [text for text in self.texts if isinstance(text, FullSentenceRows) and len(text) > 1]
+        positions = sum((len(text) - 1) * text.tokens_per_row for text in texts)
+        return sum(int(text.starts[-2]) + len(text) - 1 for text in texts) / positions if positions else 1.0
 
 
 class FormattedDocuments(Dataset[Sample]):
@@ -47,19 +60,19 @@ class FormattedDocuments(Dataset[Sample]):
 
 
 Corpus = ConcatenatedRows | FormattedDocuments
-CorpusReader = Callable[[tuple[str, ...], SampleBuilder], Corpus]
 
 
-def _sharded(read_record: RecordReader) -> CorpusReader:
-    return lambda paths, sample_builder: FormattedDocuments(ShardedDocuments(paths, read_record), sample_builder)
+def open_corpus(stream: StreamConfig, corpus: CorpusConfig, split: str, sample_builder: SampleBuilder) -> Corpus:
+    """Open a stream's corpus.
 
-
-# How the corpora of each kind of stream are opened.
-CORPUS_READERS: dict[str, CorpusReader] = {
-    "text": ConcatenatedRows,
-    "captions": _sharded(caption_document),
-    "interleaved": _sharded(interleaved_document),
-}
+    Raises:
+        UserError: A file cannot be read.
+    """
+    paths = corpus.paths(split)
+    if stream.kind == "text":
+        return ConcatenatedRows(paths, sample_builder, stream)
+    documents = ShardedDocuments(paths, record_reader(stream.kind, corpus.caption_from))
+    return FormattedDocuments(documents, sample_builder)
 
 
 class Stream:
@@ -85,7 +98,7 @@ class Stream:
         self.shuffle = split == "train"
         self.seed = seed
         corpora = [corpus for corpus in config.corpora if corpus.paths(split)]
-        self.corpora = [CORPUS_READERS[config.kind](corpus.paths(split), sample_builder) for corpus in corpora]
+        self.corpora = [open_corpus(config, corpus, split, sample_builder) for corpus in corpora]
         self.names = [corpus.name for corpus in corpora]
         self.sizes = np.array([len(corpus) for corpus in self.corpora], dtype=np.int64)
         for name, size in zip(self.names, self.sizes, strict=True):
@@ -149,11 +162,17 @@ class Mixture:
             for i, stream in enumerate(config.streams)
         ]
         if not any(stream.corpora for stream in self.streams):
-            raise UserError(f"{config.path}: no corpus has a {split!r} split.")
+            hint = " Name held-out files as valid, or train with --disable-validation." if split == "valid" else ""
+            raise UserError(f"{config.path}: no corpus has a {split!r} split.{hint}")
 
     def __len__(self) -> int:
         """Updates of an epoch: until the longest stream has gone through its corpora."""
         return max(len(stream) for stream in self.streams)
+
+    @property
+    def packing(self) -> dict[str, str]:
+        """How each text stream is packed, by its name."""
+        return {stream.config.name: stream.config.packing for stream in self.streams if stream.config.kind == "text"}
 
     def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
         """Pack the rows of `update`, stream by stream. Reads no image, and skips broken records.

@@ -6,7 +6,8 @@
 
 E…E are `image_tokens` image slots, where image embeddings replace token embeddings. The target at a position is the
 next token. It is `pad`, and not in the loss, where the position or the next one is an image slot (§2.3: the loss is on
-discrete tokens only), at the last position, and where the next token belongs to text that is not in the loss.
+discrete tokens only), at the last position, and where the next token belongs to text that is not in the loss. It is
+`pad` also at `<s>` before an image: that `<image>` follows is the form of all captions, as in KOSMOS-2's public code.
 """
 
 import itertools
@@ -92,7 +93,8 @@ class SampleBuilder:
                 text_in_loss += len(ids) * in_loss
                 runs.append((ids, False, in_loss))
             else:
-                runs.append(([vocabulary.image_begin], False, True))
+                follows_bos = not any(tokens for tokens, _, _ in runs[1:])
+                runs.append(([vocabulary.image_begin], False, not follows_bos))
                 runs.append(([vocabulary.image_slot] * self.image_tokens, True, False))
                 runs.append(([vocabulary.image_end], False, False))
                 images.append(segment)

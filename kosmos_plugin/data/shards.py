@@ -1,7 +1,9 @@
 """Documents from WebDataset tars in one of two layouts.
 
-    captions      KEY.jpg (any image), KEY.txt (or KEY.json with "caption")      img2dataset's naming
+    captions      KEY.jpg (any image), KEY.txt or KEY.json with "caption"        img2dataset's naming
     interleaved   KEY.json, KEY.0.jpg, KEY.1.png, …                              a JSON of segments, numbered images
+
+KEY is a name up to its first dot. An image has any of `image_files.IMAGE_EXTENSIONS`, and extensions are in any case.
 
 The JSON of an interleaved record is {"segments": [{"text": "…"}, {"image": 0}, …]}; a text segment with
 "in_loss": false (or, as in shards of version 0.1, "counted": false) is read by the model but is not in the loss.
@@ -15,8 +17,9 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
-from kosmos_plugin.data.shard_index import Record, open_index, read_bytes
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.data.shard_index import Record, open_index
+from kosmos_plugin.data.tar_files import Pieces, read_pieces
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 RecordReader = Callable[[Record], Document]
 
@@ -28,11 +31,18 @@ class ShardedDocuments(ConcatDataset[Document]):
 
     Args:
         tars: Paths of the tars.
-        read_record: Turns a record into a document: `caption_document` or `interleaved_document`.
+        read_record: Turns a record into a document: see `record_reader`.
     """
 
     def __init__(self, tars: Iterable[str], read_record: RecordReader):
         super().__init__(_TarDocuments(tar, read_record) for tar in tars)
+
+
+def record_reader(kind: str, caption_from: str = "txt") -> RecordReader:
+    """What turns the records of a corpus of `kind` ("captions" or "interleaved") into documents."""
+    if kind == "captions":
+        return functools.partial(caption_document, caption_from=caption_from)
+    return interleaved_document
 
 
 class _TarDocuments(Dataset[Document]):
@@ -54,26 +64,38 @@ class _TarDocuments(Dataset[Document]):
             raise
 
 
-def caption_document(record: Record) -> Document:
+def caption_document(record: Record, caption_from: str = "txt") -> Document:
     """Read an image–caption pair: the image first, then the caption (Table 21).
+
+    Args:
+        record: The record.
+        caption_from: "txt" or "json", where the caption is. The other is read if that one is missing or, for
+            "json", has no caption.
 
     Raises:
         BrokenRecord: The image or the caption is missing, or the caption is empty or not valid UTF-8.
     """
     image = next((record.members[extension] for extension in IMAGE_EXTENSIONS if extension in record.members), None)
     if image is None:
-        raise BrokenRecord("no image")
-    if "txt" in record.members:
-        caption = _utf8(record.read("txt"))
-    elif "json" in record.members:
-        caption = _json_object(record.read("json")).get("caption") or ""
-        if not isinstance(caption, str):
-            raise BrokenRecord("caption is not text", f"{caption!r:.40}")
-    else:
+        raise BrokenRecord("no image", _image_behind_a_dot(record))
+    if not {"txt", "json"} & set(record.members):
         raise BrokenRecord("no caption")
-    if not caption.strip():
+    caption = _caption_in_json(record) if caption_from == "json" or "txt" not in record.members else ""
+    if not caption and "txt" in record.members:
+        caption = _utf8(record.read("txt")).strip()
+        if not caption and caption_from == "txt" and _caption_in_json(record):
+            raise BrokenRecord("empty text", "with a caption in the JSON: say caption_from: json, and it is read")
+    if not caption:
         raise BrokenRecord("empty text")
-    return Document(record.id, (_image(record, image), Text(caption.strip())))
+    return Document(record.id, (_image(record, image), Text(caption)))
+
+
+def _caption_in_json(record: Record) -> str:
+    """The "caption" of the record's JSON; "" if there is none."""
+    caption = (_json_object(record.read("json")).get("caption") or "") if "json" in record.members else ""
+    if not isinstance(caption, str):
+        raise BrokenRecord("caption is not text", f"{caption!r:.40}")
+    return caption.strip()
 
 
 def interleaved_document(record: Record) -> Document:
@@ -85,8 +107,8 @@ def interleaved_document(record: Record) -> Document:
     if "json" not in record.members:
         raise BrokenRecord("no JSON")
     images = {
-        extension.partition(".")[0]: span
-        for extension, span in record.members.items()
+        extension.partition(".")[0]: pieces
+        for extension, pieces in record.members.items()
         if extension.rpartition(".")[2] in IMAGE_EXTENSIONS
     }
     segments = _json_object(record.read("json")).get("segments")
@@ -107,8 +129,14 @@ def interleaved_document(record: Record) -> Document:
     return Document(record.id, tuple(parsed))
 
 
-def _image(record: Record, span: tuple[int, int]) -> Image:
-    return Image(functools.partial(read_bytes, record.tar, *span))
+def _image_behind_a_dot(record: Record) -> str:
+    """What to say of a record without an image if it has one whose name has a dot, such as photo.2020.jpg."""
+    named = next((name for name in record.members if name.rpartition(".")[2] in IMAGE_EXTENSIONS), None)
+    return f"but {record.key}.{named}: a key ends at the first dot; rename the files" if named else ""
+
+
+def _image(record: Record, pieces: Pieces) -> Image:
+    return Image(functools.partial(read_pieces, record.tar, pieces))
 
 
 def _utf8(data: bytes) -> str:

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from kosmos_plugin.errors import UserError, did_you_mean
+from kosmos_plugin.evaluation.files import exists, named
 from kosmos_plugin.evaluation.requests import Request
 
 
@@ -95,9 +96,11 @@ class Benchmark(ABC, Generic[ItemType]):
     section: ClassVar[str]  # of the paper
     release: ClassVar[str]  # name of its folder within `--data`
     source: ClassVar[str]  # where the release can be obtained; shown if a file is missing
+    unpacked: ClassVar[tuple[str, ...]] = ()  # folders that its archive unpacks to: the files may be in one of them
     splits: ClassVar[tuple[str, ...]]  # splits that can be measured, the paper's first
     shots: ClassVar[tuple[int, ...]] = (0,)  # the paper's numbers of demonstrations
     few_shot: ClassVar[bool] = False  # whether `training_items` has demonstrations
+    has_images: ClassVar[bool] = True  # whether its prompts have images: a text-only model cannot be asked then
 
     def __init__(self, folder: Path, split: str | None = None):
         self.folder = folder
@@ -105,6 +108,7 @@ class Benchmark(ABC, Generic[ItemType]):
         if self.split not in self.splits:
             hint = did_you_mean(self.split, self.splits)
             raise UserError(f"{self.name} has the splits {', '.join(self.splits)}, not {self.split!r}.{hint}")
+        self.folder = self._unpacked_folder() or folder
 
     @abstractmethod
     def files(self, few_shot: bool) -> list[str]:
@@ -144,8 +148,8 @@ class Benchmark(ABC, Generic[ItemType]):
             answers: The answer to each item. One with a `problem` has an empty prediction, and counts as wrong.
         """
 
-    def submission(self, items: Sequence[ItemType], answers: Sequence[Answer]) -> tuple[str, Any] | None:
-        """Return (file name, JSON value) in the format of the benchmark's test server; None if it has no server."""
+    def submission(self, items: Sequence[ItemType], answers: Sequence[Answer]) -> tuple[str, str] | None:
+        """Return (file name, text) in the format of the benchmark's test server; None if it has no server."""
         return None
 
     def check_tools(self) -> None:
@@ -161,12 +165,24 @@ class Benchmark(ABC, Generic[ItemType]):
         Raises:
             UserError: Some are missing; the message lists them and says where they belong.
         """
-        missing = [name for name in self.files(few_shot) if not (self.folder / name).exists()]
+        missing = [named(name) for name in self.files(few_shot) if not exists(self.folder / name)]
         if missing:
             raise UserError(
                 f"{self.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {self.folder}. "
                 f"The release: {self.source}"
             )
+
+    def _unpacked_folder(self) -> Path | None:
+        """Return the folder that the release's archive unpacks to, if it exists and the files are not in `folder`."""
+        found = [self.folder / name for name in self.unpacked if exists(self.folder / name)]
+        try:
+            return found[0] if found and not exists(self.folder / self.files(few_shot=False)[0]) else None
+        except UserError:  # of a broken file, which `items` names
+            return None
+
+    def either(self, *names: str) -> str:
+        """Return the first of several names of a file that exists; the first of all if none does."""
+        return next((name for name in names if exists(self.folder / name)), names[0])
 
     def demonstrations(self, item: ItemType, pool: Sequence[ItemType], shots: int, seed: int) -> list[ItemType]:
         """Draw demonstrations for an item (§4.8.1). They depend only on the seed and the item.

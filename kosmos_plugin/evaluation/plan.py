@@ -1,6 +1,8 @@
-"""The options of `kosmos-evaluate` → the runs, all checked before the first one starts."""
+"""The options of `kosmos-evaluate` → the runs, all checked before the first one starts, and what cannot be run."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ from kosmos_plugin.evaluation.run import Run
 ALL = "all"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run."""
+
+    runs: list[Run]
+    left_out: list[str]  # what is not run, and why: "coco: val2014 is not in …"
+
+
 def plan_runs(
     checkpoint: Path,
     names: str,
@@ -20,8 +30,12 @@ def plan_runs(
     split: str | None = None,
     seed: int = 1,
     limit: int | None = None,
-) -> list[Run]:
+    text_only: bool = False,
+) -> Plan:
     """Plan a run for each benchmark and each number of shots.
+
+    A benchmark with images is left out for a text-only model. Of "all" benchmarks, those are left out whose files or
+    programs are missing; if a benchmark was named, that is an error.
 
     Args:
         checkpoint: The model's file.
@@ -31,21 +45,36 @@ def plan_runs(
         split: A split of the benchmark, if there is only one; default: the paper's.
         seed: Seed of the demonstrations.
         limit: If given, only the first items of each benchmark.
+        text_only: Whether the model cannot read images.
 
     Raises:
-        UserError: An option is wrong, or files are missing: one message lists those of all benchmarks.
+        UserError: An option is wrong, files of a named benchmark are missing (one message lists those of all), or
+            nothing can be run.
     """
     require_file(checkpoint)
-    chosen = list(BENCHMARKS) if names == ALL else names.split(",")
+    chosen = list(BENCHMARKS) if names == ALL else list(dict.fromkeys(name.strip() for name in names.split(",")))
     if split is not None and len(chosen) > 1:
         raise UserError("--split needs a single benchmark: each has its own splits (--list).")
-    benchmarks = [_benchmark(name, data, split) for name in chosen]
-    runs = [(benchmark, count) for benchmark in benchmarks for count in _shots(benchmark, shots)]
-    _check_files(runs)
-    for benchmark in benchmarks:
-        benchmark.check_tools()
+    counts = None if shots is None else _counts(shots)
+    runs: list[tuple[Benchmark[Any], int]] = []
+    problems, left_out = [], []
+    for name in chosen:
+        benchmark = _benchmark(name, data, split)
+        if text_only and benchmark.has_images:
+            left_out.append(f"{name}: it has images, and the model reads only text.")
+            continue
+        possible, missing = _possible(benchmark, counts)
+        runs += [(benchmark, count) for count in possible]
+        problems += missing
+    if problems and names != ALL:
+        complete = [name for name in chosen if name in {benchmark.name for benchmark, _ in runs}]
+        hint = f"\nAll files exist for --benchmark {','.join(complete)}" if complete else ""
+        raise UserError("\n".join(problems) + hint)
+    left_out += problems
+    if not runs:
+        raise UserError("\n".join(["Nothing can be evaluated.", *left_out]))
     digest = file_digest(checkpoint)
-    return [Run(benchmark, count, str(checkpoint), digest, seed, limit) for benchmark, count in runs]
+    return Plan([Run(benchmark, count, str(checkpoint), digest, seed, limit) for benchmark, count in runs], left_out)
 
 
 def _benchmark(name: str, data: Path, split: str | None) -> Benchmark[Any]:
@@ -53,34 +82,34 @@ def _benchmark(name: str, data: Path, split: str | None) -> Benchmark[Any]:
     return kind(data / kind.release, split)
 
 
-def _shots(benchmark: Benchmark[Any], shots: str | None) -> list[int]:
-    if shots is None:
-        return list(benchmark.shots)
+def _counts(shots: str) -> list[int]:
     try:
         counts = [int(count) for count in shots.split(",")]
     except ValueError:
         counts = [-1]
     if min(counts) < 0:
         raise UserError(f"--shots must be numbers from 0, such as 0,2,4,8, not {shots!r}.")
-    if max(counts) > 0 and not benchmark.few_shot:
-        raise UserError(f"{benchmark.name} has no demonstrations: evaluate it with --shots 0.")
     return list(dict.fromkeys(counts))
 
 
-def _check_files(runs: list[tuple[Benchmark[Any], int]]) -> None:
-    """Raise one UserError for the missing files of all benchmarks; it also says which benchmarks are complete."""
-    incomplete: set[str] = set()
-    problems: dict[str, None] = {}
-    for benchmark, shots in runs:
+def _possible(benchmark: Benchmark[Any], counts: Sequence[int] | None) -> tuple[list[int], list[str]]:
+    """Return (the numbers of shots that can be run, what keeps the others from it)."""
+    possible: list[int] = []
+    problems: dict[str, None] = {}  # each once
+    for count in benchmark.shots if counts is None else counts:
         try:
-            benchmark.check_files(few_shot=shots > 0)
+            if count > 0 and not benchmark.few_shot:
+                raise UserError(f"{benchmark.name} has no demonstrations: evaluate it with --shots 0.")
+            benchmark.check_files(few_shot=count > 0)
+            possible.append(count)
         except UserError as error:
             problems[str(error)] = None
-            incomplete.add(benchmark.name)
-    if problems:
-        complete = dict.fromkeys(benchmark.name for benchmark, _ in runs if benchmark.name not in incomplete)
-        hint = f"\nAll files exist for --benchmark {','.join(complete)}" if complete else ""
-        raise UserError("\n".join(problems) + hint)
+    if possible:
+        try:
+            benchmark.check_tools()
+        except UserError as error:
+            return [], [*problems, f"{benchmark.name}: {error}"]
+    return possible, list(problems)
 
 
 def file_digest(path: Path) -> str:

@@ -46,6 +46,8 @@ class Predictions:
             write_text(path, json.dumps(self.settings, indent=1) + "\n")
             return
         found = read_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path} was not written by kosmos-evaluate: give another --out.")
         differing = [name for name, value in self.settings.items() if found.get(name) != value]
         if differing:
             then, now = (
@@ -58,10 +60,22 @@ class Predictions:
                 file.truncate(len(whole + newline))
 
     def read(self) -> dict[str, Answer]:
-        """Read the answers made so far, by any rank of any run, by their items' ids."""
-        paths = [*sorted(self.folder.glob("part-*.jsonl")), self.folder / PREDICTIONS_FILE]
-        lines = (line for path in paths if path.is_file() for line in read_json_lines(path))
-        return {line["id"]: _answer(line) for line in lines}
+        """Read the answers made so far, by any rank of any run, by their items' ids.
+
+        Raises:
+            UserError: A file cannot be read, or holds something else.
+        """
+        answers = {}
+        for path in (*sorted(self.folder.glob("part-*.jsonl")), self.folder / PREDICTIONS_FILE):
+            for line in read_json_lines(path) if path.is_file() else []:
+                try:
+                    answers[line["id"]] = _answer(line)
+                except (KeyError, TypeError):
+                    raise UserError(
+                        f"{path} holds something that is not an answer of kosmos-evaluate: give another --out, or "
+                        "remove the file to ask again."
+                    ) from None
+        return answers
 
     def append(self, rank: int, items: Sequence[Item], answers: Sequence[Answer]) -> None:
         """Append answers to the part of a rank."""

@@ -2,9 +2,13 @@
 
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from kosmos_plugin.errors import UserError
 
 # Ranks wait for the slowest one, which may have hours of work left.
 TIMEOUT = datetime.timedelta(days=7)
@@ -35,10 +39,24 @@ class Ranks:
         """Whether this is the process that writes results."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Wait for all ranks."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block on all ranks, then wait for all of them.
+
+        Raises:
+            UserError: The block raised it on one of the ranks; it is raised on all, so that all go on in the same way.
+        """
+        problem = ""
+        try:
+            yield
+        except UserError as error:
+            problem = str(error)
         if self.count > 1:
-            torch.distributed.barrier()
+            problems: list[str] = [""] * self.count
+            torch.distributed.all_gather_object(problems, problem)
+            problem = next(filter(None, problems), "")
+        if problem:
+            raise UserError(problem)
 
     def leave(self) -> None:
         """Leave the process group."""

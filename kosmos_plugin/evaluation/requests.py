@@ -34,6 +34,8 @@ class Choice:
     prompt: Prompt  # without the demonstrations
     continuation: str  # with the space before it, if there is one
     label: str  # the prediction if this choice is the likeliest
+    # Characters that the length-normalized likelihood divides by; None: the continuation's, less one space before it.
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Choose:
     """Rank choices by the likelihood of each continuation after its prompt. The best one's label is the prediction."""
 
     choices: tuple[Choice, ...]
-    # Whether to divide the summed log-probability by the continuation's length in characters, not counting one space
-    # before it: `acc_norm` in lm-evaluation-harness.
+    # Whether to divide the summed log-probability by the choice's length in characters, as `acc_norm` does in
+    # lm-evaluation-harness.
     by_length: bool = False
     demonstrations: tuple[Prompt, ...] = ()  # few-shot examples, read before each choice's prompt
 
@@ -55,11 +57,15 @@ class Choose:
 
         Args:
             log_probabilities: The summed log-probability of each choice's continuation.
-            by_length: Whether to divide them by the continuations' lengths.
+            by_length: Whether to divide them by the choices' lengths.
         """
-        lengths = [len(choice.continuation.removeprefix(" ")) if by_length else 1 for choice in self.choices]
+        lengths = [_length(choice) if by_length else 1 for choice in self.choices]
         scores = [value / length for value, length in zip(log_probabilities, lengths, strict=True)]
         return self.choices[scores.index(max(scores))].label
+
+
+def _length(choice: Choice) -> int:
+    return len(choice.continuation.removeprefix(" ")) if choice.length is None else choice.length
 
 
 Request = Generate | Choose

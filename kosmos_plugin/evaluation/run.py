@@ -4,7 +4,6 @@ items → batches of consecutive items, distributed over the ranks → requests 
   → once all ranks are done, on the first: scores → predictions.jsonl, page.html, a submission, Result
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,21 +84,24 @@ def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: 
 
     Returns:
         The result on the first rank, None on the others.
+
+    Raises:
+        UserError: The release, an image or the folder `out` cannot be used. Answers made so far are kept.
     """
     predictions = Predictions(out / run.folder, run.settings())
-    if ranks.is_first:
-        predictions.begin()
-    ranks.wait()
-    items, request = run.items(), run.requests()
-    answered = predictions.read()
-    ranks.wait()  # no rank writes while others read
+    with ranks.together():
+        items, request = run.items(), run.requests()
+        if ranks.is_first:
+            predictions.begin()
+    with ranks.together():  # no rank writes while others read
+        answered = predictions.read()
     batches = [items[begin : begin + batch_size] for begin in range(0, len(items), batch_size)]
     name = f"{run.benchmark.name}, {run.shots} shots"
-    for batch in tqdm(batches[ranks.rank :: ranks.count], desc=name, disable=not ranks.is_first):
-        left = [item for item in batch if item.id not in answered]
-        if left:
-            predictions.append(ranks.rank, left, answer(responder, [request(item) for item in left]))
-    ranks.wait()
+    with ranks.together():
+        for batch in tqdm(batches[ranks.rank :: ranks.count], desc=name, disable=not ranks.is_first):
+            left = [item for item in batch if item.id not in answered]
+            if left:
+                predictions.append(ranks.rank, left, answer(responder, [request(item) for item in left]))
     return _measure(run, predictions, items, request, out) if ranks.is_first else None
 
 
@@ -117,7 +119,7 @@ def _measure(
     predictions.finish(items, answers, per_item or [None] * len(items))
     submission = benchmark.submission(items, answers)
     if submission is not None:
-        write_text(predictions.folder / submission[0], json.dumps(submission[1], ensure_ascii=False))
+        write_text(predictions.folder / submission[0], submission[1])
     result = Result(
         benchmark=benchmark.name,
         title=benchmark.title,

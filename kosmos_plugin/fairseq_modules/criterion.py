@@ -1,15 +1,16 @@
 """The training objective (§2.3): next-token cross-entropy, weighted per token."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import meters, metrics
+from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
+from fairseq.utils import get_perplexity
 
 from kosmos_plugin.data.batch import Batch
 
@@ -75,14 +76,14 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             return sum(float(log.get(key, 0)) for log in logging_outputs)
 
         targets = total("sample_size")
-        if targets:
-            metrics.log_scalar("loss", total("loss") / targets / math.log(2), targets, round=3)
-            metrics.log_derived("ppl", _perplexity("loss"))
+        # Even without a target: fairseq averages a missing total as -1, with the weight of one target.
+        _log_loss("", total("loss"), targets)
         streams = [key.removeprefix("loss_") for key in logging_outputs[0] if key.startswith("loss_")]
         for name in streams:
             if count := total(f"targets_{name}"):
-                metrics.log_scalar(f"loss_{name}", total(f"loss_{name}") / count / math.log(2), count, round=3)
-                metrics.log_derived(f"ppl_{name}", _perplexity(f"loss_{name}"))
+                _log_loss(f"_{name}", total(f"loss_{name}"), count)
+            else:
+                _forget_empty_meters(f"loss_{name}", f"ppl_{name}")
         metrics.log_speed("targets_per_second", targets, round=0)
         metrics.log_speed("images_per_second", total("images"), round=1)
         if capacity := total("capacity"):
@@ -93,5 +94,20 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
         return True
 
 
-def _perplexity(loss: str) -> Callable[[Mapping[str, Any]], float]:
-    return lambda values: meters.safe_round(2 ** values[loss].avg, 2)
+def _log_loss(suffix: str, nll: float, targets: float) -> None:
+    """Log the mean over `targets` targets in bits, and its perplexity."""
+    loss = f"loss{suffix}"
+    metrics.log_scalar(loss, nll / targets / math.log(2) if targets else math.nan, targets, round=3)
+    metrics.log_derived(f"ppl{suffix}", lambda values: get_perplexity(values[loss].avg))
+
+
+def _forget_empty_meters(loss: str, perplexity: str) -> None:
+    """Remove the meters of a stream that has had no target in a log interval; otherwise fairseq prints None for them.
+
+    It keeps the meters of the last interval, without their values.
+    """
+    for aggregator in metrics.get_active_aggregators():
+        if loss in aggregator and not aggregator[loss].count:
+            for name in {loss, perplexity} & aggregator.keys():
+                del aggregator[name]
+            aggregator.priorities = [entry for entry in aggregator.priorities if entry[2] in aggregator]

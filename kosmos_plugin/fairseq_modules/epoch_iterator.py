@@ -3,11 +3,14 @@
 A run resumed with another number of ranks or workers, or another --update-freq, continues with the same documents.
 """
 
+import json
 from typing import Any
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 
 from kosmos_plugin.data.micro_batches import MicroBatches
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.vocabulary import ENCODING_FILE, LINE_END
 
 
 class EpochIterator(EpochBatchIterating):
@@ -76,10 +79,34 @@ class EpochIterator(EpochBatchIterating):
             "shuffle": True,
             "updates_in_epoch": iterations // self.micro_batches.update_freq,
             "updates_per_epoch": self.updates,
+            "packing": self.micro_batches.mixture.packing,
+            "newlines": self.micro_batches.collate.vocabulary.newlines,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the updates that `state` counts, even if the epoch's length has changed since."""
+        """Continue after the updates that `state` counts, even if the epoch's length has changed since.
+
+        Raises:
+            UserError: A text stream is packed or text is encoded in another way now, so that the data would be others.
+        """
         done = (state["epoch"] - 1) * state["updates_per_epoch"] + state["updates_in_epoch"]
+        if done:
+            self._check_same_data(state)
         self.epoch, self._resume_at = done // self.updates + 1, done % self.updates
         self._iterator = None
+
+    def _check_same_data(self, state: dict[str, Any]) -> None:
+        anew = "or give --reset-dataloader to begin with the data anew."
+        for stream, packing in self.micro_batches.mixture.packing.items():
+            before = state.get("packing", {}).get(stream, "continuous")  # the only packing of version 0.1
+            if before != packing:
+                raise UserError(
+                    f"The checkpoint was trained with rows of the text stream {stream} that are now others. To resume, "
+                    f"set packing: {before} for it in the data YAML (it is {packing}); {anew}"
+                )
+        if state.get("newlines", False) != self.micro_batches.collate.vocabulary.newlines:
+            before = json.dumps({"newline": LINE_END if state.get("newlines", False) else None})
+            raise UserError(
+                "The checkpoint was trained with another encoding of newlines. To resume, set it in the vocabulary's "
+                f"{ENCODING_FILE}: {before}; {anew}"
+            )

@@ -13,11 +13,12 @@ from kosmos_plugin.vocabulary import Vocabulary
 class ScoringBatches(torch.utils.data.Dataset[dict[str, Any]]):
     """Item i: a text row of this rank, one document (or part of a long one) per line.
 
-    fairseq's scorer wants targets without gaps, so each document is scored without the others in its row.
+    fairseq's scorer wants targets without gaps, so each document is scored without the others in its row. It is read
+    after `<s>`, like a prompt, even if in the row it follows another document's `</s>`.
 
     Args:
         mixture: The split whose text streams are scored.
-        vocabulary: For the ids of `<s>` and `<pad>`.
+        vocabulary: For the ids of `<s>`, `</s>` and `<pad>`.
         ranks: Number of ranks.
         rank: This rank, from 0.
 
@@ -41,8 +42,9 @@ class ScoringBatches(torch.utils.data.Dataset[dict[str, Any]]):
         text, number = self.rows[item]
         row = text[number]
         pad, bos = self.vocabulary.pad, self.vocabulary.bos
-        starts = np.flatnonzero(row.tokens == bos)
-        pieces = np.split(np.stack((row.tokens, row.targets)), starts[starts > 0], axis=1)
+        ends = row.tokens == self.vocabulary.eos
+        after_bos = np.where(ends, bos, row.tokens)  # the target at `</s>`, if any, is the next document's first token
+        pieces = np.split(np.stack((after_bos, row.targets)), np.flatnonzero(ends), axis=1)
         pieces = [piece[:, piece[1] != pad] for piece in pieces]
         pieces = [piece for piece in pieces if piece.shape[1] > 0]
         tokens, targets = (

@@ -4,6 +4,13 @@ from kosmos_plugin.compat import apply
 
 apply()  # the patches come before what they patch is used
 
-from kosmos_plugin.fairseq_modules import architectures, criterion, fused_adamw, task  # noqa: E402, F401
+from kosmos_plugin.fairseq_modules import (  # noqa: E402
+    architectures,
+    criterion,  # noqa: F401
+    fused_adamw,  # noqa: F401
+    open_texts,
+    task,  # noqa: F401
+)
 
 architectures.register()
+open_texts.apply()

@@ -1,5 +1,6 @@
 """The fairseq task: wires the data YAML, the mixture and the model together. No tensor code."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Optional
@@ -8,6 +9,7 @@ import torch
 from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.distributed.utils import get_global_rank
 from fairseq.logging import metrics
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
@@ -15,8 +17,8 @@ from omegaconf import II
 
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.config import SPLITS, DataConfig, read_data_config
-from kosmos_plugin.data.micro_batches import MicroBatches
-from kosmos_plugin.data.mixture import Mixture
+from kosmos_plugin.data.micro_batches import MicroBatches, validation_steps
+from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plainly
@@ -24,8 +26,13 @@ from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEn
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
 from kosmos_plugin.fairseq_modules.restoring import restore_for
+from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+FULL_ENOUGH = 0.95  # share of positions that full-sentence rows fill
 
 
 @dataclass
@@ -114,16 +121,18 @@ class KosmosMultimodalTask(FairseqTask):
         return self.cfg.tokens_per_sample
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model. Pretrained weights are not read if a checkpoint's will be loaded."""
+        """Build the model. Pretrained weights are not read if a checkpoint's will be loaded.
+
+        Raises:
+            UserError: The training was given options that it cannot honour.
+        """
+        if not from_checkpoint:
+            check_training_options(self.cfg)
         self.needs_pretrained_weights = not from_checkpoint
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
         return model
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint records of the task: which vocabulary its ids are of."""
-        return {"vocabulary": self.vocabulary.fingerprint}
 
     def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:
         """Build the criterion. Raises UserError for one that cannot use this task's batches, e.g. fairseq's default."""
@@ -148,6 +157,8 @@ class KosmosMultimodalTask(FairseqTask):
             splits = " and ".join(SPLITS)
             raise UserError(f"The data YAML has the splits {splits}, not {split!r}.{did_you_mean(split, SPLITS)}")
         self.datasets[split] = Mixture(self.data, split, self.sample_builder, self.cfg.seed, self.skips)
+        if split == "train" and get_global_rank() == 0:
+            _warn_of_gaps(self.datasets[split])
 
     def dataset(self, split: str) -> Mixture:
         """A loaded split."""
@@ -170,8 +181,8 @@ class KosmosMultimodalTask(FairseqTask):
 
         Args:
             dataset: A loaded split.
-            max_tokens: Maximum positions of a micro-batch (--max-tokens); None: no limit.
-            max_sentences: Maximum rows of a micro-batch (--batch-size); None: no limit.
+            max_tokens: Maximum positions of a micro-batch (--max-tokens, --max-tokens-valid); None: no limit.
+            max_sentences: Maximum rows of a micro-batch (--batch-size, --batch-size-valid); None: no limit.
             num_shards: Number of ranks.
             shard_id: This rank, from 0.
             num_workers: Processes that decode images.
@@ -193,9 +204,12 @@ class KosmosMultimodalTask(FairseqTask):
             str(self.cfg.image_fit),
             str(self.cfg.image_decoding),
         )
-        micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
         if training:
+            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
             micro_batches.check_fit(max_sentences, max_tokens)
+        else:
+            steps = validation_steps(dataset, num_shards, max_sentences, max_tokens) or update_freq[0]
+            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps)
         batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, endless=training)
         if training:
             self.training_batches = batches
@@ -209,6 +223,14 @@ class KosmosMultimodalTask(FairseqTask):
             ScoringBatches(dataset, self.vocabulary, num_shards, shard_id), batch_size=None, num_workers=num_workers
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint records of the task: its vocabulary, and whether newlines are encoded."""
+        return {"vocabulary": self.vocabulary.fingerprint, "newlines": self.vocabulary.newlines}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""
+        self.vocabulary.newlines = state.get("newlines", False)
+
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
         """Log the criterion's metrics, the skipped records and, in training, the epochs of each corpus."""
         super().reduce_metrics(logging_outputs, criterion)
@@ -220,3 +242,16 @@ class KosmosMultimodalTask(FairseqTask):
                 for corpus, epochs in stream.epochs(updates).items():
                     name = f"epochs_{stream.config.name}_{corpus}"
                     metrics.log_scalar(name, epochs, weight=0, round=3, priority=1700)
+
+
+def _warn_of_gaps(mixture: Mixture) -> None:
+    """Log which texts have lines too long to fill full-sentence rows well, and what to do."""
+    for stream in mixture.streams:
+        for name, corpus in zip(stream.names, stream.corpora, strict=True):
+            if isinstance(corpus, ConcatenatedRows) and (filled := corpus.filled()) < FULL_ENOUGH:
+                logger.warning(
+                    f"Rows of the corpus {name} are {filled:.1%} full, as its lines are long. If it was binarized "
+                    "without its newlines, binarize it again with kosmos-prepare text and a vocabulary that encodes "
+                    "them (encoding.json in its folder); packing: continuous for the stream "
+                    f"{stream.config.name} fills all rows."
+                )

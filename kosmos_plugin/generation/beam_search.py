@@ -77,7 +77,7 @@ def generated_text(vocabulary: Vocabulary, hypothesis: Hypothesis, stop: Sequenc
     """The text of a hypothesis, up to the first of the `stop` strings."""
     text = vocabulary.decode(hypothesis.tokens)
     for mark in stop:
-        text = text.partition(mark)[0]
+        text = text.partition(vocabulary.as_decoded(mark))[0]
     return text.strip()
 
 

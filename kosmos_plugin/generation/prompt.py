@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kosmos_plugin.data.documents import Document, Image, Text
-from kosmos_plugin.data.shard_index import read_bytes
+from kosmos_plugin.data.tar_files import read_bytes
 from kosmos_plugin.errors import UserError, require_file
 
 IMAGE_MARK = "<image>"

@@ -39,7 +39,7 @@ class Stepper:
         self.state = state.branch(range(len(last)))
         self.hidden = last
         self.vocabulary = vocabulary
-        self.stop = stop
+        self.stop = [vocabulary.as_decoded(mark) for mark in stop]
         self.allowed = allowed
 
     def likeliest(self, count: int, prefixes: Sequence[Sequence[int]]) -> tuple[list[list[float]], list[list[int]]]:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,21 +23,20 @@ from kosmos_plugin.data.order import Permutation
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shard_index import Record
-from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.shards import ShardedDocuments, record_reader
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.inspection.options import SequenceOptions, StatisticsOptions
 from kosmos_plugin.vocabulary import Vocabulary
 
 MAX_SOURCES = 10
-RECORD_READERS = {"captions": caption_document, "interleaved": interleaved_document}
 
 
 @dataclass(frozen=True)
 class DocumentStatistics:
     """Counts of one document."""
 
-    tokens: int  # with <s>, </s> and image slots
+    tokens: int  # with <s> (of full-sentence text rows have it, not documents), </s> and image slots
     in_loss: int  # tokens in the loss
     images: int
     words: int
@@ -115,17 +114,17 @@ def mixture_statistics(data: str, training: SequenceOptions, options: Statistics
 
 def _stream_statistics(stream: Stream, sample_builder: SampleBuilder, options: StatisticsOptions) -> StreamStatistics:
     config = stream.config
-    paths = {corpus.name: corpus.paths(options.split) for corpus in config.corpora}
+    configs = {corpus.name: corpus for corpus in config.corpora}
     epochs = stream.epochs(options.updates) if options.updates is not None else {}
     corpora = []
     for i, name in enumerate(stream.names):
         known: dict[str, int] = {}
         if isinstance(corpus := stream.corpora[i], ConcatenatedRows):
-            parts = cast(list[TextRows], corpus.datasets)
-            known = _totals_of_binarized(parts)
-            size, examine = _binarized(parts, sample_builder.vocabulary)
+            known = _totals_of_binarized(corpus.texts)
+            size, examine = _binarized(corpus.texts, sample_builder.vocabulary)
         else:
-            size, examine = _sharded(paths[name], RECORD_READERS[config.kind], sample_builder)
+            read_record = record_reader(config.kind, configs[name].caption_from)
+            size, examine = _sharded(configs[name].paths(options.split), read_record, sample_builder)
         sample, unusable = [], collections.Counter[str]()
         chosen = _random_sample(size, options.documents, stream.seed + i)
         for document in tqdm(chosen, desc=f"{config.name}: {name}", unit="document", leave=False, mininterval=1):
@@ -155,24 +154,19 @@ def _binarized(parts: list[TextRows], vocabulary: Vocabulary) -> tuple[int, Exam
         part = parts[bisect.bisect_right(items.cumulative_sizes, number)]
         tokens = items[number]
         text = vocabulary.decode(tokens)
-        length = len(tokens) + _frame(part)
+        in_loss = len(tokens) + part.adds_eos
+        length = in_loss + len(part.text.before)
         return DocumentStatistics(
-            length, length - 1, 0, len(text.split()), len(text), source=os.path.basename(part.prefix)
+            length, in_loss, 0, len(text.split()), len(text), source=os.path.basename(part.prefix)
         )
 
     return len(items), examine
 
 
-def _frame(part: TextRows) -> int:
-    """The number of tokens added to a document when it is read: `<s>`, and `</s>` if it has none."""
-    return 1 if part.ends_in_eos else 2
-
-
 def _totals_of_binarized(parts: list[TextRows]) -> dict[str, int]:
-    """Totals from the indexes of binarized text. All tokens of a document except `<s>` are in the loss."""
-    documents = sum(len(part.items) for part in parts)
-    tokens = sum(part.items.tokens_before(len(part.items)) + len(part.items) * _frame(part) for part in parts)
-    return {"tokens": tokens, "in_loss": tokens - documents, "images": 0}
+    """Totals from the indexes of binarized text."""
+    tokens, in_loss = sum(part.num_tokens for part in parts), sum(part.num_targets for part in parts)
+    return {"tokens": tokens, "in_loss": in_loss, "images": 0}
 
 
 @dataclass(frozen=True)

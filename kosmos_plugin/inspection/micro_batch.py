@@ -30,7 +30,7 @@ class Token:
     in_loss: bool  # it is the target of the position before
     target: int | None  # the token to predict from here; None: no target
     target_text: str
-    target_is_next: bool  # the target is the row's next token, as everywhere but at the end of a row of text
+    target_is_next: bool  # the target is the row's next token, as everywhere but at the end of a continuous text row
 
     @property
     def has_other_target(self) -> bool:
@@ -60,7 +60,7 @@ class Part:
     document_id: int  # parts with the same id attend to each other
     name: str  # the document's origin, or ""
     runs: tuple[Run, ...]
-    starts_here: bool  # has its <s>
+    starts_here: bool  # has its <s>, or follows another document's </s>
     ends_here: bool  # has its </s>
 
     @property
@@ -164,19 +164,21 @@ class _BatchReader:
         self.special |= set(range(vocabulary.image_slot, vocabulary.image_slot + len(SPECIAL_TOKENS)))
 
     def parts(self, b: int, names: dict[int, str]) -> tuple[Part, ...]:
-        """The documents of row `b`, each from its <s> or where the document id changes, and its padding."""
-        ids, row = self.document_ids[b], self._row_tokens(b)
-        starts = (ids > 0) & ((np.diff(ids, prepend=0) != 0) | (np.array(self.tokens[b]) == self.vocabulary.bos))
+        """The documents of row `b`, each up to its </s> or to where the document id changes, and its padding."""
+        ids, row, tokens = self.document_ids[b], self._row_tokens(b), np.array(self.tokens[b])
+        follows_end = np.append(False, tokens[:-1] == self.vocabulary.eos)
+        starts = (ids > 0) & ((np.diff(ids, prepend=0) != 0) | follows_end)
         numbers = np.where(ids > 0, starts.cumsum(), 0).tolist()
         parts = []
         for number, positions in itertools.groupby(range(len(row)), numbers.__getitem__):
             runs = []
-            tokens = [row[i] for i in positions]
-            first, last = tokens[0], tokens[-1]
-            for image, run in itertools.groupby(tokens, lambda token: self.images[b][token.position]):
+            part = [row[i] for i in positions]
+            first, last = part[0], part[-1]
+            for image, run in itertools.groupby(part, lambda token: self.images[b][token.position]):
                 kind = "padding" if not number else "tokens" if image < 0 else "image"
                 runs.append(Run(kind, tuple(run), image))
-            starts_here, ends_here = first.id == self.vocabulary.bos, last.id == self.vocabulary.eos
+            starts_here = first.id == self.vocabulary.bos or bool(follows_end[first.position])
+            ends_here = last.id == self.vocabulary.eos
             name = names.get(first.position, "")
             parts.append(Part(number, int(ids[first.position]), name, tuple(runs), starts_here, ends_here))
         return tuple(parts)

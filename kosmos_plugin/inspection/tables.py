@@ -1,11 +1,9 @@
 """Tables about a mixture's streams and about a micro-batch."""
 
 from collections.abc import Sequence
-from typing import cast
 
 from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture
 from kosmos_plugin.data.order import BLOCK
-from kosmos_plugin.data.text import TextRows
 from kosmos_plugin.inspection.micro_batch import Row
 from kosmos_plugin.reporting.tables import Table
 
@@ -20,7 +18,7 @@ def stream_table(mixture: Mixture) -> Table:
         for i, (name, corpus) in enumerate(zip(stream.names, stream.corpora, strict=True)):
             documents = len(corpus)
             if isinstance(corpus, ConcatenatedRows):  # whose length is that in rows
-                documents = sum(len(part.items) for part in cast(list[TextRows], corpus.datasets))
+                documents = sum(len(text.items) for text in corpus.texts)
             share = f"{stream.interleaving.counts[i] / BLOCK:.1%}" if stream.shuffle else "in order"
             lines.append((config.name, config.kind, name, f"{documents:,}", share, per_update, attention))
         if not stream.corpora:

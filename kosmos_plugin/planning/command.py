@@ -139,6 +139,9 @@ def _recorded_call(script: str) -> tuple[str, str, list[str]]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise UserError(f"{script} started no training within {TIMEOUT} seconds.") from None
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         if not record.exists():
             lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-2:]
             said = f": {'; '.join(line.strip() for line in lines)}" if lines else "."

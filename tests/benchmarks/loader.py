@@ -76,7 +76,8 @@ def write_data(folder: Path) -> None:
     """A vocabulary, a binarized text, and tars of captions and of pages."""
     vocabulary = tiny.write_vocabulary(folder / "vocabulary")
     rng, draw = Random(0), np.random.default_rng(0)
-    tiny.write_text(folder / "text", [vocabulary.encode(tiny.sentence(rng, (200, 2000))) for _ in range(200)], None)
+    texts = [tiny.encoded_lines(vocabulary, tiny.sentence(rng, (200, 2000)).split()) for _ in range(200)]
+    tiny.write_text(folder / "text", texts, None)
     for shard in range(SHARDS):
         members = []
         for i in range(RECORDS):

@@ -155,6 +155,21 @@ def test_a_trained_model_is_exported(imported, data, tmp_path):
     assert_equal_logits(load(trained), peer.load_strictly(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("newlines", [True, False])
+def test_newlines_are_named_where_transformers_has_none(imported, tmp_path, caplog, newlines):
+    state = torch.load(imported, weights_only=True)
+    state["task_state"] = {"newlines": newlines}
+    shutil.copytree(imported.parent, tmp_path / "ours")
+    torch.save(state, tmp_path / "ours" / "model.pt")
+    convert(tmp_path / "ours" / "model.pt", tmp_path / "theirs", "huggingface")
+    assert ("write </line> in prompts where a newline is meant" in caplog.text) == newlines
+    if newlines:
+        vocabulary = load(tmp_path / "ours" / "model.pt").vocabulary
+        theirs = AutoTokenizer.from_pretrained(str(tmp_path / "theirs"))
+        tokens = theirs("the red cat</line>sees a house", add_special_tokens=False)["input_ids"]
+        assert tokens == vocabulary.encode("the red cat\nsees a house")
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -1,11 +1,14 @@
 """The data YAML: how it is read, and that every mistake is an error that names the file and the key."""
 
 import copy
+import random
+import time
 
+import braceexpand
 import pytest
 import yaml
 
-from kosmos_plugin.data.config import read_data_config
+from kosmos_plugin.data.config import expansions, read_data_config
 from kosmos_plugin.errors import UserError
 
 GOOD = {
@@ -59,9 +62,20 @@ def test_reads_everything(write):
 def test_only_text_attends_across_documents_by_default(write):
     assert [stream.cross_document_attention for stream in read_data_config(write(GOOD)).streams] == [True, False]
     config = copy.deepcopy(GOOD)
-    config["streams"]["text"]["cross_document_attention"] = False
+    config["streams"]["text"] |= {"cross_document_attention": False, "packing": "continuous"}
     config["streams"]["pictures"]["cross_document_attention"] = True
     assert [stream.cross_document_attention for stream in read_data_config(write(config)).streams] == [False, True]
+
+
+def test_packing_and_cache(write):
+    config = read_data_config(write(GOOD))
+    assert [stream.packing for stream in config.streams] == ["full_sentences"] * 2
+    assert [stream.cache for stream in config.streams] == [None] * 2
+    changed = copy.deepcopy(GOOD) | {"cache": "here"}
+    changed["streams"]["text"]["packing"] = "continuous"
+    path = write(changed)
+    text, _ = read_data_config(path).streams
+    assert (text.packing, text.cache) == ("continuous", str(path.parent / "here"))
 
 
 def test_wildcards_leave_indexes_out(write):
@@ -69,6 +83,7 @@ def test_wildcards_leave_indexes_out(write):
     config = copy.deepcopy(GOOD)
     config["streams"]["pictures"]["corpora"][0]["valid"] = "tars/valid*"
     path = write(config)
+    (path.parent / "tars/valid-a.tar.kosmos_index").touch()
     (path.parent / "tars/valid-a.tar.index.npz").touch()
     names = [p.rpartition("/")[2] for p in read_data_config(path).streams[1].corpora[0].paths("valid")]
     assert names == ["valid-a.tar", "valid-b.tar"]
@@ -98,9 +113,10 @@ A = (*PICTURES, "corpora", 0)
         (
             ("vocabluary",),
             "v",
-            "unknown key 'vocabluary' in the file; known keys are streams, vocabulary. Did you mean 'vocabulary'[?]$",
+            "unknown key 'vocabluary' in the file; known keys are cache, streams, vocabulary. "
+            "Did you mean 'vocabulary'[?]$",
         ),
-        (("something_else",), 1, "known keys are streams, vocabulary[.]$"),
+        (("something_else",), 1, "known keys are cache, streams, vocabulary[.]$"),
         ((*TEXT, "corpus"), [], "unknown key 'corpus' in streams.text; known keys are .*corpora"),
         (
             (*A, "wieght"),
@@ -115,14 +131,21 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "kind"), "images", "streams.text.kind is 'images'; it must be one of text, captions, interleaved"),
         ((*TEXT, "kind"), ["text"], "streams.text.kind is"),
         ((*TEXT, "kind"), "caption", "must be one of text, captions, interleaved. Did you mean 'captions'[?]$"),
-        ((*TEXT, "sequences_per_update"), 0, "sequences_per_update must be at least 1, not 0"),
-        ((*TEXT, "sequences_per_update"), -3, "must be at least 1, not -3"),
+        ((*TEXT, "sequences_per_update"), 0, "sequences_per_update must be from 1 to 10,000,000, not 0"),
+        ((*TEXT, "sequences_per_update"), -3, "must be from 1 to 10,000,000, not -3"),
         ((*TEXT, "sequences_per_update"), 2.5, "must be of type int, not 2.5"),
         ((*TEXT, "sequences_per_update"), "2", "must be of type int, not '2'"),
         ((*TEXT, "sequences_per_update"), True, "must be of type int, not True"),
         ((*TEXT, "cross_document_attention"), 1, "cross_document_attention must be of type bool, not 1"),
+        ((*TEXT, "cross_document_attention"), False, "cross_document_attention: false needs packing: continuous"),
+        ((*TEXT, "packing"), "full", "streams.text.packing is 'full'; it must be one of full_sentences, continuous"),
+        ((*TEXT, "packing"), "contiguous", "Did you mean 'continuous'[?]$"),
+        ((*TEXT, "packing"), ["continuous"], "packing is .'continuous'.; it must be one of"),
+        ((*PICTURES, "packing"), "continuous", "streams.pictures.packing is for streams of kind text"),
+        (("cache",), 3, "cache must be of type str, not 3"),
         ((*TEXT, "corpora"), {}, "streams.text.corpora must be of type list"),
         ((*TEXT, "corpora"), [], "streams.text.corpora is empty"),
+        ((*A, "caption_from"), "xml", r"corpora\[0\].caption_from must be txt or json, .* not 'xml'"),
         ((*A, "weight"), 0, r"corpora\[0\].weight must be a positive number, not 0"),
         ((*A, "weight"), -1.5, "must be a positive number, not -1.5"),
         ((*A, "weight"), "1", "must be a positive number, not '1'"),
@@ -192,3 +215,121 @@ def test_missing_file(tmp_path, name, problem):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"The data YAML .*{name} {problem}"):
         read_data_config(tmp_path / name)
+
+
+def bomb(first: str, level: str) -> str:
+    """A value in YAML of 30 levels, each of which holds the one below ten times."""
+    value = f"&a0 {first}"
+    for i in range(1, 30):
+        value = f"&a{i} " + level.format(", ".join([value, *[f"*a{i - 1}"] * 9]))
+    return value
+
+
+# What has a reader run for minutes, fill the memory or end in a traceback.
+DAMAGE = [
+    "{0..999999999}",
+    "{0..9999}{0..9999}{0..9999}",
+    "{{0..9999}{0..9999},a}",
+    "{a,b}" * 40,
+    "{0..9" + "9" * 5000 + "}",
+    "{" * 3000,
+    "{a," * 500 + "}" * 500,
+    "[" * 3000,
+    "- " * 2000,
+    "x" * 100_000,
+    "*" * 3000,
+    "9" * 6000,
+    "1" + "0" * 4000,
+    "1e999",
+    ".nan",
+    "2001-99-99",
+    "!!int ''",
+    "!!timestamp x",
+    "!!bool x",
+    "!!python/object/apply:os.system [ls]",
+    '"\\0"',
+    '"\\ud800*"',
+    "&a [*a]",
+    "*a29",
+    "<<: *a29",
+    bomb("[x]", "[{}]"),
+    bomb("{x: 1}", "{{<<: [{}]}}"),
+    "<<: " + bomb("{x: 1}", "{{<<: [{}]}}"),
+    "? [a]",
+    "\t",
+    "'",
+    '"',
+    ": ",
+    "\n",
+    "#",
+    "~",
+    "\x85",
+    "é",
+]
+
+
+def damaged(text: str, rng: random.Random) -> bytes:
+    """The text with up to three damages at random places."""
+    for _ in range(rng.randint(1, 3)):
+        start = rng.randrange(len(text))
+        end = min(start + rng.choice([0, 0, 1, 10]), len(text))
+        text = text[:start] + rng.choice(DAMAGE) + text[end:]
+    data = bytearray(text.encode("utf-8", "surrogatepass"))
+    if rng.random() < 0.2:
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    return bytes(data)
+
+
+def test_damaged_files_are_read_or_one_line(write):
+    path = write(GOOD)
+    good = path.read_text()
+    rng = random.Random(0)
+    slowest = 0.0
+    for _ in range(1000):
+        path.write_bytes(damaged(good, rng))
+        started = time.process_time()
+        try:
+            read_data_config(path)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 5
+
+
+BRACES = [
+    "{5..3}",
+    "{a..e}",
+    "x{c..A..2}y",
+    "{a..z}" * 10,
+    "{1..9..3}",
+    "\\\\{0..5}",
+    "{a,{b,c{1..3}}}",
+    "{x}",
+    "a,b",
+    "{00..12}/{a,b}-{1..3}",
+]
+
+
+@pytest.mark.parametrize("value", [*DAMAGE, *BRACES])
+def test_counts_what_braces_stand_for(value):
+    try:
+        if (count := expansions(value)) > 10_000:
+            return
+        names = list(braceexpand.braceexpand(value))
+    except (ValueError, RecursionError):
+        return
+    assert count == len(names)
+
+
+@pytest.mark.parametrize("place", ["train", "name", "kind", "stream", "vocabulary"])
+def test_a_value_that_aliases_repeat_is_one_line(write, place):
+    config = copy.deepcopy(GOOD)
+    text = config["streams"]["text"]
+    {"train": text["corpora"][0], "name": text["corpora"][0], "kind": text, "stream": config["streams"]}.get(
+        place, config
+    )[place] = "BOMB"
+    path = write(yaml.safe_dump(config).replace("BOMB", bomb("[x, x]", "[{}]")))
+    started = time.process_time()
+    with pytest.raises(UserError) as error:
+        read_data_config(path)
+    assert len(str(error.value)) < 1000 and time.process_time() - started < 5

@@ -146,6 +146,26 @@ def test_no_valid_split_at_all(data, tmp_path):
         mixture(edited(data, tmp_path, no_valid), "valid")
 
 
+def test_captions_from_json(data, tmp_path):
+    """`caption_from` of a corpus says which file of a record has the caption."""
+    members = [("0.png", tiny.png(random.Random(0))), ("0.txt", b""), ("0.json", b'{"caption": "a dog"}')]
+    tiny.write_tar(tmp_path / "0.tar", members)
+
+    def edit(streams):
+        del streams["text"], streams["interleaved"]
+        (stream,) = streams.values()
+        stream |= {"sequences_per_update": 1}
+        stream["corpora"] = [{"name": "a", "train": str(tmp_path / "0.tar"), "caption_from": "json"}]
+
+    path = edited(data, tmp_path, edit)
+    (row,) = mixture(path).rows(0)
+    (sample,) = row.samples
+    vocabulary = tiny.task(path).vocabulary
+    assert vocabulary.encode("a dog") == [
+        token for token in sample.tokens.tolist() if token in vocabulary.encode("a dog")
+    ]
+
+
 def test_empty_corpus(data, tmp_path):
     tiny.write_tar(tmp_path / "empty.tar", [])
 

@@ -61,7 +61,7 @@ def test_targets_of_a_caption(vocabulary):
     caption = pieces(vocabulary, "red dog")
     pad = "<pad>"
     assert [vocabulary.symbol(target) for target in sample.targets] == [
-        *["<image>", pad, pad, pad, pad],  # at <s>, <image> and the three slots
+        *[pad, pad, pad, pad, pad],  # at <s>, whose <image> is the form of all captions, <image> and the three slots
         *caption,  # at </image> and all but the last of the caption
         "</s>",
         pad,
@@ -107,7 +107,9 @@ def test_targets_by_the_rules(vocabulary, segments, image_tokens):
             targets.append(vocabulary.pad)
             continue
         following, next_is_slot, next_in_loss = laid[position + 1]
-        targets.append(following if next_in_loss and not is_slot and not next_is_slot else vocabulary.pad)
+        first_image = position == 0 and following == vocabulary.image_begin
+        counts = next_in_loss and not is_slot and not next_is_slot and not first_image
+        targets.append(following if counts else vocabulary.pad)
 
     sample = sample_builder.sample(document)
     assert sample.tokens.tolist() == [token for token, _, _ in laid]
@@ -123,7 +125,21 @@ def test_text_outside_the_loss_is_read_but_not_a_target(vocabulary):
     sample = SampleBuilder(vocabulary, 3, 100).sample(Document("", segments))
     assert pieces(vocabulary, question) == words(vocabulary, sample)[6 : 6 + len(pieces(vocabulary, question))]
     in_loss = [vocabulary.symbol(target) for target in sample.targets if target != vocabulary.pad]
-    assert in_loss == ["<image>", *pieces(vocabulary, answer), "</s>"]
+    assert in_loss == [*pieces(vocabulary, answer), "</s>"]
+
+
+def test_only_an_image_directly_after_bos_is_no_target(vocabulary):
+    """KOSMOS-2's public code masks it in captions; that an image follows other content is to be learned."""
+
+    def images_in_loss(*segments):
+        sample = SampleBuilder(vocabulary, 3, 100).sample(Document("", (*segments, Text("a dog"))))
+        return int((sample.targets == vocabulary.image_begin).sum())
+
+    assert images_in_loss(an_image()) == 0
+    assert images_in_loss(Text(""), an_image()) == 0  # a text without tokens
+    assert images_in_loss(an_image(), an_image()) == 1
+    assert images_in_loss(Text("red"), an_image()) == 1
+    assert images_in_loss(an_image(), Text("red"), an_image()) == 1
 
 
 def test_longest_sample_fits_and_one_token_more_is_broken(vocabulary):

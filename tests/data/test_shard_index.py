@@ -7,14 +7,14 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.data.documents import Image, Text
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, BrokenShard, build_index, open_index, selection_of, tar_records
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, build_index, open_index, selection_of, tar_records
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document
+from kosmos_plugin.data.tar_files import BrokenShard
 from kosmos_plugin.errors import UserError
 from tests import tiny
 
@@ -69,12 +69,12 @@ def test_a_tar_of_another_size_is_indexed_again_whatever_the_clock_says(tmp_path
 
 
 @pytest.mark.parametrize("damage", [b"", b"no index", b"PK\x03\x04" + bytes(100)])
-def test_broken_index_is_rebuilt(tmp_path, damage):
+def test_broken_index_is_named(tmp_path, damage):
+    """It may have been one of selected records, so it is not replaced by one of all."""
     caption_tar(tmp_path / "0.tar")
     (tmp_path / f"0.tar{INDEX_SUFFIX}").write_bytes(damage)
-    assert content(captions(tmp_path / "0.tar")[4])[1] == "dog 4"
-    open_index.cache_clear()
-    assert len(np.load(tmp_path / f"0.tar{INDEX_SUFFIX}")["keys"]) == 5
+    with pytest.raises(UserError, match=r"0\.tar\.kosmos_index cannot be used .* Remove it"):
+        captions(tmp_path / "0.tar")[4]
 
 
 def bytes_read() -> int:
@@ -112,7 +112,7 @@ def test_only_the_record_of_a_large_shard_is_read(tmp_path):
     """A batch draws from thousands of shards, so opening an index and reading a record must not read a whole file."""
     caption_tar(tmp_path / "0.tar", 3000, size=1)
     documents = captions(tmp_path / "0.tar")
-    assert (tmp_path / f"0.tar{INDEX_SUFFIX}").stat().st_size > 200_000
+    assert (tmp_path / f"0.tar{INDEX_SUFFIX}").stat().st_size > 150_000
     if not Path("/proc/self/io").exists():
         pytest.skip("counts bytes through /proc")
     open_index.cache_clear()
@@ -141,7 +141,7 @@ def test_indexing_at_the_same_time(tmp_path):
 def test_index_cannot_be_written(tmp_path):
     caption_tar(tmp_path / "0.tar")
     (tmp_path / f"0.tar{INDEX_SUFFIX}").mkdir()
-    with pytest.raises(UserError, match=r"Cannot write the index .*0\.tar\.index\.npz"):
+    with pytest.raises(UserError, match=r"Cannot write the index .*0\.tar\.kosmos_index"):
         captions(tmp_path / "0.tar")
 
 
@@ -149,7 +149,7 @@ def test_index_cannot_be_written(tmp_path):
 
 
 def select(path, keys, selection="selected by hand"):
-    build_index(path, lambda record: record.key in keys, selection)
+    build_index(path, [record for record in tar_records(path)[0] if record.key in keys], selection)
 
 
 def test_index_of_selected_records(tmp_path):
@@ -165,7 +165,8 @@ def test_index_of_selected_records(tmp_path):
 
 def test_records_are_selected_by_their_content(tmp_path):
     caption_tar(tmp_path / "0.tar")
-    build_index(tmp_path / "0.tar", lambda record: record.read("txt") != b"dog 2", "not dog 2")
+    records, _ = tar_records(tmp_path / "0.tar")
+    build_index(tmp_path / "0.tar", [r for r in records if r.read("txt") != b"dog 2"], "not dog 2")
     assert [captions(tmp_path / "0.tar")[i].id for i in range(4)] == ["0.tar/0", "0.tar/1", "0.tar/3", "0.tar/4"]
 
 
@@ -175,7 +176,8 @@ def test_index_of_all_records_has_no_selection(tmp_path):
     build_index(tmp_path / "0.tar")
     assert selection_of(tmp_path / "0.tar") is None
     (tmp_path / f"0.tar{INDEX_SUFFIX}").write_bytes(b"no index")
-    assert selection_of(tmp_path / "0.tar") is None
+    with pytest.raises(UserError, match="cannot be used"):
+        selection_of(tmp_path / "0.tar")
 
 
 @pytest.mark.parametrize("count", [5, 9], ids=["newer", "of another size"])
@@ -190,7 +192,8 @@ def test_a_selection_is_not_replaced_by_all_records(tmp_path, count):
     else:
         os.utime(tmp_path / "0.tar", (1_000_000_000, 1_000_000_000))
     with pytest.raises(
-        UserError, match=r"0\.tar has changed since kosmos-prepare captions filtered it. Prepare it again"
+        UserError,
+        match=r"0\.tar has changed since kosmos-prepare captions filtered it. Prepare it again",
     ):
         open_index(str(tmp_path / "0.tar"))
     assert index.read_bytes() == before
@@ -201,8 +204,10 @@ def test_a_selection_is_not_replaced_by_all_records(tmp_path, count):
 def test_records_of_a_tar(tmp_path):
     members = [("a.jpg", b"1"), ("a.txt", b"22"), ("b.txt", b"3"), ("a.txt", b"again")]
     tiny.write_tar(tmp_path / "0.tar", members)
-    read = [(r.key, {name: r.read(name) for name in r.members}) for r in tar_records(tmp_path / "0.tar")]
-    assert read == [("a", {"jpg": b"1", "txt": b"22"}), ("b", {"txt": b"3"}), ("a", {"txt": b"again"})]
+    records, replaced = tar_records(tmp_path / "0.tar")
+    read = [(r.key, {name: r.read(name) for name in r.members}) for r in records]
+    assert read == [("a", {"jpg": b"1", "txt": b"again"}), ("b", {"txt": b"3"})]
+    assert replaced == [("a", "a.txt")]
     assert not (tmp_path / f"0.tar{INDEX_SUFFIX}").exists()
 
 
@@ -250,18 +255,10 @@ def test_header_broken_in_the_middle(tmp_path):
     refused(tmp_path / "0.tar")
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"garbage", b"<html>not found</html>" * 200, bytes(500), b"\x1f\x8b" + bytes(99)]
-)
+@pytest.mark.parametrize("data", [b"", b"garbage", b"<html>not found</html>" * 200, bytes(500)])
 def test_not_a_tar(tmp_path, data):
     (tmp_path / "page.tar").write_bytes(data)
     refused(tmp_path / "page.tar")
-
-
-def test_compressed_tar(tmp_path):
-    with tarfile.open(tmp_path / "0.tar", "w:gz") as archive:
-        archive.addfile(tarfile.TarInfo("0.txt"))
-    refused(tmp_path / "0.tar")
 
 
 def test_missing_tar(tmp_path):
@@ -299,7 +296,7 @@ def test_any_header_gives_records_or_a_broken_shard(tmp_path_factory, changes, b
     data[512 * block : 512 * (block + 1)] = header
     path.write_bytes(data)
     try:
-        records = list(tar_records(path))
+        records, _ = tar_records(path)
     except BrokenShard as error:
         assert path.name in str(error)
     else:

@@ -10,7 +10,7 @@ import webdataset
 
 from kosmos_plugin.data.documents import BrokenRecord, Text
 from kosmos_plugin.data.shard_index import build_index, open_index
-from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document
+from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document, record_reader
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("forget_indexes")
@@ -59,7 +59,7 @@ def test_odd_names_equal_webdataset(tmp_path):
     long = "much-" * 60 + "longer"
     names = [
         *["README", ".DS_Store", "a/0.jpg", "a/0.txt", "b.c/0.jpg", "b.c/._0.txt", "b.c/0.txt", "0.jpg", "0.x.txt"],
-        *["a/0.png", "a/LICENSE", "a/0.txt", f"{long}.jpg", f"{long}.txt", f"d/{long}/1.jpg", "2.seg.0.jpg", "é.png"],
+        *["e/0.png", "a/LICENSE", "e/0.txt", f"{long}.jpg", f"{long}.txt", f"d/{long}/1.jpg", "2.seg.0.jpg", "é.png"],
     ]
     draw = random.Random(1)
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
@@ -68,7 +68,7 @@ def test_odd_names_equal_webdataset(tmp_path):
             folder.type = tarfile.DIRTYPE
             archive.addfile(folder)
             link = tarfile.TarInfo("a/0.link")
-            link.type, link.linkname = tarfile.SYMTYPE, "a/0.txt"
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(link)
             for name in names:
                 data = image_bytes(draw)
@@ -97,6 +97,32 @@ def test_img2dataset_naming(tmp_path):
     tiny.write_tar(tmp_path / "00000.tar", members)
     documents = captions(tmp_path / "00000.tar")
     assert [content(documents[i]) for i in range(2)] == [[b"first", "from the txt: café"], [b"second", "from the json"]]
+
+
+@pytest.mark.parametrize(
+    "txt, in_json, from_txt, from_json",
+    [
+        (b"one", "two", "one", "two"),
+        (b" \n", "two", None, "two"),
+        (None, "two", "two", "two"),
+        (b"one", "", "one", "one"),
+        (b"one", None, "one", "one"),
+        (b"", None, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_which_file_has_the_caption(tmp_path, txt, in_json, from_txt, from_json):
+    """An empty .txt beside a caption in the JSON: the option says which one counts."""
+    members = [("1.jpg", b"i"), ("1.json", json.dumps({"caption": in_json}).encode())]
+    tiny.write_tar(tmp_path / "0.tar", members + ([] if txt is None else [("1.txt", txt)]))
+    for caption_from, expected in (("txt", from_txt), ("json", from_json)):
+        documents = ShardedDocuments([str(tmp_path / "0.tar")], record_reader("captions", caption_from))
+        if expected is not None:
+            assert content(documents[0]) == [b"i", expected]
+            continue
+        with pytest.raises(BrokenRecord, match="empty text") as error:
+            documents[0]
+        assert ("caption_from: json" in str(error.value)) == (from_json is not None)
 
 
 @pytest.mark.parametrize(

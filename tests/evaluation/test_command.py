@@ -11,7 +11,10 @@ import pytest
 
 from fairseq_cli_ext.evaluate import cli_main
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
+from kosmos_plugin.evaluation.requests import distinct_images
 from kosmos_plugin.evaluation.results import read_results
+from tests import tiny
+from tests.evaluation.releases import write_release
 
 
 def evaluate(capsys, *arguments) -> tuple[int, str, str]:
@@ -44,7 +47,7 @@ def test_all_benchmarks_run_from_one_command(checkpoint, releases, tmp_path, cap
         assert result.problems == sum(bool(line["problem"]) for line in lines)
         assert all(0 <= value <= 1000 for value in result.metrics.values())
         assert (folder / "page.html").stat().st_size > 1000
-        assert not result.submission or json.loads((folder / result.submission).read_text())
+        assert not result.submission or (folder / result.submission).stat().st_size
     for name in ("report.html", "report.md", "report.png"):
         assert (out / name).stat().st_size > 1000
 
@@ -105,18 +108,107 @@ def test_user_errors_are_one_line(checkpoint, releases, capsys, tmp_path, argume
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_files_of_all_benchmarks_are_named_together(checkpoint, releases, tmp_path, capsys):
-    """The message also names the benchmarks that could run. Here all releases but two are linked."""
-    data = tmp_path / "data"
-    data.mkdir()
+def all_but(releases: Path, folder: Path, *missing: str) -> Path:
+    """A folder with links to all releases but some."""
+    folder.mkdir()
     for release in os.listdir(releases):
-        if release not in ("coco", "piqa"):
-            (data / release).symlink_to(releases / release)
-    status, _, error = evaluate(capsys, "--path", checkpoint, "--benchmark", "all", "--data", data)
+        if release not in missing:
+            (folder / release).symlink_to(releases / release)
+    return folder
+
+
+def test_all_leaves_out_releases_that_are_missing(checkpoint, releases, tmp_path, capsys):
+    """The others are run, and the last lines say what was not, why, and where its files belong."""
+    available = ("boolq", "cb", "copa", "relative_size")
+    missing = {benchmark_class(name).release for name in BENCHMARKS if name not in available}
+    data = all_but(releases, tmp_path / "data", *missing)
+    (data / "piqa").symlink_to(releases / "piqa/train.jsonl")
+    options = ("--benchmark", "all", "--data", data, "--out", tmp_path / "out", "--limit", 2, "--shots", "0,1")
+    status, table, error = evaluate(capsys, "--path", checkpoint, *options)
+    assert status == 0, error
+    results = {(result.benchmark, result.shots) for result in read_results(tmp_path / "out")}
+    assert results == {("boolq", 0), ("boolq", 1), ("cb", 0), ("cb", 1), ("copa", 0), ("copa", 1), ("relative_size", 0)}
+    assert "BoolQ" in table and "RelativeSize" in table and (tmp_path / "out/report.html").is_file()
+    not_run = error[error.index("Not run:\n") :].splitlines()[1:]
+    for name in BENCHMARKS:
+        assert any(line.startswith(f"{name}: ") for line in not_run) == (name not in available)
+    assert "imagenet: val is not in " + str(data / "imagenet") in error
+    assert "relative_size has no demonstrations: evaluate it with --shots 0." in not_run
+    assert any(line.startswith("piqa: valid.jsonl, valid-labels.lst are not in") for line in not_run)
+
+
+def test_missing_files_of_benchmarks_that_were_named_are_an_error(checkpoint, releases, tmp_path, capsys):
+    """The message names those of all, and the benchmarks that could run."""
+    data = all_but(releases, tmp_path / "data", "coco", "piqa")
+    names = "coco,boolq,piqa, copa"
+    status, _, error = evaluate(capsys, "--path", checkpoint, "--benchmark", names, "--data", data)
     assert status == 2
     assert "coco: dataset_coco.json" in error and "piqa: " in error and str(data / "piqa") in error
-    possible = ",".join(name for name in BENCHMARKS if name not in ("coco", "piqa"))
-    assert error.rstrip().endswith(f"--benchmark {possible}")
+    assert error.rstrip().endswith("All files exist for --benchmark boolq,copa")
+
+
+def test_a_data_folder_without_releases_is_an_error(checkpoint, tmp_path, capsys):
+    status, _, error = evaluate(capsys, "--path", checkpoint, "--benchmark", "all", "--data", tmp_path)
+    assert (
+        status == 2
+        and "Nothing can be evaluated." in error
+        and "\ncoco: dataset_coco.json, val2014 are not in" in error
+    )
+
+
+@pytest.fixture(scope="module")
+def text_only(data, tmp_path_factory):
+    """The paper's text-only baseline after one update, with a context of 512 tokens."""
+    options = ("--arch", "kosmos_1_lm", "--vision-encoder", "none", "--max-update", 1, "--tokens-per-sample", 512)
+    text = tiny.text_data(data, tmp_path_factory.mktemp("text"))
+    return tiny.train(text, tmp_path_factory.mktemp("text_only"), *options, "--no-epoch-checkpoints")
+
+
+@pytest.mark.parametrize("names", ["all", "coco,boolq,websrc_text,websrc"])
+def test_a_text_only_model_is_not_asked_about_images(text_only, releases, tmp_path, capsys, names):
+    """Benchmarks with images need not even be there."""
+    data = all_but(releases, tmp_path / "data", "coco", "vqav2")
+    options = ("--benchmark", names, "--data", data, "--out", tmp_path / "out", "--limit", 2, "--shots", 0)
+    status, table, error = evaluate(capsys, "--path", text_only, *options)
+    assert status == 0, error
+    chosen = list(BENCHMARKS) if names == "all" else names.split(",")
+    with_images = {name for name in chosen if benchmark_class(name).has_images}
+    assert {result.benchmark for result in read_results(tmp_path / "out")} == set(chosen) - with_images
+    assert not {"boolq", "websrc_text"} & with_images and {"coco", "websrc"} <= with_images
+    assert "BoolQ" in table
+    for name in with_images:
+        assert f"\n{name}: it has images, and the model reads only text." in error
+
+
+def test_a_text_only_model_with_images_only_is_an_error(text_only, releases, tmp_path, capsys):
+    options = ("--benchmark", "coco,imagenet", "--data", releases, "--out", tmp_path / "out")
+    status, _, error = evaluate(capsys, "--path", text_only, *options)
+    assert status == 2 and not (tmp_path / "out").exists()
+    assert "Nothing can be evaluated.\ncoco: it has images" in error
+
+
+def test_has_images_is_what_the_prompts_have(releases):
+    for kind in BENCHMARKS.values():
+        benchmark = kind(releases / kind.release)
+        assert bool(distinct_images(benchmark.request(benchmark.items()[0], []))) == kind.has_images, kind.name
+
+
+def test_a_broken_release_does_not_keep_the_others_from_being_run(checkpoint, releases, tmp_path, capsys):
+    """One is broken in its file, one in an image that the model is only asked about in the end."""
+    data = all_but(releases, tmp_path / "data", "piqa", "rendered_sst2")
+    for release in ("piqa", "rendered_sst2"):
+        write_release(data, release)
+    (data / "piqa/valid-labels.lst").write_text("1\n")
+    (data / "rendered_sst2/test/positive/1.png").write_bytes(b"no image")
+    options = ("--data", data, "--out", tmp_path / "out", "--limit", 6, "--shots", 0)
+    status, table, error = evaluate(
+        capsys, "--path", checkpoint, "--benchmark", "piqa,boolq,rendered_sst2,copa", *options
+    )
+    assert status == 2
+    assert {result.benchmark for result in read_results(tmp_path / "out")} == {"boolq", "copa"}
+    assert "BoolQ" in table and "COPA" in table and (tmp_path / "out/report.html").is_file()
+    assert "error: piqa: " in error and "valid-labels.lst has 1 labels" in error
+    assert "\nrendered_sst2: " in error and "positive/1.png" in error
 
 
 def test_results_of_several_commands_are_kept_together(checkpoint, releases, tmp_path, capsys):

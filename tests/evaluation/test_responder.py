@@ -1,5 +1,6 @@
 """The responder: each request of a batch gets the answer that it would get by itself and without a cache."""
 
+import copy
 import random
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from kosmos_plugin.data.documents import Document, Text
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, question
-from kosmos_plugin.evaluation.responder import KosmosResponder
+from kosmos_plugin.evaluation.responder import KosmosResponder, continuation_tokens
 from kosmos_plugin.generation.prompt import parse_prompt
 from tests import tiny
 
@@ -92,3 +93,14 @@ def test_a_constrained_text_is_returned_as_requested(responder):
     names = ("the  Ünïcorn", "old   dog")
     found = responder.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
     assert set(found) <= set(names)
+
+
+@pytest.mark.parametrize("before", ["a dog\n\nthe cat\nruns", "a dog\r\n\r\nthe cat\nruns\n", "the cat runs"])
+def test_few_shot_prompts_have_line_ends(kosmos, before):
+    """Demonstrations are joined by empty lines; prompt and continuation are the tokens of the whole text."""
+    vocabulary = copy.copy(kosmos.vocabulary)
+    for vocabulary.newlines in (True, False):
+        after = continuation_tokens(vocabulary, (Text(before),), " today")
+        assert [*vocabulary.encode(before), *after] == vocabulary.encode(f"{before} today")
+        lines = len([line for line in before.splitlines() if line])
+        assert vocabulary.encode(before).count(vocabulary.line_end) == (lines - 1 if vocabulary.newlines else 0)

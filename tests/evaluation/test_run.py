@@ -18,7 +18,9 @@ from kosmos_plugin.evaluation.benchmarks.rendered_sst2 import RenderedSst2, Rend
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.ranks import Ranks
 from kosmos_plugin.evaluation.responder import KosmosResponder
+from kosmos_plugin.evaluation.results import read_results
 from kosmos_plugin.evaluation.run import Run, evaluate
+from tests.evaluation.releases import write_release
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,24 @@ def test_two_ranks_give_what_one_gives(checkpoint, releases, tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_go_on_together_after_a_benchmark_failed_on_one(checkpoint, releases, tmp_path):
+    """An image of the second batch, which is the second rank's, is broken; the next benchmark is run by both."""
+    data = tmp_path / "data"
+    write_release(data, "rendered_sst2")
+    write_release(data, "superglue")
+    first, *_, last = RenderedSst2(data / "rendered_sst2").items()
+    Path(last.image.name).write_bytes(b"no image")
+    options = ("--benchmark", "rendered_sst2,copa", "--shots", "0", "--batch-size", "3")
+    done = subprocess.run(
+        command(checkpoint, data, tmp_path / "out", *options, ranks=2), env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "error: rendered_sst2: " in done.stderr and last.image.name in done.stderr
+    assert "COPA" in done.stdout
+    assert [result.benchmark for result in read_results(tmp_path / "out")] == ["copa"]
+    assert first.id in (tmp_path / "out/rendered_sst2/test-0-shot/part-0.jsonl").read_text(), "answers are kept"
+
+
+@pytest.mark.slow
 def test_a_killed_command_resumes(checkpoint, releases, tmp_path):
     """It is killed by SIGKILL at some moment after its first answers, and resumed on two ranks."""
     run = run_of(releases)
@@ -177,6 +197,24 @@ def test_a_killed_command_resumes(checkpoint, releases, tmp_path):
     subprocess.run(command(checkpoint, releases, tmp_path, ranks=2), env=ENVIRONMENT, check=True, capture_output=True)
     assert [line["id"] for line in predictions(tmp_path, run)] == [item.id for item in run.items()]
     assert not list(part.parent.glob("part-*"))
+
+
+@pytest.mark.parametrize("line", ["7", "[]", '{"id": []}', '{"id": "1"}', "null", '{"id": "1", "prediction": ""'])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "part-0.jsonl"])
+def test_files_of_answers_that_hold_something_else(releases, responder, tmp_path, name, line):
+    run = run_of(releases)
+    (tmp_path / run.folder).mkdir(parents=True)
+    (tmp_path / run.folder / name).write_text(line + "\n")
+    with pytest.raises(UserError, match=rf"{name}(, line 1, is not valid JSON| holds something that is not an answer)"):
+        evaluate(run, responder, tmp_path, 4, Ranks())
+
+
+def test_settings_that_hold_something_else(releases, responder, tmp_path):
+    run = run_of(releases)
+    (tmp_path / run.folder).mkdir(parents=True)
+    (tmp_path / run.folder / "settings.json").write_text("[]")
+    with pytest.raises(UserError, match=r"settings\.json was not written by kosmos-evaluate"):
+        evaluate(run, responder, tmp_path, 4, Ranks())
 
 
 def test_predictions_are_read_as_they_were_written(releases, responder, tmp_path):

@@ -103,18 +103,19 @@ def test_a_document_changes_no_logit_of_another(setup):
 
 
 def test_full_sentence_rows_attend_across_documents(setup):
-    _, model, rows, batch, _ = setup
+    task, model, rows, batch, _ = setup
     b = next(b for b, row in enumerate(rows) if row.cross_document_attention)
-    borders = (batch["tokens"][b] == 0).nonzero()[:, 0]
-    last = int(borders[-1])
-    assert last > 0, "the row has only one document"
+    ends = (batch["tokens"][b, : rows[b].num_tokens - 1] == task.vocabulary.eos).nonzero()[:, 0]
+    assert len(ends), "the row has only one document"
+    last = int(ends[-1]) + 1
     inputs = {name: batch[name] for name in ("tokens", "document_ids", "image_slots", "images")}
     with torch.no_grad():
         before, _ = model(**inputs)
         tokens = batch["tokens"].clone()
         tokens[b, 1] = (tokens[b, 1] + 7) % 60 + 4
         after, _ = model(**{**inputs, "tokens": tokens})
-    assert not torch.equal(after[b, last:], before[b, last:])
+    own = slice(last, rows[b].num_tokens)
+    assert not torch.equal(after[b, own], before[b, own])
 
 
 def test_every_trainable_parameter_has_a_gradient_without_images(setup):

@@ -14,15 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq_cli import eval_lm, train, validate
 
 from fairseq_cli_ext import generate
+from kosmos_plugin.data.text import FullSentenceRows
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from tests import tiny
-
-BOS = 0
 
 
 def run(monkeypatch, main, *arguments):
@@ -76,6 +74,7 @@ def test_the_checkpoint_holds_only_plain_data(trained):
     assert state["cfg"]["model"]["_name"] == "kosmos_tiny"
     assert state["cfg"]["model"]["image_tokens"] == tiny.IMAGE_TOKENS
     assert state["extra_state"]["train_iterator"]["updates_in_epoch"] == 2
+    assert state["task_state"] == {"newlines": False}
 
 
 def test_generate_command(trained, tmp_path, capsys):
@@ -138,13 +137,12 @@ def test_eval_lm_command_scores_the_text_stream(trained, monkeypatch, caplog):
     [line] = [record.message for record in caplog.records if record.message.startswith("Loss (base 2):")]
     loss = float(line.split()[3].rstrip(","))
     kosmos = KosmosModel.from_pretrained(checkpoint.parent, checkpoint.name)
-    items = MMapIndexedDataset(str(data.parent / "text" / "valid"))
-    stream = torch.cat([torch.cat((torch.tensor([BOS]), item)) for item in items])
+    rows = FullSentenceRows(str(data.parent / "text" / "valid"), kosmos.vocabulary, tiny.TOKENS_PER_SAMPLE)
     total, count = 0.0, 0
-    for begin in range(0, len(stream), tiny.TOKENS_PER_SAMPLE):
-        row = stream[begin : begin + tiny.TOKENS_PER_SAMPLE + 1]
-        borders = [0, *(row == BOS).nonzero()[:, 0].tolist(), len(row)]
-        for piece in (row[left:right] for left, right in pairwise(borders) if right - left > 1):
+    for row in (torch.from_numpy(rows[r].tokens) for r in range(len(rows))):
+        borders = [0, *(row == kosmos.vocabulary.eos).nonzero()[:, 0].tolist(), len(row) - 1]
+        for piece in (row[left : right + 1] for left, right in pairwise(borders) if right > left):
+            piece[0] = kosmos.vocabulary.bos  # a document is read after <s>, not after the one before it
             with torch.no_grad():
                 logits = kosmos.model(piece[None, :-1], torch.ones(1, len(piece) - 1, dtype=torch.int64))[0][0]
             total += float(F.cross_entropy(logits, piece[1:], reduction="sum")) / math.log(2)

@@ -103,11 +103,43 @@ def test_resuming_when_the_epoch_has_another_length(data):
     assert_same(take(resumed, 1)[0], take(iterator(data), 26)[25])
 
 
+def test_text_that_was_packed_otherwise_does_not_resume(data, tmp_path):
+    """Its rows would be others. Version 0.1 had only continuous text, and recorded no packing."""
+    state = stopped_after(data, 5)
+    assert state["packing"] == {"text": "full_sentences"}
+    of_version_0_1 = {key: value for key, value in state.items() if key != "packing"}
+    message = "set packing: continuous for it in the data YAML .it is full_sentences.; or give --reset-dataloader"
+    for before in (of_version_0_1, state | {"packing": {"text": "continuous"}}):
+        with pytest.raises(UserError, match=f"stream text .*{message}"):
+            iterator(data).load_state_dict(before)
+    iterator(data).load_state_dict(of_version_0_1 | {"epoch": 1, "updates_in_epoch": 0})  # a converted checkpoint
+
+    path = tiny.text_data(data, tmp_path)
+    path.write_text(path.read_text().replace("kind: text", "kind: text\n    packing: continuous"))
+    iterator(path).load_state_dict(of_version_0_1)
+    with pytest.raises(UserError, match="set packing: full_sentences for it"):
+        iterator(path).load_state_dict(state)
+
+
+def test_newlines_that_were_encoded_otherwise_do_not_resume(data):
+    state = stopped_after(data, 5)
+    assert state["newlines"] is False
+    with_newlines = iterator(data)
+    with_newlines.micro_batches.collate.vocabulary.newlines = True
+    del state["newlines"]  # of version 0.1
+    with pytest.raises(UserError, match=r'encoding\.json: {"newline": null}; or give --reset-dataloader'):
+        with_newlines.load_state_dict(state)
+    with pytest.raises(UserError, match=r'encoding\.json: {"newline": "</line>"}; or give --reset-dataloader'):
+        iterator(data).load_state_dict(state | {"newlines": True})
+    with_newlines.load_state_dict(state | {"newlines": True})
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_far_costs_the_same(data, workers):
     def seconds(updates):
         resumed = iterator(data, workers=workers)
         state = {"version": 2, "epoch": updates // 11 + 1, "updates_in_epoch": updates % 11, "updates_per_epoch": 11}
+        state["packing"] = {"text": "full_sentences"}
         begin = time.perf_counter()
         resumed.load_state_dict(state)
         (batch,) = take(resumed, 1)

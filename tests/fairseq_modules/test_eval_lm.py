@@ -65,6 +65,23 @@ def test_texts_of_any_length(data, tmp_path, length):
     assert len(np.unique(np.concatenate([batch["id"].numpy() for batch in found]))) == sum(len(b["id"]) for b in found)
 
 
+def test_documents_of_a_row_are_read_apart(data, tmp_path):
+    """A document is read after `<s>` though in the row it follows another's `</s>`, and goes on in the next row."""
+    path = text_only(data, tmp_path, [[[5, 6], [7], [8, 9, 10, 11, 12, 13, 14]]])
+    vocabulary, batches = scored(path, tokens_per_sample=6)
+    bos, eos, pad = vocabulary.bos, vocabulary.eos, vocabulary.pad
+    assert [batch["net_input"]["tokens"].tolist() for batch in batches] == [
+        [[bos, 5, 6], [bos, 7, pad]],
+        [[bos, 8, 9, 10, 11]],
+        [[bos, 13, 14]],
+    ]
+    assert [batch["target"].tolist() for batch in batches] == [
+        [[5, 6, eos], [7, eos, pad]],
+        [[8, 9, 10, 11, 12]],
+        [[13, 14, eos]],
+    ]
+
+
 def test_no_text_stream(data, tmp_path):
     config = yaml.safe_load(text_only(data, tmp_path, [[[5]]]).read_text())
     captions = {"name": "c", "train": [], "valid": str(data.parent / "captions" / "valid-0.tar")}

@@ -33,7 +33,7 @@ class Training:
             "--user-dir", str(REPOSITORY / "kosmos_plugin"), *tiny.TRAIN_OPTIONS.split(),
             "--vision-model", str(data.parent / "clip.json"), "--max-update", str(UPDATES), "--disable-validation",
             "--save-dir", str(folder), "--log-file", str(folder / "train.log"),
-            *(word for name, value in options.items() for word in (f"--{name}", str(value))),
+            *(word for name, value in options.items() for word in (f"--{name}", str(value)) if word != "True"),
         ]  # fmt: skip
         folder.mkdir(exist_ok=True)
 
@@ -142,3 +142,13 @@ def test_two_ranks_are_one_training(data, tmp_path):
         for name in weights:
             torch.testing.assert_close(others[name], weights[name], atol=2e-4, rtol=0, msg=name)
     assert "training on 2 devices" in (tmp_path / "two" / "train.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "os"])
+def test_bf16_on_two_ranks_goes_on_from_float32_weights(data, tmp_path, sharding):
+    options = {"bf16": True, "zero-sharding": sharding, "optimizer": "adam"}
+    once = Training(data, tmp_path / "once", 2, **options).finish()
+    Training(data, tmp_path / "twice", 2, **options, **{"max-update": 6}).finish()
+    twice = Training(data, tmp_path / "twice", 2, **options).finish()
+    assert_same(twice, once)

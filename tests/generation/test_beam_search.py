@@ -1,14 +1,18 @@
 """Cached generation equals recomputation, a batch equals its prompts one by one, beams never score below greedy."""
 
+import copy
 import random
 
 import pytest
 import torch
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.beam_search import SearchOptions, _Beams, generate, generated_text
+from kosmos_plugin.generation.beam_search import Hypothesis, SearchOptions, _Beams, generate, generated_text
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
+from kosmos_plugin.generation.prefill import prefill
+from kosmos_plugin.generation.stepper import Stepper
+from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
 
 
@@ -205,3 +209,25 @@ def test_prompts_that_do_not_fit_are_refused(kosmos):
         kosmos.generate("a", max_new_tokens=tiny.TOKENS_PER_SAMPLE)
     with pytest.raises(UserError, match="takes 64"):
         kosmos.generate("a cat " * 50, max_new_tokens=1)
+
+
+def test_stop_text_of_newlines(data):
+    """To a vocabulary that encodes newlines a run of them is one `</line>`, which decodes to one newline."""
+    vocabulary = Vocabulary.load(data.parent / "vocabulary")
+    vocabulary.newlines = True
+    tokens = tuple(vocabulary.encode("the red dog\n\na cat"))
+    said = Hypothesis(tokens, 0.0, 0.0)
+    for mark in ("\n", "\n\n", "\r\n\r\n", "\n\na"):
+        assert generated_text(vocabulary, said, (mark,)) == "the red dog"
+    assert generated_text(vocabulary, said, ("cat",)) == "the red dog\na"
+    vocabulary.newlines = False
+    assert generated_text(vocabulary, Hypothesis(tuple(vocabulary.encode("a\n\ncat")), 0.0, 0.0), ("\n",)) == "a cat"
+
+
+def test_generation_ends_at_a_stop_text_of_newlines(kosmos):
+    vocabulary = copy.copy(kosmos.vocabulary)
+    vocabulary.newlines = True
+    stepper = Stepper(*prefill(kosmos.model, [kosmos.prompt("a")], vocabulary.pad), vocabulary, stop=("\n\n",))
+    line = vocabulary.encode("the red dog")
+    assert not stepper.is_end(line)
+    assert stepper.is_end([*line, vocabulary.line_end])

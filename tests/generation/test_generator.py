@@ -1,16 +1,22 @@
 """`load`: from a checkpoint to a Generator, wherever its vocabulary is now, and clear errors for mismatches."""
 
+import io
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 import kosmos_plugin
+from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.generator import load
+from kosmos_plugin.vocabulary import write_encoding
 from tests import tiny
 
 
@@ -51,6 +57,37 @@ def test_options_that_the_checkpoint_lacks_have_their_defaults(state, saved):
     del state["cfg"]["model"]["positions"]
     state["cfg"]["model"]["an_option_of_another_version"] = 1
     assert load(saved()).model.config.positions == "xpos"
+
+
+def test_a_photo_is_seen_upright(saved):
+    """A phone stores it as the sensor lies and says in EXIF how to turn it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned, upright = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels).save(turned, "PNG", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(upright, "PNG")
+    kosmos = load(saved())
+    scores = [kosmos.score("<image> a", [file.getvalue()], ["cat", "dog"]) for file in (turned, upright)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("recorded", [True, False, None])
+def test_newlines_are_encoded_as_in_the_training(data, state, saved, tmp_path, recorded):
+    """Whatever the vocabulary's folder says now. Checkpoints of version 0.1 and of KOSMOS-2 record nothing."""
+    if recorded is not None:
+        state["task_state"] = {"newlines": recorded}
+    path = saved()
+    convert(path, tmp_path / "model.safetensors", "safetensors")
+    convert(tmp_path / "model.safetensors", tmp_path / "again.pt", "fairseq")
+    shutil.copytree(data.parent / "vocabulary", tmp_path / "vocabulary")
+    for name in ("model.pt", "model.safetensors", "again.pt"):
+        for write in (lambda: None, lambda: write_encoding(tmp_path / "vocabulary")):
+            write()
+            kosmos = load(tmp_path / name)
+            newlines = kosmos.vocabulary.line_end in kosmos.prompt("a cat\na dog").tokens
+            assert newlines == bool(recorded)
+            assert kosmos.vocabulary.decode([*kosmos.vocabulary.encode("a\nb")]) == ("a\nb" if recorded else "a b")
 
 
 def test_where_the_vocabulary_is(data, state, saved, tmp_path):

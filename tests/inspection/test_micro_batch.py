@@ -87,7 +87,7 @@ def parts_as_text(out: str) -> list[str]:
     rows = out[re.search(r"^Row 0", out, re.M).start() :]
     bodies = [re.sub(r"\s+", " ", body) for body in re.findall(r"─ document.*\n((?:    .*\n?)+)", rows)]
     bodies = [re.sub(r"\[\d+ × image \d+\]|\[→ [^]]*\]|[⟦⟧]", "", body).replace("<unk>", "⁇") for body in bodies]
-    return [re.sub(r"\s+", " ", re.sub(r"(?<!\\)</?(s|image)>", " ", body)).strip() for body in bodies]
+    return [re.sub(r"\s+", " ", re.sub(r"(?<!\\)</?(s|image|line)>", " ", body)).strip() for body in bodies]
 
 
 @pytest.mark.parametrize("options", MICRO_BATCHES)
@@ -104,7 +104,7 @@ def test_page_and_text_show_the_batch_of_training(data, tmp_path, capsys, option
         assert row["targets"] == {i: None if target == pad else target for i, target in targets.items()}
         assert row["in_loss"] == int(batch["targets"][b].ne(pad).sum())
         tokens, documents = batch["tokens"][b].numpy(), batch["document_ids"][b].numpy()
-        begins = (tokens == task.vocabulary.bos) | (np.diff(documents, prepend=0) != 0)
+        begins = np.append(True, tokens[:-1] == task.vocabulary.eos) | (np.diff(documents, prepend=0) != 0)
         assert row["begins"] == np.flatnonzero(begins & (documents > 0)).tolist()
         texts += [task.vocabulary.decode(part) for part in np.split(tokens, row["begins"])[1:]]
     assert parts_as_text(out) == [re.sub(r"\s+", " ", text).strip() for text in texts]
@@ -128,11 +128,16 @@ def test_every_image_of_the_batch_is_in_the_page(data, tmp_path, capsys, options
 
 def test_text_says_which_documents_see_each_other_and_which_continue(data, tmp_path, capsys):
     out, _, _ = inspect(data, tmp_path, capsys)
-    assert re.search(r"^Row 0 · text · \d documents, which see each other · 64 of 64", out, re.M)
+    assert re.search(r"^Row 0 · text · \d documents, which see each other · 6\d of 64", out, re.M)
     assert re.search(r"· captions · \d documents, which do not see each other ·", out)
-    assert "continues after it" in out and "begins before this row" in out
+    assert "continues after it" in out and "begins before this row" not in out
     assert re.search(r"^  text +text +words +40 +100.0% +2 rows +see each other$", out, re.M)
     assert re.search(r"─ document 1 · train-\d.tar/\d{8}$", out, re.M)
+    path = tiny.text_data(data, tmp_path)
+    path.write_text(path.read_text().replace("kind: text", "kind: text\n    packing: continuous"))
+    out, _, _ = inspect(path, tmp_path, capsys)
+    assert re.search(r"^Row 0 · text · \d documents, which see each other · 64 of 64", out, re.M)
+    assert "continues after it" in out and "begins before this row" in out
 
 
 def test_rows_not_shown_are_counted(data, tmp_path, capsys):
@@ -166,7 +171,7 @@ def test_markup_in_data_is_text(tmp_path, capsys):
         assert tag not in page.tags
     assert "<script" not in written
     assert "".join(page.text).count("<script>") == 1
-    assert "⟦<s>⟧ <image> [4 × image 0] ⟦</image>⟧ <script> a \\</image> \\<image> </s>" in out  # text is not a token
+    assert "⟦<s> <image>⟧ [4 × image 0] ⟦</image>⟧ <script> a \\</image> \\<image> </s>" in out  # text is not a token
 
 
 def test_text_that_is_not_in_the_loss_is_marked(data, tmp_path, capsys):

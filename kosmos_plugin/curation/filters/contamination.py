@@ -4,20 +4,14 @@
 GPT-3 and The Pile: n-grams of 13 words. A shorter evaluation text is matched as a whole if it has at least 8 words.
 """
 
-import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.dedup.ngrams import ngram_hashes, normalized_words
-from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
 from kosmos_plugin.curation.pipeline.steps import Filter
-from kosmos_plugin.errors import UserError
 
 LONGEST_NGRAM = 13
 SHORTEST_NGRAM = 8
@@ -27,7 +21,7 @@ class ContaminationFilter(Filter):
     """Drops documents that share an n-gram with the evaluation files.
 
     Args:
-        ngrams: The file that `write_ngrams` wrote. Each task reads it once.
+        ngrams: The file that `readers.evaluation_files` wrote. Each task reads it once.
         exclusion_writer: Writes the dropped documents.
     """
 
@@ -49,45 +43,3 @@ class ContaminationFilter(Filter):
             if (known[nearest] == hashes).any():
                 return False, "text of an evaluation file"
         return True
-
-
-def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
-    """Write the hashes of the n-grams of evaluation files.
-
-    Args:
-        evaluation_files: Every string of JSON and JSON lines is read, and every line of other files.
-        target: The .npz file.
-
-    Raises:
-        UserError: A file cannot be read.
-    """
-    found: dict[int, set[int]] = {n: set() for n in range(SHORTEST_NGRAM, LONGEST_NGRAM + 1)}
-    for file in evaluation_files:
-        for text in _strings(file):
-            words = normalized_words(text)
-            n = min(len(words), LONGEST_NGRAM)
-            if n >= SHORTEST_NGRAM:
-                found[n].update(ngram_hashes(words, n).tolist())
-    hashes: dict[str, Any] = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
-    with atomic_path(target) as path, path.open("wb") as archive:
-        np.savez(archive, **hashes)
-
-
-def _strings(file: InputFile) -> Iterator[str]:
-    try:
-        with open_input(file.path) as stream:
-            if file.format == "json":
-                yield from _strings_in(json.load(stream))
-            else:
-                for line in stream:
-                    yield from _strings_in(json.loads(line)) if file.format == "jsonl" else [line.decode("utf-8")]
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"Cannot read the evaluation file {file.path}: {error}") from None
-
-
-def _strings_in(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings_in(part)

@@ -1,11 +1,9 @@
 """Checks of whether training can use an image. They raise Dropped with a reason, which the report counts."""
 
-import io
-import warnings
-
 from PIL import Image
 
 from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.image_files import open_image
 from kosmos_plugin.images import MAX_PIXELS, BrokenImage, decode_image
 
 # About the size of MAX_PIXELS pixels without compression; a larger file is not an image.
@@ -25,9 +23,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     if len(data) > MAX_IMAGE_BYTES:
         raise Dropped(_TOO_MANY_BYTES)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit is checked below
-            width, height = Image.open(io.BytesIO(data)).size
+        width, height = open_image(data).size
     except Image.DecompressionBombError:
         raise Dropped(_TOO_MANY_PIXELS) from None
     except Exception:  # decoders raise anything from OSError to struct.error on broken bytes

@@ -11,7 +11,7 @@ class InstructionFilter(Filter):
     name = "instructions"
 
     def filter(self, document: Document) -> bool | tuple[bool, str]:
-        prompt, output = (segment["text"] for segment in document.metadata["segments"])
-        if not output:
+        in_loss = ["text" in segment and segment.get("in_loss", True) for segment in document.metadata["segments"]]
+        if not any(in_loss):
             return False, "empty output"
-        return True if prompt else (False, "empty instruction")
+        return (False, "empty instruction") if all(in_loss) else True

@@ -1,6 +1,6 @@
 """Filters of text documents: invalid text, subsets of The Pile, and length."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from datatrove.data import Document
 from datatrove.pipeline.writers.disk_base import DiskWriter
@@ -10,6 +10,9 @@ from kosmos_plugin.curation.pipeline.steps import Filter
 
 # A field of The Pile's records: {"text": …, "meta": {"pile_set_name": "Pile-CC"}}.
 PILE_SUBSET = "pile_set_name"
+INPUT_FOLDER = "input_folder"  # metadata of documents of other sources: the name of the folder that their file is in
+
+CORPUS = "corpus"  # metadata: the folder, below the run's, of the corpus that a document belongs to
 
 
 def check_text(text: object) -> None:
@@ -51,6 +54,28 @@ class SubsetFilter(Filter):
     def filter(self, document: Document) -> bool | tuple[bool, str]:
         subset = document.metadata.get(PILE_SUBSET)
         return (False, f"subset {subset}") if subset in self.excluded else True
+
+
+class CorpusFilter(Filter):
+    """Drops documents of other subsets than those of `corpora`, and gives the others their corpus.
+
+    Args:
+        corpora: Subset → the corpus, a folder. A document that is not of The Pile has the folder of its file as subset.
+        exclusion_writer: Writes the dropped documents.
+    """
+
+    name = "corpus"
+
+    def __init__(self, corpora: Mapping[str, str], exclusion_writer: DiskWriter | None = None):
+        super().__init__(exclusion_writer)
+        self.corpora = corpora
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        subset = document.metadata.get(PILE_SUBSET) or document.metadata.get(INPUT_FOLDER)
+        if subset not in self.corpora:
+            return False, f"subset {subset}"
+        document.metadata[CORPUS] = self.corpora[subset]
+        return True
 
 
 class MinWordsFilter(Filter):

@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 from datatrove.data import Document
 
 from kosmos_plugin.curation.filters.pages import gibberish_share
-from kosmos_plugin.curation.page_documents import Segment, set_segments
+from kosmos_plugin.curation.page_documents import Segment, set_segments, set_urls, urls_of
 from kosmos_plugin.curation.pipeline.steps import Step
 
 REPEATED_IMAGE = "image repeated on the page"
 
 
 class CleanText(Step):
-    """Removes paragraphs of gibberish, SVG images, and images whose address occurs earlier on the page.
+    """Removes paragraphs of gibberish, SVG images, and images one of whose addresses occurs earlier on the page.
 
     Args:
         max_gibberish: Maximum share of a paragraph's words that are emoji, hashtags or links.
@@ -41,13 +41,15 @@ class CleanText(Step):
             if len(kept) < len(lines):
                 self.count("left out", "paragraph of emoji, hashtags and links", len(lines) - len(kept))
             return {"text": "\n".join(kept)} if kept else None
-        url = document.media[segment["image"]].url
-        if _is_svg(url):
+        media = document.media[segment["image"]]
+        urls = [url for url in urls_of(media) if not _is_svg(url)]
+        if not urls:
             self.count("left out", "SVG image")
-        elif url in seen:
+        elif not seen.isdisjoint(urls):
             self.count("left out", REPEATED_IMAGE)
         else:
-            seen.add(url)
+            seen.update(urls)
+            set_urls(media, urls)
             return segment
         return None
 

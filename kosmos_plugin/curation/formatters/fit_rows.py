@@ -4,12 +4,16 @@ Training skips documents that are longer than a row (`data/samples`), and many r
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from datatrove.data import Document
 
 from kosmos_plugin.curation.page_documents import Segment, set_segments
 from kosmos_plugin.curation.pipeline.steps import Step
+
+if TYPE_CHECKING:
+    from kosmos_plugin.vocabulary import Vocabulary
 
 
 class FitRows(Step):
@@ -34,9 +38,9 @@ class FitRows(Step):
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         from kosmos_plugin.vocabulary import Vocabulary
 
-        encode = Vocabulary.load(self.vocabulary).encode
+        vocabulary = Vocabulary.load(self.vocabulary)
         for page in data:
-            parts = list(self._parts(page.metadata["segments"], encode))
+            parts = list(self._parts(page.metadata["segments"], vocabulary))
             for number, segments in enumerate(parts):
                 if {kind for segment in segments for kind in segment} != {"image", "text"}:
                     self.count("left out", "part of a page longer than a row, without an image or text")
@@ -47,17 +51,20 @@ class FitRows(Step):
                 set_segments(part, segments)
                 yield part
 
-    def _parts(self, segments: list[Segment], encode: Callable[[str], list[int]]) -> Iterator[list[Segment]]:
+    def _parts(self, segments: list[Segment], vocabulary: "Vocabulary") -> Iterator[list[Segment]]:
         """Runs of paragraphs and images that fit between `<s>` and `</s>`."""
         room = self.max_tokens - 2
         part: list[Segment] = []
         taken = 0
         for segment in _paragraphs(segments):
-            # A paragraph has the same tokens by itself as within a text: the line feed becomes the space before it.
-            tokens = self.image_tokens + 2 if "image" in segment else len(encode(segment["text"]))
+            # A paragraph has the same tokens by itself as within a text. The line feed before it is `</line>` or, if
+            # newlines are not encoded, the space before its first word.
+            tokens = self.image_tokens + 2 if "image" in segment else len(vocabulary.encode(segment["text"]))
             if tokens > room:
                 self.count("left out", "paragraph longer than a row")
                 continue
+            if vocabulary.newlines and "text" in segment and part and "text" in part[-1]:
+                taken += 1
             if taken + tokens > room:
                 yield part
                 part, taken = [], 0

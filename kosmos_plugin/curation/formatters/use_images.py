@@ -7,7 +7,7 @@ from datatrove.data import Document, Media
 
 from kosmos_plugin.curation.filters.images import check_page_image
 from kosmos_plugin.curation.formatters.clean_text import REPEATED_IMAGE
-from kosmos_plugin.curation.page_documents import set_segments
+from kosmos_plugin.curation.page_documents import set_segments, set_urls, urls_of
 from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.steps import Step
 from kosmos_plugin.curation.readers.image_stores import ImageStores
@@ -50,12 +50,25 @@ class UseImages(Step):
         """Read an image into `media`, or raise Dropped. `used` holds the digests of the page's images so far."""
         if len(used) == self.max_images:
             raise Dropped(f"image after the first {self.max_images} of a page")
-        data = self.stores.read(media)
-        if data is None:
-            raise Dropped("missing image")
-        check_page_image(data, self.min_side, self.allow_one_color)
-        digest = hashlib.blake2b(data).digest()
-        if digest in used:
-            raise Dropped(REPEATED_IMAGE)
-        used.add(digest)
-        media.media_bytes = data
+        unusable: Dropped | None = None
+        found: Iterable[tuple[str, bytes | None]]
+        if media.media_bytes is not None:  # the input holds the image itself
+            found = [(media.url, media.media_bytes)]
+        else:
+            found = ((url, self.stores.read(url, media.path)) for url in urls_of(media))
+        for url, data in found:
+            if data is None:
+                continue
+            try:
+                check_page_image(data, self.min_side, self.allow_one_color)
+            except Dropped as error:
+                unusable = unusable or error
+                continue
+            digest = hashlib.blake2b(data).digest()
+            if digest in used:
+                raise Dropped(REPEATED_IMAGE)
+            used.add(digest)
+            set_urls(media, [url])
+            media.media_bytes = data
+            return
+        raise unusable or Dropped("missing image")

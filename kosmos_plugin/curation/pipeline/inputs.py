@@ -18,7 +18,7 @@ import fsspec
 import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
 from kosmos_plugin.errors import UserError
 
 # What readers of compressed files, tars and Parquet raise when one is broken (zstandard and pyarrow raise
@@ -51,6 +51,10 @@ _SYSTEM_ERRORS = {
 }
 
 
+class OtherForm(ValueError):
+    """An input file holds something else than the command reads; the message says what. One of READ_ERRORS."""
+
+
 def is_system_error(error: Exception) -> bool:
     """Whether one of READ_ERRORS is the machine's fault and not the file's, so that another run may succeed."""
     return isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS
@@ -67,6 +71,11 @@ class InputFile:
     def name(self) -> str:
         """The path without its folder."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that the file is in."""
+        return self.path.rpartition("/")[0].rpartition("/")[2]
 
     @property
     def format(self) -> str:
@@ -174,13 +183,19 @@ def _matches(name: str) -> list[InputFile]:
     return [
         InputFile(path if is_local else filesystem.unstrip_protocol(path), info.get("size"))
         for path, info in sorted(details.items())
-        if not os.path.basename(path).startswith(".") and INDEX_SUFFIX not in path
+        if not os.path.basename(path).startswith(".") and not path.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))
     ]
 
 
 def _storage(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a path, and the path there. A local name may contain "::", which fsspec would split."""
     return fsspec.core.url_to_fs(path) if "://" in path else (LocalFileSystem(), os.path.abspath(path))
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file at a path."""
+    filesystem, path = _storage(path)
+    return filesystem.isfile(path)
 
 
 def open_bytes(path: str, compression: str | None = None) -> IO[bytes]:

@@ -12,8 +12,8 @@ from kosmos_plugin.atomic import atomic_path
 
 
 def write_intermediate(folder: Path) -> JsonlWriter:
-    """The step that writes the documents of task i for task i of a later stage."""
-    return JsonlWriter(str(folder), output_filename="${rank}.jsonl", compression="zstd")
+    """The step that writes the documents of task i, and their images' bytes if read, for task i of a later stage."""
+    return JsonlWriter(str(folder), output_filename="${rank}.jsonl", compression="zstd", save_media_bytes=True)
 
 
 class ReadIntermediate(JsonlReader):

@@ -19,10 +19,12 @@ import io
 import logging
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
@@ -31,7 +33,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kosmos_plugin.atomic import write_text
-from kosmos_plugin.curation.pipeline.report import Report, read_counts
+from kosmos_plugin.curation.pipeline.report import Report, read_report
 from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.errors import UserError
 
@@ -82,7 +84,7 @@ def _run_all(run: Run, stages: Sequence[Stage], workers: int) -> None:
     with _pool(min(workers, max(stage.tasks for stage in stages))) as pool:
         for stage, folder in zip(stages, folders, strict=True):
             _run_stage(stage, folder, pool)
-    write_text(run.report_file, Report(run.command, read_counts(folders)).as_json())
+    write_text(run.report_file, read_report(run.command, folders).as_json())
 
 
 def _folder(number: int, stage: Stage) -> str:
@@ -97,11 +99,25 @@ def _pool(workers: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fairseq_cli_ext.worker"])
+    _start_fork_server()
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             yield pool
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_fork_server() -> None:
+    """Start the process that workers are forked from. Ctrl-C reaches it and them, and they ignore it, as inherited."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _run_stage(stage: Stage, folder: Path, pool: Executor | None) -> None:

@@ -8,12 +8,14 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
-from loguru import logger
 
 from kosmos_plugin.curation.pipeline.dropped import Dropped
-from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, is_system_error
-from kosmos_plugin.curation.pipeline.report import label
+from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, OtherForm, is_system_error
+from kosmos_plugin.curation.pipeline.report import label, note_label
 from kosmos_plugin.errors import UserError
+
+BROKEN_FILES = "the rest of files that are cut short or broken"
+_LONGEST_NOTE = 500  # characters
 
 DocumentStream = Iterable[Document] | None  # None for the first step of a pipeline
 
@@ -28,9 +30,13 @@ class Step(PipelineStep):
         """Add `number` to a count of the report; `section` is one of `report.SECTIONS`."""
         self.stat_update(label(section, what), value=number)
 
+    def note(self, message: str) -> None:
+        """Add a line to the notes of the report."""
+        self.stat_update(note_label(" ".join(message.split())[:_LONGEST_NOTE]))
+
     @contextlib.contextmanager
     def stop_where_broken(self, file: InputFile) -> Iterator[None]:
-        """End the reading of a file where it is cut short, damaged or in another format, and count that.
+        """End the reading of a file where it is cut short, damaged or in another form; count that, and note why.
 
         Errors of the machine, such as a full disk, and UserErrors are raised.
         """
@@ -41,8 +47,9 @@ class Step(PipelineStep):
         except READ_ERRORS as error:
             if is_system_error(error):
                 raise
-            self.count("left out", "the rest of files that are cut short or broken")
-            logger.warning(f"{file.path}: {type(error).__name__}: {error}")
+            is_form = isinstance(error, OtherForm)
+            self.count("left out", "files of another form" if is_form else BROKEN_FILES)
+            self.note(f"{file.path}: {'' if is_form else 'cut short or broken: '}{error or type(error).__name__}")
 
 
 class Filter(BaseFilter):
@@ -79,6 +86,7 @@ class Reader(Step):
         self.files = files
         self.exclusion_writer = exclusion_writer
         self.rank = 0
+        self._noted: set[str] = set()  # the reasons that have a note for the file that is being read
 
     @property
     def tasks(self) -> int:
@@ -90,6 +98,7 @@ class Reader(Step):
         with self.exclusion_writer or contextlib.nullcontext():
             for file in self.files[rank * self.files_per_task : (rank + 1) * self.files_per_task]:
                 self.count("read", "files")
+                self._noted.clear()
                 with self.stop_where_broken(file):
                     yield from self.read(file)
 
@@ -99,11 +108,17 @@ class Reader(Step):
 
     @contextlib.contextmanager
     def dropping(self, document: Document) -> Iterator[None]:
-        """Count a `Dropped` raised in the block, and write `document`, which holds what is known of the record."""
+        """Count a `Dropped` raised in the block, and write `document`, which holds what is known of the record.
+
+        The first record of a file that is dropped for a reason is noted, if the reason has details.
+        """
         try:
             yield
         except Dropped as error:
             self.count("dropped", error.reason)
+            if error.detail and error.reason not in self._noted:
+                self._noted.add(error.reason)
+                self.note(f"{document.id}: {error}")
             if self.exclusion_writer is not None:
                 document.metadata["filter_reason"] = error.reason
                 self.exclusion_writer.write(document, self.rank)

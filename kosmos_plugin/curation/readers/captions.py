@@ -2,43 +2,44 @@
 
 webdataset   img2dataset's tars; they are used in place (`recipes.captions_in_place`)
 files        img2dataset's folders: 00000/000000000.jpg, .txt, .json
-parquet      img2dataset's tables: a row has key, caption, the image's bytes as jpg, png or webp, …
-tsv          a line is key, caption, image (base64), width, height: microsoft/unilm's kosmos-2
+parquet, csv, tsv, json   tables (`caption_tables`)
 coco         COCO's captions_*.json, with its images in a folder; a pair for each annotation
 """
 
-import base64
+import contextlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 from datatrove.data import Document
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from kosmos_plugin.curation.filters.captions import check_pair, pair_document
 from kosmos_plugin.curation.filters.images import MAX_IMAGE_BYTES
-from kosmos_plugin.curation.pipeline.dropped import Dropped
-from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
+from kosmos_plugin.curation.pipeline.inputs import InputFile, OtherForm, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
-from kosmos_plugin.curation.readers.json_values import json_object, lines_of
+from kosmos_plugin.curation.readers.image_values import image_folder, image_media, read_image
+from kosmos_plugin.curation.readers.json_values import json_lines, json_object
+from kosmos_plugin.curation.readers.tables import holds_array
 from kosmos_plugin.curation.writers.shards import RECORDS_PER_SHARD
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
-# Format → file extensions.
+# Format → file extensions. JSON that is not COCO's may end in .json too (`is_coco`).
 FORMATS = {
     "webdataset": ("tar",),
     "files": IMAGE_EXTENSIONS,
     "tsv": ("tsv",),
+    "csv": ("csv",),
+    "json": ("jsonl", "ndjson"),
     "parquet": ("parquet",),
     "coco": ("json",),
 }
-# img2dataset writes tables and statistics in JSON beside its tars, folders and tables; these are ignored.
-FORMAT_GROUPS = (("webdataset", "files", "tsv"), ("parquet",), ("coco",))
-# base64 takes 4/3 of an image's bytes, and the caption comes on top.
-MAX_LINE_BYTES = 2 * MAX_IMAGE_BYTES
+# A table may name the images beside it. img2dataset writes tables and statistics in JSON and Parquet beside its tars
+# and files; these are ignored.
+FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet",), ("coco",))
+# imagefolder's: the table is of more use than the images, whatever its format.
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 class ReadPairs(Reader):
@@ -66,89 +67,55 @@ class ReadPairs(Reader):
 
 
 class ReadFiles(ReadPairs):
-    """Images, each with its caption beside it in a .txt or .json file. A task reads enough for one shard."""
+    """Images, each with its caption beside it in a .txt or .json file. A task reads enough for one shard.
+
+    Args:
+        files: The images.
+        caption_from: "txt" or "json", which of these files has the caption. The other is read if there is no such
+            file or, for "json", no caption in it.
+        exclusion_writer: Writes the records that cannot be used.
+    """
 
     files_per_task = RECORDS_PER_SHARD
+
+    def __init__(self, files: Sequence[InputFile], caption_from: str, exclusion_writer: DiskWriter | None = None):
+        super().__init__(files, exclusion_writer)
+        self.caption_from = caption_from
 
     def records(self, file: InputFile) -> Iterator[InputFile]:
         yield file
 
     def pair(self, record: InputFile) -> tuple[Any, Any]:
         with open_input(record.path) as image:
-            return _caption_beside(record.path.rpartition(".")[0]), image.read(MAX_IMAGE_BYTES + 1)
+            return self._caption_beside(record.path.rpartition(".")[0]), image.read(MAX_IMAGE_BYTES + 1)
 
-
-def _caption_beside(stem: str) -> object:
-    """The caption in STEM.txt or, without that file, in STEM.json; None if there is none in UTF-8."""
-    try:
-        with open_input(f"{stem}.txt") as file:
-            return file.read(MAX_IMAGE_BYTES).decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    except FileNotFoundError:
-        pass
-    try:
-        with open_input(f"{stem}.json") as file:
-            return json_object(file.read(MAX_IMAGE_BYTES)).get("caption")
-    except FileNotFoundError:
-        return None
-
-
-class ReadParquet(ReadPairs):
-    """img2dataset's tables. The image's column is named after its encoding, the caption's `txt` or `caption`."""
-
-    def records(self, file: InputFile) -> Iterator[tuple[object, bytes | None]]:
-        from pyarrow import parquet
-
-        with open_input(file.path) as stream:
-            table = parquet.ParquetFile(stream, buffer_size=2**20)  # or it reads whole columns
-            columns = table.schema_arrow.names
-            image = next((name for name in IMAGE_EXTENSIONS if name in columns), None)
-            caption = next((name for name in ("txt", "caption") if name in columns), None)
-            if image is None or caption is None:
-                raise ValueError(f"no columns of images and captions, but {', '.join(columns)}")
-            for batch in table.iter_batches(batch_size=16, columns=[image, caption]):
-                for row in batch.to_pylist():
-                    yield row[caption], row[image]
-
-    def pair(self, record: tuple[object, bytes | None]) -> tuple[Any, Any]:
-        if record[1] is None:  # img2dataset writes a row for each address, with or without an image
-            raise Dropped("not downloaded")
-        return record
-
-
-class ReadTsv(ReadPairs):
-    """Lines of tab-separated fields.
-
-    Args:
-        files: The input files.
-        columns: The names of the fields in order; `caption` and `image` are read.
-        exclusion_writer: Writes the records that cannot be used.
-    """
-
-    def __init__(self, files: Sequence[InputFile], columns: Sequence[str], exclusion_writer: DiskWriter | None = None):
-        super().__init__(files, exclusion_writer)
-        self.caption = columns.index("caption")
-        self.image = columns.index("image")
-
-    def records(self, file: InputFile) -> Iterator[bytes | None]:
-        with open_input(file.path) as stream:
-            for line in lines_of(stream, MAX_LINE_BYTES):
-                if line is None or not line.isspace():
-                    yield line
-
-    def pair(self, record: bytes | None) -> tuple[Any, Any]:
-        if record is None:
-            raise Dropped("line that is too long")
-        fields = record.rstrip(b"\r\n").split(b"\t")
-        if len(fields) <= max(self.caption, self.image):
-            raise Dropped("line without a caption or an image")
+    def _caption_beside(self, stem: str) -> object:
+        """The caption of STEM; None if there is none in UTF-8."""
+        in_json = None
+        if self.caption_from == "json":
+            in_json = _caption_in_json(stem)
+            if in_json and (not isinstance(in_json, str) or in_json.strip()):
+                return in_json
+        text = _beside(stem, ".txt")
+        if text is None:
+            return in_json if self.caption_from == "json" else _caption_in_json(stem)
         try:
-            return fields[self.caption].decode("utf-8"), base64.b64decode(fields[self.image], validate=True)
+            return text.decode("utf-8")
         except UnicodeDecodeError:
-            return None, b""
-        except ValueError:
-            raise Dropped("image that is not in base64") from None
+            return None
+
+
+def _caption_in_json(stem: str) -> object:
+    data = _beside(stem, ".json")
+    return None if data is None else json_object(data).get("caption")
+
+
+def _beside(stem: str, extension: str) -> bytes | None:
+    """The content of STEM.txt, or of STEM.TXT if there is no such file; None without either."""
+    for name in (stem + extension, stem + extension.upper()):
+        with contextlib.suppress(FileNotFoundError), open_input(name) as file:
+            return file.read(MAX_IMAGE_BYTES)
+    return None
 
 
 class ReadCoco(ReadPairs):
@@ -162,7 +129,7 @@ class ReadCoco(ReadPairs):
 
     def __init__(self, files: Sequence[InputFile], images: str, exclusion_writer: DiskWriter | None = None):
         super().__init__(files, exclusion_writer)
-        self.images = images
+        self.images = image_folder(files[0], images)
 
     def records(self, file: InputFile) -> Iterator[tuple[object, object]]:
         """(the image's file name, the caption) of each annotation."""
@@ -173,23 +140,22 @@ class ReadCoco(ReadPairs):
 
     def pair(self, record: tuple[object, object]) -> tuple[Any, Any]:
         name, caption = record
-        if not isinstance(name, str):
-            raise Dropped("no image")
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise Dropped("image outside of the folder of images")
-        filesystem, folder = fsspec.core.url_to_fs(self.images)
-        try:
-            with filesystem.open(f"{folder}/{name}", "rb") as image:
-                return caption, image.read(MAX_IMAGE_BYTES + 1)
-        except OSError:
-            raise Dropped("image that is not in the folder of images") from None
+        return caption, read_image(image_media(name, self.images, ""))
+
+
+def is_coco(file: InputFile) -> bool:
+    """Whether a JSON file is COCO's annotations, one object, rather than an array or lines of records."""
+    if holds_array(file):
+        return False
+    with open_input(file.path) as stream:
+        first = next(json_lines(stream), None)
+    return not isinstance(first, dict) or "annotations" in first
 
 
 def _coco_annotations(value: object) -> tuple[dict[str, object], list[dict[str, Any]]]:
     """The file names of the images by their ids, and the annotations."""
     images, annotations = (value.get(key) if isinstance(value, dict) else None for key in ("images", "annotations"))
     if not isinstance(images, list) or not isinstance(annotations, list):
-        raise ValueError('not COCO captions, which have "images" and "annotations"')
+        raise OtherForm('not COCO captions, which have "images" and "annotations"')
     names = {str(image.get("id")): image.get("file_name") for image in images if isinstance(image, dict)}
     return names, [annotation for annotation in annotations if isinstance(annotation, dict)]

@@ -3,38 +3,36 @@
 resiliparse extracts only text, so each image is replaced by a marker, and the text is cut at the markers.
 """
 
-import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urljoin
 
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree, NodeType
 
 from kosmos_plugin.curation.page_documents import PageImage
 from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.readers.charsets import decode
+from kosmos_plugin.curation.readers.image_addresses import absolute, image_addresses, is_placeholder
 
 # The time of extraction grows with the square of the nesting depth: seconds at 10,000.
 MAX_DEPTH = 500
-# Attributes of lazily loaded images that hold the address; `src` is a placeholder then.
-_LAZY = ("data-src", "data-lazy-src", "data-original", "data-srcset", "data-lazy-srcset")
+# More than any page that people read has; it bounds the work that follows.
+MAX_ELEMENTS = 500_000
+# Further attributes of an image, and further <source> elements before it, are not looked at.
+_MAX_ATTRIBUTES, _MAX_SOURCES = 64, 16
 # Parts of class names and ids of elements around images; "separator" is Blogger's.
 _AROUND_IMAGES = ("gallery", "carousel", "lightbox", "featured-image", "separator")
 # Private-use characters of Unicode, which texts do not contain.
 _MARK, _END = "\ue000", "\ue001"
 # Whether a page may contain what `_keep_lone_characters` searches for, which is slow; most pages do not.
-_LONE_CHARACTER = re.compile(r">\s*(?:[^\0-\u07ff]|&\w+;|&#\w+;)\s*<")
+_LONE_CHARACTER = re.compile(r">\s*(?:(?!\s)[^\0-\u07ff]|&\w+;|&#\w+;)\s*<")
 _TOO_DEEP = " > ".join(["*"] * MAX_DEPTH)
 
 
 def decode_html(data: bytes, charset: str | None = None) -> str:
-    """Decode HTML by the server's `charset` or, without a known one, by what the page declares or looks like."""
-    if charset is not None:
-        with contextlib.suppress(LookupError):  # a charset that does not exist
-            return bytes_to_str(data, charset).replace("\0", "")
-    return bytes_to_str(data, detect_encoding(data, from_html_meta=True) or "utf-8").replace("\0", "")
+    """Decode HTML as browsers do (`charsets.decode`); invalid bytes and NUL are left out."""
+    return decode(data, charset).replace("\0", "").replace("\ufffd", "")
 
 
 def parse_page(html: str, url: str) -> list[str | PageImage]:
@@ -48,18 +46,21 @@ def parse_page(html: str, url: str) -> list[str | PageImage]:
         Texts of one line per paragraph, and images.
 
     Raises:
-        Dropped: The page is nested too deep.
+        Dropped: The page is nested too deep, or has too many elements.
     """
     tree = HTMLTree.parse(html)
     if _first_element(tree, _TOO_DEEP) is not None:
         raise Dropped(f"HTML nested deeper than {MAX_DEPTH} elements")
+    if tree.document is not None and len(tree.document.query_selector_all("*")) > MAX_ELEMENTS:
+        raise Dropped(f"HTML of more than {MAX_ELEMENTS:,} elements")
     base = _base(tree, url)
-    images: list[PageImage | None] = []
+    addresses, alts = [], []
     _unpack_noscript(tree)
-    for element in _elements(tree, "img, amp-img"):
-        address = _address(element)
-        images.append(PageImage(_absolute(base, address), element.getattr("alt")) if address else None)
-        element.replace_with(tree.create_text_node(f"{_MARK}{len(images) - 1}{_END}"))
+    for element in _elements(tree, "img, amp-img, amp-anim"):
+        addresses.append(image_addresses(_attributes(element), _sources(element), _link(element), base))
+        alts.append(element.getattr("alt"))
+        element.replace_with(tree.create_text_node(f"{_MARK}{len(alts) - 1}{_END}"))
+    _remove_shared(addresses)
     _keep_shallow_lists(tree)
     _keep_around_images(tree)
     if _LONE_CHARACTER.search(html):
@@ -68,25 +69,61 @@ def parse_page(html: str, url: str) -> list[str | PageImage]:
     text = extract_plain_text(
         tree, main_content=True, alt_texts=True, list_bullets=False, skip_elements=["area", "object", "svg"]
     )
+    images = [
+        PageImage(found[0], alt, tuple(found[1:])) if found else None
+        for found, alt in zip(addresses, alts, strict=True)
+    ]
     return list(_cut(text, images))
+
+
+def _remove_shared(addresses: Sequence[list[str]]) -> None:
+    """Remove second and later addresses that different images share: placeholders, by whatever name."""
+    images: dict[str, set[str]] = {}
+    for first, *others in filter(None, addresses):
+        for other in others:
+            images.setdefault(other, set()).add(first)
+    for found in addresses:
+        found[1:] = [address for address in found[1:] if len(images[address]) == 1]
 
 
 # The next functions keep content that resiliparse's heuristics take for boilerplate.
 
 
 def _unpack_noscript(tree: HTMLTree) -> None:
-    """Move the images of <noscript> in front of it: with lazy loading, only these have addresses."""
+    """Move the images of <noscript> in front of it, or give their addresses to the image that they stand for."""
     for image in _elements(tree, "noscript img"):
-        noscript = image.parent
+        shown = image.parent if image.parent.tag == "picture" else image
+        noscript = shown.parent
         while noscript.tag != "noscript":
             noscript = noscript.parent
-        noscript.parent.insert_before(image, noscript)
+        around = (next(filter(_is_element, _neighbors(noscript, side, 4)), None) for side in ("prev", "next"))
+        late = next(filter(None, map(_late_image, around)), None)
+        if late is None:
+            noscript.parent.insert_before(shown, noscript)
+            continue
+        for name in ("src", "srcset"):
+            if value := image.getattr(name):
+                late[f"data-noscript-{name}"] = value
+        image.remove()
+
+
+def _is_element(node: Any) -> bool:
+    return node.type == NodeType.ELEMENT
+
+
+def _late_image(element: Any) -> Any:
+    """The image that `element` is or, for a <picture>, has, if its `src` is only a placeholder; else None."""
+    if element is not None and element.tag == "picture":
+        element = element.query_selector("img")
+    if element is None or element.tag not in ("img", "amp-img") or element.hasattr("data-noscript-src"):
+        return None
+    return element if is_placeholder(element.getattr("src") or "") or element.hasattr("data-src") else None
 
 
 def _keep_shallow_lists(tree: HTMLTree) -> None:
     """Nest lists near <body> deeper, or they are taken for menus; not those whose text is mostly links."""
     for items in _elements(tree, "body > ul, body > * > ul, body > * > * > ul"):
-        linked = sum(len(link.text) for link in items.query_selector_all("a"))
+        linked = sum(len(link.text) for link in items.query_selector_all("a").values())
         if 2 * linked < len(items.text.strip()):
             divs: list[Any] = [tree.create_element("div") for _ in range(3)]
             outer, middle, inner = divs
@@ -116,8 +153,8 @@ def _keep_lone_characters(tree: HTMLTree) -> None:
 
 
 def _elements(tree: HTMLTree, selector: str) -> list[Any]:
-    """The elements that a CSS selector matches; a list, so that the tree can be changed meanwhile."""
-    return [] if tree.document is None else list(tree.document.query_selector_all(selector))
+    """The elements that a CSS selector matches: a list, since iterating over resiliparse's own is quadratic."""
+    return [] if tree.document is None else tree.document.query_selector_all(selector).values()
 
 
 def _first_element(tree: HTMLTree, selector: str) -> Any:
@@ -127,34 +164,38 @@ def _first_element(tree: HTMLTree, selector: str) -> Any:
 
 def _base(tree: HTMLTree, url: str) -> str:
     base = _first_element(tree, "base[href]")
-    return _absolute(url, base.getattr("href").strip()) or url if base is not None else url
+    return (absolute(url, base.getattr("href") or "") or url) if base is not None else url
 
 
-def _absolute(base: str, address: str) -> str:
-    """The absolute address without its fragment; "" if it is not an address."""
-    try:
-        return urljoin(base, address).partition("#")[0] if not address.startswith("data:") else address
-    except ValueError:  # http://[/
-        return ""
+def _attributes(element: Any) -> dict[str, str]:
+    return {name: element.getattr(name) or "" for name in element.attrs[:_MAX_ATTRIBUTES]}
 
 
-def _address(image: Any) -> str:
-    """The address of an <img>: the attribute for lazy loading, its src, or the first of a srcset."""
-    for name in _LAZY:
-        if lazy := (image.getattr(name) or "").strip():
-            return _first(lazy) if name.endswith("srcset") else lazy
-    source = (image.getattr("src") or "").strip()
-    if source and not source.startswith("data:"):
-        return source
-    alternative = _first(image.getattr("srcset"))
-    if not alternative and (parent := image.parent) is not None and parent.tag == "picture":
-        element = parent.query_selector("source[srcset]")
-        alternative = _first(element.getattr("srcset")) if element is not None else ""
-    return alternative or source
+def _sources(image: Any) -> list[dict[str, str]]:
+    """The attributes of each <source> before an image in its <picture>."""
+    if image.parent is None or image.parent.tag != "picture":
+        return []
+    before = [node for node in _neighbors(image, "prev", 2 * _MAX_SOURCES) if node.tag == "source"]
+    return [_attributes(source) for source in reversed(before)]
 
 
-def _first(srcset: str | None) -> str:
-    return next(iter((srcset or "").split()), "").rstrip(",")
+def _neighbors(element: Any, direction: str, most: int) -> Iterator[Any]:
+    """At most `most` siblings of an element, from it on; `direction` is "prev" or "next".
+
+    resiliparse's `prev_element` passes over any number of texts, which takes quadratic time over many elements.
+    """
+    node = getattr(element, direction)
+    while node is not None and most > 0:
+        yield node
+        node, most = getattr(node, direction), most - 1
+
+
+def _link(image: Any) -> str | None:
+    """The address that an image links to."""
+    element = image.parent
+    if element is not None and element.tag == "picture":
+        element = element.parent
+    return element.getattr("href") if element is not None and element.tag == "a" else None
 
 
 def _cut(text: str, images: list[PageImage | None]) -> Iterator[str | PageImage]:
@@ -165,7 +206,7 @@ def _cut(text: str, images: list[PageImage | None]) -> Iterator[str | PageImage]
     for piece in rest:
         number, _, following = piece.partition(_END)
         if number.isascii() and number.isdecimal() and int(number) < len(images):
-            if (image := images[int(number)]) is not None and image.url:
+            if (image := images[int(number)]) is not None:
                 yield image
         else:  # the page's own character
             following = piece

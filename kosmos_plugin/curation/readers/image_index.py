@@ -4,14 +4,14 @@
     sort images    one task per bucket   FOLDER/BUCKET.{hashes,locations}.npy: all images of a range of hashes
 
 The key of an image in a tar is the "url" in img2dataset's JSON beside it. Without one it is its name: HOST/PATH, as
-written by `wget --mirror`, or its name in a release. If several images have the same key, the first is used.
+written by `wget --mirror`, or its name in a release. If several images have the same key, the first is used. Redirects
+and revisits of WARC files are in the index too, and are followed when an image is read.
 """
 
 import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -19,20 +19,22 @@ import xxhash
 from datatrove.data import Document
 
 from kosmos_plugin.curation.filters.images import MAX_IMAGE_BYTES
-from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, is_system_error, open_bytes
+from kosmos_plugin.curation.pipeline.inputs import InputFile, open_bytes
 from kosmos_plugin.curation.pipeline.intermediate import save_array
 from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Step
 from kosmos_plugin.curation.readers.json_values import json_object
-from kosmos_plugin.curation.readers.web_pages import decoded_body, media_type, warc_record, warc_records
-from kosmos_plugin.data.shard_index import files_of
+from kosmos_plugin.curation.readers.warc_images import ONE_STREAM, REFERENCE, OneStream, warc_image, warc_images
+from kosmos_plugin.data.tar_files import HOLE, Pieces, tar_files
 
 _NOT_IMAGES = (".json", ".txt", ".html", ".htm", ".parquet")
-# Number of the file, then offset and size in bytes (size 0: a WARC record, which knows its own).
+# Number of the file, then offset and size in bytes (of a WARC record, which knows its own: 0, or REFERENCE).
 LOCATION = np.dtype([("file", "<u4"), ("offset", "<u8"), ("size", "<u8")])
 ENTRY = np.dtype([("hash", "<u8"), *LOCATION.descr])
 # With about 100,000 images per file, sorting a bucket takes a few hundred megabytes.
 FILES_PER_BUCKET = 64
+# As in browsers; an address that redirects to itself has no end.
+MAX_REDIRECTS = 20
 
 
 def address_key(url: str) -> str:
@@ -68,64 +70,48 @@ class ListImages(Step):
     def run(self, data: DocumentStream = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         file = self.files[rank]
         entries = []
-        with self.stop_where_broken(file):
-            for key, offset, size in tar_images(file.path) if file.format == "tar" else warc_images(file.path):
-                entries.append((_hash(key), rank, offset, size))
-        self.count("read", "images in WARC files and tars", len(entries))
+        is_tar = file.format == "tar"
+        references = 0
+        try:
+            with self.stop_where_broken(file):
+                for key, offset, size in tar_images(file.path) if is_tar else warc_images(file.path, address_key):
+                    entries.append((_hash(key), rank, offset, size))
+                    references += not is_tar and size == REFERENCE
+        except OneStream:
+            self.count("left out", ONE_STREAM)
+        self.count("read", "images in WARC files and tars", len(entries) - references)
         array = np.array(entries, ENTRY)
         save_array(self.folder / f"{rank}.npy", array[np.argsort(array["hash"], kind="stable")])
         yield from ()
 
 
-def warc_images(path: str) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, 0) of each record of a WARC file that may be an image."""
-    held = None  # until it is known that the next record has another offset
-    last = -1
-    for position, record in warc_records(path):
-        if position == last:
-            raise ValueError("compressed as one stream, in which images cannot be located; compress each record")
-        if held is not None:
-            yield held
-        last, held = position, None
-        key = address_key(record.headers.get("WARC-Target-URI") or "")
-        if key and _may_be_image(media_type(record)):
-            held = key, position, 0
-    if held is not None:
-        yield held
-
-
-def _may_be_image(media_type: str) -> bool:
-    """Whether a media type may be an image's. File storage often does not know the type; decoding will tell."""
-    return media_type.startswith("image/") or media_type in ("", "application/octet-stream", "binary/octet-stream")
-
-
 def tar_images(path: str) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, size) of each image in a tar, from its headers and img2dataset's JSON beside the image."""
-    with open_bytes(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        stem: str | None = None
-        images: list[tuple[str, int, int]] = []
-        url: str | None = None
-        for member in files_of(archive):
-            name = member.name.removeprefix("./")
-            member_stem, extension = posixpath.splitext(name)
-            if member_stem != stem:
-                yield from _named(images, url)
-                stem, images, url = member_stem, [], None
-            if extension.lower() == ".json" and member.size <= MAX_IMAGE_BYTES:
-                url = _url_of(_content(archive, member)) or url
-            elif extension.lower() not in _NOT_IMAGES:  # addresses end in anything
-                images.append((name, member.offset_data, member.size))
-        yield from _named(images, url)
+    """(key, offset, size) of each image in a tar, from its headers and img2dataset's JSON with the image's name.
 
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return b"" if file is None else file.read()
-
-
-def _named(images: list[tuple[str, int, int]], url: str | None) -> Iterator[tuple[str, int, int]]:
-    for name, offset, size in images:
-        yield address_key(url) if url else name, offset, size
+    Raises tarfile.TarError, after the images that could be located, if the tar is broken or some images are sparse.
+    """
+    images: dict[str, tuple[str, Pieces]] = {}  # by name; a later file replaces an earlier one
+    urls: dict[str, str | None] = {}  # by name without extension
+    error: tarfile.TarError | None = None
+    with open_bytes(path) as file:
+        try:
+            for name, pieces in tar_files(file):
+                name = posixpath.normpath(name)
+                stem, extension = posixpath.splitext(name)
+                if len(pieces) > 1 or pieces[0][0] == HOLE:
+                    error = tarfile.ReadError(f"{name} is a sparse file; write the tar again without --sparse")
+                elif extension.lower() == ".json" and pieces[0][1] <= MAX_IMAGE_BYTES:
+                    file.seek(pieces[0][0])
+                    urls[stem] = _url_of(file.read(pieces[0][1]))
+                elif extension.lower() not in _NOT_IMAGES:  # addresses end in anything
+                    images[name] = stem, pieces
+        except tarfile.TarError as raised:
+            error = raised
+    for name, (stem, pieces) in images.items():
+        url = urls.get(stem)
+        yield address_key(url) if url else name, *pieces[0]
+    if error is not None:
+        raise error
 
 
 def _url_of(data: bytes) -> str | None:
@@ -184,35 +170,39 @@ class ImageIndex:
         Returns:
             At most MAX_IMAGE_BYTES + 1 bytes of it; None if it is not in the index or its record is broken.
         """
+        keys = [key]
+        for number in range(MAX_REDIRECTS + 1):
+            if number >= len(keys):
+                break
+            for file, offset, size in self._locations(keys[number]):
+                with open_bytes(self.files[file].path) as stream:
+                    if self.files[file].format == "tar":
+                        stream.seek(offset)
+                        return stream.read(min(size, MAX_IMAGE_BYTES + 1))
+                    found = warc_image(stream, offset, keys[number], address_key)
+                if isinstance(found, bytes):
+                    return found
+                keys += [key for key in found if key not in keys]
+        return None
+
+    def _locations(self, key: str) -> list[tuple[int, int, int]]:
+        """(file, offset, size) of the first images with a key."""
         value = _hash(key)
         hashes, locations = self._bucket(value * self.buckets >> 64)
-        number = int(np.searchsorted(hashes, np.uint64(value)))
-        if number == len(hashes) or int(hashes[number]) != value:
-            return None
-        file, offset, size = (int(part) for part in locations[number])
-        with open_bytes(self.files[file].path) as stream:
-            if self.files[file].format == "tar":
-                stream.seek(offset)
-                return stream.read(min(size, MAX_IMAGE_BYTES + 1))
-            return _image_in_warc(stream, offset, key)
+        start = int(np.searchsorted(hashes, np.uint64(value)))
+        found = []
+        for number in range(start, min(start + MAX_REDIRECTS, len(hashes))):
+            if int(hashes[number]) != value:
+                break
+            file, offset, size = locations[number].tolist()
+            found.append((file, offset, size))
+        return found
 
     def _bucket(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if number not in self.mapped:
             names = (f"{number}.hashes.npy", f"{number}.locations.npy")
             self.mapped[number] = tuple(np.load(self.folder / name, mmap_mode="r") for name in names)
         return self.mapped[number]
-
-
-def _image_in_warc(stream: IO[bytes], offset: int, key: str) -> bytes | None:
-    try:
-        record = warc_record(stream, offset)
-    except READ_ERRORS as error:
-        if is_system_error(error):
-            raise
-        return None
-    if record is None or address_key(record.headers.get("WARC-Target-URI") or "") != key:
-        return None
-    return decoded_body(record, MAX_IMAGE_BYTES) if record.content_length <= MAX_IMAGE_BYTES else None
 
 
 def _hash(key: str) -> int:

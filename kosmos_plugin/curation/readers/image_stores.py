@@ -11,7 +11,6 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import DataHandler, Request
 
 import fsspec
-from datatrove.data import Media
 
 from kosmos_plugin.curation.filters.images import MAX_IMAGE_BYTES
 from kosmos_plugin.curation.pipeline.inputs import InputFile, find_inputs, open_bytes
@@ -34,13 +33,21 @@ class ImageStores:
         self.root = root
         self.index = ImageIndex(files, index) if files else None
 
-    def read(self, media: Media) -> bytes | None:
-        """At most MAX_IMAGE_BYTES + 1 bytes of an encoded image; None if it is in no store."""
-        if media.url.startswith("data:"):
-            return _image_in_address(media.url)
-        if media.url.startswith("file:"):
-            return self._image_in_root(media.url)
-        for name in filter(None, (address_key(media.url), media.path)):
+    def read(self, url: str, path: str | None = None) -> bytes | None:
+        """Read an image.
+
+        Args:
+            url: Its address.
+            path: Its name in a release.
+
+        Returns:
+            At most MAX_IMAGE_BYTES + 1 bytes of it, still encoded; None if it is in no store.
+        """
+        if url[:5].lower() == "data:":
+            return _image_in_address(url)
+        if url.startswith("file:"):
+            return self._image_in_root(url)
+        for name in filter(None, (address_key(url), path)):
             if self.index is not None and (found := self.index.read(name)) is not None:
                 return found
             for folder in self.folders:

@@ -4,7 +4,9 @@ MMC4     JSON lines, also in .zip. A document has `text_list`, its sentences; `u
          each image its `raw_url`, its `image_name` (the file name of the download) and its `matched_text_index`, the
          sentence that it precedes
 OBELICS  Parquet. A row has the lists `images` and `texts`, one of which holds None where the other holds a value;
-         `metadata`, a JSON list with the images' `alt_text`; and `general_metadata`, a JSON object with the `url`
+         `metadata`, a JSON list with the images' `alt_text`; and `general_metadata`, a JSON object with the `url`.
+         Other data sets have the images themselves, as Hugging Face's {bytes, path}; where both lists hold a value, the
+         image comes first. Or they have a `text`, with an `<image>` for each image or with the images before it
 """
 
 import itertools
@@ -16,9 +18,11 @@ from datatrove.data import Document
 
 from kosmos_plugin.curation.page_documents import PageImage, page_document
 from kosmos_plugin.curation.pipeline.dropped import Dropped
-from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
+from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, OtherForm, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
+from kosmos_plugin.curation.readers.instruction_forms import IMAGE_MARK
 from kosmos_plugin.curation.readers.json_values import json_lines, json_object, json_value
+from kosmos_plugin.curation.readers.tables import parquet_columns, parquet_records
 
 
 class ReadRelease(Reader):
@@ -78,26 +82,60 @@ class ReadObelics(ReadRelease):
     name = "OBELICS"
 
     def records(self, stream: IO[bytes]) -> Iterator[object]:
-        from pyarrow import parquet
-
-        columns = ["images", "texts", "metadata", "general_metadata"]
-        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=64, columns=columns):
-            yield from batch.to_pylist()
+        known = ("images", "texts", "text", "metadata", "general_metadata")
+        names = [name for name, _ in parquet_columns(stream)]
+        if "images" not in names or not {"texts", "text"} & set(names):
+            raise OtherForm(f"no columns images and texts, but {', '.join(names)}")
+        yield from parquet_records(stream, [name for name in known if name in names], rows=16)
 
     def document(self, record: dict[str, Any], id: str) -> Document:
         images, texts = record.get("images"), record.get("texts")
+        if isinstance(images, list) and isinstance(record.get("text"), str):
+            images, texts = _placed(images, record["text"])
         if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
             raise _wrong_format()
         metadata = json_value(record.get("metadata"))
         metadata = metadata if isinstance(metadata, list) else []
         parts: list[str | PageImage] = []
+        given: list[bytes | None] = []  # the images' bytes
         for image, text, details in itertools.zip_longest(images, texts, metadata[: len(images)]):
-            if isinstance(image, str):
+            data = image.get("bytes") if isinstance(image, dict) else image
+            if isinstance(data, bytes):
+                parts.append(PageImage(f"image:{len(given)}"))
+                given.append(data)
+            elif isinstance(data, str):
                 alt = details.get("alt_text") if isinstance(details, dict) else None
-                parts.append(PageImage(_string(image), _string(alt) or None))
-            elif isinstance(text, str) and text.strip():
+                parts.append(PageImage(_string(data), _string(alt) or None))
+                given.append(None)
+            if isinstance(text, str) and text.strip():
                 parts.append(text.strip())
-        return page_document(parts, id, _string(json_object(record.get("general_metadata")).get("url")))
+        document = page_document(parts, id, _string(json_object(record.get("general_metadata")).get("url")))
+        for media, data in zip(document.media, given, strict=True):
+            media.media_bytes = data
+        return document
+
+
+def holds_images(file: InputFile) -> bool:
+    """Whether a Parquet file has the images themselves and not their addresses."""
+    from pyarrow import types
+
+    try:
+        with open_input(file.path) as stream:
+            kind = dict(parquet_columns(stream)).get("images")
+    except READ_ERRORS:
+        return False
+    value = getattr(kind, "value_type", None)
+    return value is not None and (types.is_struct(value) or types.is_binary(value) or types.is_large_binary(value))
+
+
+def _placed(images: list[Any], text: str) -> tuple[list[Any], list[Any]]:
+    """The images at the marks of a text, as lists of which one holds None where the other holds a value."""
+    pieces = text.split(IMAGE_MARK)
+    if len(pieces) == 1:
+        pieces = [*[""] * len(images), text]
+    if len(pieces) != len(images) + 1:
+        raise Dropped("<image> marks and images differ in number", f"{len(pieces) - 1} and {len(images)}")
+    return [None, *images], pieces
 
 
 def _wrong_format() -> Dropped:

@@ -1,17 +1,17 @@
 """Text files → documents: JSON lines, Parquet, The Pile's JSON lines, plain text; each may be compressed."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from datatrove.data import Document
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from kosmos_plugin.curation.filters.text import PILE_SUBSET, check_text
-from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
+from kosmos_plugin.curation.filters.text import INPUT_FOLDER, PILE_SUBSET, check_text
+from kosmos_plugin.curation.pipeline.dropped import Dropped
+from kosmos_plugin.curation.pipeline.inputs import InputFile, OtherForm, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers import json_values
-from kosmos_plugin.curation.readers.json_values import json_lines
+from kosmos_plugin.curation.readers.tables import json_records, parquet_columns, parquet_records
 
 EXTENSIONS = ("jsonl", "json", "ndjson", "parquet", "txt")
 
@@ -19,7 +19,7 @@ EXTENSIONS = ("jsonl", "json", "ndjson", "parquet", "txt")
 class ReadTexts(Reader):
     """The documents of text files.
 
-    Each record of JSON lines or Parquet is a document. A .json file may also be one array of records. A plain text file
+    Each record of JSON lines, of an array in JSON, or of Parquet is a document. A plain text file
     is one document, or several between separator lines.
 
     Args:
@@ -43,52 +43,43 @@ class ReadTexts(Reader):
         self.separator = separator
 
     def read(self, file: InputFile) -> Iterator[Document]:
-        for number, (text, metadata) in enumerate(self._texts(file)):
+        for number, record in enumerate(self._records(file)):
             self.count("read", "documents")
-            document = Document(text if isinstance(text, str) else "", f"{file.name}/{number}", metadata=metadata)
+            document = Document("", f"{file.name}/{number}", metadata=_source(record, file))
             with self.dropping(document):
+                text = self._text(record)
+                document.text = text if isinstance(text, str) else ""
                 check_text(text)
                 yield document
 
-    def texts_of(self, record: object) -> Iterator[tuple[object, dict[str, Any]]]:
-        """The texts of a record, each with metadata; None for a text that is missing. Here a record has one."""
-        if not isinstance(record, dict):
-            yield None, {}
+    def _records(self, file: InputFile) -> Iterator[object]:
+        """The records of a file: objects, or the texts of plain text (None for one that is too long)."""
+        if file.format not in ("txt", "parquet"):
+            yield from json_records(file)
             return
-        text, meta = record.get(self.text_key), record.get("meta")
-        subset = meta.get(PILE_SUBSET) if isinstance(meta, dict) else None
-        yield _decoded(text), {PILE_SUBSET: subset} if isinstance(subset, str) else {}
-
-    def _texts(self, file: InputFile) -> Iterator[tuple[object, dict[str, Any]]]:
-        """The texts of all records, which may be any value."""
-        if file.format == "txt":
-            records = self._plain
-        elif file.format == "parquet":
-            records = self._parquet
-        else:
-            records = self._json_array if file.format == "json" and _is_array(file) else self._json_lines
         with open_input(file.path) as stream:
-            yield from records(stream)
+            if file.format == "txt":
+                yield from self._plain(stream)
+            else:
+                names = [name for name, _ in parquet_columns(stream)]
+                if self.text_key not in names:
+                    raise OtherForm(f"no column {self.text_key} (--text-key), but {', '.join(names)}")
+                yield from parquet_records(stream, [name for name in (self.text_key, "meta") if name in names])
 
-    def _json_lines(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
-        for record in json_lines(stream):
-            yield from self.texts_of(record)
+    def _text(self, record: object) -> object:
+        """The text of a record, which may be any value. Raises Dropped if it is missing."""
+        if isinstance(record, dict):
+            if self.text_key not in record:
+                fields = ", ".join(map(str, list(record)[:20])) or "none"
+                raise Dropped(f"no field {self.text_key} (--text-key)", f"but {fields}")
+            record = record[self.text_key]
+        elif record is None:
+            raise Dropped("not valid JSON, or too long")
+        elif not isinstance(record, bytes):
+            raise Dropped("not a JSON object")
+        return _decoded(record)
 
-    def _json_array(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
-        data = stream.read(json_values.MAX_BYTES + 1)
-        if len(data) > json_values.MAX_BYTES:
-            raise ValueError(f"an array of more than {json_values.MAX_BYTES:,} bytes; JSON lines can be of any size")
-        for record in json.loads(data):
-            yield from self.texts_of(record)
-
-    def _parquet(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
-        from pyarrow import parquet
-
-        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=256):
-            for record in batch.to_pylist():
-                yield from self.texts_of(record)
-
-    def _plain(self, stream: IO[bytes]) -> Iterator[tuple[object, dict[str, Any]]]:
+    def _plain(self, stream: IO[bytes]) -> Iterator[bytes | None]:
         lines: list[bytes] = []
         size = 0
         while line := stream.readline(json_values.MAX_BYTES):
@@ -102,24 +93,26 @@ class ReadTexts(Reader):
         yield from _joined(lines, size)
 
 
-def _joined(lines: list[bytes], size: int) -> Iterator[tuple[object, dict[str, Any]]]:
-    """The text of the lines between two separators, if any; None if it is too long or not UTF-8."""
+def _source(record: object, file: InputFile) -> dict[str, Any]:
+    """The subset of The Pile that a record is from; else the folder of its file."""
+    meta = record.get("meta") if isinstance(record, dict) else None
+    subset = meta.get(PILE_SUBSET) if isinstance(meta, dict) else None
+    return {PILE_SUBSET: subset} if isinstance(subset, str) else {INPUT_FOLDER: file.folder}
+
+
+def _joined(lines: list[bytes], size: int) -> Iterator[bytes | None]:
+    """The text of the lines between two separators, if any; None if it is too long."""
     if size > json_values.MAX_BYTES:
-        yield None, {}
+        yield None
     elif text := b"".join(lines).strip():
-        yield _decoded(text), {}
+        yield text
 
 
 def _decoded(text: object) -> object:
-    """Decode bytes, which Parquet may hold; None if they are not UTF-8. Other values stay as they are."""
+    """Decode bytes, which Parquet and plain text hold; None if they are not UTF-8. Other values stay as they are."""
     if isinstance(text, bytes):
         try:
             return text.decode("utf-8")
         except UnicodeDecodeError:
             return None
     return text
-
-
-def _is_array(file: InputFile) -> bool:
-    with open_input(file.path) as stream:
-        return stream.read(64).lstrip().startswith(b"[")

@@ -1,23 +1,21 @@
 """Web pages of WARC files and of folders of HTML → documents of texts and images, which have no bytes yet."""
 
-import contextlib
-import io
 import itertools
 import os
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO
 from urllib.parse import quote
 
 from datatrove.data import Document
 from datatrove.pipeline.writers.disk_base import DiskWriter
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from fastwarc.warc import WarcRecord, WarcRecordType
 
 from kosmos_plugin.curation.page_documents import page_document
 from kosmos_plugin.curation.pipeline.dropped import Dropped
-from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, open_bytes, open_input
+from kosmos_plugin.curation.pipeline.inputs import InputFile, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
-from kosmos_plugin.curation.readers.html import decode_html, parse_page
+from kosmos_plugin.curation.readers.html import decode_html
+from kosmos_plugin.curation.readers.page_parser import page_parser
+from kosmos_plugin.curation.readers.warc import charset, decoded_body, is_success, media_type, target_uri, warc_records
 
 # Format → file extensions.
 FORMATS = {"warc": ("warc",), "html": ("html", "htm", "xhtml"), "mmc4": ("jsonl", "zip"), "obelics": ("parquet",)}
@@ -47,7 +45,7 @@ class ReadPages(Reader):
         with self.dropping(Document("", id, metadata={"url": url})):
             if len(data) > self.max_bytes:
                 raise Dropped(f"HTML of more than {self.max_bytes:,} bytes")
-            yield page_document(parse_page(decode_html(data, charset), url), id, url)
+            yield page_document(page_parser().parse(decode_html(data, charset), url), id, url)
 
 
 class ReadWarc(ReadPages):
@@ -61,13 +59,16 @@ class ReadWarc(ReadPages):
         yield from held
 
     def _pages_of(self, record: WarcRecord, id: str) -> Iterator[Document]:
-        if media_type(record) not in HTML_TYPES:
+        if (
+            record.record_type == WarcRecordType.revisit
+            or not is_success(record)
+            or media_type(record) not in HTML_TYPES
+        ):
             return
-        url = record.headers.get("WARC-Target-URI") or ""
         # A record that is too large is not read: decoding would not make it smaller.
         is_large = record.content_length > self.max_bytes + MAX_HEADER_BYTES
         data = bytes(self.max_bytes + 1) if is_large else decoded_body(record, self.max_bytes)
-        yield from self.pages(data, url.strip("<>"), id, record.http_charset)
+        yield from self.pages(data, target_uri(record), id, charset(record))
 
 
 class ReadHtml(ReadPages):
@@ -101,67 +102,3 @@ def folder_of(files: Sequence[InputFile]) -> str:
     folders = [file.path.split("/")[:-1] for file in files]
     shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
     return "/".join(names[0] for names in shared)
-
-
-def warc_records(path: str) -> Iterator[tuple[int, WarcRecord]]:
-    """The successful responses and the resources of a WARC file, each with its offset in bytes, still encoded.
-
-    Raises:
-        OSError: at the end, if the file ends in the middle of a record.
-    """
-    position = 0
-    with open_bytes(path) as file:
-        records = WarcRecordType.response | WarcRecordType.resource
-        for record in ArchiveIterator(file, record_types=records, auto_decode="none"):
-            position = record.stream_pos
-            status = record.http_headers.status_code if record.http_headers else 200
-            if status in (200, None):
-                yield position, record
-    with open_bytes(path) as file:
-        if _is_cut(file, position, path.lower().endswith(".gz")):
-            raise OSError(f"the file ends in the middle of a record, at byte {position:,} or later")
-
-
-def warc_record(file: IO[bytes], position: int) -> WarcRecord | None:
-    """The record at an offset (bytes) of an open file."""
-    file.seek(position)
-    return next(iter(ArchiveIterator(file, auto_decode="none")), None)
-
-
-def decoded_body(record: WarcRecord, max_bytes: int) -> bytes:
-    """The body of a response with HTTP's encodings undone, at most `max_bytes` + 1 bytes of it.
-
-    As in browsers, a body that is not in the encoding that its header states is taken as it is. A copy of the record is
-    read, because the file's reader stops after a body that it could not decode.
-    """
-    copy = io.BytesIO()
-    record.write(copy)
-    for decode in ("all", "none"):
-        copy.seek(0)
-        with contextlib.suppress(*READ_ERRORS):
-            return next(iter(ArchiveIterator(copy, auto_decode=decode))).reader.read(max_bytes + 1)
-    return b""
-
-
-def media_type(record: WarcRecord) -> str:
-    """The media type of a record ("text/html"), in lower case."""
-    stated = record.http_content_type if record.is_http else record.headers.get("Content-Type")
-    return (stated or "").partition(";")[0].strip().lower()
-
-
-def _is_cut(file: IO[bytes], position: int, is_gzip: bool) -> bool:
-    """Whether a WARC file ends in the middle of a record, starting at `position`; the reader does not report it."""
-    file.seek(position)
-    if not is_gzip:
-        for record in ArchiveIterator(file, parse_http=False):
-            length = record.content_length
-            if record.consume() < length:
-                return True
-        return False
-    member = None
-    while chunk := file.read(2**16):
-        while chunk:
-            member = member or zlib.decompressobj(31)
-            member.decompress(chunk)
-            chunk, member = (member.unused_data, None) if member.eof else (b"", member)
-    return member is not None

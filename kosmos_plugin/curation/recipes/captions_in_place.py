@@ -1,6 +1,6 @@
 """kosmos-prepare captions with img2dataset's tars: the tars stay as they are, and an index beside each lists its pairs.
 
-    TAR.index.npz      the index of the pairs that are kept, and the options that selected them
+    TAR.kosmos_index   the index of the pairs that are kept, and the options that selected them
     OUT/corpus.yaml    the corpus for a data YAML
     OUT/bad.jsonl      a line for each tar without an index, and why
 
@@ -37,12 +37,19 @@ from kosmos_plugin.data.shards import caption_document
 from kosmos_plugin.errors import UserError
 
 CORPUS_FILE = "corpus.yaml"
-# The options that select pairs; an index stores them.
-_SELECTING = tuple(
-    field.name
-    for field in dataclasses.fields(CaptionOptions)
-    if field.name not in ("format", "images", "tsv_columns", "valid_share", "keep_dropped")
+# All other options select pairs; an index stores those.
+_NOT_SELECTING = (
+    "format",
+    "images",
+    "image_column",
+    "caption_column",
+    "tsv_columns",
+    "valid_share",
+    "valid_documents",
+    "vocabulary",
+    "keep_dropped",
 )
+_SELECTING = tuple(field.name for field in dataclasses.fields(CaptionOptions) if field.name not in _NOT_SELECTING)
 
 
 def stages_in_place(run: Run[CaptionOptions], tars: Sequence[InputFile], filters: Sequence[Filter]) -> list[Stage]:
@@ -51,10 +58,15 @@ def stages_in_place(run: Run[CaptionOptions], tars: Sequence[InputFile], filters
     bad = run.intermediate / "bad"
     if run.report_file.is_file():
         _require_selection(_indexed(tars, run.out), selection)
-    filter_shards = FilterShards(tars, bad, selection, filters, run.dropped_writer("invalid"))
+    caption_from = run.options.caption_from
+    filter_shards = FilterShards(tars, bad, selection, filters, caption_from, run.dropped_writer("invalid"))
     return [
         Stage("filter shards", [filter_shards], len(tars)),
-        Stage("list shards", [JoinBadRecords(bad, run.out / BAD_FILE), WriteCorpus(tars, run.out, selection)], 1),
+        Stage(
+            "list shards",
+            [JoinBadRecords(bad, run.out / BAD_FILE), WriteCorpus(tars, run.out, selection, caption_from)],
+            1,
+        ),
     ]
 
 
@@ -66,6 +78,7 @@ class FilterShards(IndexShards):
         bad: The folder of the lists of broken tars.
         selection: The options that select the pairs.
         filters: The filters, each with its own exclusion writer.
+        caption_from: "txt" or "json", where the captions are.
         exclusion_writer: Writes the records that are not pairs.
     """
 
@@ -77,10 +90,12 @@ class FilterShards(IndexShards):
         bad: Path,
         selection: str,
         filters: Sequence[Filter],
+        caption_from: str,
         exclusion_writer: DiskWriter | None = None,
     ):
         super().__init__(tars, bad, selection)
         self.filters = filters
+        self.caption_from = caption_from
         self.exclusion_writer = exclusion_writer
         self._dropped: list[tuple[DiskWriter, Document]] = []
 
@@ -114,13 +129,12 @@ class FilterShards(IndexShards):
         if writer is not None:
             self._dropped.append((writer, Document(document.text, document.id, metadata={"filter_reason": reason})))
 
-    @staticmethod
-    def _pair(record: Record, document: Document) -> Document:
+    def _pair(self, record: Record, document: Document) -> Document:
         """The document of a pair. If the record is not one, `document` is given what is known of it."""
-        if max(size for _, size in record.members.values()) > MAX_IMAGE_BYTES:
+        if record.largest > MAX_IMAGE_BYTES:
             raise Dropped(FILE_TOO_LARGE)
         try:
-            image, caption = caption_document(record).segments
+            image, caption = caption_document(record, self.caption_from).segments
         except BrokenRecord as error:
             raise Dropped(error.reason, error.detail) from None
         assert isinstance(image, Image) and isinstance(caption, Text)  # the layout of a pair
@@ -135,17 +149,20 @@ class WriteCorpus(Step):
 
     name = "corpus"
 
-    def __init__(self, tars: Sequence[InputFile], out: Path, selection: str):
+    def __init__(self, tars: Sequence[InputFile], out: Path, selection: str, caption_from: str):
         super().__init__()
         self.tars = tars
         self.out = out
         self.selection = selection
+        self.caption_from = caption_from
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         yield from data
         tars = _indexed(self.tars, self.out)
         _require_selection(tars, self.selection)
-        corpus = {"name": self.out.resolve().name, "train": list(as_patterns(tars))}
+        corpus: dict[str, object] = {"name": self.out.resolve().name, "train": list(as_patterns(tars))}
+        if self.caption_from != "txt":
+            corpus["caption_from"] = self.caption_from
         lines = yaml.safe_dump([corpus], sort_keys=False, allow_unicode=True, width=1000)
         write_text(self.out / CORPUS_FILE, lines)
         tqdm.write(f"\nThe corpus for a data YAML, also in {self.out / CORPUS_FILE}:\n\n{lines}")

@@ -1,6 +1,6 @@
 """kosmos-prepare check: validates tars. Each record must be a document that training can use, with images that decode.
 
-    OUT/bad.jsonl    a line for each bad record and each broken tar: tar, key, reason, message
+    OUT/bad.jsonl    a line for each bad record, replaced file and broken tar: tar, key, reason, message
 
 check shards ─→ a list of bad records per task ─→ list bad records
 """
@@ -21,11 +21,12 @@ from kosmos_plugin.curation.pipeline.run import Run
 from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Step
 from kosmos_plugin.curation.readers.json_values import record_metadata
-from kosmos_plugin.curation.writers.index_shards import tars_of
+from kosmos_plugin.curation.writers.index_shards import REPLACED, tars_of
 from kosmos_plugin.data.documents import BrokenRecord, Image, Text
-from kosmos_plugin.data.shard_index import BrokenShard, Record, tar_records
+from kosmos_plugin.data.shard_index import Record, tar_records
 from kosmos_plugin.data.shards import caption_document, interleaved_document
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.data.tar_files import BrokenShard
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 # Their names both in img2dataset's JSON and in hashlib.
 CHECKSUMS = ("sha256", "sha512", "md5")
@@ -69,7 +70,11 @@ class CheckShards(Step):
         yield from ()
 
     def _check_tar(self, tar: str, bad: BadRecords) -> None:
-        for record in tar_records(tar):
+        records, replaced = tar_records(tar)
+        for key, name in replaced:
+            self.count("left out", REPLACED)
+            bad.add(tar, key, "replaced by a later file of the same name", name)
+        for record in records:
             self.count("read", "records")
             try:
                 self._check(record)
@@ -82,7 +87,7 @@ class CheckShards(Step):
 
     def _check(self, record: Record) -> None:
         """Raise Dropped or BrokenRecord for a bad record; count a good one."""
-        if max(size for _, size in record.members.values()) > MAX_IMAGE_BYTES:
+        if record.largest > MAX_IMAGE_BYTES:
             raise Dropped(FILE_TOO_LARGE)
         is_caption = any(name == "txt" or name in IMAGE_EXTENSIONS for name in record.members)
         document = (caption_document if is_caption else interleaved_document)(record)

@@ -1,6 +1,6 @@
 """kosmos-prepare index: an index of all records beside each tar.
 
-    TAR.index.npz    the index (`data/shard_index`); a tar that is cut short, or not a tar, gets none
+    TAR.kosmos_index the index (`data/shard_index`); a tar that is cut short, or not a tar, gets none
     OUT/bad.jsonl    a line for each tar without an index, and why
 
 index shards ─→ a list of bad tars per task ─→ list shards

@@ -7,6 +7,8 @@ The input is WARC files, HTML, or the releases of MMC4 or OBELICS. Images are in
 where --images says. Pages are filtered by their texts first: the bytes of images are read only in the last stage.
 """
 
+import functools
+
 from datatrove.pipeline.base import PipelineStep
 
 from kosmos_plugin.curation.dedup.minhash import DUPLICATE, DuplicateFilter, duplicate_stages
@@ -17,7 +19,7 @@ from kosmos_plugin.curation.formatters.clean_text import CleanText
 from kosmos_plugin.curation.formatters.fit_rows import FitRows
 from kosmos_plugin.curation.formatters.use_images import UseImages
 from kosmos_plugin.curation.options import PageOptions
-from kosmos_plugin.curation.pipeline.checks import require, require_valid_share
+from kosmos_plugin.curation.pipeline.checks import require
 from kosmos_plugin.curation.pipeline.inputs import InputFile, files_of_format
 from kosmos_plugin.curation.pipeline.intermediate import ReadIntermediate, write_intermediate
 from kosmos_plugin.curation.pipeline.run import Run
@@ -25,8 +27,9 @@ from kosmos_plugin.curation.pipeline.runner import Stage
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.image_index import index_stages
 from kosmos_plugin.curation.readers.image_stores import ImageStores, image_sources
-from kosmos_plugin.curation.readers.releases import ReadMmc4, ReadObelics
+from kosmos_plugin.curation.readers.releases import ReadMmc4, ReadObelics, holds_images
 from kosmos_plugin.curation.readers.web_pages import FORMAT_GROUPS, FORMATS, ReadHtml, ReadWarc, folder_of
+from kosmos_plugin.curation.sampling.hold_out import Held, write_stages
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -40,7 +43,7 @@ def stages(run: Run[PageOptions]) -> list[Stage]:
     if format == "warc":
         archives = [*files, *archives]
     require(
-        format in ("warc", "html") or bool(archives or folders),
+        format in ("warc", "html") or bool(archives or folders) or (format == "obelics" and holds_images(files[0])),
         "Give --images: img2dataset's tars, or a folder, with the release's downloaded images.",
     )
     root = folder_of(files) if format == "html" else None
@@ -56,7 +59,7 @@ def stages(run: Run[PageOptions]) -> list[Stage]:
         read.append(EnglishFilter(run.dropped_writer("language")))
     read.append(write_intermediate(documents))
     find_duplicates, drop_duplicates = _duplicates(run, ReadIntermediate(documents), reader.tasks)
-    write = [
+    write: list[PipelineStep] = [
         ReadIntermediate(documents),
         *drop_duplicates,
         UseImages(ImageStores(archives, index, folders, root), options.max_images, options.min_side, options.one_color),
@@ -65,12 +68,13 @@ def stages(run: Run[PageOptions]) -> list[Stage]:
     ]
     if options.vocabulary is not None:
         write.append(FitRows(options.vocabulary, options.tokens_per_sample, options.image_tokens))
-    write.append(WriteShards(run.out, interleaved_record, options.valid_share))
+    held = Held.of_options(options.valid_share, options.valid_documents, reader.tasks)
+    shards = functools.partial(WriteShards, run.out, interleaved_record)
     return [
         *(index_stages(archives, index) if archives else []),
         Stage("read pages", read, reader.tasks),
         *find_duplicates,
-        Stage("write pages", write, reader.tasks),
+        *write_stages("write pages", write, shards, reader.tasks, run.intermediate / "held", held),
     ]
 
 
@@ -78,7 +82,6 @@ def _check_options(options: PageOptions) -> None:
     for name in ("max_gibberish", "drop_one_image"):
         value = getattr(options, name)
         require(0 <= value <= 1, f"--{name.replace('_', '-')} must be 0 … 1, not {value}.")
-    require_valid_share(options.valid_share)
     require(
         options.tokens_per_sample >= options.image_tokens + 4 > 4,
         f"--tokens-per-sample {options.tokens_per_sample} has no room for an image of --image-tokens "

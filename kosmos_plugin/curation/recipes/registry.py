@@ -24,6 +24,7 @@ class Recipe:
     example: str
     options: type  # a dataclass of `curation.options`
     module_name: str  # the module's `stages(run)` makes the stages
+    kind: str | None = None  # of the stream that it makes a corpus for, one of `data.config.KINDS`
 
     @property
     def stages(self) -> "Callable[[Run], list[Stage]]":
@@ -49,11 +50,13 @@ RECIPES = {
         "kosmos-prepare text 'pile/*.jsonl.zst' --vocabulary vocabulary --english --out text/pile",
         options.TextOptions,
         "text",
+        "text",
     ),
     "captions": Recipe(
         "image–caption pairs → shards; img2dataset's tars in place",
         "kosmos-prepare captions 'laion/*.tar' --min-words 3 --max-aspect 3 --out laion-report",
         options.CaptionOptions,
+        "captions",
         "captions",
     ),
     "pages": Recipe(
@@ -61,6 +64,7 @@ RECIPES = {
         "kosmos-prepare pages 'crawl/*.warc.gz' --images 'images/*.tar' --vocabulary vocabulary --out pages",
         options.PageOptions,
         "pages",
+        "interleaved",
     ),
     "index": Recipe(
         "write an index beside each tar",
@@ -79,6 +83,7 @@ RECIPES = {
         "kosmos-prepare instructions 'flan/*.jsonl.gz' --sample 54000 --out flan",
         options.InstructionOptions,
         "instructions",
+        "interleaved",
     ),
     "tokenizer": Recipe(
         "text → a SentencePiece vocabulary",

@@ -1,6 +1,7 @@
 """kosmos-prepare tokenizer: a sample of text → a SentencePiece vocabulary of --size pieces.
 
     OUT/sentencepiece.model, OUT/dict.txt    the files that --vocabulary and the data YAML refer to
+    OUT/encoding.json                        records that newlines are encoded, as </line>
 
 64,000 pieces, three of which are control symbols and `<unk>`, make the paper's vocabulary of 64,007 tokens.
 
@@ -71,13 +72,15 @@ class TrainTokenizer(Step):
         self.options = options
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, write_dictionary
+        from kosmos_plugin.vocabulary import MODEL_FILE, write_dictionary, write_encoding
 
         self.work.mkdir(parents=True, exist_ok=True)
-        (self.work / MODEL_FILE).write_bytes(self._train(self._lines(data)))
-        pieces = len(write_dictionary(self.work).read_text(encoding="utf-8").splitlines())
-        for name in (MODEL_FILE, DICTIONARY_FILE):
-            os.replace(self.work / name, self.out / name)
+        model = self.work / MODEL_FILE
+        model.write_bytes(self._train(self._lines(data)))
+        dictionary = write_dictionary(self.work)
+        pieces = len(dictionary.read_text(encoding="utf-8").splitlines())
+        for path in (model, dictionary, write_encoding(self.work)):
+            os.replace(path, self.out / path.name)
         self.count("kept", "pieces of text", pieces)
         yield from ()
 

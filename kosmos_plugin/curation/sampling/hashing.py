@@ -12,8 +12,3 @@ def uniform_hash(text: str, purpose: str) -> int:
 def is_in_share(text: str, share: float, purpose: str) -> bool:
     """Whether `text` is in the share (0 … 1) of all texts that is chosen for `purpose`."""
     return uniform_hash(text, purpose) < share * 2**64
-
-
-def split_of(text: str, valid_share: float) -> str:
-    """The split of a document, "valid" or "train", by its text, so that copies are in the same split."""
-    return "valid" if is_in_share(text, valid_share, "held out") else "train"

@@ -7,45 +7,55 @@ from pathlib import Path
 from datatrove.data import Document
 
 from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.filters.text import CORPUS
 from kosmos_plugin.curation.pipeline.steps import Step
-from kosmos_plugin.curation.sampling.hashing import split_of
+from kosmos_plugin.curation.sampling.hold_out import SPLIT
 
 
 class Binarize(Step):
     """Tokenizes the documents of task i and writes them to train{i}.bin and .idx (task 0: train.bin), and valid{i}.
 
-    As with fairseq-preprocess, an item is a document's tokens and `</s>`; `<s>` is added when it is read.
+    Those of a corpus (`CorpusFilter`) are in its folder. As with fairseq-preprocess, an item is a document's tokens and
+    `</s>`; `<s>` is added when it is read. Beside each text, the row starts for training are written.
 
     Args:
         out: The folder of the files.
         vocabulary: The folder of the vocabulary.
-        valid_share: The share of the documents that is held out for validation.
+        tokens_per_sample: Tokens of a row.
+        first: The number of task 0.
     """
 
     name = "binarize"
 
-    def __init__(self, out: Path, vocabulary: str, valid_share: float):
+    def __init__(self, out: Path, vocabulary: str, tokens_per_sample: int, first: int = 0):
         super().__init__()
         self.out = out
         self.vocabulary = vocabulary
-        self.valid_share = valid_share
+        self.tokens_per_sample = tokens_per_sample
+        self.first = first
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        from kosmos_plugin.data.text import FullSentenceRows
         from kosmos_plugin.vocabulary import Vocabulary
 
         vocabulary = Vocabulary.load(self.vocabulary)
         add_to: dict[str, Callable[[list[int]], None]] = {}
+        prefixes = []
         with contextlib.ExitStack() as stack:
             for document in data:
-                split = split_of(document.text, self.valid_share)
-                if split not in add_to:
-                    prefix = self.out / f"{split}{rank or ''}"
-                    add_to[split] = stack.enter_context(_binarized_dataset(prefix, len(vocabulary)))
+                split = document.metadata[SPLIT]
+                corpus = document.metadata.get(CORPUS)
+                part = f"{corpus}/{split}" if corpus else split
+                if part not in add_to:
+                    prefixes.append(prefix := self.out / f"{part}{self.first + rank or ''}")
+                    add_to[part] = stack.enter_context(_binarized_dataset(prefix, len(vocabulary)))
                 tokens = [*vocabulary.encode(document.text), vocabulary.eos]
-                add_to[split](tokens)
-                self.count("kept", f"{split}: documents")
-                self.count("kept", f"{split}: tokens", len(tokens))
+                add_to[part](tokens)
+                self.count("kept", f"{part}: documents")
+                self.count("kept", f"{part}: tokens", len(tokens))
                 yield document
+        for prefix in prefixes:
+            FullSentenceRows(str(prefix), vocabulary, self.tokens_per_sample)  # writes the row starts
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Indexes beside tars: `TAR.index.npz` (`data.shard_index`)."""
+"""Indexes beside tars: `TAR.kosmos_index` (`data.shard_index`)."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,11 @@ from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.pipeline.runner import remove_temporaries
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Step
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, BrokenShard, Record, build_index, selection_of
-from kosmos_plugin.images import IMAGE_EXTENSIONS
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, build_index, selection_of, tar_records
+from kosmos_plugin.data.tar_files import BrokenShard
+from kosmos_plugin.image_files import IMAGE_EXTENSIONS
+
+REPLACED = "files that a later one of the same name in the tar replaces"
 
 
 def tars_of(files: Sequence[InputFile]) -> list[InputFile]:
@@ -81,7 +84,10 @@ class IndexShards(Step):
             return True
 
         remove_temporaries(Path(tar).parent, f"{Path(tar).name}{INDEX_SUFFIX}")
-        build_index(tar, keep, self.selection)
+        records, replaced = tar_records(tar)
+        if replaced:
+            counts["left out", REPLACED] = len(replaced)
+        build_index(tar, list(filter(keep, records)), self.selection)
         for (section, what), number in counts.items():
             self.count(section, what, number)
 

@@ -14,8 +14,9 @@ from datatrove.data import Document
 
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.pipeline.steps import Step
-from kosmos_plugin.curation.sampling.hashing import split_of
+from kosmos_plugin.curation.sampling.hold_out import SPLIT
 from kosmos_plugin.data.shard_index import build_index
+from kosmos_plugin.image_files import image_extension
 
 # As img2dataset's: 10,000 records of about 10 KB each.
 RECORDS_PER_SHARD = 10_000
@@ -37,45 +38,30 @@ def interleaved_record(document: Document) -> dict[str, bytes]:
     return {"json": json.dumps(metadata, ensure_ascii=False).encode("utf-8"), **images}
 
 
-def image_extension(data: bytes) -> str:
-    """The file extension of an encoded image, from its first bytes; `jpg` if they are unknown."""
-    for extension, (offset, magic) in {
-        "png": (0, b"\x89PNG"),
-        "gif": (0, b"GIF8"),
-        "webp": (8, b"WEBP"),
-        "bmp": (0, b"BM"),
-        "tif": (0, b"II*\0"),
-        "tiff": (0, b"MM\0*"),
-    }.items():
-        if data[offset : offset + len(magic)] == magic:
-            return extension
-    return "jpg"
-
-
 class WriteShards(Step):
     """Writes the documents of task i to train-{i}-{shard}.tar and valid-{i}-{shard}.tar, in order.
 
     Args:
         out: The folder of the tars.
         record: Makes the members of a record: extension → bytes.
-        valid_share: The share of the documents that is held out for validation.
+        first: The number of task 0.
     """
 
     name = "shards"
 
-    def __init__(self, out: Path, record: Callable[[Document], dict[str, bytes]], valid_share: float):
+    def __init__(self, out: Path, record: Callable[[Document], dict[str, bytes]], first: int = 0):
         super().__init__()
         self.out = out
         self.record = record
-        self.valid_share = valid_share
+        self.first = first
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         writers: dict[str, _ShardWriter] = {}
         with contextlib.ExitStack() as stack:
             for document in data:
-                split = split_of(document.metadata.get("page_text", document.text), self.valid_share)
+                split = document.metadata[SPLIT]
                 if split not in writers:
-                    writers[split] = stack.enter_context(_ShardWriter(self.out, f"{split}-{rank:05d}"))
+                    writers[split] = stack.enter_context(_ShardWriter(self.out, f"{split}-{self.first + rank:05d}"))
                 writers[split].write(self.record(document))
                 self.count("kept", f"{split}: documents")
                 self.count("kept", f"{split}: images", len(document.media))

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import field, image_file, read_json
+from kosmos_plugin.evaluation.files import field, image_file, image_files, read_json
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
@@ -73,14 +73,11 @@ class Animals(Benchmark[Photo]):
         return [ANIMALS_FILE, *(animal.name for pair in self._pairs() for animal in pair.animals)]
 
     def items(self) -> list[Photo]:
-        from kosmos_plugin.images import IMAGE_EXTENSIONS  # imports torch
-
         return [
             Photo(f"{animal.name}/{path.name}", animal.name, pair, image_file(path))
             for pair in self._pairs()
             for animal in pair.animals
-            for path in sorted((self.folder / animal.name).iterdir())
-            if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+            for path in image_files(self.folder / animal.name)
         ]
 
     def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:

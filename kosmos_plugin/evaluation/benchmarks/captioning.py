@@ -16,6 +16,7 @@ A caption is the continuation of "An image of", without these words. A demonstra
 as it was written, with capital letter and full stop, as in OpenFlamingo; the metrics ignore both.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any, ClassVar
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import field, image_file, read_json
+from kosmos_plugin.evaluation.files import field, image_file, read_json, whole_number
 from kosmos_plugin.evaluation.metrics.captions import caption_metrics, check_caption_tools
 from kosmos_plugin.evaluation.requests import Generate, Prompt, Request, question
 
@@ -109,14 +110,14 @@ class Coco(Captioning):
 
     def id_and_image(self, record: Any, where: str) -> tuple[str, Path]:
         image = Path(field(record, "filepath", str, where)) / field(record, "filename", str, where)
-        return str(field(record, "cocoid", int, where)), image
+        return str(whole_number(record, "cocoid", where)), image
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
+    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, str]:
         results = [
             {"image_id": int(item.id), "caption": answer.prediction}
             for item, answer in zip(items, answers, strict=True)
         ]
-        return "captions_val2014_kosmos_results.json", results
+        return "captions_val2014_kosmos_results.json", json.dumps(results, ensure_ascii=False)
 
 
 class Flickr30k(Captioning):

@@ -1,15 +1,22 @@
 """Hateful Memes (§4.3): whether a meme is hate speech, which only its text and image together show.
 
-Release (Meta AI, `hateful_memes.zip`): lines {"id", "img", "label", "text"} in `{train,dev_seen,dev_unseen,test_seen,
-test_unseen}.jsonl`; `label` is 1 if hateful; `img` is the image's path, such as `img/01235.png`. The first release had
-`dev.jsonl`, today's `dev_seen.jsonl`: the 500 memes that are the validation set of the paper cited for it (arXiv
-2005.04790); `dev_unseen` came with the challenge's second phase. So dev_seen is the default. The test splits of early
-releases have no labels.
+Release (Meta AI, `hateful_memes.zip`): lines such as
 
-The model sees only the image, not `text`. ROC AUC ranks memes by log P(yes) − log P(no).
+    {"id": "08291", "img": "img/08291.png", "label": 1, "text": …}
+
+in `{train,dev_seen,dev_unseen,test_seen,test_unseen}.jsonl`; `label` is 1 if hateful. Some copies have numbers as ids
+(8291). The first release had `dev.jsonl` and `test.jsonl`, today's `dev_seen` and `test_seen`: dev are the 500 memes
+that are the validation set of the paper cited for it (arXiv 2005.04790); the unseen splits came with the challenge's
+second phase. So dev_seen is the default. The test splits of early releases have no labels.
+
+The model sees only the image, not `text`. ROC AUC ranks memes by log P(yes) − log P(no). A CSV file in the challenge's
+format is written too.
 """
 
+import csv
+import io
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +24,7 @@ from typing import Any
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import field, image_file, read_json_lines
+from kosmos_plugin.evaluation.files import field, identifier, image_file, is_missing, read_json_lines, whole_number
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.metrics.roc_auc import check_scikit_learn, roc_auc
 from kosmos_plugin.evaluation.requests import Choice, Choose, Request, question
@@ -42,14 +49,15 @@ class HatefulMemes(Benchmark[Meme]):
     title = "HatefulMemes"
     section = "4.3"
     release = "hateful_memes"
+    unpacked = ("hateful_memes", "data")
     source = "hateful_memes.zip of Meta AI's Hateful Memes Challenge: dev_seen.jsonl and so on, and the folder img"
     splits = ("dev_seen", "dev_unseen", "test_seen", "test_unseen")
 
     def files(self, few_shot: bool) -> list[str]:
-        return [f"{self.split}.jsonl", "img"]
+        return [self._file, "img"]
 
     def items(self) -> list[Meme]:
-        path = self.folder / f"{self.split}.jsonl"
+        path = self.folder / self._file
         return [self._item(record, f"{path}, record {n}") for n, record in enumerate(read_json_lines(path), start=1)]
 
     def request(self, item: Meme, demonstrations: Sequence[Item]) -> Request:
@@ -63,14 +71,30 @@ class HatefulMemes(Benchmark[Meme]):
         area, interval = roc_auc([item.reference == HATEFUL for item in items], [_hatefulness(a) for a in answers])
         return Scores({"ROC AUC": area, **accuracy(items, answers).metrics}, None, interval)
 
+    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, str]:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("id", "proba", "label"))
+        for item, answer in zip(items, answers, strict=True):
+            hatefulness = _hatefulness(answer)
+            probability = 0.5 if hatefulness is None else (1 + math.tanh(hatefulness / 2)) / 2
+            writer.writerow((item.id, probability, int(answer.prediction == HATEFUL)))
+        return f"hateful_memes_{self.split}_kosmos_results.csv", text.getvalue()
+
     def check_tools(self) -> None:
         check_scikit_learn()
 
+    @property
+    def _file(self) -> str:
+        """The split's file. Only the splits that are now called seen were in the first release."""
+        seen, _, phase = self.split.partition("_")
+        return self.either(f"{self.split}.jsonl", *([f"{seen}.jsonl"] if phase == "seen" else []))
+
     def _item(self, record: Any, where: str) -> Meme:
-        number, image = field(record, "id", int, where), field(record, "img", str, where)
-        if "label" not in record and self.split.startswith("test"):
+        number, image = identifier(record, "id", where), field(record, "img", str, where)
+        if is_missing(record, "label") and self.split.startswith("test"):
             reference = None
-        elif (label := field(record, "label", int, where)) in (0, 1):
+        elif (label := whole_number(record, "label", where)) in (0, 1):
             reference = HATEFUL if label else HARMLESS
         else:
             raise UserError(f'{where}: "label" must be 0 or 1; it is {label}.')

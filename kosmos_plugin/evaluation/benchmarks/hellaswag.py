@@ -31,7 +31,6 @@ class HellaSwag(LanguageTask):
         "ctx_a": str,
         "ctx_b": str,
         "endings": list,
-        "label": int,
     }
     by_length = True
 
@@ -43,4 +42,10 @@ class HellaSwag(LanguageTask):
 
 def _prepared(text: str) -> str:
     text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+    return "\n".join(map(_without_marks, text.split("\n"))).replace("  ", " ")
+
+
+def _without_marks(line: str) -> str:
+    # Behind the last "]" nothing matches; searching there would take time with the square of the number of "[".
+    marked, bracket, rest = line.rpartition("]")
+    return re.sub(r"\[.*?\]", "", marked + bracket) + rest

@@ -11,16 +11,18 @@ prediction is right if it equals the name, including case, ignoring spaces aroun
 """
 
 import functools
+import gzip
+import io
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kosmos_plugin.data.documents import Image
-from kosmos_plugin.data.shard_index import read_bytes
+from kosmos_plugin.data.tar_files import files_of_tar, read_pieces
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file
+from kosmos_plugin.evaluation.files import image_file, image_files, is_leftover, list_folder, named
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
@@ -62,11 +64,11 @@ class ImageNet(Benchmark[Photo]):
 
     def _from_folders(self) -> list[Photo]:
         folder = self.folder / "val"
-        names = _names((path.name for path in folder.iterdir() if path.is_dir()), folder)
+        names = _names((path.name for path in list_folder(folder) if path.is_dir()), folder)
         return [
             Photo(f"{wordnet_id}/{path.name}", name, image_file(path))
             for wordnet_id, name in names.items()
-            for path in sorted((folder / wordnet_id).iterdir())
+            for path in image_files(folder / wordnet_id)
         ]
 
     def _from_archives(self) -> list[Photo]:
@@ -74,17 +76,17 @@ class ImageNet(Benchmark[Photo]):
         wordnet_ids, labels = _read_devkit(self.folder / DEVKIT)
         names = _names(wordnet_ids.values(), self.folder / DEVKIT)
         try:
-            with tarfile.open(path) as archive:
-                members = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
-        except (OSError, tarfile.TarError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
-        if len(members) != len(labels):
-            raise UserError(f"{path} has {len(members):,} images, and {DEVKIT} the labels of {len(labels):,}.")
+            photos_of_tar = {name: pieces for name, pieces in files_of_tar(path) if not is_leftover(Path(name).name)}
+            files = sorted(photos_of_tar.items(), key=lambda file: Path(file[0]).name)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {named(str(error))}") from None
+        if len(files) != len(labels):
+            raise UserError(f"{path} has {len(files):,} images, and {DEVKIT} the labels of {len(labels):,}.")
         photos = []
-        for member, label in zip(members, labels, strict=True):
+        for (name, pieces), label in zip(files, labels, strict=True):
             wordnet_id = wordnet_ids[label]
-            read = functools.partial(read_bytes, str(path), member.offset_data, member.size)
-            photos.append(Photo(f"{wordnet_id}/{member.name}", names[wordnet_id], Image(read, f"{path}/{member.name}")))
+            read = functools.partial(read_pieces, str(path), pieces)
+            photos.append(Photo(f"{wordnet_id}/{Path(name).name}", names[wordnet_id], Image(read, f"{path}/{name}")))
         return photos
 
 
@@ -123,7 +125,8 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     except ModuleNotFoundError as error:
         raise missing_package(f"Reading {path}", error, "evaluation") from None
     try:
-        with tarfile.open(path) as archive:
+        whole = gzip.decompress(path.read_bytes())  # a few MB, checksum included: damage can crash loadmat
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
             meta, ground_truth = archive.extractfile(META), archive.extractfile(GROUND_TRUTH)
             if meta is None or ground_truth is None:
                 raise KeyError(f"{META} or {GROUND_TRUTH} is not a file")
@@ -131,8 +134,8 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
             labels = [int(label) for label in ground_truth.read().split()]
         # Only the categories have no children; the other synsets are above them in WordNet's tree.
         wordnet_ids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if s["num_children"] == 0}
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as ImageNet's development kit: {error}") from None
+    except Exception as error:  # gzip's, zlib's and loadmat's are of any type
+        raise UserError(f"{path} cannot be read as ImageNet's development kit: {named(str(error))}") from None
     unknown = sorted(set(labels) - set(wordnet_ids))
     if unknown:
         raise UserError(f"{path}: the label {unknown[0]} of {GROUND_TRUTH} is not a category of {META}.")

@@ -5,10 +5,12 @@ those of EleutherAI's lm-evaluation-harness (0.4), which the paper's authors use
 A checkpoint gets the same accuracy in both. A prompt is a context, one space and a continuation. Demonstrations come
 first, each with its right continuation and followed by an empty line, all in one text. A task's accuracy is by
 likelihood (`acc` in that harness) or by length-normalized likelihood (`acc_norm`), whichever is usual for it; both are
-always reported.
+always reported. `acc_norm` divides by the length of what the harness calls the choice: usually the continuation; in
+`winograd` and `winogrande`, where the choices are contexts, the context; in `copa`, the continuation and a space.
 
-A SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space, so
-"\n" and "\n\n" are spaces to a KOSMOS with such a vocabulary. A vocabulary that keeps white space keeps them.
+If the vocabulary encodes newlines (its `encoding.json`), "\n" and "\n\n" are both one `</line>`. Otherwise a
+SentencePiece model with the default normalization (nmt_nfkc) turns newlines and repeated spaces into one space. A model
+that keeps white space keeps them.
 """
 
 from abc import abstractmethod
@@ -19,7 +21,7 @@ from typing import Any, ClassVar
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import field, read_json_lines
+from kosmos_plugin.evaluation.files import field, read_json_lines, shown
 from kosmos_plugin.evaluation.metrics.accuracy import choice_accuracy
 from kosmos_plugin.evaluation.requests import Choice, Choose, Prompt, Request
 
@@ -33,6 +35,7 @@ class Option:
     context: str
     continuation: str  # without the space before it
     label: str
+    length: int | None = None  # of its Choice: what `acc_norm` divides by
 
     @property
     def text(self) -> str:
@@ -58,8 +61,11 @@ class Question(Item):
 class RankedText(Benchmark[Question]):
     """A benchmark that ranks texts. A subclass names its file and fields, and makes the options of a record."""
 
+    has_images = False
+
     file: ClassVar[str]  # of a split's records, with `{split}` for the split's name
-    fields: ClassVar[dict[str, type]]  # the fields of a record that are used, with their types
+    fields: ClassVar[dict[str, type]]  # the fields of a record that its options are made of, with their types
+    answer_field: ClassVar[str] = "label"  # the label of the right option, as text or number
     by_length: ClassVar[bool] = False  # whether accuracy is by length-normalized likelihood
 
     @abstractmethod
@@ -71,16 +77,25 @@ class RankedText(Benchmark[Question]):
         """
 
     def answer(self, record: Mapping[str, Any]) -> str:
-        """Return the label of the right option."""
-        return str(record["label"])
+        """Return the label of the right option.
+
+        Raises:
+            UserError: The record is wrong. The caller adds which record it is.
+        """
+        value = record.get(self.answer_field)
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
     def records(self, split: str) -> list[dict[str, Any]]:
         """Read the records of a split."""
-        return read_json_lines(self.folder / self.file.format(split=split))
+        return read_json_lines(self.folder / self.split_file(split))
+
+    def split_file(self, split: str) -> str:
+        """Name the file of a split's records."""
+        return self.file.format(split=split)
 
     def split_files(self, split: str) -> list[str]:
         """List the files of a split."""
-        return [self.file.format(split=split)]
+        return [self.split_file(split)]
 
     def files(self, few_shot: bool) -> list[str]:
         return self.split_files(self.split)
@@ -98,23 +113,27 @@ class RankedText(Benchmark[Question]):
 
     def where(self, split: str, number: int) -> str:
         """Name a record, for errors."""
-        return f"{self.folder / self.file.format(split=split)}, record {number}"
+        return f"{self.folder / self.split_file(split)}, record {number}"
 
     def _question(self, record: Any, split: str, number: int) -> Question:
         where = self.where(split, number)
         for name, kind in self.fields.items():
             field(record, name, kind, where)
         try:
-            options = self.options(record)
+            options, answer = self.options(record), self.answer(record)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        answer, labels = self.answer(record), [option.label for option in options]
+        labels = [option.label for option in options]
         if answer not in labels:
-            raise UserError(f"{where}: the answer is {answer!r}; it must be one of {', '.join(labels)}.")
+            found = shown(record.get(self.answer_field))
+            raise UserError(f'{where}: "{self.answer_field}" must be one of {", ".join(labels)}; it is {found}.')
         return Question(f"{split}/{number}", answer, options)
 
     def request(self, item: Question, demonstrations: Sequence[Question]) -> Request:
-        choices = (Choice((Text(option.context),), f" {option.continuation}", option.label) for option in item.options)
+        choices = (
+            Choice((Text(option.context),), f" {option.continuation}", option.label, option.length)
+            for option in item.options
+        )
         shown = tuple(demonstration.demonstration for demonstration in demonstrations)
         return Choose(tuple(choices), self.by_length, shown)
 
@@ -156,5 +175,5 @@ def texts(record: Mapping[str, Any], name: str, count: int) -> list[str]:
     """
     found = record[name]
     if len(found) != count or not all(isinstance(text, str) for text in found):
-        raise UserError(f'"{name}" must be {count} texts; it is {found!r}.')
+        raise UserError(f'"{name}" must be {count} texts; it is {shown(found)}.')
     return found

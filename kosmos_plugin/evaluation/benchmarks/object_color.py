@@ -33,7 +33,7 @@ class MemoryColor(RankedText):
     )
     splits = ("test",)
     file = "memory_colors.jsonl"
-    fields: ClassVar = {"descriptor": str, "item": str, "label": str}
+    fields: ClassVar = {"descriptor": str, "item": str}
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         return _color_options(f"{record['descriptor']} {record['item']}".strip())
@@ -49,16 +49,14 @@ class ColorTerms(RankedText):
     source = "color-concrete-objects.csv of https://github.com/Victorwz/VaLM (data/object_color)"
     splits = ("test",)
     file = "color-concrete-objects.csv"
-    fields: ClassVar = {"object": str, "color": str}
+    fields: ClassVar = {"object": str}
+    answer_field = "color"
 
     def records(self, split: str) -> list[dict[str, Any]]:
-        return read_table(self.folder / self.file, tuple(self.fields))
+        return read_table(self.folder / self.file, (*self.fields, self.answer_field))
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         return _color_options(record["object"])
-
-    def answer(self, record: Mapping[str, Any]) -> str:
-        return record["color"]
 
 
 def _color_options(thing: str) -> tuple[Option, ...]:

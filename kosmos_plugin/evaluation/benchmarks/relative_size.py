@@ -26,7 +26,8 @@ class RelativeSize(RankedText):
     source = "sizePairsFull.txt of https://github.com/Victorwz/VaLM (data/object_size)"
     splits = ("pairs", "both_orders")
     file = "sizePairsFull.txt"
-    fields: ClassVar = {"objects": list, "answer": str}
+    fields: ClassVar = {"objects": list}
+    answer_field = "answer"
 
     def records(self, split: str) -> list[dict[str, Any]]:
         lines = read_text(self.folder / self.file).splitlines()
@@ -39,6 +40,3 @@ class RelativeSize(RankedText):
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         first, second = texts(record, "objects", 2)
         return continuations(f"Is {first} larger than {second}?", {"Yes": "Yes", "No": "No"})
-
-    def answer(self, record: Mapping[str, Any]) -> str:
-        return record["answer"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file
+from kosmos_plugin.evaluation.files import image_file, image_files
 from kosmos_plugin.evaluation.metrics.accuracy import choice_accuracy
 from kosmos_plugin.evaluation.requests import Choice, Choose, Generate, Request, question
 
@@ -31,6 +31,7 @@ class RenderedSst2(Benchmark[Picture]):
     title = "Rendered SST-2"
     section = "4.3"
     release = "rendered_sst2"
+    unpacked = ("rendered-sst2",)
     source = "rendered-sst2.tgz of OpenAI's CLIP: the folders train, valid and test, each with negative and positive"
     splits = ("test", "valid")
 
@@ -41,7 +42,7 @@ class RenderedSst2(Benchmark[Picture]):
         return [
             Picture(f"{sentiment}/{path.name}", sentiment, image_file(path))
             for sentiment in SENTIMENTS
-            for path in sorted((self.folder / self.split / sentiment).glob("*.png"))
+            for path in image_files(self.folder / self.split / sentiment)
         ]
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:

@@ -30,14 +30,12 @@ class StoryCloze(LanguageTask):
     splits = ("test", "val")
     training_split = "val"
     file = "cloze_test_{split}__spring2016 - cloze_test_ALL_{split}.csv"
-    fields = dict.fromkeys((*SENTENCES, *ENDINGS.values(), "AnswerRightEnding"), str)
+    fields = dict.fromkeys((*SENTENCES, *ENDINGS.values()), str)
+    answer_field = "AnswerRightEnding"
 
     def records(self, split: str) -> list[dict[str, Any]]:
-        return read_table(self.folder / self.file.format(split=split), tuple(self.fields))
+        return read_table(self.folder / self.split_file(split), (*self.fields, self.answer_field))
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = " ".join(record[sentence] for sentence in SENTENCES)
         return continuations(context, {label: record[ending] for label, ending in ENDINGS.items()})
-
-    def answer(self, record: Mapping[str, Any]) -> str:
-        return record["AnswerRightEnding"]

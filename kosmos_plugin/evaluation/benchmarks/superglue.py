@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option, continuations
+from kosmos_plugin.evaluation.files import shown
 
 
 class _SuperGlue(LanguageTask):
@@ -30,14 +31,17 @@ class BoolQ(_SuperGlue):
     name = "boolq"
     title = "BoolQ"
     file = "BoolQ/{split}.jsonl"
-    fields: ClassVar = {"passage": str, "question": str, "label": bool}
+    fields: ClassVar = {"passage": str, "question": str}
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         context = f"{record['passage']}\nQuestion: {record['question']}?\nAnswer:"
         return continuations(context, {"no": "no", "yes": "yes"})
 
     def answer(self, record: Mapping[str, Any]) -> str:
-        return "yes" if record["label"] else "no"
+        label = record.get("label")
+        if label not in (0, 1):  # False and True equal them; some copies have numbers
+            raise UserError(f'"label" must be true or false; it is {shown(label)}.')
+        return "yes" if label else "no"
 
 
 class CB(_SuperGlue):
@@ -47,7 +51,7 @@ class CB(_SuperGlue):
     title = "CB"
     file = "CB/{split}.jsonl"
     words: ClassVar = {"entailment": "True", "contradiction": "False", "neutral": "Neither"}
-    fields: ClassVar = {"premise": str, "hypothesis": str, "label": str}
+    fields: ClassVar = {"premise": str, "hypothesis": str}
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         question = f"Question: {record['hypothesis']}. True, False, or Neither?"
@@ -58,7 +62,7 @@ class COPA(_SuperGlue):
     """COPA: which of two sentences is the cause or the effect of a premise; 400 and 100 records.
 
     lm-evaluation-harness has two spaces before the continuations, by mistake; SentencePiece makes them one, and here
-    there is one.
+    there is one. Its `acc_norm` counts one of the two as part of the choice.
     """
 
     name = "copa"
@@ -70,15 +74,13 @@ class COPA(_SuperGlue):
         "choice1": str,
         "choice2": str,
         "question": str,
-        "label": int,
     }
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         if record["question"] not in self.connectors:
-            raise UserError(f'"question" must be cause or effect; it is {record["question"]!r}.')
+            raise UserError(f'"question" must be cause or effect; it is {shown(record["question"])}.')
         premise = record["premise"].strip()[:-1]  # without its full stop
         choices = {label: record[f"choice{number}"] for label, number in (("0", 1), ("1", 2))}
-        return continuations(
-            f"{premise} {self.connectors[record['question']]}",
-            {label: choice[:1].lower() + choice[1:] for label, choice in choices.items()},
-        )
+        context = f"{premise} {self.connectors[record['question']]}"
+        lowered = {label: choice[:1].lower() + choice[1:] for label, choice in choices.items()}
+        return tuple(Option(context, choice, label, len(f" {choice}")) for label, choice in lowered.items())

@@ -14,6 +14,7 @@ every question of test2015, so questions that are not in test-dev get an empty a
 VizWiz (vizwiz.org/tasks-and-datasets/vqa), one question per image:
 
     Annotations/{train,val,test}.json   [{"image", "question", "answer_type", "answers": [{"answer"}, …]}, …]
+                                        (or without the folder: Annotations.zip has none)
     {train,val,test}/VizWiz_test_00000000.jpg
 
 The paper measures test-dev, a part of test that only the server (EvalAI) knows: it takes an answer to every question of
@@ -24,6 +25,7 @@ token (as in lmms-eval). Nothing is cut from it: "red Question: …" is wrong. A
 people gave, the first of them in a tie.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ from typing import Any
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import field, image_file, read_json
+from kosmos_plugin.evaluation.files import field, identifier, image_file, is_missing, read_json, whole_number
 from kosmos_plugin.evaluation.metrics.vqa_accuracy import normalize, vqa_accuracies
 from kosmos_plugin.evaluation.requests import Generate, Prompt, Request, question
 
@@ -101,12 +103,13 @@ class VqaV2(VisualQuestionAnswering):
         needed = [name for split in splits for name in (_questions(split), *_annotations(split), _images(split))]
         return list(dict.fromkeys(needed))
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
+    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, str]:
         answered = _submitted(items, answers)
         path = self.folder / _questions(self._submitted_split)
-        numbers = [field(record, "question_id", int, where) for where, record in _records(path, "questions")]
+        numbers = [identifier(record, "question_id", where) for where, record in _records(path, "questions")]
         results = [{"question_id": number, "answer": answered.get(str(number), "")} for number in numbers]
-        return f"vqa_OpenEnded_mscoco_{SUBSETS[self.split]}_kosmos_results.json", results
+        name = f"vqa_OpenEnded_mscoco_{SUBSETS[self.split]}_kosmos_results.json"
+        return name, json.dumps(results, ensure_ascii=False)
 
     @property
     def _submitted_split(self) -> str:
@@ -115,19 +118,19 @@ class VqaV2(VisualQuestionAnswering):
 
     def _read(self, split: str) -> list[Question]:
         references = {
-            field(record, "question_id", int, where): _reference(record, where)
+            whole_number(record, "question_id", where): _reference(record, where)
             for name in _annotations(split)
             for where, record in _records(self.folder / name, "annotations")
         }
         folder = _images(split)
         found = []
         for where, record in _records(self.folder / _questions(split), "questions"):
-            number = field(record, "question_id", int, where)
+            number = whole_number(record, "question_id", where)
             if _annotations(split) and number not in references:
                 raise UserError(f"{where}: question {number} is not in {_annotations(split)[0]}.")
-            name = f"COCO_{folder}_{field(record, 'image_id', int, where):012d}.jpg"
-            text = field(record, "question", str, where)
-            found.append(Question(str(number), references.get(number), text, image_file(self.folder / folder / name)))
+            name = f"COCO_{folder}_{whole_number(record, 'image_id', where):012d}.jpg"
+            text, spelled = field(record, "question", str, where), str(identifier(record, "question_id", where))
+            found.append(Question(spelled, references.get(number), text, image_file(self.folder / folder / name)))
         return found
 
 
@@ -163,16 +166,19 @@ class VizWiz(VisualQuestionAnswering):
 
     def files(self, few_shot: bool) -> list[str]:
         splits = [self.split, "train"] if few_shot else [self.split]
-        return [name for split in splits for name in (f"Annotations/{split}.json", split)]
+        return [name for split in splits for name in (self._file(split), split)]
 
-    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, Any]:
+    def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, str]:
         answered = _submitted(items, answers)
         results = [{"image": item.id, "answer": answered.get(item.id, "")} for item in self.items()]
-        return f"vizwiz_vqa_{self.split}_kosmos_results.json", results
+        return f"vizwiz_vqa_{self.split}_kosmos_results.json", json.dumps(results, ensure_ascii=False)
+
+    def _file(self, split: str) -> str:
+        return self.either(f"Annotations/{split}.json", f"{split}.json")
 
     def _read(self, split: str) -> list[Question]:
         found = []
-        for where, record in _records(self.folder / "Annotations" / f"{split}.json"):
+        for where, record in _records(self.folder / self._file(split)):
             name, text = field(record, "image", str, where), field(record, "question", str, where)
             reference = None if split == "test" else _reference(record, where)
             found.append(Question(name, reference, text, image_file(self.folder / split / name)))
@@ -193,4 +199,5 @@ def _reference(record: Any, where: str) -> dict[str, Any]:
     answers = [field(answer, "answer", str, where) for answer in field(record, "answers", list, where)]
     if not answers:
         raise UserError(f'{where}: there is no answer in "answers".')
-    return {"answers": answers, "answer_type": record.get("answer_type")}
+    answer_type = None if is_missing(record, "answer_type") else field(record, "answer_type", str, where)
+    return {"answers": answers, "answer_type": answer_type}

@@ -23,11 +23,12 @@ from typing import ClassVar
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError, missing_package
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
-from kosmos_plugin.evaluation.files import image_file, read_table
+from kosmos_plugin.evaluation.files import image_file, read_table, shown
 from kosmos_plugin.evaluation.metrics.spans import spans
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
 SPLIT_FILE = "dataset_split.csv"
+MOST_DIGITS = 9  # of a website's number; real ones have two
 INSTRUCTION = (
     "Given the context below from web page, extract the answer from the given text like this: "
     "Qusestion: Who is the publisher of this book? Answer: Penguin Books Ltd."  # the misspelling is the paper's
@@ -50,6 +51,7 @@ class WebSrc(Benchmark[Question]):
     title = "WebSRC"
     section = "4.4"
     release = "websrc"
+    unpacked = ("release",)
     source = (
         "WebSRC_v1.0_train+dev.zip of huggingface.co/datasets/X-LANCE/WebSRC_v1.0: what is in its folder release "
         "(dataset_split.csv, auto/01/dataset.csv, auto/01/processed_data, …)"
@@ -71,7 +73,9 @@ class WebSrc(Benchmark[Question]):
             path = self.folder / website / "dataset.csv"
             for row in read_table(path, ("question", "id", "answer")):
                 if row["question"] is None or row["id"] is None or row["answer"] is None:
-                    raise UserError(f"{path}: the row with the id {row['id']} has no question, no id or no answer.")
+                    raise UserError(
+                        f"{path}: the row with the id {shown(row['id'])} has no question, no id or no answer."
+                    )
                 page = self.folder / website / "processed_data" / row["id"][2:9]
                 screenshot = image_file(page.with_suffix(".png"))
                 items.append(
@@ -92,8 +96,8 @@ class WebSrc(Benchmark[Question]):
         path = self.folder / SPLIT_FILE
         found = []
         for row in read_table(path, ("domain", "website", "split")):
-            if not (row["website"] or "").isdecimal():
-                raise UserError(f"{path}: website {row['website']!r} of {row['domain']} is not a number.")
+            if not (row["website"] or "").isdecimal() or len(row["website"]) > MOST_DIGITS:
+                raise UserError(f"{path}: website {shown(row['website'])} of {shown(row['domain'])} is not a number.")
             if row["split"] == self.split:
                 found.append(f"{row['domain']}/{int(row['website']):02d}")
         return found
@@ -104,6 +108,7 @@ class WebSrcText(WebSrc):
 
     name = "websrc_text"
     title = "WebSRC, extracted text only"
+    has_images = False
     with_screenshot = False
 
 

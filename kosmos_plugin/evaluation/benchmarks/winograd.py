@@ -35,23 +35,23 @@ class Winograd(LanguageTask):
     splits = ("test",)
     training_split = "test"
     file = "WSCollection.xml"
-    fields: ClassVar = {"txt1": str, "pron": str, "txt2": str, "answers": list, "correctAnswer": str}
+    fields: ClassVar = {"txt1": str, "pron": str, "txt2": str, "answers": list}
+    answer_field = "correctAnswer"
 
     def records(self, split: str) -> list[dict[str, Any]]:
         path = self.folder / self.file
         try:
             schemas = ElementTree.parse(path).getroot().findall("schema")
-        except (OSError, ElementTree.ParseError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # of an encoding
+            raise UserError(f"{path} cannot be read: {error}.") from None
         return [_record(schema) for schema in schemas[:SCHEMAS]]
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, pronoun = record["txt1"], record["pron"]
-        contexts = (f"{before} {_fit(answer, pronoun, before)}" for answer in texts(record, "answers", 2))
-        return tuple(Option(context, record["txt2"], label) for context, label in zip(contexts, "AB", strict=True))
-
-    def answer(self, record: Mapping[str, Any]) -> str:
-        return record["correctAnswer"]
+        contexts = [f"{before} {_fit(answer, pronoun, before)}".lstrip() for answer in texts(record, "answers", 2)]
+        return tuple(
+            Option(context, record["txt2"], label, len(context)) for context, label in zip(contexts, "AB", strict=True)
+        )
 
 
 def _record(schema: ElementTree.Element) -> dict[str, Any]:

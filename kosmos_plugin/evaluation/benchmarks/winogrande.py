@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmarks.language import LanguageTask, Option
+from kosmos_plugin.evaluation.files import shown
 
 
 class Winogrande(LanguageTask):
@@ -23,16 +24,16 @@ class Winogrande(LanguageTask):
     source = (
         "train_xl.jsonl and dev.jsonl of https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip"
     )
+    unpacked = ("winogrande_1.1",)
     splits = ("dev",)
     training_split = "train_xl"
     file = "{split}.jsonl"
-    fields: ClassVar = {"sentence": str, "option1": str, "option2": str, "answer": str}
+    fields: ClassVar = {"sentence": str, "option1": str, "option2": str}
+    answer_field = "answer"
 
     def options(self, record: Mapping[str, Any]) -> tuple[Option, ...]:
         before, blank, after = record["sentence"].partition("_")
         if not blank:
-            raise UserError(f"its sentence {record['sentence']!r} has no blank _.")
-        return tuple(Option(before + record[f"option{label}"], after.strip(), label) for label in ("1", "2"))
-
-    def answer(self, record: Mapping[str, Any]) -> str:
-        return record["answer"]
+            raise UserError(f"its sentence {shown(record['sentence'])} has no blank _.")
+        contexts = {label: before + record[f"option{label}"] for label in ("1", "2")}
+        return tuple(Option(context, after.strip(), label, len(context)) for label, context in contexts.items())

@@ -25,6 +25,7 @@ from kosmos_plugin.generation.beam_search import SearchOptions, generate, genera
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import Likelihood, likelihoods
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
+from kosmos_plugin.image_files import orientation, upright
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +253,8 @@ def _truncated(kosmos: Generator, sample: Sample, most: int) -> Sample:
 
 
 def _png(image: PIL.Image.Image) -> bytes:
-    """Encode an image losslessly."""
+    """Encode an image losslessly, upright: PNG would not keep the orientation of its EXIF."""
+    image = upright(image, orientation(image))
     if image.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # the modes that PNG has
         image = image.convert("RGB")
     buffer = io.BytesIO()

@@ -8,8 +8,9 @@ All other options are lm_eval's own.
 
 A context is read as a document: `<s>`, then the text, with an image for each `<image>` in tasks that have images. The
 likelihood of a text (`loglikelihood_rolling`) is that after `<s>`. Answers are generated until `</s>`, one of the
-task's `until`, or `max_gen_toks` tokens. A vocabulary that turns newlines into spaces never generates an `until` of
-newlines. `--batch_size` is the number of contexts per batch, each with all of its continuations.
+task's `until`, or `max_gen_toks` tokens. A vocabulary that does not encode newlines never generates an `until` of
+newlines; to one that does, a run of them is the same as one. `--batch_size` is the number of contexts per batch, each
+with all of its continuations.
 """
 
 from collections.abc import Iterator, Sequence

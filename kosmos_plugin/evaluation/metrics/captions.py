@@ -3,8 +3,8 @@
 captions → PTBTokenizer (in Java: lower-case words without punctuation) → each metric, over all images
 
 CIDEr weighs words by how rare they are in the captions of all measured images: values of a part of a test set are not
-comparable with those of the whole. SPICE needs a parser that pycocoevalcap downloads. Without it, and where it fails,
-SPICE is omitted with a warning.
+comparable with those of the whole, and one image gets 0. SPICE needs a parser that pycocoevalcap downloads. Without it,
+and where it fails, SPICE is omitted with a warning.
 """
 
 import logging
@@ -23,6 +23,7 @@ PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 # SPICE was made for Java 8. Since Java 16, the library that it saves parses with needs access to these packages.
 PACKAGES_OF_JAVA = ("java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent")
 LAST_LINE = "the end"
+FEW_IMAGES = 1000  # of Flickr30k's test set, the smallest that the paper measures
 JAVA_OPTIONS = "JDK_JAVA_OPTIONS"  # Java 8 ignores it, and needs no such access
 
 Captions = dict[int, list[str]]  # index of an image → its tokenized captions
@@ -38,6 +39,8 @@ def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     Raises:
         UserError: pycocoevalcap or Java is missing or fails.
     """
+    if len(items) < FEW_IMAGES:
+        logger.warning("%s", cider_note(len(items)))
     tokenized = tokenize([*(item.reference for item in items), *([answer.prediction] for answer in answers)])
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -54,6 +57,18 @@ def caption_metrics(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     rouge, _ = Rouge().compute_score(references, predictions)
     metrics |= {"BLEU-4": 100 * float(bleu[3]), "ROUGE-L": 100 * float(rouge)}
     return Scores(metrics, tuple(map(float, per_image)), are_grades=False)
+
+
+def cider_note(images: int) -> str:
+    """Say how CIDEr over a part of a test set differs from CIDEr over all of it.
+
+    A word's weight is its inverse document frequency (idf): the logarithm of the number of images divided by the
+    number of those whose references have the word.
+    """
+    note = f"CIDEr weighs words by their rarity in the references of the {images:,} measured images"
+    if images == 1:
+        return f"{note.replace('1 measured images', 'one measured image')}: all weights are 0, and so is CIDEr."
+    return f"{note}: it is not comparable with CIDEr over a whole test set."
 
 
 def check_caption_tools() -> None:

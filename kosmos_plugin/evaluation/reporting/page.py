@@ -20,6 +20,7 @@ from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
 from kosmos_plugin.evaluation.files import write_text
 from kosmos_plugin.evaluation.requests import Choose, Generate, Prompt, Request
 from kosmos_plugin.evaluation.results import Result
+from kosmos_plugin.image_files import open_image, orientation, upright
 from kosmos_plugin.reporting.html import data_uri, render
 
 PAGE_FILE = "page.html"
@@ -203,9 +204,9 @@ def _text(text: str, fold: bool) -> Part:
 def thumbnail(image: Image, size: int) -> str:
     """Make a JPEG with at most `size` pixels on its longer side, as a data URI; "" if the image cannot be decoded."""
     try:
-        with PIL.Image.open(io.BytesIO(image.read())) as opened:
+        with open_image(image.read()) as opened:
             opened.draft("RGB", (2 * size, 2 * size))
-            picture = opened.convert("RGBA")
+            picture = upright(opened.convert("RGBA"), orientation(opened))
         picture.thumbnail((size, size))
     except Exception:  # decoders raise anything from OSError to struct.error on broken bytes
         return ""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
 from kosmos_plugin.evaluation.files import write_text
+from kosmos_plugin.evaluation.metrics.captions import FEW_IMAGES, cider_note
 from kosmos_plugin.evaluation.reporting import tables
 from kosmos_plugin.evaluation.reporting.page import PAGE_FILE
 from kosmos_plugin.evaluation.reporting.plot import plot
@@ -128,10 +129,13 @@ def _notes(results: Sequence[Result]) -> list[str]:
         for result in results
         if any(OTHER_SPLIT in _reported_cell(result, metric) for metric in result.metrics)
     ]
-    to_submit = [f"{result.folder}/{result.submission}" for result in results if not result.metrics]
+    unscored = [result for result in results if result.submission and not result.metrics]
+    to_submit = [f"{result.folder}/{result.submission}" for result in unscored]
     notes = [f"Checkpoint: {checkpoints}", LEGEND]
     if other_splits:
         notes.append(f"{OTHER_SPLIT} The paper measured another split: {', '.join(dict.fromkeys(other_splits))}.")
+    partly = [result for result in results if "CIDEr" in result.metrics and (result.limit or result.items < FEW_IMAGES)]
+    notes += dict.fromkeys(cider_note(result.items) for result in partly)
     if any(result.problems for result in results):
         notes.append("Items that did not fit in the model's context count as wrong.")
     if to_submit:

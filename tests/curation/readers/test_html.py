@@ -64,7 +64,6 @@ def test_the_order_of_texts_and_images_is_that_of_the_page(parts):
         '<img src="/placeholder.gif" data-src="/a.jpg">',
         '<img src="data:image/svg+xml,%3Csvg%3E" data-lazy-src="/a.jpg">',
         '<img src="/placeholder.gif" data-original="/a.jpg">',
-        '<img src="/placeholder.gif" data-srcset="/a.jpg 300w, /b.jpg 600w">',
         '<noscript><img src="/a.jpg"></noscript>',
         '<amp-img src="/a.jpg" width="1" height="2"></amp-img>',
         '<div class="gallery"><dl><dt><img src="/a.jpg"></dt></dl></div>',

@@ -169,3 +169,29 @@ def test_an_image_without_a_sentence_is_ignored(tmp_path):
     (tmp_path / "docs.jsonl").write_text(json.dumps(record))
     run(tmp_path / "out", tmp_path / "docs.jsonl", "--images", img2dataset_tar(tmp_path))
     assert kept(tmp_path / "out") == [DOCUMENT]
+
+
+@pytest.mark.parametrize("form", ["aligned lists", "pairs", "marks", "before"])
+def test_documents_with_the_images_themselves(tmp_path, form):
+    """Lists of images with texts, as `datasets` writes them; no --images is needed."""
+    datasets = pytest.importorskip("datasets")
+    one, two = ({"bytes": png(number), "path": None} for number in (1, 2))
+    columns = {
+        "aligned lists": {"images": [None, one, None, two, None], "texts": [TEXTS[0], None, TEXTS[1], None, TEXTS[2]]},
+        "pairs": {"images": [None, one, two], "texts": TEXTS},
+        "marks": {"images": [one, two], "text": f"{TEXTS[0]} <image> {TEXTS[1]}<image>\n{TEXTS[2]}"},
+        "before": {"images": [one, two], "text": " ".join(TEXTS)},
+    }[form]
+    text = {"text": datasets.Value("string"), "texts": datasets.Sequence(datasets.Value("string"))}
+    features = {"images": datasets.Sequence(datasets.Image()), **{name: text[name] for name in columns if name in text}}
+    table = datasets.Dataset.from_dict({n: [c] for n, c in columns.items()}, features=datasets.Features(features))
+    table.to_parquet(tmp_path / "a.parquet")
+    run(tmp_path / "out", tmp_path / "a.parquet")
+    assert kept(tmp_path / "out") == [DOCUMENT if form != "before" else [png(1), png(2), " ".join(TEXTS)]]
+
+
+def test_a_table_of_another_form_says_what_it_holds(tmp_path, capsys):
+    parquet.write_table(pyarrow.table({"image": [b""], "label": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="Nothing was kept"):
+        run(tmp_path / "out", tmp_path / "a.parquet", "--images", tmp_path)
+    assert f"{tmp_path / 'a.parquet'}: no columns images and texts, but image, label" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+import re
 import tarfile
 from pathlib import Path
 
@@ -144,6 +145,35 @@ def test_every_format_gives_the_same_pairs(tmp_path, write):
     assert kept(tmp_path / "out") == PAIRS
     assert counts["kept"]["train: documents"] == counts["kept"]["train: images"] == 7
     assert counts.get("dropped", {}) == ({"not downloaded": 1} if write is write_parquet else {})
+
+
+def test_captions_from_json_where_the_txt_is_empty(tmp_path):
+    """As an option for tars, which then goes into the YAML, and for folders."""
+    members = [*tiny.caption_members("0", " ", jpeg()), ("0.json", b'{"caption": "a dog"}')]
+    tiny.write_tar(tmp_path / "tars" / "0.tar", [*members, *tiny.caption_members("1", "a cat", jpeg())])
+    (tmp_path / "files").mkdir()
+    for name, data in [*members, *tiny.caption_members("1", "a cat", jpeg())]:
+        (tmp_path / "files" / name).write_bytes(data)
+    for kind in ("tars", "files"):
+        counts = run(tmp_path / f"{kind}-txt", tmp_path / kind)
+        assert counts["dropped"] == {"empty text": 1}
+    (tmp_path / "tars" / f"0.tar{INDEX_SUFFIX}").unlink()
+    for kind in ("tars", "files"):
+        options = ["--caption-from", "json", *(["--valid-share", 0] if kind == "files" else [])]
+        counts = run(tmp_path / f"{kind}-json", tmp_path / kind, *options)
+        assert "dropped" not in counts
+    assert [text for _, text in kept(tmp_path / "files-json")] == ["a dog", "a cat"]
+    assert "caption_from" not in (tmp_path / "tars-txt" / "corpus.yaml").read_text()
+    assert "caption_from: json" in (tmp_path / "tars-json" / "corpus.yaml").read_text()
+
+
+@pytest.mark.parametrize("image, text", [("0.JPG", "0.TXT"), ("0.JFIF", "0.txt"), ("0.Png", "0.JSON")])
+def test_files_with_extensions_in_any_case(tmp_path, image, text):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / image).write_bytes(jpeg())
+    (tmp_path / "in" / text).write_text('{"caption": "a dog"}' if text.endswith("JSON") else "a dog")
+    run(tmp_path / "out", tmp_path / "in", "--valid-share", 0)
+    assert kept(tmp_path / "out") == [(jpeg(), "a dog")]
 
 
 def test_coco_has_a_pair_for_each_annotation(tmp_path):
@@ -393,7 +423,7 @@ def test_images_of_all_kinds(tmp_path, decode, in_place):
 
 
 def test_bad_lines_of_tsv(tmp_path, monkeypatch):
-    monkeypatch.setattr("kosmos_plugin.curation.readers.captions.MAX_LINE_BYTES", 20_000)
+    monkeypatch.setattr("kosmos_plugin.curation.readers.caption_tables.MAX_LINE_BYTES", 20_000)
     image, text = (base64.b64encode(PAIRS[0][0]), b"a caption")
     lines = [
         [b"0", text, image],
@@ -410,7 +440,7 @@ def test_bad_lines_of_tsv(tmp_path, monkeypatch):
     assert kept(tmp_path / "out") == [(PAIRS[0][0], "a caption"), (PAIRS[0][0], "the last")]
     assert counts["dropped"] == {
         "line without a caption or an image": 1,
-        "image that is not in base64": 1,
+        "image that is neither in base64 nor in the folder of images": 1,
         "no text, or not valid UTF-8": 1,
         "NUL bytes": 1,
         "empty text": 1,
@@ -430,7 +460,9 @@ def test_cut_files_end_where_they_break(tmp_path):
 
 def test_tables_without_images_are_not_pairs(tmp_path):
     write_leftovers(tmp_path, "00000", PAIRS)
-    assert "Nothing was kept" in error_of(tmp_path / "out", tmp_path / "00000.parquet")
+    message = error_of(tmp_path / "out", tmp_path / "00000.parquet")
+    assert "no columns of images and captions, but caption, url, key" in message
+    assert "img2dataset" in message
 
 
 def test_files_without_captions(tmp_path):
@@ -473,7 +505,8 @@ def test_cocos_images_are_in_their_folder(tmp_path):
 @pytest.mark.parametrize("content", ["[1]", "{}", '{"images": {}, "annotations": []}', "[" * 100_000, '{"images'])
 def test_json_that_is_not_cocos(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
-    assert "Nothing was kept" in error_of(tmp_path / "out", tmp_path / "a.json", "--images", tmp_path)
+    message = error_of(tmp_path / "out", tmp_path / "a.json", "--images", tmp_path)
+    assert re.search("Nothing was kept|no columns of images and captions|not COCO captions", message)
 
 
 def test_errors_name_what_is_wrong(tmp_path):
@@ -483,7 +516,7 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / "a.docx").write_bytes(b"")
     tars, lines = tmp_path / "tars", tmp_path / "tsv"
     assert "--valid-share must be" in error_of(tmp_path / "1", lines, "--valid-share", 1)
-    assert "--valid-share: tars are used in place" in error_of(tmp_path / "2", tars, "--valid-share", 0.1)
+    assert "tars are used in place" in error_of(tmp_path / "2", tars, "--valid-share", 0.1)
     assert "--max-aspect" in error_of(tmp_path / "3", lines, "--max-aspect", 0.5)
     assert "several formats (webdataset, tsv)" in error_of(tmp_path / "4", tars, lines)
     assert "Give --images" in error_of(tmp_path / "5", tmp_path / "coco" / "captions_train2014.json")

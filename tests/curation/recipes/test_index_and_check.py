@@ -1,11 +1,16 @@
 """kosmos-prepare index and check: their counts, the bad records that they name, and broken tars."""
 
+import gzip
 import hashlib
+import io
 import json
 import random
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, open_index, selection_of, tar_records
@@ -101,7 +106,53 @@ def test_a_remote_tar_cannot_be_indexed(tmp_path):
         run("index", tmp_path / "out", "memory://shards/0.tar")
 
 
+@pytest.mark.parametrize("command", ["index", "check", "captions"])
+def test_replaced_files_are_counted(tmp_path, command):
+    """Of two files of the same name in a tar the later one counts, and `check` names it."""
+    members = [m for key in "ab" for m in tiny.caption_members(key, "a caption", IMAGE)]
+    tiny.write_tar(tmp_path / "0.tar", [*members, ("a.txt", b"another caption")])
+    counts = run(command, tmp_path / "out", tmp_path / "0.tar")
+    assert counts["left out"] == {"files that a later one of the same name in the tar replaces": 1}
+    reason, message = "replaced by a later file of the same name", "a.txt"
+    line = {"tar": str(tmp_path / "0.tar"), "key": "a", "reason": reason, "message": message}
+    assert bad_records(tmp_path / "out") == ([line] if command == "check" else [])
+
+
+@pytest.mark.parametrize("command", ["index", "check", "captions"])
+@pytest.mark.parametrize("name", ["0.tar.gz", "0.tar"])
+def test_compressed_tars_are_named_as_such(tmp_path, command, name):
+    tiny.write_tar(tmp_path / "in" / "1.tar", tiny.caption_members("good", "a caption", IMAGE))
+    tiny.write_tar(tmp_path / "0.tar", tiny.caption_members("0", "a caption", IMAGE))
+    (tmp_path / "in" / name).write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    run(command, tmp_path / "out", tmp_path / "in")
+    (line,) = bad_records(tmp_path / "out")
+    assert line["message"].endswith(f"{name} is compressed, so that no record of it can be read alone: gunzip it.")
+
+
 # ---- check ----
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs tar")
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_pixels_of_sparse_files(tmp_path, version):
+    """They were those of another file, and `check` called them fine."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(buffer, "BMP")
+    for number, color in enumerate((b"\x10\x80\xf0", b"\xf0\x80\x10")):
+        with (tmp_path / f"{number}.bmp").open("wb") as file:
+            file.write(buffer.getvalue()[:54] + color * 1000)
+            file.seek(200_000)
+            file.write(color * 1000)
+            file.truncate(len(buffer.getvalue()))
+        (tmp_path / f"{number}.txt").write_text("a caption")
+    names = ["0.bmp", "0.txt", "1.bmp", "1.txt"]
+    options = ["--format=pax", "--sparse", f"--sparse-version={version}"]
+    subprocess.run(["tar", *options, "-cf", "0.tar", *names], cwd=tmp_path, check=True)
+    assert (tmp_path / "0.tar").stat().st_size < 100_000
+    counts = run("check", tmp_path / "out", tmp_path / "0.tar")
+    assert counts["kept"]["captions: images"] == 2
+    for number, record in enumerate(tar_records(tmp_path / "0.tar")[0]):
+        assert record.read("bmp") == (tmp_path / f"{number}.bmp").read_bytes()
 
 
 def test_good_shards_are_good(tmp_path):
@@ -206,7 +257,7 @@ def test_every_reason_is_known(tmp_path):
     """The reasons of broken records are a few fixed phrases; specifics of a record are in the detail."""
     for number, record in enumerate(BAD_RECORDS.values()):
         tiny.write_tar(tmp_path / f"{number}.tar", [(f"7.{name}", data) for name, data in record])
-        (found,) = tar_records(tmp_path / f"{number}.tar")
+        ((found,), _) = tar_records(tmp_path / f"{number}.tar")
         for read in (caption_document, interleaved_document):
             assert reason(found, read) in (None, *BAD_RECORDS)
 

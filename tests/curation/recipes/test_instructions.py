@@ -71,9 +71,14 @@ def test_flan_and_plain_lines(tmp_path):
 
 def test_what_cannot_be_used_is_counted(tmp_path):
     records = [{"instruction": "a", "output": " "}, {"instruction": " ", "output": "b"}, {"other": 1}, [], None]
-    write_lines(tmp_path / "a.jsonl", [*records, {"inputs": "a", "targets": 3}, {"inputs": "c", "targets": "d"}])
+    write_lines(tmp_path / "a.jsonl", [*records, {"inputs": "c", "targets": "d"}])
     counts = run(tmp_path / "out", tmp_path / "a.jsonl", "--workers", 1)
-    assert counts["dropped"] == {"empty output": 1, "empty instruction": 1, "no text, or not valid UTF-8": 4}
+    assert counts["dropped"] == {
+        "empty output": 1,
+        "empty instruction": 1,
+        "no instruction or output": 1,
+        "not a JSON object": 2,
+    }
     assert examples(tmp_path / "out") == [("c\n", "d")]
 
 
@@ -130,9 +135,9 @@ def test_a_wrong_sample_is_one_clear_error(tmp_path, options, named):
 
 
 def test_another_format_is_one_clear_error(tmp_path):
-    (tmp_path / "a.csv").write_text("a,b")
-    with pytest.raises(UserError, match=r"a\.csv: cannot tell its format"):
-        run(tmp_path / "out", tmp_path / "a.csv", "--workers", 1)
+    (tmp_path / "a.docx").write_text("a,b")
+    with pytest.raises(UserError, match=r"a\.docx: cannot tell its format"):
+        run(tmp_path / "out", tmp_path / "a.docx", "--workers", 1)
 
 
 def test_a_zip_that_is_cut_short(tmp_path):

@@ -99,7 +99,7 @@ def test_invalid_bytes_are_left_out(tmp_path):
         '<img src="data:image/png;base64,{data}">',
         '<img src="" data-src="a.png">',
         '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" data-src="a.png">',
-        '<img srcset="a.png 1x, b.png 2x">',
+        '<img srcset="b.png 1x, a.png 2x">',
         '<picture><source srcset="a.png 800w, b.png"><img></picture>',
         '<img src="./sub/../a.png#part">',
     ],
@@ -109,6 +109,25 @@ def test_the_ways_to_name_an_image(tmp_path, image):
     page = html(TEXTS[0], "MARK", TEXTS[1]).replace("<p>MARK</p>", image)
     run(tmp_path / "out", write_folder(tmp_path / "in", page, {"a.png": png(1), "b.png": png(2)}))
     assert kept(tmp_path / "out") == [[TEXTS[0], png(1), TEXTS[1]]]
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        ('<img srcset="missing.png 900w, a.png 600w, b.png 300w">', 1),
+        ('<img data-src="missing.png" src="a.png">', 1),
+        ('<img data-src="small.png" src="a.png">', 1),
+        ('<picture><source data-srcset="missing.webp 2x, a.png 1x"><img src="about:blank"></picture>', 1),
+        ('<a href="a.png"><img src="missing.png"></a>', 1),
+        ('<img data-src="b.png" src="a.png"><noscript><img src="a.png"></noscript>', 2),
+    ],
+)
+def test_addresses_are_tried_in_turn(tmp_path, image, expected):
+    page = html(TEXTS[0], "MARK", TEXTS[1]).replace("<p>MARK</p>", image)
+    files = {"a.png": png(1), "b.png": png(2), "small.png": png(3, (20, 20))}
+    counts = run(tmp_path / "out", write_folder(tmp_path / "in", page, files))
+    assert kept(tmp_path / "out") == [[TEXTS[0], png(expected), TEXTS[1]]]
+    assert "left out" not in counts
 
 
 def test_the_base_of_a_pages_addresses(tmp_path):

@@ -17,9 +17,9 @@ from pyarrow import parquet
 
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.readers.text_files import ReadTexts
-from kosmos_plugin.data.text import TextRows
+from kosmos_plugin.data.text import FullSentenceRows
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.vocabulary import Vocabulary
+from kosmos_plugin.vocabulary import Vocabulary, write_encoding
 from tests import tiny
 from tests.curation.command import prepare
 
@@ -102,14 +102,38 @@ def test_training_reads_all_parts(tmp_path, vocabulary):
         (tmp_path / f"{part}.jsonl").write_bytes(json_lines(sentences(4, part)))
     counts = run(vocabulary, tmp_path / "out", str(tmp_path / "{0..2}.jsonl"))
     loaded = Vocabulary.load(vocabulary)
-    rows = [TextRows(str(path.with_suffix("")), loaded, 64) for path in sorted((tmp_path / "out").glob("train*.idx"))]
-    assert [path.name for path in sorted((tmp_path / "out").glob("train*.idx"))] == [
-        "train.idx",
-        "train1.idx",
-        "train2.idx",
-    ]
+    names = sorted(path.stem for path in (tmp_path / "out").glob("train*.idx"))
+    assert names == ["train", "train1", "train2"]
+    rows = [FullSentenceRows(str(tmp_path / "out" / name), loaded, 64) for name in names]
     tokens = sum(len(part[row].tokens) for part in rows for row in range(len(part)))
-    assert tokens == counts["kept"]["train: tokens"] + 12  # each of 12 documents gets <s>
+    assert tokens == counts["kept"]["train: tokens"] + sum(map(len, rows))  # each row gets <s>
+
+
+def test_lines_are_kept_and_row_starts_written(tmp_path, vocabulary):
+    """Byte for byte the same for any number of workers, and training makes nothing anew."""
+    (tmp_path / "v").mkdir()
+    for name in ("sentencepiece.model", "dict.txt"):
+        (tmp_path / "v" / name).write_bytes((vocabulary / name).read_bytes())
+    write_encoding(tmp_path / "v")
+    texts = {part: ["\r\n\n".join(sentences(5, 10 * part + i)) for i in range(4)] for part in range(3)}
+    for part, documents_of_part in texts.items():
+        (tmp_path / f"{part}.jsonl").write_bytes(json_lines(documents_of_part))
+    written = []
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        words = ["text", str(tmp_path / "{0..2}.jsonl"), "--vocabulary", str(tmp_path / "v"), "--valid-share", "0"]
+        prepare([*words, "--out", str(out), "--tokens-per-sample", "64", "--workers", str(workers)])
+        written.append({path.name: path.read_bytes() for path in out.iterdir() if path.name.startswith("train")})
+    assert written[0] == written[1] and len(written[0]) == 9
+    lines = [text.replace("\r\n\n", "\n") for documents_of_part in texts.values() for text in documents_of_part]
+    assert documents(out, tmp_path / "v") == lines
+
+    loaded = Vocabulary.load(tmp_path / "v")
+    made = {path: path.stat().st_mtime_ns for path in out.glob("train*")}
+    for name in ("train", "train1", "train2"):
+        rows = FullSentenceRows(str(out / name), loaded, 64)
+        assert {rows[r].tokens[-1] for r in range(len(rows))} <= {loaded.line_end, loaded.eos}
+    assert {path: path.stat().st_mtime_ns for path in out.glob("train*")} == made
 
 
 def test_the_split_depends_on_the_text(tmp_path, vocabulary):
@@ -137,6 +161,39 @@ def test_the_papers_subsets_of_the_pile_are_left_out(tmp_path, vocabulary):
     assert counts["dropped"]["subset Github"] == 1
     run(vocabulary, tmp_path / "all", str(tmp_path / "pile.jsonl"), "--exclude-subsets")
     assert documents(tmp_path / "all", vocabulary) == texts
+
+
+def test_subsets_become_corpora_in_one_pass(tmp_path, vocabulary):
+    """Duplicates and evaluation data are removed across all of them; other files than The Pile's go by their folder."""
+    texts = sentences(9)
+    named = [*zip(texts[:5], ["Pile-CC", "Github", "NIH ExPorter", "Pile-CC", "Wikipedia (en)"], strict=True)]
+    pile = [*named, (texts[0], "NIH ExPorter"), (texts[5], "Pile-CC")]
+    lines = [json_lines([text], meta={"pile_set_name": name}) for text, name in pile]
+    (tmp_path / "00.jsonl").write_bytes(b"".join(lines))
+    (tmp_path / "realnews").mkdir()
+    (tmp_path / "realnews" / "a.jsonl").write_bytes(json_lines([texts[1], texts[3], texts[6]]))
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"text": " ".join(texts[5].split()[:20])}))
+    inputs = [str(tmp_path / "00.jsonl"), str(tmp_path / "realnews")]
+    options = ["--split-subsets", "paper", "--evaluation", str(tmp_path / "dev.jsonl")]
+    out = tmp_path / "out"
+    counts = run(vocabulary, out, *inputs, *options)
+    found = {folder.name: documents(folder, vocabulary) for folder in out.iterdir() if list(folder.glob("*.idx"))}
+    assert set(found) == {"pile-cc", "nih-exporter", "wikipedia", "realnews"}
+    kept = [text for folder in found.values() for text in folder]
+    assert sorted(kept) == sorted([*texts[:5], texts[6]])  # each once
+    assert found["wikipedia"] == [texts[4]]
+    assert texts[2] in found["nih-exporter"] and texts[1] in found["realnews"]
+    assert counts["dropped"]["subset Github"] == counts["dropped"]["text of an evaluation file"] == 1
+    assert counts["dropped"]["duplicates and near-duplicates"] == 2
+    assert counts["kept"]["wikipedia/train: documents"] == 1
+    assert (out / "wikipedia" / "dict.txt").read_bytes() == (vocabulary / "dict.txt").read_bytes()
+
+
+@pytest.mark.parametrize("value", ["Pile-CC", "Pile-CC=", "=a", "Pile-CC=../a", "Pile-CC=/a", "Pile-CC=work"])
+def test_a_wrong_folder_for_a_subset(tmp_path, vocabulary, value):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(sentences(1)))
+    with pytest.raises(UserError, match="--split-subsets"):
+        run(vocabulary, tmp_path / "out", str(tmp_path / "a.jsonl"), "--split-subsets", value)
 
 
 def near_copy(text: str) -> str:
@@ -222,7 +279,10 @@ def test_bad_records_are_skipped_and_counted(tmp_path, vocabulary):
     assert documents(tmp_path / "out", vocabulary) == good
     assert counts["read"]["documents"] == 11
     assert counts["dropped"] == {
-        "no text, or not valid UTF-8": len(bad),
+        "not valid JSON, or too long": 3,
+        "not a JSON object": 1,
+        "no field text (--text-key)": 1,
+        "no text, or not valid UTF-8": 1,
         "empty text": 1,
         "NUL bytes": 1,
         "half a surrogate pair": 1,

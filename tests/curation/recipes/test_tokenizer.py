@@ -31,7 +31,7 @@ def test_same_input_same_bytes_and_the_pair_loads(texts, tmp_path, model_type, s
     for workers in (1, 2):
         out = tmp_path / f"out-{workers}"
         counts = run(out, texts, "--size", size, "--model-type", model_type, "--workers", workers)
-        made.append([(out / name).read_bytes() for name in ("sentencepiece.model", "dict.txt")])
+        made.append([(out / name).read_bytes() for name in ("sentencepiece.model", "dict.txt", "encoding.json")])
     assert made[0] == made[1]
     vocabulary = Vocabulary.load(out)
     assert counts["kept"]["pieces of text"] == size - 3
@@ -39,6 +39,7 @@ def test_same_input_same_bytes_and_the_pair_loads(texts, tmp_path, model_type, s
     text = "the red cat runs slowly"
     assert vocabulary.decode(vocabulary.encode(text)) == text
     assert vocabulary.unk not in vocabulary.encode(text)
+    assert vocabulary.decode(vocabulary.encode("the red cat\r\n\r\nruns slowly\n")) == "the red cat\nruns slowly"
 
 
 def test_bytes_spell_what_has_no_piece(texts, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kosmos_plugin.curation.sampling.hashing import is_in_share, split_of, uniform_hash
+from kosmos_plugin.curation.sampling.hashing import is_in_share, uniform_hash
 
 TEXTS = [f"document {number}" for number in range(4000)]
 
@@ -27,9 +27,3 @@ def test_purposes_are_independent():
 def test_a_share_of_zero_or_one():
     assert not any(is_in_share(text, 0.0, "sample") for text in TEXTS)
     assert all(is_in_share(text, 1.0, "sample") for text in TEXTS)
-
-
-def test_splits():
-    valid = [text for text in TEXTS if split_of(text, 0.1) == "valid"]
-    assert abs(len(valid) - 400) < 100
-    assert {split_of(text, 0.1) for text in TEXTS} == {"train", "valid"}

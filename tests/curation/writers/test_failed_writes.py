@@ -12,6 +12,7 @@ from kosmos_plugin.curation.pipeline.bad_records import BadRecords
 from kosmos_plugin.curation.pipeline.intermediate import save_array
 from kosmos_plugin.curation.pipeline.runner import remove_temporaries
 from kosmos_plugin.curation.pipeline.steps import Step
+from kosmos_plugin.curation.sampling.hold_out import SPLIT
 from kosmos_plugin.curation.writers.binarized_text import Binarize
 from kosmos_plugin.curation.writers.shards import WriteShards, caption_record
 from tests import tiny
@@ -19,7 +20,8 @@ from tests import tiny
 
 def documents_that_end_in_an_error() -> Iterator[Document]:
     for number in range(9):
-        yield Document(f"the cat {number}", str(number), [Media("0", MediaType.IMAGE, "", media_bytes=b"an image")])
+        image = Media("0", MediaType.IMAGE, "", media_bytes=b"an image")
+        yield Document(f"the cat {number}", str(number), [image], {SPLIT: "valid" if number % 2 else "train"})
     raise OSError("the disk is gone")
 
 
@@ -28,9 +30,9 @@ def test_writers_leave_nothing(tmp_path, kind):
     tiny.write_vocabulary(tmp_path / "vocabulary")
     out = tmp_path / "out"
     out.mkdir()
-    writer: Step = WriteShards(out, caption_record, 0.5)
+    writer: Step = WriteShards(out, caption_record)
     if kind == "binarized":
-        writer = Binarize(out, str(tmp_path / "vocabulary"), 0.5)
+        writer = Binarize(out, str(tmp_path / "vocabulary"), 64)
     with pytest.raises(OSError, match="disk is gone"):
         list(writer.run(documents_that_end_in_an_error()))
     assert list(out.iterdir()) == []

@@ -1,5 +1,9 @@
 """ImageNet: photos from folders and from the archives, named freely or among the 1,000 names."""
 
+import gzip
+import random
+from collections import Counter
+
 import pytest
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from torchvision.models._meta import _IMAGENET_CATEGORIES
@@ -125,7 +129,35 @@ def test_broken_archives_are_named(archives):
         ImageNet(archives).items()
     write_imagenet_archives(archives)
     (archives / "ILSVRC2012_img_val.tar").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar cannot be read"):
+    with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar is cut short or is not a tar"):
+        ImageNet(archives).items()
+
+
+def test_damaged_archives_are_named_in_one_line(archives):
+    rng = random.Random(1)
+    outcomes = Counter()
+    for _ in range(100):
+        path = archives / rng.choice(("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"))
+        content = path.read_bytes()
+        damaged = bytearray(content[: rng.choice((len(content), rng.randrange(1, len(content))))])
+        for _ in range(rng.randint(0, 20)):
+            damaged[rng.randrange(len(damaged)) if rng.random() < 0.5 else 0] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            assert [item.image.read() for item in ImageNet(archives).items()]
+            outcomes["read"] += 1
+        except UserError as error:
+            assert "\n" not in str(error) and str(archives) in str(error)
+            outcomes["named"] += 1
+        path.write_bytes(content)
+    assert outcomes["named"] > 30 and outcomes["read"]
+
+
+def test_a_gzipped_archive_of_images_is_refused(archives):
+    """Images are read where they are in the file, which a compressed one does not tell."""
+    path = archives / "ILSVRC2012_img_val.tar"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar is compressed"):
         ImageNet(archives).items()
 
 

@@ -254,15 +254,17 @@ def test_a_broken_record_is_named(name, tmp_path):
         ("hellaswag", {"endings": ["a", "b", "c"]}, "\"endings\" must be 4 texts; it is ['a', 'b', 'c']."),
         ("hellaswag", {"endings": ["a", "b", "c", 1]}, "\"endings\" must be 4 texts; it is ['a', 'b', 'c', 1]."),
         ("hellaswag", {"endings": ["a", "b", "c", "[step]"]}, "one of the choices is empty"),
-        ("hellaswag", {"label": "3"}, "\"label\" must be of type int; it is '3'"),
-        ("hellaswag", {"label": 4}, "the answer is '4'; it must be one of 0, 1, 2, 3."),
-        ("winogrande", {"answer": ""}, "the answer is ''; it must be one of 1, 2."),
+        ("hellaswag", {"label": ""}, "\"label\" must be one of 0, 1, 2, 3; it is ''."),
+        ("hellaswag", {"label": 4}, '"label" must be one of 0, 1, 2, 3; it is 4.'),
+        ("winogrande", {"answer": ""}, "\"answer\" must be one of 1, 2; it is ''."),
         ("winogrande", {"sentence": "The cat saw _"}, "one of the choices is empty"),
         ("winogrande", {"sentence": "The cat."}, "its sentence 'The cat.' has no blank _."),
-        ("boolq", {"label": 1}, '"label" must be of type bool; it is 1.'),
-        ("cb", {"label": "maybe"}, "the answer is 'maybe'; it must be one of entailment, contradiction, neutral."),
+        ("boolq", {"label": "yes"}, "\"label\" must be true or false; it is 'yes'."),
+        ("boolq", {"label": [True] * 1000}, '"label" must be true or false; it is [True, True, '),
+        ("cb", {"label": 0}, '"label" must be one of entailment, contradiction, neutral; it is 0.'),
+        ("cb", {"label": "maybe"}, "\"label\" must be one of entailment, contradiction, neutral; it is 'maybe'."),
         ("copa", {"question": "why"}, "\"question\" must be cause or effect; it is 'why'."),
-        ("copa", {"label": True}, "the answer is 'True'; it must be one of 0, 1."),
+        ("copa", {"label": True}, '"label" must be one of 0, 1; it is True.'),
         ("copa", {"choice2": ""}, "one of the choices is empty"),
     ],
 )
@@ -284,7 +286,7 @@ def test_a_broken_story_is_named(tmp_path):
     path = task.folder / task.file.format(split="test")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1].replace(",1", ",3"), *lines[2:]]))
-    with pytest.raises(UserError, match=r"record 1: the answer is '3'; it must be one of 1, 2"):
+    with pytest.raises(UserError, match=r"record 1: \"AnswerRightEnding\" must be one of 1, 2; it is '3'"):
         task.items()
     path.write_text("\n".join([lines[0], "short,of,columns"]))
     with pytest.raises(UserError, match=r'record 1: "InputSentence3" must be of type str; it is None'):

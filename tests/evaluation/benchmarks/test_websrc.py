@@ -114,13 +114,13 @@ def test_a_broken_record_is_named(folder):
     path = folder / "auto/01/dataset.csv"
     with open(path, "a") as file:
         file.write("Who?,au010000100003\n")
-    with pytest.raises(UserError, match=r"auto/01/dataset\.csv: the row with the id au010000100003 has no"):
+    with pytest.raises(UserError, match=r"auto/01/dataset\.csv: the row with the id 'au010000100003' has no"):
         WebSrc(folder).items()
     path.write_text("question,id\n")
     with pytest.raises(UserError, match=r"auto/01/dataset\.csv has no column answer"):
         WebSrc(folder).items()
     (folder / "dataset_split.csv").write_text("domain,website,split\nauto,one,dev\n")
-    with pytest.raises(UserError, match=r"dataset_split\.csv: website 'one' of auto is not a number"):
+    with pytest.raises(UserError, match=r"dataset_split\.csv: website 'one' of 'auto' is not a number"):
         WebSrc(folder).check_files(few_shot=False)
     page = write_page(folder, " ")
     with pytest.raises(UserError, match=r"page\.html is not valid HTML"):

@@ -106,7 +106,7 @@ def test_the_first_273_are_measured(tmp_path):
     ("broken", "complaint"),
     [
         (schema("A", "it", "is", ("The cup",)), "\"answers\" must be 2 texts; it is ['The cup']"),
-        (schema("A", "it", "is", CUP, "C"), "the answer is 'C'; it must be one of A, B"),
+        (schema("A", "it", "is", CUP, "C"), "\"correctAnswer\" must be one of A, B; it is 'C'"),
         (schema("A", "it", "is", CUP).replace("txt2", "txt3"), '"txt2" must be of type str; it is None'),
         (schema("A", "it", "", CUP), "one of the choices is empty"),
     ],

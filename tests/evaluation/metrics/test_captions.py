@@ -75,6 +75,16 @@ def test_cider_by_hand():
 
 
 @needs_java
+def test_cider_of_one_image_is_0_and_says_so(caplog):
+    """Its words have no weight: the logarithm of 1 is 0. pycocoevalcap gives 0 without a word."""
+    assert measured([["a small dog sleeps"]], ["a small dog sleeps"]).metrics["CIDEr"] == 0
+    assert "all weights are 0, and so is CIDEr" in caplog.text
+    caplog.clear()
+    assert measured([["a small dog sleeps"], ["an old car"]], ["a small dog sleeps", "an old car"]).metrics["CIDEr"] > 0
+    assert "of the 2 measured images: it is not comparable" in caplog.text
+
+
+@needs_java
 def test_whatever_ends_a_line_in_java_is_a_space():
     ends = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
     texts = [["", f"A  cat{end}runs.{end}"] for end in ends]

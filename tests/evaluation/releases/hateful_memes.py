@@ -16,7 +16,8 @@ def write_hateful_memes(folder: Path, count: int = 6, seed: int = 0) -> None:
         records = []
         for label in range(count):
             number += 1
-            record = {"id": number, "img": f"img/{number:05d}.png", "label": label % 2, "text": tiny.sentence(rng)}
-            (folder / record["img"]).write_bytes(tiny.png(rng))
+            meme = f"{number:05d}"
+            (folder / f"img/{meme}.png").write_bytes(tiny.png(rng))
+            record = {"id": meme, "img": f"img/{meme}.png", "label": label % 2, "text": tiny.sentence(rng)}
             records.append(json.dumps(record) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(records))

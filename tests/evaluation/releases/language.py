@@ -68,7 +68,7 @@ def write_winograd(folder: Path, count: int = 6, seed: int = 0) -> None:
         schemas.append(
             f"<schema>\n<text>\n<txt1>\nThe cat saw\nthe dog {before}{end} \n</txt1>\n<pron> {pronoun}  </pron>\n"
             f"<txt2> \n{sentence(rng, (3, 6))}.\n</txt2>\n</text>\n<quote>\n<pron>it </pron>\n<quote2> saw</quote2>\n"
-            "</quote>\n<answers>\n<answer>The cat </answer>\n<answer> The dog </answer>\n</answers>\n"
+            "</quote>\n<answers>\n<answer>The cat </answer>\n<answer> The small dog </answer>\n</answers>\n"
             f"<correctAnswer> {'AB'[number % 2]}.  </correctAnswer>\n<source> nobody </source>\n</schema>\n\n"
         )
     head = '<?xml version="1.0" encoding="ISO-8859-1"?>\n<?xml-stylesheet type="text/xsl" href="WSExample.xsl"?>\n\n'
@@ -82,7 +82,7 @@ def write_winogrande(folder: Path, count: int = 6, seed: int = 0) -> None:
             "qID": f"{rng.getrandbits(64):X}-{1 + number % 2}",
             "sentence": f"The cat saw the dog near {sentence(rng, (3, 6))} so _ {sentence(rng, (3, 6))}.",
             "option1": "the cat",
-            "option2": "the dog",
+            "option2": "the small dog",
             "answer": str(1 + number % 2),
         }
 

@@ -99,6 +99,19 @@ def test_a_limit_is_noted():
     assert "items only" not in as_text([result("copa", COPA)])
 
 
+def test_cider_of_few_images_is_explained():
+    """Its weights are those of the images that were measured."""
+
+    def notes(*items: int) -> str:
+        results = [result("coco", {"CIDEr": 84.0}, shots, items=count) for shots, count in enumerate(items)]
+        return as_text(results).split("\n\n")[-1].replace("\n", " ")
+
+    assert "in the references of the one measured image: all weights are 0, and so is CIDEr." in notes(1)
+    assert notes(20, 20).count("of the 20 measured images: it is not comparable with CIDEr over a whole test set.") == 1
+    assert "weighs" not in notes(1000, 5000)
+    assert "CIDEr weighs" not in as_text([result("copa", COPA, items=3)])
+
+
 def test_any_results_fit_in_100_columns():
     """All benchmarks with their longest split names and all shots, and the widest values and counts."""
     metrics = {

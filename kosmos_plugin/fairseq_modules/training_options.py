@@ -1,0 +1,117 @@
+"""Options of fairseq that a training refuses: those that this task cannot honour, and checkpoints that do not exist.
+
+fairseq would go on without them: with other batches than were asked for, or from random weights.
+"""
+
+import os
+from typing import Any
+
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.file_io import PathManager
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError
+
+from kosmos_plugin.errors import UserError
+
+_PER_UPDATE = "the data YAML says how many sequences an update takes, and --update-freq into how many batches they go"
+_ORDER = "the order of the data depends on --seed alone"
+
+# Option → what holds instead. They have an effect in fairseq's own tasks.
+UNUSED = {
+    "dataset.required_batch_size_multiple": _PER_UPDATE,
+    "dataset.required_seq_len_multiple": "a row has --tokens-per-sample tokens",
+    "dataset.skip_invalid_size_inputs_valid_test": "a sequence longer than a row is always skipped and counted",
+    "dataset.dataset_impl": "the data YAML says what kind of data each stream has",
+    "dataset.data_buffer_size": "--num-workers read ahead",
+    "dataset.num_shards": "the ranks divide the data among themselves",
+    "dataset.shard_id": "the ranks divide the data among themselves",
+    "dataset.curriculum": _ORDER,
+    "dataset.grouped_shuffling": _ORDER,
+    "dataset.update_epoch_batch_itr": _ORDER,
+    "dataset.update_ordered_indices_seed": _ORDER,
+    "distributed_training.fix_batches_to_gpus": _ORDER,
+    "optimization.sentence_avg": "the loss is the mean over all tokens in the loss",
+    "optimization.skip_remainder_batch": "every update is complete",
+    "common.use_plasma_view": "binarized text is mapped from the disk",
+    "bpe": "the vocabulary's sentencepiece.model splits text into tokens",
+    "tokenizer": "the vocabulary's sentencepiece.model splits text into tokens",
+}
+
+
+def check_training_options(task: Any) -> None:
+    """Check the options of a training, before its model is built.
+
+    Args:
+        task: The task's options, in fairseq's configuration. Without one, as in a script, nothing is checked.
+
+    Raises:
+        UserError: An option cannot be honoured, or names a file that does not exist.
+    """
+    try:
+        config = OmegaConf.select(task, "..") if OmegaConf.is_config(task) else None
+    except ConfigKeyError:
+        config = None
+    if config is not None:
+        _check_unused(config)
+        _check_optimizer(config)
+        _check_checkpoints(config)
+
+
+def _check_unused(config: Any) -> None:
+    defaults = OmegaConf.structured(FairseqConfig)
+    for key, instead in UNUSED.items():
+        value = OmegaConf.select(config, key)
+        if value is None or value == OmegaConf.select(defaults, key):
+            continue
+        name = f"--{key.rpartition('.')[2].replace('_', '-')}"
+        given = name if isinstance(value, bool) else f"{name} {getattr(value, '_name', value)}"
+        raise UserError(f"{given} has no effect with --task kosmos_multimodal: {instead}. Leave it out.")
+
+
+def _check_optimizer(config: Any) -> None:
+    if OmegaConf.select(config, "optimizer._name") != "fused_adamw":
+        return
+    for kind in ("fp16", "bf16"):
+        if config.common[f"memory_efficient_{kind}"]:
+            raise UserError(
+                f"--optimizer fused_adamw updates float32 weights, and --memory-efficient-{kind} keeps none: "
+                f"use --optimizer adam, or --{kind}."
+            )
+
+
+def _check_checkpoints(config: Any) -> None:
+    """Check that the checkpoint to start from exists. On a first start, `checkpoint_last.pt` need not."""
+    options = config.checkpoint
+    suffix = options.checkpoint_suffix or ""
+    if config.distributed_training.ddp_backend == "fully_sharded" and config.distributed_training.use_sharded_state:
+        suffix += f"-shard{config.distributed_training.distributed_rank}"
+    last = os.path.join(options.save_dir, f"checkpoint_last{suffix}.pt")
+    named = options.restore_file != "checkpoint_last.pt"
+    if named and options.finetune_from_model is not None:
+        raise UserError("Give either --restore-file or --finetune-from-model, not both.")
+    if options.finetune_from_model is not None:
+        for name in ("optimizer", "lr_scheduler", "meters", "dataloader"):
+            if options[f"reset_{name}"]:
+                raise UserError(
+                    f"--finetune-from-model starts a new training on its first start, and goes on with it after "
+                    f"that: leave out --reset-{name.replace('_', '-')}."
+                )
+    if named:
+        path = options.restore_file.replace(".pt", f"{suffix}.pt")
+        beside = os.path.normpath(os.path.join(options.save_dir, path))
+        _require_file("--restore-file", path, f" Did you mean {beside}?" if PathManager.isfile(beside) else "")
+    elif os.path.lexists(last):
+        _require_file("The checkpoint to go on from", last)  # a folder, or a link to a file that is gone
+    elif options.continue_once is not None:
+        _require_file("--continue-once", options.continue_once)
+    elif options.finetune_from_model is not None:
+        _require_file("--finetune-from-model", options.finetune_from_model)
+    if config.ema.store_ema and config.ema.ema_seed_model is not None:
+        _require_file("--ema-seed-model", config.ema.ema_seed_model)
+
+
+def _require_file(what: str, path: str, hint: str = "") -> None:
+    """Require a file as fairseq reads it: local, or remote if iopath is installed."""
+    if not PathManager.isfile(path):
+        problem = "is not a file" if PathManager.exists(path) else "does not exist"
+        raise UserError(f"{what} {path} {problem}.{hint}")

@@ -1,0 +1,79 @@
+"""Row starts are made once on a machine, before the ranks join a process group; the task reports wrong options."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.open_texts import open_texts
+from tests import tiny
+
+REPOSITORY = Path(__file__).parents[2]
+# fairseq-train that says when row starts are made and when the group is formed; one write, as ranks share the output
+PROGRAM = """
+import os
+import time
+
+import torch.distributed as dist
+from fairseq_cli import train
+
+import kosmos_plugin
+kosmos_plugin.register()
+from kosmos_plugin.data.row_starts import RowStarts
+
+write, init_process_group = RowStarts.write, dist.init_process_group
+
+
+def slow_write(self, path=None):
+    time.sleep(0.5)
+    write(self, path)
+    os.write(1, b"made\\n")
+
+
+def join(*arguments, **options):
+    os.write(1, b"joined\\n")
+    init_process_group(*arguments, **options)
+
+
+RowStarts.write, dist.init_process_group = slow_write, join
+train.cli_main()
+"""
+
+
+def test_two_ranks(tmp_path):
+    data = tiny.write_data(tmp_path / "data")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            str(tmp_path / "program.py"), str(data), *tiny.TRAIN_OPTIONS.split(), "--max-update", "1",
+            "--vision-model", str(data.parent / "clip.json"), "--save-dir", str(tmp_path / "checkpoints"),
+            "--disable-validation", "--user-dir", str(REPOSITORY / "kosmos_plugin"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line for line in done.stdout.splitlines() if line in ("made", "joined")]
+    assert said == ["made", "made", "joined", "joined"]  # of train and valid, each by one of the two ranks
+    assert len(list((data.parent / "text").glob("*.rows"))) == 2
+
+
+@pytest.mark.parametrize("name", [None, "gone.yaml", "clip.json"])
+def test_a_wrong_data_yaml_is_left_to_the_task(data, name):
+    path = None if name is None else str(data.parent / name)
+    open_texts(SimpleNamespace(data=path, vocabulary=None, tokens_per_sample=64))
+    with pytest.raises(UserError):
+        tiny.task(path)
+
+
+def test_a_broken_text_is_reported(data, tmp_path):
+    path = tiny.text_data(data, tmp_path)
+    (tmp_path / "text.idx").touch()
+    path.write_text(path.read_text().replace(str(data.parent / "text" / "valid"), "text"))
+    with pytest.raises(UserError, match=r"text\.bin does not exist"):
+        open_texts(SimpleNamespace(data=str(path), vocabulary=None, tokens_per_sample=64))
