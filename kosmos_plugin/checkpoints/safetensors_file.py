@@ -26,15 +26,15 @@ def write_safetensors(state: dict[str, Any], target: Path) -> None:
         UserError: `target` exists or cannot be written, or the configuration is not JSON. Nothing is left behind then.
     """
     stored_as = _stored_names(state["model"])
-    # Clones: safetensors refuses tensors that share memory, and those that are not contiguous.
-    stored = {
-        name: state["model"][name].clone(memory_format=torch.contiguous_format) for name in set(stored_as.values())
-    }
     try:
         metadata = json.dumps({"cfg": state.get("cfg"), "task_state": state.get("task_state"), "stored_as": stored_as})
     except TypeError as error:
         raise UserError(f"safetensors cannot express the checkpoint's configuration: {error}") from None
     with new_target(target) as path:
+        # Clones: safetensors refuses tensors that share memory, and those that are not contiguous.
+        stored = {
+            name: state["model"][name].clone(memory_format=torch.contiguous_format) for name in set(stored_as.values())
+        }
         save_file(stored, path, metadata={"format": "pt", METADATA_KEY: metadata})
 
 
