@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kosmos_plugin.checkpoints.files import new_target
+from kosmos_plugin.checkpoints.files import new_target, require_parts
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.tensor_files import read_safetensors
 
@@ -25,6 +25,8 @@ def write_safetensors(state: dict[str, Any], target: Path) -> None:
     Raises:
         UserError: `target` exists or cannot be written, or the configuration is not JSON. Nothing is left behind then.
     """
+    if not all(isinstance(x, torch.Tensor) for x in state["model"].values()):
+        raise UserError("safetensors cannot express the checkpoint: its weights are not all tensors.")
     stored_as = _stored_names(state["model"])
     try:
         metadata = json.dumps({"cfg": state.get("cfg"), "task_state": state.get("task_state"), "stored_as": stored_as})
@@ -43,9 +45,12 @@ def read_state(path: Path) -> dict[str, Any]:
     tensors, metadata = read_safetensors(path)
     try:
         ours = json.loads(metadata[METADATA_KEY])
+        require_parts(ours, path)
         weights = {name: tensors[stored] for name, stored in ours["stored_as"].items()}
         return {"model": weights, "cfg": ours["cfg"], "task_state": ours.get("task_state")}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{path} was not written by kosmos-convert. Other safetensors files are read only as Hugging Face folders "
             "(config.json beside the weights)."

@@ -27,7 +27,6 @@ WEIGHT_OPTIONS = (
     "decoder_layers",
     "decoder_embed_dim",
     "decoder_ffn_embed_dim",
-    "untied_embeddings",
     "vision_encoder",
     "vision_model",
     "resampler",
@@ -36,7 +35,11 @@ WEIGHT_OPTIONS = (
     "image_size",
 )
 # Options that change what the same weights compute.
-OTHER_OPTIONS = (*(option for option in UNSEEN_OPTIONS if hasattr(KosmosConfig, option)), "positions")
+OTHER_OPTIONS = (
+    *(option for option in UNSEEN_OPTIONS if hasattr(KosmosConfig, option)),
+    "positions",
+    "untied_embeddings",
+)
 
 
 def restore_for(vocabulary: Vocabulary, model: Kosmos | None = None) -> None:

@@ -153,6 +153,8 @@ class KosmosMultimodalTask(FairseqTask):
         """Load `train` or `valid`: every stream that has corpora for it."""
         if self.data is None:
             raise UserError("Give the data YAML: this task was set up with a vocabulary only.")
+        if split not in SPLITS and task_cfg is not None:  # fairseq-generate's default, before it builds a generator
+            self.build_generator()
         if split not in SPLITS:
             splits = " and ".join(SPLITS)
             raise UserError(f"The data YAML has the splits {splits}, not {split!r}.{did_you_mean(split, SPLITS)}")
