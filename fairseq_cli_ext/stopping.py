@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -65,6 +66,11 @@ class Stopping:
         """Print the message and end the program at once: no thread or library can delay it."""
         for child in multiprocessing.active_children():
             child.kill()
+        # It may be in the middle of its imports.
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # typeshed lacks it
+        if server is not None:
+            os.kill(server, signal.SIGKILL)
         if int(os.environ.get("RANK", 0)) == 0:  # one line also under torchrun
-            print(self.message, file=sys.__stderr__, flush=True)
+            # after a progress bar, or the ^C that a terminal shows
+            print(f"\n{self.message}", file=sys.__stderr__, flush=True)
         os._exit(128 + number)

@@ -29,6 +29,10 @@ PRIVATE_APIS = {
     ("fairseq.data.data_utils", "_find_extra_valid_paths"): "compat/data_file: DATA is a file",
     ("torch", "_C.PyTorchFileReader"): "tensor_files: the members of an archive, as torch itself sees them",
     ("fairseq.checkpoint_utils", "_upgrade_state_dict"): "fairseq_modules/restoring: checkpoints of older versions",
+    (
+        "multiprocessing.forkserver",
+        "_forkserver._forkserver_pid",
+    ): "fairseq_cli_ext/stopping: the server ends with the command",
     ("os", "_exit"): "fairseq_cli_ext/stopping: the end of a stopped command (documented, in spite of its name)",
 }
 # models/vision_efficientnet runs EfficientNet part by part.

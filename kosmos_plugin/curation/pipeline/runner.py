@@ -18,8 +18,10 @@ import copy
 import io
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -100,7 +102,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fairseq_cli_ext.worker"])
     _start_fork_server()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, _end_with_the_command) as pool:
         try:
             yield pool
         except KeyboardInterrupt:
@@ -118,6 +120,18 @@ def _start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def _end_with_the_command() -> None:
+    """Let a worker end when the command has, also if a signal ended it while it was starting the worker."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+
+    def wait() -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run_stage(stage: Stage, folder: Path, pool: Executor | None) -> None:

@@ -18,7 +18,7 @@ _FILES = {"text": ("{}*", ".idx"), "captions": ("{}-*", ".tar"), "interleaved": 
 
 
 def write_data_yaml(out: Path, kind: str, vocabulary: str | None, corpora: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Write the data YAML of a run.
+    """Write the data YAML of a run, unless there is one: the user may have edited it since.
 
     Args:
         out: The run's folder.
@@ -33,7 +33,8 @@ def write_data_yaml(out: Path, kind: str, vocabulary: str | None, corpora: Seque
     folder = os.path.relpath(vocabulary, out) if vocabulary is not None else "VOCABULARY"
     stream = {"kind": kind, "sequences_per_update": _SEQUENCES[kind], "corpora": corpora}
     data = {"vocabulary": folder, "streams": {kind: stream}}
-    write_text(out / DATA_FILE, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000))
+    if not (out / DATA_FILE).exists():
+        write_text(out / DATA_FILE, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000))
     has_valid = any("valid" in corpus for corpus in corpora)
     command = (
         f"fairseq-train {shlex.quote(str(out / DATA_FILE))} --task kosmos_multimodal --arch kosmos_tiny \\\n"

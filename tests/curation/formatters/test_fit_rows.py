@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kosmos_plugin.curation.formatters.fit_rows import FitRows
 from kosmos_plugin.curation.page_documents import text_of
+from kosmos_plugin.curation.sampling.hold_out import Held, HoldOut
 from kosmos_plugin.curation.writers.shards import WriteShards, interleaved_record
 from kosmos_plugin.data.documents import Document as TrainingDocument
 from kosmos_plugin.data.documents import Image, Text
@@ -90,7 +91,8 @@ def test_all_parts_of_a_page_are_in_the_same_split(vocabulary, tmp_path):
     for media in (media for document in pages for media in document.media):
         media.media_bytes = b"an image"
     parts = FitRows(str(vocabulary), MAX_TOKENS, IMAGE_TOKENS).run(pages)
-    assert len(list(WriteShards(tmp_path, interleaved_record, 0.5).run(parts))) == 60
+    split = HoldOut(tmp_path / "held", Held(0.5, 0)).run(parts)
+    assert len(list(WriteShards(tmp_path, interleaved_record).run(split))) == 60
     by_split = {}
     for split in ("train", "valid"):
         documents = ShardedDocuments([str(tmp_path / f"{split}-00000-000.tar")], interleaved_document)
