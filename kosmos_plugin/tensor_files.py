@@ -21,25 +21,27 @@ _ZIP = b"PK\x03\x04"  # how torch tells its format from the one before 1.6
 _DATA_FOLDERS = ("data/", "constants/", ".data/")
 
 
-def read_pt(path: str | Path, what: str = "a file of weights") -> Any:
+def read_pt(path: str | Path, what: str = "a file of weights", mmap: bool = True) -> Any:
     """Read what `torch.save` wrote, onto the CPU, without unpickling anything but tensors and plain values.
 
     Args:
         path: The file.
         what: What it should be, for errors.
+        mmap: Map tensors into memory, so that only those that are used are read; the file must not change while they
+            are. torch's format before 1.6 is always read whole.
 
     Raises:
         UserError: The file does not exist, is damaged, or contains other objects.
     """
     require_file(path)
-    if is_torchscript(path):
-        raise UserError(f"{path} is not {what}: it is a TorchScript archive.")
+    with open(path, "rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    if is_zip and (problem := _archive_problem(path)):
+        raise UserError(f"{path} is not {what}: {problem}")
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of a file that is something else
-            # mapped into memory, to read the configuration without the weights; torch's old format cannot be
-            mapped = file.read(len(_ZIP)) == _ZIP
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # the unpickler raises anything from KeyError to struct.error on other bytes
         raise UserError(f"{path} is not {what}: {_why_unreadable(error)}") from None
 
@@ -60,10 +62,8 @@ def read_safetensors(path: str | Path) -> tuple[Tensors, dict[str, str]]:
 
 def is_torchscript(path: str | Path) -> bool:
     """Whether a file is a TorchScript archive, as `torch.load` decides: `constants.pkl` is in its own top folder."""
-    try:
-        return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
-    except Exception:  # not a zip archive, or a damaged one
-        return False
+    records = _records(path)
+    return records is not None and "constants.pkl" in records
 
 
 def read_torchscript(path: str | Path) -> Tensors:
@@ -91,6 +91,21 @@ def read_torchscript(path: str | Path) -> Tensors:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type if it has none."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _records(path: str | Path) -> list[str] | None:
+    """The names of the members of one of torch's zip archives; None for another file, or a damaged one."""
+    try:
+        return torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except Exception:  # of C++, with a stack trace in its message
+        return None
+
+
+def _archive_problem(path: str | Path) -> str | None:
+    records = _records(path)
+    if records is None:
+        return "it is cut short or damaged."
+    return "it is a TorchScript archive." if "constants.pkl" in records else None
 
 
 def _why_unreadable(error: Exception) -> str:

@@ -28,6 +28,7 @@ PRIVATE_APIS = {
     ("fairseq.distributed.utils", "_broadcast_object_slow"): "compat/broadcast: resuming on several ranks",
     ("fairseq.data.data_utils", "_find_extra_valid_paths"): "compat/data_file: DATA is a file",
     ("torch", "_C.PyTorchFileReader"): "tensor_files: the members of an archive, as torch itself sees them",
+    ("fairseq.checkpoint_utils", "_upgrade_state_dict"): "fairseq_modules/restoring: checkpoints of older versions",
     (
         "multiprocessing.forkserver",
         "_forkserver._forkserver_pid",

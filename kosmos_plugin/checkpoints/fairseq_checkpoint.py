@@ -1,6 +1,7 @@
 """Checkpoints of fairseq-train, as .pt or .safetensors: reading a KOSMOS model's, and writing new ones."""
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,22 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
     state = read_checkpoint(path)
     cfg = state.get("cfg") or {}
     config = _model_config(path, cfg.get("model") or {})
+    if max(config.decoder_layers, config.resampler_layers) > len(state["model"]):
+        raise UserError(f"{path} has fewer weights than its configuration has layers.")
     beside = path.parent / VOCABULARY_FOLDER
     if data is None and vocabulary is None and beside.is_dir():
         vocabulary = beside
-    task = cfg.get("task") or {}
-    loaded = _load_vocabulary(data or task.get("data"), vocabulary or task.get("vocabulary"))
+    recorded = {name: value for name, value in (cfg.get("task") or {}).items() if isinstance(value, str)}
+    loaded = _load_vocabulary(data or recorded.get("data"), vocabulary or recorded.get("vocabulary"))
+    if vocabulary_of(state) not in (None, loaded.fingerprint):
+        raise UserError(f"{path} was trained with another vocabulary: give its own (--vocabulary or --data).")
     loaded.newlines = (state.get("task_state") or {}).get("newlines", False)  # `</line>` of others was never trained
     return KosmosCheckpoint(config, loaded, state["model"])
+
+
+def vocabulary_of(state: dict[str, Any]) -> str | None:
+    """The fingerprint of the vocabulary that a checkpoint was trained with; None if it records none."""
+    return (state.get("task_state") or {}).get("vocabulary")
 
 
 def new_checkpoint(architecture: str, config: KosmosConfig, weights: Tensors, vocabulary: str) -> dict[str, Any]:
@@ -113,17 +123,27 @@ def build_empty(config: KosmosConfig, vocabulary: Vocabulary) -> Kosmos:
 def _model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
     """The configuration in a checkpoint; options that it lacks have the architecture's defaults."""
     architecture = options.get("_name")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise UserError(
             f"{path} is a checkpoint of {architecture or 'an unknown architecture'}, not of a KOSMOS model "
             f"({', '.join(ARCHITECTURES)})."
         )
     values = dataclasses.asdict(ARCHITECTURES[architecture]())
-    config = KosmosConfig(**{name: options.get(name, default) for name, default in values.items()})
+    hints = typing.get_type_hints(KosmosConfig)
+    for name, default in values.items():
+        values[name] = options.get(name, default)
+        if not _is_of_type(values[name], hints[name]):
+            raise UserError(f"{path} has an invalid configuration: {name} is {values[name]!r}.")
+    config = KosmosConfig(**values)
     beside = path.parent / Path(config.vision_model).name
     if config.vision_model.endswith(".json") and beside.is_file():
         config.vision_model = str(beside)
     return config
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; whole numbers are also valid where fractions are."""
+    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _load_vocabulary(data: str | Path | None, folder: str | Path | None) -> Vocabulary:

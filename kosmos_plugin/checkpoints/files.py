@@ -12,12 +12,32 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.tensor_files import first_line, read_pt
 
 
-def read_fairseq(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of fairseq-train: a dict with `model` (name → tensor) and `cfg`, on the CPU."""
-    state = read_pt(path, "a checkpoint of fairseq")
+def read_fairseq(path: Path, mmap: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of fairseq-train: a dict with `model` (name → tensor) and `cfg`, on the CPU.
+
+    Args:
+        path: The file.
+        mmap: See `read_pt`.
+
+    Raises:
+        UserError: The file is missing, damaged or not a checkpoint of fairseq.
+    """
+    state = read_pt(path, "a checkpoint of fairseq", mmap)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint of fairseq: it has no weights under 'model'.")
+    require_parts(state, path)
     return state
+
+
+def require_parts(state: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless the parts of a checkpoint that are read here are dicts, where it has them."""
+    cfg = state.get("cfg")
+    parts = {"cfg": cfg, "task_state": state.get("task_state")}
+    if isinstance(cfg, dict):
+        parts |= {f"cfg.{name}": cfg.get(name) for name in ("model", "task")}
+    for name, part in parts.items():
+        if not isinstance(part, dict | None):
+            raise UserError(f"{path} is not a checkpoint of fairseq: its {name} is {type(part).__name__}, not a dict.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kosmos_plugin.checkpoints.files import new_target
+from kosmos_plugin.checkpoints.files import new_target, require_parts
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.tensor_files import read_safetensors
 
@@ -25,16 +25,18 @@ def write_safetensors(state: dict[str, Any], target: Path) -> None:
     Raises:
         UserError: `target` exists or cannot be written, or the configuration is not JSON. Nothing is left behind then.
     """
+    if not all(isinstance(x, torch.Tensor) for x in state["model"].values()):
+        raise UserError("safetensors cannot express the checkpoint: its weights are not all tensors.")
     stored_as = _stored_names(state["model"])
-    # Clones: safetensors refuses tensors that share memory, and those that are not contiguous.
-    stored = {
-        name: state["model"][name].clone(memory_format=torch.contiguous_format) for name in set(stored_as.values())
-    }
     try:
         metadata = json.dumps({"cfg": state.get("cfg"), "task_state": state.get("task_state"), "stored_as": stored_as})
     except TypeError as error:
         raise UserError(f"safetensors cannot express the checkpoint's configuration: {error}") from None
     with new_target(target) as path:
+        # Clones: safetensors refuses tensors that share memory, and those that are not contiguous.
+        stored = {
+            name: state["model"][name].clone(memory_format=torch.contiguous_format) for name in set(stored_as.values())
+        }
         save_file(stored, path, metadata={"format": "pt", METADATA_KEY: metadata})
 
 
@@ -43,9 +45,12 @@ def read_state(path: Path) -> dict[str, Any]:
     tensors, metadata = read_safetensors(path)
     try:
         ours = json.loads(metadata[METADATA_KEY])
+        require_parts(ours, path)
         weights = {name: tensors[stored] for name, stored in ours["stored_as"].items()}
         return {"model": weights, "cfg": ours["cfg"], "task_state": ours.get("task_state")}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{path} was not written by kosmos-convert. Other safetensors files are read only as Hugging Face folders "
             "(config.json beside the weights)."

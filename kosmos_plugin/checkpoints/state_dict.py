@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
+
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.tensor_files import Tensors
 
@@ -11,6 +13,8 @@ def require_matching_weights(weights: Tensors, expected: Tensors, source: str | 
     """Raise UserError, naming `source`, unless `weights` have the names and shapes of `expected`."""
     require_matching_names(weights, expected, source)
     for name, tensor in weights.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{source}: {name} is not a tensor.")
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"{source}: {name} has the shape {tuple(tensor.shape)}, but its configuration says "

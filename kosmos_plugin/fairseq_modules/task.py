@@ -25,6 +25,7 @@ from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plai
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
+from kosmos_plugin.fairseq_modules.restoring import restore_for
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.vocabulary import Vocabulary
@@ -60,8 +61,9 @@ class KosmosMultimodalConfig(FairseqDataclass):
         default=0.05, metadata={"help": "fraction of broken records and images above which training stops"}
     )
     seed: int = II("common.seed")
-    # Not an option of the task: fairseq does not pass it to its tasks, but the batches depend on it.
+    # Not options of the task: fairseq does not pass them to its tasks, but the batches and what can run depend on them.
     update_freq: list[int] = II("optimization.update_freq")
+    fp16: bool = II("common.fp16")
 
 
 @register_task("kosmos_multimodal", dataclass=KosmosMultimodalConfig)
@@ -90,12 +92,17 @@ class KosmosMultimodalTask(FairseqTask):
         With `from_checkpoint` (fairseq's) and a `--vocabulary`, the data YAML is not read: it may be gone.
         """
         print_user_errors_plainly()
-        if kwargs.get("from_checkpoint", False) and cfg.vocabulary is not None:
-            return cls(cfg, None, Vocabulary.load(cfg.vocabulary))
+        if kwargs.get("from_checkpoint", False):
+            if cfg.vocabulary is not None:
+                return cls(cfg, None, Vocabulary.load(cfg.vocabulary))
+        elif cfg.fp16 is True and not torch.cuda.is_available():
+            raise UserError("--fp16 needs a GPU, and there is none: give --bf16, or neither.")
         if cfg.data is None:
             raise UserError("Give the data YAML: fairseq-train DATA.yaml --task kosmos_multimodal …")
         data = read_data_config(cfg.data)
-        return cls(cfg, data, Vocabulary.load(cfg.vocabulary or data.vocabulary))
+        task = cls(cfg, data, Vocabulary.load(cfg.vocabulary or data.vocabulary))
+        restore_for(task.vocabulary)
+        return task
 
     @property
     def source_dictionary(self) -> Dictionary:
@@ -122,7 +129,10 @@ class KosmosMultimodalTask(FairseqTask):
         if not from_checkpoint:
             check_training_options(self.cfg)
         self.needs_pretrained_weights = not from_checkpoint
-        return super().build_model(cfg, from_checkpoint)
+        model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint:
+            restore_for(self.vocabulary, model)
+        return model
 
     def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:
         """Build the criterion. Raises UserError for one that cannot use this task's batches, e.g. fairseq's default."""
@@ -143,6 +153,8 @@ class KosmosMultimodalTask(FairseqTask):
         """Load `train` or `valid`: every stream that has corpora for it."""
         if self.data is None:
             raise UserError("Give the data YAML: this task was set up with a vocabulary only.")
+        if split not in SPLITS and task_cfg is not None:  # fairseq-generate's default, before it builds a generator
+            self.build_generator()
         if split not in SPLITS:
             splits = " and ".join(SPLITS)
             raise UserError(f"The data YAML has the splits {splits}, not {split!r}.{did_you_mean(split, SPLITS)}")
@@ -214,8 +226,8 @@ class KosmosMultimodalTask(FairseqTask):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint records of the task: whether newlines of its vocabulary are encoded."""
-        return {"newlines": self.vocabulary.newlines}
+        """What a checkpoint records of the task: its vocabulary, and whether newlines are encoded."""
+        return {"vocabulary": self.vocabulary.fingerprint, "newlines": self.vocabulary.newlines}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
+from kosmos_plugin.checkpoints.fairseq_checkpoint import build_empty, read_kosmos
 from kosmos_plugin.checkpoints.state_dict import require_matching_weights
 from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
@@ -26,6 +26,7 @@ from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prompt import parse_prompt
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.tensor_files import first_line
 from kosmos_plugin.vocabulary import Vocabulary
 
 
@@ -145,8 +146,14 @@ def load(path: str | Path, data: str | Path | None = None, vocabulary: str | Pat
     """
     checkpoint = read_kosmos(Path(path), data, vocabulary)
     config = replace(checkpoint.config, compile=False)  # shapes change with every step
+    try:
+        expected = build_empty(config, checkpoint.vocabulary).state_dict()  # first without memory for its weights
+    except UserError:
+        raise
+    except Exception as error:  # torch, TorchScale and open_clip raise anything for options that contradict each other
+        raise UserError(f"The model of {path} cannot be built: {first_line(error)}") from None
+    require_matching_weights(checkpoint.weights, expected, path)
     model = Kosmos.build(config, len(checkpoint.vocabulary), checkpoint.vocabulary.pad, pretrained_vision=False)
-    require_matching_weights(checkpoint.weights, model.state_dict(), path)
     model.load_state_dict(checkpoint.weights)
     if torch.cuda.is_available():
         model.cuda()

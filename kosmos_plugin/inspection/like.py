@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_checkpoint
 from kosmos_plugin.errors import UserError, require_file
@@ -39,18 +40,25 @@ def read_like(path: str) -> dict[str, Any]:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     require_file(path)
-    config = OmegaConf.create(read_checkpoint(path).get("cfg") or {}, flags={"allow_objects": True})
-    architecture = OmegaConf.select(config, "model._name")
+    try:
+        config = OmegaConf.create(read_checkpoint(path).get("cfg") or {}, flags={"allow_objects": True})
+        architecture = OmegaConf.select(config, "model._name")
+    except OmegaConfBaseException:
+        raise UserError(f"--like {path} has a configuration that cannot be read.") from None
     if architecture not in ARCHITECTURES:
         kind = architecture or "an unknown architecture"
         raise UserError(f"--like {path} is a checkpoint of {kind}, not of a KOSMOS model ({', '.join(ARCHITECTURES)}).")
     beside = path.parent / VOCABULARY_FOLDER  # it comes first wherever a model is loaded
-    return {
-        **_options(config),
-        "data": config.task.data,
-        "vocabulary": str(beside) if beside.is_dir() else config.task.vocabulary,
-        "ranks": config.distributed_training.distributed_world_size,
-    }
+    try:
+        return {
+            **_options(config),
+            "data": config.task.data,
+            "vocabulary": str(beside) if beside.is_dir() else config.task.vocabulary,
+            "ranks": config.distributed_training.distributed_world_size,
+        }
+    except (OmegaConfBaseException, AttributeError, LookupError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--like {path} lacks a part of a training's configuration: {reason}") from None
 
 
 def _options(config: DictConfig) -> dict[str, Any]:

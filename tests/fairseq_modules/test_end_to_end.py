@@ -20,6 +20,7 @@ from fairseq_cli_ext import generate
 from kosmos_plugin.data.text import FullSentenceRows
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
+from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
 
 
@@ -74,7 +75,8 @@ def test_the_checkpoint_holds_only_plain_data(trained):
     assert state["cfg"]["model"]["_name"] == "kosmos_tiny"
     assert state["cfg"]["model"]["image_tokens"] == tiny.IMAGE_TOKENS
     assert state["extra_state"]["train_iterator"]["updates_in_epoch"] == 2
-    assert state["task_state"] == {"newlines": False}
+    vocabulary = Vocabulary.load(trained[0].parent / "vocabulary")
+    assert state["task_state"] == {"vocabulary": vocabulary.fingerprint, "newlines": False}
 
 
 def test_generate_command(trained, tmp_path, capsys):

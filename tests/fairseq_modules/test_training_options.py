@@ -69,7 +69,10 @@ def test_the_task_of_a_script_has_no_options_to_check(data):
     check_training_options(OmegaConf.create(dataclasses.asdict(tiny.task(data).cfg)))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="--fp16 needs a GPU")
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=NEEDS_GPU)])
 def test_the_fused_optimizer_needs_float32_weights(data, tmp_path, precision):
     message = refusal(data, tmp_path, "--optimizer", "fused_adamw", f"--memory-efficient-{precision}")
     assert f"use --optimizer adam, or --{precision}." in message

@@ -1,0 +1,164 @@
+"""How fairseq reads checkpoints for this task: nothing is unpickled, and what does not fit is one line.
+
+fairseq reads with torch's default, which the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns into
+unpickling. A damaged file ends in a traceback, and another architecture in "please ensure that the architectures
+match". Other tasks keep fairseq's own function.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.dataclass.utils import overwrite_args_by_name
+from omegaconf import OmegaConf
+
+from kosmos_plugin.checkpoints.decoder_weights import UNSEEN_OPTIONS
+from kosmos_plugin.checkpoints.fairseq_checkpoint import training_state, vocabulary_of
+from kosmos_plugin.checkpoints.files import read_fairseq
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.vocabulary import Vocabulary
+
+EMBEDDINGS = "decoder.embed_tokens.weight"
+OF_VOCABULARY = {EMBEDDINGS, "decoder.output_projection.weight"}  # weights whose shape the vocabulary sets
+# Options that change the names or shapes of weights.
+WEIGHT_OPTIONS = (
+    "decoder_layers",
+    "decoder_embed_dim",
+    "decoder_ffn_embed_dim",
+    "vision_encoder",
+    "vision_model",
+    "resampler",
+    "resampler_layers",
+    "image_tokens",
+    "image_size",
+)
+# Options that change what the same weights compute.
+OTHER_OPTIONS = (
+    *(option for option in UNSEEN_OPTIONS if hasattr(KosmosConfig, option)),
+    "positions",
+    "untied_embeddings",
+)
+
+
+def restore_for(vocabulary: Vocabulary, model: Kosmos | None = None) -> None:
+    """Make fairseq read checkpoints with `load_checkpoint`, for a vocabulary and, in training, a model."""
+
+    def load_checkpoint_to_cpu(
+        path: str, arg_overrides: dict[str, Any] | None = None, load_on_all_ranks: bool = False
+    ) -> dict[str, Any]:
+        return load_checkpoint(Path(path), arg_overrides or {}, vocabulary, model)
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def load_checkpoint(
+    path: Path, overrides: dict[str, Any], vocabulary: Vocabulary, model: Kosmos | None
+) -> dict[str, Any]:
+    """Read a checkpoint as fairseq's trainer and evaluation take it.
+
+    Args:
+        path: The checkpoint.
+        overrides: Options to change in its configuration, by name.
+        vocabulary: The vocabulary of the data.
+        model: The model to fill; None if it is built from the checkpoint's configuration.
+
+    Raises:
+        UserError: The file is damaged, not of a KOSMOS model, or of another model or vocabulary.
+    """
+    try:
+        state = read_fairseq(path, mmap=False)  # training goes on with these tensors
+    except UserError as error:
+        raise UserError(f"{error}{_way_out(path)}") from None
+    if "optimizer_history" not in state:
+        state = training_state(state)
+    try:
+        _require_fit(state, path, vocabulary, model)
+        if state.get("cfg") is not None:
+            state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+            overwrite_args_by_name(state["cfg"], overrides)
+        return checkpoint_utils._upgrade_state_dict(state)
+    except UserError:
+        raise
+    except Exception as error:  # a part is missing, or something else than fairseq writes
+        raise UserError(f"{path} lacks a part of what fairseq writes: {type(error).__name__}: {error}") from None
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a damaged checkpoint of a training."""
+    if not path.name.startswith("checkpoint_last"):
+        return ""
+    whole = [(updates, other.name) for other in path.parent.glob("*.pt") if (updates := _updates(other)) is not None]
+    if not whole:
+        return f" There is no whole checkpoint beside it: remove {path} to start anew."
+    updates, name = max(whole)
+    return (
+        f" The newest whole checkpoint beside it is {name}, of update {updates:,}: to go on from it, copy it over "
+        f"{path.name} (cp {path.parent / name} {path}) and give the same command."
+    )
+
+
+def _updates(path: Path) -> int | None:
+    """The number of updates of a checkpoint; None if it cannot be read."""
+    try:
+        return int(read_fairseq(path)["optimizer_history"][-1]["num_updates"])
+    except (UserError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _require_fit(state: dict[str, Any], path: Path, vocabulary: Vocabulary, model: Kosmos | None) -> None:
+    """Raise UserError that names what differs between a checkpoint and the vocabulary and model to use it with."""
+    options = (state.get("cfg") or {}).get("model") or {}
+    architecture = options.get("_name")
+    if architecture is not None and architecture not in ARCHITECTURES:
+        raise UserError(
+            f"{path} is a checkpoint of {architecture}, not of a KOSMOS model ({', '.join(ARCHITECTURES)}). A "
+            "text-only model's can start the decoder (--decoder-weights)."
+        )
+    differences = _of_vocabularies(state, vocabulary)
+    if model is not None:
+        differences += _of_models(model, options, state["model"])
+    if differences:
+        raise UserError(f"{path} does not fit: {'; '.join(differences)}.")
+
+
+def _of_vocabularies(state: dict[str, Any], vocabulary: Vocabulary) -> list[str]:
+    embeddings = state["model"].get(EMBEDDINGS)
+    if embeddings is not None and len(embeddings) != len(vocabulary):
+        return [f"its vocabulary has {len(embeddings):,} tokens, and that of the data {len(vocabulary):,}"]
+    if vocabulary_of(state) not in (None, vocabulary.fingerprint):
+        return [f"its vocabulary and that of the data have {len(vocabulary):,} tokens both, but not the same ones"]
+    return []
+
+
+def _of_models(model: Kosmos, options: dict[str, Any], weights: dict[str, Any]) -> list[str]:
+    here = _comparable(vars(model.config))
+    there = {**here, **_comparable(options)}  # options that an older checkpoint lacks did not exist
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: getattr(tensor, "shape", None) for name, tensor in weights.items()}
+    other = [name for name in (expected.keys() | found.keys()) - OF_VOCABULARY if expected.get(name) != found.get(name)]
+    names = (*OTHER_OPTIONS, *WEIGHT_OPTIONS) if other else OTHER_OPTIONS
+    differences = [
+        f"--{name.replace('_', '-')} is {there[name]} there and {here[name]} here"
+        for name in names
+        if there[name] != here[name] and None not in (there[name], here[name])
+    ]
+    if other and not differences:
+        name = min(other)
+        differences = [f"its {name} is {_shape(found.get(name))}, and the model's {_shape(expected.get(name))}"]
+    return differences
+
+
+def _comparable(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without what may differ between equal models."""
+    options = dict(options)
+    if str(options.get("vision_model")).endswith(".json"):
+        options["vision_model"] = Path(options["vision_model"]).name  # it may have been moved
+    if options.get("resampler") != "perceiver":
+        options["resampler_layers"] = None  # not used
+    return options
+
+
+def _shape(shape: Any) -> str:
+    return "missing" if shape is None else f"{tuple(shape)}"
