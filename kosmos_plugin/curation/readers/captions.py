@@ -3,7 +3,8 @@
 webdataset   img2dataset's tars; they are used in place (`recipes.captions_in_place`)
 files        img2dataset's folders: 00000/000000000.jpg, .txt, .json
 parquet, csv, tsv, json   tables (`caption_tables`)
-coco         COCO's captions_*.json, with its images in a folder; a pair for each annotation
+coco         COCO's captions_*.json, or Karpathy's dataset_*.json (coco, flickr8k, flickr30k), with the images in a
+             folder; a pair for each annotation. Of Karpathy's splits, the training images: train and restval
 """
 
 import contextlib
@@ -38,6 +39,7 @@ FORMATS = {
 # A table may name the images beside it. img2dataset writes tables and statistics in JSON and Parquet beside its tars
 # and files; these are ignored.
 FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet",), ("coco",))
+_KARPATHY_TRAINING = ("train", "restval")
 # imagefolder's: the table is of more use than the images, whatever its format.
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -119,7 +121,7 @@ def _beside(stem: str, extension: str) -> bytes | None:
 
 
 class ReadCoco(ReadPairs):
-    """COCO's caption annotations in order, each with its image.
+    """COCO's or Karpathy's caption annotations in order, each with its image.
 
     Args:
         files: The input files.
@@ -134,7 +136,11 @@ class ReadCoco(ReadPairs):
     def records(self, file: InputFile) -> Iterator[tuple[object, object]]:
         """(the image's file name, the caption) of each annotation."""
         with open_input(file.path) as stream:
-            names, annotations = _coco_annotations(json.load(stream))
+            content = json.load(stream)
+        if is_karpathy(content):
+            yield from _karpathy_pairs(content)
+            return
+        names, annotations = _coco_annotations(content)
         for annotation in annotations:
             yield names.get(str(annotation.get("image_id"))), annotation.get("caption")
 
@@ -149,7 +155,25 @@ def is_coco(file: InputFile) -> bool:
         return False
     with open_input(file.path) as stream:
         first = next(json_lines(stream), None)
-    return not isinstance(first, dict) or "annotations" in first
+    return not isinstance(first, dict) or "annotations" in first or is_karpathy(first)
+
+
+def is_karpathy(value: object) -> bool:
+    """Whether a JSON value is Karpathy's splits: images, each with its sentences."""
+    images = value.get("images") if isinstance(value, dict) else None
+    return isinstance(images, list) and any(isinstance(image, dict) and "sentences" in image for image in images)
+
+
+def _karpathy_pairs(value: dict[str, Any]) -> Iterator[tuple[object, object]]:
+    """(the image's file name, the caption) of each sentence about a training image."""
+    for image in value["images"]:
+        if not isinstance(image, dict) or image.get("split") not in _KARPATHY_TRAINING:
+            continue
+        name, folder = image.get("filename"), image.get("filepath")  # of COCO: train2014 or val2014
+        path = f"{folder}/{name}" if isinstance(folder, str) and folder and isinstance(name, str) else name
+        sentences = image.get("sentences")
+        for sentence in sentences if isinstance(sentences, list) else []:
+            yield path, sentence.get("raw") if isinstance(sentence, dict) else None
 
 
 def _coco_annotations(value: object) -> tuple[dict[str, object], list[dict[str, Any]]]:
