@@ -2,7 +2,7 @@
 
 webdataset   img2dataset's tars; they are used in place (`recipes.captions_in_place`)
 files        img2dataset's folders: 00000/000000000.jpg, .txt, .json
-parquet, csv, tsv, json   tables (`caption_tables`)
+parquet, arrow, csv, tsv, json   tables (`caption_tables`)
 coco         COCO's captions_*.json, or Karpathy's dataset_*.json (coco, flickr8k, flickr30k), with the images in a
              folder; a pair for each annotation. Of Karpathy's splits, the training images: train and restval
 """
@@ -18,6 +18,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from kosmos_plugin.curation.filters.captions import check_pair, pair_document
 from kosmos_plugin.curation.filters.images import MAX_IMAGE_BYTES
+from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.inputs import InputFile, OtherForm, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.image_values import image_folder, image_media, read_image
@@ -34,11 +35,12 @@ FORMATS = {
     "csv": ("csv",),
     "json": ("jsonl", "ndjson"),
     "parquet": ("parquet",),
+    "arrow": ("arrow",),
     "coco": ("json",),
 }
 # A table may name the images beside it. img2dataset writes tables and statistics in JSON and Parquet beside its tars
 # and files; these are ignored.
-FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet",), ("coco",))
+FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet", "arrow"), ("coco",))
 _KARPATHY_TRAINING = ("train", "restval")
 # imagefolder's: the table is of more use than the images, whatever its format.
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -146,6 +148,8 @@ class ReadCoco(ReadPairs):
 
     def pair(self, record: tuple[object, object]) -> tuple[Any, Any]:
         name, caption = record
+        if isinstance(name, Dropped):
+            raise name
         return caption, read_image(image_media(name, self.images, ""))
 
 
@@ -165,12 +169,14 @@ def is_karpathy(value: object) -> bool:
 
 
 def _karpathy_pairs(value: dict[str, Any]) -> Iterator[tuple[object, object]]:
-    """(the image's file name, the caption) of each sentence about a training image."""
+    """(the image's file name, the caption) of each sentence; in place of the name, why it is not used."""
     for image in value["images"]:
-        if not isinstance(image, dict) or image.get("split") not in _KARPATHY_TRAINING:
+        if not isinstance(image, dict):
             continue
         name, folder = image.get("filename"), image.get("filepath")  # of COCO: train2014 or val2014
-        path = f"{folder}/{name}" if isinstance(folder, str) and folder and isinstance(name, str) else name
+        path: object = f"{folder}/{name}" if isinstance(folder, str) and folder and isinstance(name, str) else name
+        if (split := image.get("split")) not in _KARPATHY_TRAINING:
+            path = Dropped("image of a split for evaluation", str(split)[:80])
         sentences = image.get("sentences")
         for sentence in sentences if isinstance(sentences, list) else []:
             yield path, sentence.get("raw") if isinstance(sentence, dict) else None

@@ -141,4 +141,3 @@ def _names(wordnet_ids: Iterable[str], where: Path) -> dict[str, str]:
     if len(ids) != len(IMAGENET_CLASSNAMES):
         raise UserError(f"{where} has {len(ids):,} categories, not ImageNet's {len(IMAGENET_CLASSNAMES):,}.")
     return dict(zip(ids, IMAGENET_CLASSNAMES, strict=True))
-

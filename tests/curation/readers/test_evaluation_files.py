@@ -102,8 +102,9 @@ def test_items_of_every_form_are_found(tmp_path, name):
 def test_the_shortest_winograd_schemas_are_found(tmp_path):
     """As in WSCollection.xml; numbers 237 and 238 of its first 273 have 7 words, all others 8 or more."""
     schemas = "".join(
-        f"<schema>\n<text>\n<txt1>\nLily spoke to Donna, breaking </txt1>\n<pron> her </pron>\n<txt2> {end}. \n</txt2>\n"
-        "</text>\n<quote>\n<quote1>breaking</quote1>\n<pron>her </pron>\n</quote>\n<answers>\n<answer>Lily </answer>\n"
+        "<schema>\n<text>\n<txt1>\nLily spoke to Donna, breaking </txt1>\n<pron> her </pron>\n"
+        f"<txt2> {end}. \n</txt2>\n</text>\n<quote>\n<quote1>breaking</quote1>\n<pron>her </pron>\n</quote>\n"
+        "<answers>\n<answer>Lily </answer>\n"
         "<answer>Donna </answer>\n</answers>\n<correctAnswer> A  </correctAnswer>\n</schema>\n\n"
         for end in ("silence", "concentration")
     )

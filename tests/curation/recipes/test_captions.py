@@ -183,6 +183,45 @@ def test_coco_has_a_pair_for_each_annotation(tmp_path):
     assert kept(tmp_path / "out") == [PAIRS[1], (PAIRS[1][0], "another"), *PAIRS[2:]]
 
 
+@pytest.mark.parametrize("folder", ["train2014", None])
+def test_karpathys_training_captions(tmp_path, folder):
+    """COCO's name the images' folder; flickr8k's and flickr30k's do not."""
+    images, place = [], tmp_path / "images" / (folder or "")
+    place.mkdir(parents=True)
+    for number, (image, caption) in enumerate(PAIRS[1:5]):
+        (place / f"{number}.jpg").write_bytes(image)
+        images.append(
+            {
+                **({"filepath": folder, "cocoid": number} if folder else {}),
+                "filename": f"{number}.jpg",
+                "imgid": number,
+                "split": ("train", "val", "test", "restval")[number],
+                "sentences": [{"tokens": [], "raw": text, "imgid": number} for text in (caption, "another")],
+            }
+        )
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    counts = run(tmp_path / "out", tmp_path / "dataset.json", "--images", tmp_path / "images", "--valid-share", 0)
+    first, last = PAIRS[1], PAIRS[4]
+    assert kept(tmp_path / "out") == [first, (first[0], "another"), last, (last[0], "another")]
+    assert counts["dropped"] == {"image of a split for evaluation": 4}
+
+
+def test_a_data_set_that_was_saved_to_disk(tmp_path):
+    """As written by datasets itself."""
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [{"bytes": image, "path": None} for image, _ in PAIRS], "text": [text for _, text in PAIRS]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    saved = datasets.Dataset.from_dict(columns, features=features)
+    saved.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    run(tmp_path / "out", tmp_path / "saved", "--valid-share", 0)
+    assert kept(tmp_path / "out") == PAIRS
+    file = sorted((tmp_path / "saved").glob("*.arrow"))[0]
+    file.write_bytes(file.read_bytes()[:-200])
+    counts = run(tmp_path / "cut", tmp_path / "saved", "--valid-share", 0)
+    assert kept(tmp_path / "cut") == PAIRS[4:]
+    assert "cut short or broken" in json.dumps(counts)
+
+
 def test_other_columns_and_names(tmp_path):
     """OFA's release has a second id before the caption, and file names without an extension."""
     lines = [f"{n}\tid\t{caption}\tobjects\t{base64.b64encode(i).decode()}\n" for n, (i, caption) in enumerate(PAIRS)]

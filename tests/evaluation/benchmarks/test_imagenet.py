@@ -170,7 +170,9 @@ def test_a_prediction_must_match_exactly(folder):
 
 
 def test_what_is_missing_is_named(tmp_path, archives):
-    with pytest.raises(UserError, match=r"val is not in .*ILSVRC2012_img_val\.tar or .* with ILSVRC2012_devkit_t12\.tar\.gz"):
+    with pytest.raises(
+        UserError, match=r"val is not in .*ILSVRC2012_img_val\.tar or .* with ILSVRC2012_devkit_t12\.tar\.gz"
+    ):
         ImageNet(tmp_path / "nowhere").check_files(few_shot=False)
     (archives / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(UserError, match=r"ILSVRC2012_devkit_t12\.tar\.gz is not in"):
