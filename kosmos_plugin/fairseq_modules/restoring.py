@@ -12,11 +12,10 @@ from fairseq import checkpoint_utils
 from fairseq.dataclass.utils import overwrite_args_by_name
 from omegaconf import OmegaConf
 
-from kosmos_plugin.checkpoints.decoder_weights import UNSEEN_OPTIONS
 from kosmos_plugin.checkpoints.fairseq_checkpoint import training_state, vocabulary_of
 from kosmos_plugin.checkpoints.files import read_fairseq
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.config import ARCHITECTURES, KosmosConfig
+from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -35,11 +34,7 @@ WEIGHT_OPTIONS = (
     "image_size",
 )
 # Options that change what the same weights compute.
-OTHER_OPTIONS = (
-    *(option for option in UNSEEN_OPTIONS if hasattr(KosmosConfig, option)),
-    "positions",
-    "untied_embeddings",
-)
+OTHER_OPTIONS = ("decoder_attention_heads", "activation_fn", "layernorm_eps", "positions", "untied_embeddings")
 
 
 def restore_for(vocabulary: Vocabulary, model: Kosmos | None = None) -> None:
@@ -76,7 +71,7 @@ def load_checkpoint(
     try:
         _require_fit(state, path, vocabulary, model)
         if state.get("cfg") is not None:
-            state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+            state["cfg"] = OmegaConf.create(state["cfg"])
             overwrite_args_by_name(state["cfg"], overrides)
         return checkpoint_utils._upgrade_state_dict(state)
     except UserError:

@@ -41,7 +41,7 @@ def read_like(path: str) -> dict[str, Any]:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     require_file(path)
     try:
-        config = OmegaConf.create(read_checkpoint(path).get("cfg") or {}, flags={"allow_objects": True})
+        config = OmegaConf.create(read_checkpoint(path).get("cfg") or {})
         architecture = OmegaConf.select(config, "model._name")
     except OmegaConfBaseException:
         raise UserError(f"--like {path} has a configuration that cannot be read.") from None

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
@@ -56,8 +57,9 @@ def test_an_option_without_effect_is_refused(data, tmp_path, key):
     assert message.startswith(f"{GIVEN[key][0]} ") and message.endswith(f"{UNUSED[key]}. Leave it out.")
 
 
-def test_metrics_of_validation_are_those_that_are_logged(data, tmp_path, caplog):
+def test_metrics_of_validation_are_those_that_are_logged(data, tmp_path, caplog, monkeypatch):
     """And the best checkpoint can be chosen by a stream's loss."""
+    monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)  # of another training in this process
     options = ("--cpu", "--num-workers", "0", "--max-update", "2", "--best-checkpoint-metric", "ppl_captions")
     with caplog.at_level(logging.INFO, logger="valid"):
         tiny.train(data, tmp_path, *options)
