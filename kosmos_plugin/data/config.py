@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import OWN_SUFFIXES
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
@@ -255,7 +255,7 @@ class _Reader:
             matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
         except ValueError:  # characters that no name of a file has
             matches = []
-        files = [os.path.normpath(match) for match in matches if not match.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))]
+        files = [os.path.normpath(match) for match in matches if not match.endswith(OWN_SUFFIXES)]
         if not files:
             self.fail(f"{key} names {path}, which does not exist.")
         return files

@@ -186,8 +186,9 @@ def decode_all(decoding: str) -> float:
 
 def images_of_update(data: Path) -> list[bytes]:
     """The encoded images of the first update."""
-    plan = iterator(data, UPDATE_FREQ).micro_batches.plan(0)
-    return [image.read() for rows in plan for row in rows for sample in row.samples for image in sample.images]
+    micro_batches = iterator(data, UPDATE_FREQ).micro_batches
+    update = [micro_batches.rows(item) for item in range(UPDATE_FREQ)]
+    return [image.read() for rows in update for row in rows for sample in row.samples for image in sample.images]
 
 
 # ---- Cores that a GPU needs ----

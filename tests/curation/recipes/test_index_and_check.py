@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, open_index, selection_of, tar_records
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, selection_of, tar_records
 from kosmos_plugin.data.shards import caption_document, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.command import digests, finish, prepare
-
-pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(command: str, out: Path, *arguments: object) -> dict:
@@ -58,7 +57,7 @@ def test_index_counts_records_and_images(tmp_path):
     for name, length in (("00000", 5), ("00001", 5), ("pages", 2)):
         index = Path(f"{tmp_path / 'in' / name}.tar{INDEX_SUFFIX}")
         written = index.stat().st_mtime_ns
-        assert len(open_index(str(tmp_path / "in" / f"{name}.tar"))) == length
+        assert len(open_corpus_index([str(tmp_path / "in" / f"{name}.tar")])) == length
         assert index.stat().st_mtime_ns == written
     assert bad_records(tmp_path / "out") == []
 
