@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shard_index import OWN_SUFFIXES
+from kosmos_plugin.data.shard_index import MOST_CHECKED, OWN_SUFFIXES
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
@@ -145,6 +145,7 @@ class _Reader:
 
     def __init__(self, path: Path, files_must_exist: bool):
         self.path = path
+        self.folder = str(path.parent)
         self.files_must_exist = files_must_exist
         self.cache: str | None = None
 
@@ -226,7 +227,7 @@ class _Reader:
         return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
 
     def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
-        """Expand braces and wildcards, relative to the YAML; every file must exist."""
+        """Expand braces and wildcards, relative to the YAML. Every file must exist; of many, it is checked later."""
         suffix = ".idx" if kind == "text" else ""
         found: list[str] = []
         for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, key):
@@ -242,9 +243,16 @@ class _Reader:
                 if isinstance(error, UserError):
                     raise
                 self.fail(f"{key}: {shown(pattern)} is not a valid pattern: {error}.")
+            if len(names) > MOST_CHECKED and not glob.has_magic(pattern):  # a stat of each takes minutes over a network
+                found += [self.joined(name).removesuffix(suffix) for name in names]
+                continue
             for name in names:
                 found += [path.removesuffix(suffix) for path in self.files(name, key)]
         return tuple(found)
+
+    def joined(self, name: str) -> str:
+        """The path that `name`, relative to the YAML's folder, stands for."""
+        return os.path.normpath(os.path.join(self.folder, name))
 
     def files(self, name: str, key: str) -> list[str]:
         """The files that match `name`, in which braces are expanded but wildcards may be left."""

@@ -31,13 +31,12 @@ from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.data.derived_files import DerivedFile
 from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, records_in
 from kosmos_plugin.data.node_workers import by_all_workers
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, index_path, read_or_make_index
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, MOST_CHECKED, Record, index_path, read_or_make_index
 from kosmos_plugin.data.tar_files import read_bytes
 from kosmos_plugin.errors import UserError
 
 MAGIC = b"KOSMOSC\1"
 _HEADER = struct.Struct("<8sQQI16sI")  # as above, and the CRC-32 of all before it
-MOST_CHECKED = 1000  # tars that are looked at when their corpus is opened
 _OPEN_PARTS = 1024  # whose headers a process keeps
 
 

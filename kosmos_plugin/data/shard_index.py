@@ -30,6 +30,8 @@ LENGTHS_SUFFIX = ".kosmos_lengths"
 OLD_INDEX_SUFFIX = ".index.npz"
 # What this package writes beside tars.
 OWN_SUFFIXES = (INDEX_SUFFIX, LENGTHS_SUFFIX, OLD_INDEX_SUFFIX)
+# Files of a corpus that are looked at when it is opened; those of a larger one only when they are first read.
+MOST_CHECKED = 1000
 
 
 @dataclass(frozen=True)
