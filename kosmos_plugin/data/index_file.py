@@ -149,6 +149,11 @@ class IndexFile:
             pieces.append((int(offsets[piece]), int(sizes[piece])))
         return key, {extension: tuple(pieces) for extension, pieces in members.items()}
 
+    def check(self) -> None:
+        """Read all blocks. Raises DamagedIndex if one is damaged."""
+        for number in range(self.header["blocks"]):
+            self._block(number)
+
     def _block(self, number: int) -> bytes:
         """The content of a block."""
         if self._last[0] != number:

@@ -18,6 +18,7 @@ import os
 import struct
 import sys
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -122,14 +123,20 @@ class LengthsFile:
         """
         return self.file.open(self._read, self.write, f"the lengths of the records of {self.index.tars[0]}")
 
-    def write(self, path: Path) -> None:
-        """Count the tokens and images of all records, with all cores."""
-        where = os.path.dirname(self.index.tars[0]) or "."
-        command = f"kosmos-prepare index {where} --vocabulary VOCABULARY --out REPORT"
+    def write(self, path: Path, parts: Iterable[np.ndarray] | None = None) -> None:
+        """Write the lengths of all records.
+
+        Args:
+            path: Path of the file.
+            parts: What `count_tar` gives for each tar; None: all cores count them now.
+        """
+        if parts is None:
+            where = os.path.dirname(self.index.tars[0]) or "."
+            command = f"kosmos-prepare index {where} --vocabulary VOCABULARY --out REPORT"
+            parts = by_all_workers(_Counts(self), len(self.index.tars), f"record lengths of {where}", "tar", command)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             file.write(_header(len(self.index), self.index.digest))
             left, block = np.empty(0, np.uint32), 0
-            parts = by_all_workers(_Counts(self), len(self.index.tars), f"record lengths of {where}", "tar", command)
             for packed in parts:
                 left = np.concatenate((left, packed))
                 whole = len(left) // _RECORDS
@@ -137,6 +144,11 @@ class LengthsFile:
                 left, block = left[whole * _RECORDS :], block + whole
             if len(left):
                 file.write(_as_blocks(np.pad(left, (0, _RECORDS - len(left))), block))
+
+    def count_tar(self, tar: int) -> np.ndarray:
+        """The lengths of the records of a tar, by its number, as they are in the file: uint32 [records]."""
+        first, end = self.index.first[tar : tar + 2].tolist()
+        return np.array([_packed(*self.count(number)) for number in range(first, end)], np.uint32)
 
     def count(self, number: int) -> tuple[int, int]:
         """The tokens of text and the images of a record, by reading it; −1 tokens if it is unusable."""
@@ -161,12 +173,10 @@ class _Counts(Dataset[np.ndarray | UserError]):
         self.lengths = lengths
 
     def __getitem__(self, tar: int) -> np.ndarray | UserError:
-        first, end = self.lengths.index.first[tar : tar + 2].tolist()
         try:
-            lengths = [self.lengths.count(number) for number in range(first, end)]
+            return self.lengths.count_tar(tar)
         except UserError as error:
             return error
-        return np.array([_packed(*length) for length in lengths], np.uint32)
 
 
 def _packed(tokens: int, images: int) -> int:

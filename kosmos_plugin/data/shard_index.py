@@ -165,12 +165,11 @@ def read_or_make_index(tar: str) -> bytes:
     index = index_path(tar)
     try:
         # Comparing sizes is not enough: a rewritten tar is often as large, as tars are padded to 10,240 bytes.
-        if (
-            os.path.isfile(index)
-            and os.path.getmtime(index) >= os.path.getmtime(tar)
-            and IndexFile(str(index)).header["tar_size"] == os.path.getsize(tar)
-        ):
-            return index.read_bytes()
+        if os.path.isfile(index) and os.path.getmtime(index) >= os.path.getmtime(tar):
+            opened = IndexFile(str(index))
+            if opened.header["tar_size"] == os.path.getsize(tar):
+                opened.check()
+                return index.read_bytes()
         _require_no_selection(tar)
         return index_bytes(((record.key, record.members) for record in _all_records(tar)), _header(tar))
     except DamagedIndex as error:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_a_long_key_costs_its_own_bytes(tmp_path):
     tiny.write_tar(tmp_path / "0.tar", [*members, *tiny.caption_members("long" * 15_000, "a", b"i")])
     index = open_corpus_index([str(tmp_path / "0.tar")])
     assert index.record(2000).key == "long" * 15_000 and index.record(2000).read("txt") == b"a"
-    assert (tmp_path / f"0.tar{INDEX_SUFFIX}").stat().st_size < 200_000
+    assert Path(index.path).stat().st_size < 200_000
 
 
 def write_tar_with_index(folder, count: int, selection: str = ""):
@@ -165,7 +166,7 @@ def test_an_index_of_version_0_1_is_made_again(tmp_path):
     path.unlink()
     write_old_index(tmp_path / "0.tar", None)
     assert selection_of(tmp_path / "0.tar") is None
-    assert result(str(tmp_path / "0.tar")) == expected and path.exists()
+    assert result(str(tmp_path / "0.tar")) == expected
 
 
 def test_a_selection_of_version_0_1_is_not_replaced_by_all_records(tmp_path):
