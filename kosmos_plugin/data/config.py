@@ -13,7 +13,7 @@
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
             caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
-    cache: FOLDER                     # optional: for files about texts in read-only folders; default: the user's cache
+    cache: FOLDER                     # optional: for files about data in read-only folders; default: the user's cache
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
@@ -83,7 +83,7 @@ class StreamConfig:
     cross_document_attention: bool  # whether documents in a row attend to each other
     corpora: tuple[CorpusConfig, ...]
     packing: str = "full_sentences"  # of text: one of PACKINGS
-    cache: str | None = None  # folder for files about texts in read-only folders; None: the user's cache folder
+    cache: str | None = None  # folder for files about data in read-only folders; None: the user's cache folder
 
 
 @dataclass(frozen=True)
