@@ -26,13 +26,16 @@ kosmos_plugin.register()
 from kosmos_plugin.data.record_lengths import LengthsFile
 from kosmos_plugin.data.row_starts import RowStarts
 
-write, init_process_group = RowStarts.write, dist.init_process_group
+init_process_group = dist.init_process_group
 
 
-def slow_write(self, path=None):
-    time.sleep(0.5)
-    write(self, path)
-    os.write(1, b"made\\n")
+def slowly(write):
+    def slow_write(self, path=None):
+        time.sleep(0.5)
+        write(self, path)
+        os.write(1, b"made\\n")
+
+    return slow_write
 
 
 def join(*arguments, **options):
