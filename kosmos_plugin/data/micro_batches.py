@@ -44,12 +44,14 @@ class MicroBatches:
     def plan(self, update: int) -> list[Plan]:
         """The rows of each accumulation step of an update on this rank, before anything is read.
 
-        Records known to be unusable are dealt too, so that each is counted once.
+        Records known to be unusable are dealt too, so that one rank reads each for its reason.
         """
         parts = self.ranks * self.update_freq
         whole = self.mixture.plan(update)
         dealt = [Plan(rows, whole.unusable[part::parts]) for part, rows in enumerate(deal(whole.rows, parts))]
-        return dealt[self.rank :: self.ranks]
+        own = dealt[self.rank :: self.ranks]
+        self.mixture.skips.count_elsewhere(len(whole.unusable) - sum(len(plan.unusable) for plan in own))
+        return own
 
     def rows(self, item: int) -> list[PackedRow]:
         """The rows of a micro-batch, before any image is read."""
