@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.index_file import RECORDS_PER_BLOCK, DamagedIndex, IndexFile, write_index
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, build_index, selection_of, tar_records
+from kosmos_plugin.data.shard_index import (
+    INDEX_SUFFIX,
+    Record,
+    build_index,
+    read_or_make_index,
+    selection_of,
+    tar_records,
+)
 from kosmos_plugin.errors import UserError
 from tests import tiny
 
@@ -58,8 +65,10 @@ def write_tar_with_index(folder, count: int, selection: str = ""):
 def result(tar: str) -> list | None:
     """The records; None if an error of one line names the index."""
     try:
-        index = open_corpus_index([tar])
-        return [index.record(i) for i in range(len(index))]
+        index = Path(f"{tar}.read")
+        index.write_bytes(read_or_make_index(tar))
+        opened = IndexFile(str(index))
+        return [Record(tar, *opened.record(i)) for i in range(len(opened))]
     except UserError as error:
         assert INDEX_SUFFIX in str(error) and "\n" not in str(error)
         return None
