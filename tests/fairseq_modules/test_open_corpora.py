@@ -84,3 +84,11 @@ def test_a_broken_text_is_reported(data, tmp_path):
     path.write_text(path.read_text().replace(str(data.parent / "text" / "valid"), "text"))
     with pytest.raises(UserError, match=r"text\.bin does not exist"):
         open_corpora(SimpleNamespace(data=str(path), vocabulary=None, tokens_per_sample=64, image_tokens=4))
+
+
+@pytest.mark.parametrize("text_only", [True, False])
+def test_scoring_text_counts_no_captions(tmp_path, text_only):
+    data = tiny.write_data(tmp_path / "data")
+    open_corpora(SimpleNamespace(data=str(data), vocabulary=None, tokens_per_sample=64, image_tokens=4), text_only)
+    assert len(list((data.parent / "text").glob("*.rows"))) == 2
+    assert len(list(data.parent.glob("*/*.kosmos_lengths"))) == (0 if text_only else 4)
