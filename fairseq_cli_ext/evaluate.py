@@ -116,13 +116,14 @@ def _evaluate(options: EvaluateOptions) -> None:
     from kosmos_plugin.evaluation.responder import KosmosResponder
     from kosmos_plugin.evaluation.results import read_results, write_results
     from kosmos_plugin.evaluation.run import evaluate
-    from kosmos_plugin.generation.generator import load
+    from kosmos_plugin.generation.generator import build_generator
 
     for name in ("path", "benchmark", "data"):
         if getattr(options, name) is None:
             raise UserError(f"Give --{name} (or --list, or --compare). `kosmos-evaluate --help` lists the options.")
     assert options.path is not None and options.benchmark is not None and options.data is not None
     check_tools()
+    checkpoint = read_kosmos(options.path, vocabulary=options.vocabulary)
     plan = plan_runs(
         options.path,
         options.benchmark,
@@ -131,10 +132,11 @@ def _evaluate(options: EvaluateOptions) -> None:
         options.split,
         options.seed,
         options.limit,
-        text_only=read_kosmos(options.path, vocabulary=options.vocabulary).config.vision_encoder == "none",
+        text_only=checkpoint.config.vision_encoder == "none",
     )
     ranks = Ranks.join()
-    responder = KosmosResponder(load(options.path, vocabulary=options.vocabulary))
+    responder = KosmosResponder(build_generator(checkpoint, options.path))
+    del checkpoint  # the model has its weights
     failed = []
     for planned in plan.runs:
         try:

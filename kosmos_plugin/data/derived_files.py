@@ -60,12 +60,16 @@ class DerivedFile:
         place = hashlib.blake2b(str(self.beside.absolute()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
         path = self.beside if os.access(self.beside.parent, os.W_OK) else self.cached
         try:
-            with FileLock(Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"):
-                found = self.find(read)  # another process may have made it meanwhile
-                if found is None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write(path)
-                    found = read(path)
+            lock = Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"
+            with FileLock(lock):
+                try:
+                    found = self.find(read)  # another process may have made it meanwhile
+                    if found is None:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        write(path)
+                        found = read(path)
+                finally:  # others may wait for this lock or make a new one: once it is gone, both find the file
+                    lock.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"{path}, {what}, cannot be written: {error.strerror}. Make its folder writable, or name another one "

@@ -126,6 +126,7 @@ class RowStarts:
 
         items, eos, line_end = self.text.items, self.vocabulary.eos, self.vocabulary.line_end
         adds_eos = len(self.text.after) > 0
+        items.check()
         done = 0  # items that end before the block
         total = len(items.tokens)
         with tqdm(total=total, desc=f"rows of {self.prefix}", unit=" tokens", unit_scale=True, delay=1) as bar:

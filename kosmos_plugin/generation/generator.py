@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import build_empty, read_kosmos
+from kosmos_plugin.checkpoints.fairseq_checkpoint import KosmosCheckpoint, build_empty, read_kosmos
 from kosmos_plugin.checkpoints.state_dict import require_matching_weights
 from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
@@ -144,7 +144,11 @@ def load(path: str | Path, data: str | Path | None = None, vocabulary: str | Pat
         UserError: The file is not a checkpoint of a KOSMOS model, its weights do not match its configuration, or there
             is no vocabulary.
     """
-    checkpoint = read_kosmos(Path(path), data, vocabulary)
+    return build_generator(read_kosmos(Path(path), data, vocabulary), path)
+
+
+def build_generator(checkpoint: KosmosCheckpoint, path: str | Path) -> Generator:
+    """Build the model of a checkpoint that was read from `path`; see `load`."""
     config = replace(checkpoint.config, compile=False)  # shapes change with every step
     try:
         expected = build_empty(config, checkpoint.vocabulary).state_dict()  # first without memory for its weights
