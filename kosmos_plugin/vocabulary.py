@@ -160,6 +160,17 @@ class Vocabulary:
         symbols = "\n".join(self.dictionary.symbols)
         return hashlib.blake2b(symbols.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
+    @property
+    def encoding_fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ between vocabularies that may encode a text as other tokens."""
+        digest = hashlib.blake2b(self._model_digest, digest_size=4)
+        digest.update(f"{self.fingerprint} {self.newlines}".encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _model_digest(self) -> bytes:
+        return hashlib.blake2b(self.processor.serialized_model_proto(), digest_size=16).digest()
+
     def encode(self, text: str) -> list[int]:
         r"""Encode `text` as token ids, without `<s>` and `</s>`.
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import kosmos_plugin
-from kosmos_plugin.data.shard_index import open_index
 from tests import tiny
 
 kosmos_plugin.register()
@@ -19,14 +18,6 @@ torch.set_num_threads(1)
 def data(tmp_path_factory) -> Path:
     """The data YAML of tiny data with all three streams. Tests must not write in its folder."""
     return tiny.write_data(tmp_path_factory.mktemp("tiny") / "data")
-
-
-@pytest.fixture
-def forget_indexes():
-    """Forget opened indexes of shards, as a new process would."""
-    open_index.cache_clear()
-    yield
-    open_index.cache_clear()
 
 
 @pytest.fixture

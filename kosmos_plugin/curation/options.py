@@ -153,7 +153,14 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """kosmos-prepare index: an index beside each tar; no options of its own."""
+    """kosmos-prepare index: an index of the tars and, with a vocabulary, the lengths of their records."""
+
+    vocabulary: str | None = option(
+        None,
+        "also count the tokens of each record, in this vocabulary, which training does otherwise when it starts",
+        metavar="FOLDER",
+    )
+    caption_from: str = option("txt", "with --vocabulary: caption_from of the corpus in the data YAML", ("txt", "json"))
 
 
 @dataclass(frozen=True)

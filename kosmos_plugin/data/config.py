@@ -13,7 +13,7 @@
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
             caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
-    cache: FOLDER                     # optional: for files about texts in read-only folders; default: the user's cache
+    cache: FOLDER                     # optional: for files about data in read-only folders; default: the user's cache
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import MOST_CHECKED, OWN_SUFFIXES
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
 KINDS = ("text", "captions", "interleaved")
@@ -83,7 +83,7 @@ class StreamConfig:
     cross_document_attention: bool  # whether documents in a row attend to each other
     corpora: tuple[CorpusConfig, ...]
     packing: str = "full_sentences"  # of text: one of PACKINGS
-    cache: str | None = None  # folder for files about texts in read-only folders; None: the user's cache folder
+    cache: str | None = None  # folder for files about data in read-only folders; None: the user's cache folder
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class _Reader:
 
     def __init__(self, path: Path, files_must_exist: bool):
         self.path = path
+        self.folder = str(path.parent)
         self.files_must_exist = files_must_exist
         self.cache: str | None = None
 
@@ -240,7 +241,7 @@ class _Reader:
         return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
 
     def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
-        """Expand braces and wildcards, relative to the YAML; every file must exist."""
+        """Expand braces and wildcards, relative to the YAML. Every file must exist; of many, it is checked later."""
         suffix = ".idx" if kind == "text" else ""
         found: list[str] = []
         for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, key):
@@ -256,9 +257,16 @@ class _Reader:
                 if isinstance(error, UserError):
                     raise
                 self.fail(f"{key}: {shown(pattern)} is not a valid pattern: {error}.")
+            if len(names) > MOST_CHECKED and not glob.has_magic(pattern):  # a stat of each takes minutes over a network
+                found += [self.joined(name).removesuffix(suffix) for name in names]
+                continue
             for name in names:
                 found += [path.removesuffix(suffix) for path in self.files(name, key)]
         return tuple(found)
+
+    def joined(self, name: str) -> str:
+        """The path that `name`, relative to the YAML's folder, stands for."""
+        return os.path.normpath(os.path.join(self.folder, name))
 
     def files(self, name: str, key: str) -> list[str]:
         """The files that match `name`, in which braces are expanded but wildcards may be left."""
@@ -269,7 +277,7 @@ class _Reader:
             matches = sorted(glob.glob(os.path.join(glob.escape(str(self.path.parent)), name)))
         except ValueError:  # characters that no name of a file has
             matches = []
-        files = [os.path.normpath(match) for match in matches if not match.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))]
+        files = [os.path.normpath(match) for match in matches if not match.endswith(OWN_SUFFIXES)]
         if not files:
             self.fail(f"{key} names {path}, which does not exist.")
         return files

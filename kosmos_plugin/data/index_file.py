@@ -49,6 +49,12 @@ class DamagedIndex(ValueError):
 
 def write_index(path: Path, records: Iterable[tuple[str, Members]], header: dict[str, Any]) -> None:
     """Write an index of (key, members) atomically. Raises OSError if that is not possible."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(index_bytes(records, header))
+
+
+def index_bytes(records: Iterable[tuple[str, Members]], header: dict[str, Any]) -> bytes:
+    """The bytes of an index of (key, members)."""
     records = list(records)
     blocks = [
         _block(number, records[start : start + RECORDS_PER_BLOCK])
@@ -57,10 +63,14 @@ def write_index(path: Path, records: Iterable[tuple[str, Members]], header: dict
     described = json.dumps({"records": len(records), "blocks": len(blocks), **header}).encode()
     first = _START + len(described) + 8 * (len(blocks) + 1)
     begins = first + np.cumsum([0, *map(len, blocks)], dtype="<u8")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(MAGIC + np.array([len(described), zlib.crc32(described)], "<u4").tobytes() + described)
-        file.write(begins.tobytes())
-        file.writelines(blocks)
+    start = MAGIC + np.array([len(described), zlib.crc32(described)], "<u4").tobytes()
+    return b"".join([start, described, begins.tobytes(), *blocks])
+
+
+def records_in(index: bytes) -> int:
+    """The number of records of an index, from its bytes."""
+    (length,) = np.frombuffer(index, "<u4", 1, len(MAGIC)).tolist()
+    return json.loads(index[_START : _START + length])["records"]
 
 
 def _block(number: int, records: Sequence[tuple[str, Members]]) -> bytes:
@@ -91,6 +101,8 @@ class IndexFile:
 
     Args:
         path: Path of the file.
+        at: Where the index begins in the file.
+        size: Its size in bytes; None: up to the end of the file.
 
     Attributes:
         header: What the writer gave, and the number of "records" and "blocks".
@@ -99,17 +111,20 @@ class IndexFile:
         DamagedIndex: It is not an index, or its header is damaged.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, at: int = 0, size: int | None = None):
         self.path = path
-        start = read_bytes(path, 0, _START)
+        self.at = at
+        self.size = os.path.getsize(path) if size is None else size
+        start = self._read(0, _START)
         if len(start) < _START or not start.startswith(MAGIC):
             raise DamagedIndex("not an index of this version")
         length, checksum = np.frombuffer(start, "<u4", offset=len(MAGIC)).tolist()
-        header = read_bytes(path, _START, min(length, os.path.getsize(path)))
+        header = self._read(_START, min(length, self.size))
         if len(header) < length or zlib.crc32(header) != checksum:
             raise DamagedIndex("a damaged header")
         self.header: dict[str, Any] = json.loads(header)
         self.begins = _START + length
+        self._last = -1, b""  # the block that was read last, and its content: records are often read in order
 
     def __len__(self) -> int:
         return self.header["records"]
@@ -134,13 +149,23 @@ class IndexFile:
             pieces.append((int(offsets[piece]), int(sizes[piece])))
         return key, {extension: tuple(pieces) for extension, pieces in members.items()}
 
+    def check(self) -> None:
+        """Read all blocks. Raises DamagedIndex if one is damaged."""
+        for number in range(self.header["blocks"]):
+            self._block(number)
+
     def _block(self, number: int) -> bytes:
         """The content of a block."""
-        place = read_bytes(self.path, self.begins + 8 * number, 16).ljust(16, b"\0")
-        begin, end = np.frombuffer(place, "<u8").tolist()
-        if not begin + 4 <= end <= os.path.getsize(self.path):
-            raise DamagedIndex(f"a damaged block {number}")
-        block = read_bytes(self.path, begin, end - begin)
-        if block[:4] != _checksum(number, block[4:]):
-            raise DamagedIndex(f"a damaged block {number}")
-        return block[4:]
+        if self._last[0] != number:
+            place = self._read(self.begins + 8 * number, 16).ljust(16, b"\0")
+            begin, end = np.frombuffer(place, "<u8").tolist()
+            if not begin + 4 <= end <= self.size:
+                raise DamagedIndex(f"a damaged block {number}")
+            block = self._read(begin, end - begin)
+            if block[:4] != _checksum(number, block[4:]):
+                raise DamagedIndex(f"a damaged block {number}")
+            self._last = number, block[4:]
+        return self._last[1]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return read_bytes(self.path, self.at + offset, size)

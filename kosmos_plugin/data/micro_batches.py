@@ -1,10 +1,11 @@
 """Batches for fairseq's trainer: the micro-batch of (update, rank, accumulation step), made in worker processes.
 
-    update u ─ Mixture ─→ rows ─ deal ─→ ranks × update-freq micro-batches ─ Collator ─→ Batch
-    └──────────── one process plans ───────────┘   └────── `num_workers` processes decode ───┘
+    update u ─ Mixture ─→ planned rows ─ deal ─→ ranks × update-freq micro-batches ─ read ─ Collator ─→ Batch
+    └───────────────── one process plans ──────────────────┘ └── `num_workers` processes read and decode ───┘
 
-The rows of an update depend on the lengths of all its documents, so a rank plans whole updates. One process does that,
-once for each update and ahead of time; the others decode the images of the rank's own rows.
+The rows of an update depend on the lengths of all its documents, so a rank plans whole updates; it reads only the
+documents of its own rows. One process plans, once for each update and ahead of time; it may be any, as a plan is a pure
+function of the update's number.
 """
 
 import functools
@@ -16,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kosmos_plugin.data.batch import Batch, Collator
-from kosmos_plugin.data.mixture import Mixture
+from kosmos_plugin.data.mixture import Mixture, Plan
 from kosmos_plugin.data.packing import PackedRow, deal
 from kosmos_plugin.errors import UserError
 
@@ -38,19 +39,26 @@ class MicroBatches:
         self.rank = rank
         self.ranks = ranks
         self.update_freq = update_freq
-        self._planned: tuple[int | None, list[list[PackedRow]]] = (None, [])  # the last update asked for
+        self._planned: tuple[int | None, list[Plan]] = (None, [])  # the last update asked for
 
-    def plan(self, update: int) -> list[list[PackedRow]]:
-        """The rows of each accumulation step of an update, before any image is read."""
-        dealt = deal(self.mixture.rows(update), self.ranks * self.update_freq)
-        return dealt[self.rank :: self.ranks]
+    def plan(self, update: int) -> list[Plan]:
+        """The rows of each accumulation step of an update on this rank, before anything is read.
+
+        Records known to be unusable are dealt too, so that one rank reads each for its reason.
+        """
+        parts = self.ranks * self.update_freq
+        whole = self.mixture.plan(update)
+        dealt = [Plan(rows, whole.unusable[part::parts]) for part, rows in enumerate(deal(whole.rows, parts))]
+        own = dealt[self.rank :: self.ranks]
+        self.mixture.skips.count_elsewhere(len(whole.unusable) - sum(len(plan.unusable) for plan in own))
+        return own
 
     def rows(self, item: int) -> list[PackedRow]:
         """The rows of a micro-batch, before any image is read."""
         update, accumulation_step = divmod(item, self.update_freq)
         if self._planned[0] != update:
             self._planned = (update, self.plan(update))
-        return self._planned[1][accumulation_step]
+        return self.mixture.read(self._planned[1][accumulation_step])
 
     def __getitem__(self, item: int) -> Batch:
         return self.collate(self.rows(item))
@@ -78,7 +86,7 @@ class MicroBatches:
 
     def _from_workers(self, updates: range, num_workers: int) -> Generator[Batch | UserError, None, None]:
         plans = self._from_planner(updates)
-        yield from _loader(_Decoder(self.collate), plans, num_workers, pin_memory=torch.cuda.is_available())
+        yield from _loader(_Decoder(self), plans, num_workers, pin_memory=torch.cuda.is_available())
 
     def _from_planner(self, updates: range) -> Iterator[bytes | UserError]:
         # A generator, so that the planner's process starts only when the decoding loader, already started, asks it.
@@ -95,7 +103,7 @@ class MicroBatches:
         Raises:
             UserError: One is empty or too large; the message says which options would fit.
         """
-        rows = len(self.mixture.rows(0, count_skips=False))
+        rows = len(self.mixture.plan(0).rows)
         if rows == 0:
             self.mixture.rows(0)  # logs each of them
             raise UserError("Every record of the first update is broken: see the warnings.")
@@ -157,7 +165,7 @@ def validation_steps(mixture: Mixture, ranks: int, max_rows: int | None, max_tok
             f"--max-tokens-valid {max_tokens} is less than one row of {mixture.max_tokens:,} tokens: "
             f"use --max-tokens-valid {mixture.max_tokens} or more"
         )
-    rows = max(len(mixture.rows(update, count_skips=False)) for update in range(len(mixture)))
+    rows = max(len(mixture.plan(update).rows) for update in range(len(mixture)))
     return max(-(-rows // (ranks * min(limits))), 1)
 
 
@@ -165,29 +173,29 @@ def validation_steps(mixture: Mixture, ranks: int, max_rows: int | None, max_tok
 
 
 class _Plans(Dataset[list[bytes | UserError]]):
-    """Item u: the rows of each accumulation step of update u, pickled so that the main process only forwards bytes."""
+    """Item u: the plan of each accumulation step of update u, pickled so that the main process only forwards bytes."""
 
     def __init__(self, micro_batches: MicroBatches):
         self.micro_batches = micro_batches
 
     def __getitem__(self, update: int) -> list[bytes | UserError]:
         try:
-            return [pickle.dumps(rows) for rows in self.micro_batches.plan(update)]
+            return [pickle.dumps(plan) for plan in self.micro_batches.plan(update)]
         except UserError as error:
             return [error]
 
 
 class _Decoder(Dataset[Batch | UserError]):
-    """Maps the pickled rows of an accumulation step to their batch."""
+    """Maps the pickled plan of an accumulation step to its batch."""
 
-    def __init__(self, collate: Collator):
-        self.collate = collate
+    def __init__(self, micro_batches: MicroBatches):
+        self.micro_batches = micro_batches
 
-    def __getitem__(self, rows: bytes | UserError) -> Batch | UserError:
-        if isinstance(rows, UserError):
-            return rows
+    def __getitem__(self, plan: bytes | UserError) -> Batch | UserError:
+        if isinstance(plan, UserError):
+            return plan
         try:
-            return self.collate(pickle.loads(rows))
+            return self.micro_batches.collate(self.micro_batches.mixture.read(pickle.loads(plan)))
         except UserError as error:
             return error
 

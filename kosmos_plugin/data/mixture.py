@@ -1,9 +1,14 @@
 """The mixture: the rows of update u, a pure function of (data, seed, u), whatever the ranks and workers.
 
-stream ─ positions u·n … (u+1)·n ─→ (corpus, document) ─→ Sample ─ pack ─→ rows of all streams
+    stream ─ positions u·n … (u+1)·n ─→ (corpus, document) ─ lengths ─→ pack ─→ planned rows of all streams
+    a rank's planned rows ─→ Document ─→ Sample ─→ its rows
+
+No document is read to plan an update: how long each is has been counted once (`record_lengths`). Those that are known
+to be unusable are in no row. One that turns out broken when it is read is left out of its row.
 """
 
-import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -12,9 +17,10 @@ from torch.utils.data import ConcatDataset, Dataset
 from kosmos_plugin.data.config import CorpusConfig, DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.order import Interleaving, shuffled
-from kosmos_plugin.data.packing import PackedRow, pack
+from kosmos_plugin.data.packing import PackedRow, PlannedRow, pack
+from kosmos_plugin.data.record_lengths import LengthsFile
 from kosmos_plugin.data.samples import Sample, SampleBuilder
-from kosmos_plugin.data.shards import ShardedDocuments, record_reader
+from kosmos_plugin.data.shards import ShardedDocuments, reading_name, record_reader
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.data.text import TEXT_ROWS, FullSentenceRows, TextRows
 from kosmos_plugin.errors import UserError
@@ -27,6 +33,17 @@ class ConcatenatedRows(ConcatDataset[Sample]):
         rows = TEXT_ROWS[config.packing]
         vocabulary, max_tokens = sample_builder.vocabulary, sample_builder.max_tokens
         super().__init__(rows(path, vocabulary, max_tokens, config.cache) for path in paths)
+
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """The tokens and images of rows `numbers` [n], int64 [n, 2]."""
+        ends = np.array(self.cumulative_sizes)
+        texts = ends.searchsorted(numbers, "right")
+        lengths = np.zeros((len(numbers), 2), np.int64)
+        for text in np.unique(texts):
+            own = texts == text
+            begin = int(ends[text - 1]) if text else 0
+            lengths[own, 0] = self.texts[text].lengths(numbers[own] - begin)
+        return lengths
 
     @property
     def texts(self) -> list[TextRows]:
@@ -41,11 +58,19 @@ class ConcatenatedRows(ConcatDataset[Sample]):
 
 
 class FormattedDocuments(Dataset[Sample]):
-    """The documents of a sharded corpus as samples. Indexing raises BrokenRecord for an unusable record."""
+    """The documents of a sharded corpus as samples. Indexing raises BrokenRecord for an unusable record.
 
-    def __init__(self, documents: ShardedDocuments, sample_builder: SampleBuilder):
+    Args:
+        documents: The documents.
+        reading: How records are read: see `reading_name`.
+        sample_builder: Formats the documents.
+    """
+
+    def __init__(self, documents: ShardedDocuments, reading: str, sample_builder: SampleBuilder):
         self.documents = documents
         self.sample_builder = sample_builder
+        self.lengths_file = LengthsFile(documents, reading, sample_builder.vocabulary)
+        self.record_lengths = self.lengths_file.find()
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -57,6 +82,20 @@ class FormattedDocuments(Dataset[Sample]):
         except BrokenRecord as error:
             error.record = document.id
             raise
+
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """The tokens and images of samples `numbers` [n], int64 [n, 2]; 0 tokens for an unusable record.
+
+        Where the lengths have not been made, as for a look at a few documents, the records are read.
+        """
+        if self.record_lengths is not None:
+            counted = self.record_lengths.of(numbers)
+        else:
+            counted = np.array([self.lengths_file.count(number) for number in numbers.tolist()]).reshape(-1, 2)
+        text, images = counted.T
+        tokens = text + 2 + images * (self.sample_builder.image_tokens + 2)
+        usable = (text >= 0) & (tokens <= self.sample_builder.max_tokens)
+        return np.where(usable, (tokens, images), 0).T
 
 
 Corpus = ConcatenatedRows | FormattedDocuments
@@ -71,8 +110,8 @@ def open_corpus(stream: StreamConfig, corpus: CorpusConfig, split: str, sample_b
     paths = corpus.paths(split)
     if stream.kind == "text":
         return ConcatenatedRows(paths, sample_builder, stream)
-    documents = ShardedDocuments(paths, record_reader(stream.kind, corpus.caption_from))
-    return FormattedDocuments(documents, sample_builder)
+    documents = ShardedDocuments(paths, record_reader(stream.kind, corpus.caption_from), stream.cache)
+    return FormattedDocuments(documents, reading_name(stream.kind, corpus.caption_from), sample_builder)
 
 
 class Stream:
@@ -117,26 +156,39 @@ class Stream:
         draws = updates * self.config.sequences_per_update * self.interleaving.shares if self.corpora else []
         return {name: float(n / size) for name, n, size in zip(self.names, draws, self.sizes, strict=True)}
 
-    def draws(self, update: int) -> list[tuple[int, int]]:
-        """The samples of `update` in order, each as (corpus, number within the corpus)."""
+    def draws(self, update: int) -> np.ndarray:
+        """The samples of `update` in order, int64 [n, 2]: the corpus of each, and its number there."""
         start = update * self.config.sequences_per_update
         end = start + self.config.sequences_per_update
         if not self.corpora:
-            return []
+            return np.empty((0, 2), np.int64)
         if not self.shuffle:
-            sizes = self.sizes.tolist()
-            firsts = itertools.accumulate(sizes, initial=0)  # position of each corpus's first sample
-            return [
-                (corpus, number)
-                for corpus, (first, size) in enumerate(zip(firsts, sizes, strict=False))
-                for number in range(max(start - first, 0), min(end - first, size))
-            ]
+            ends = np.cumsum(self.sizes)
+            positions = np.arange(start, min(end, int(ends[-1])))
+            corpora = ends.searchsorted(positions, "right")
+            return np.stack((corpora, positions - (ends - self.sizes)[corpora]), axis=1)
         corpora, numbers = self.interleaving(start, end)
         documents = np.empty_like(numbers)
         for corpus in np.unique(corpora):
             seed = self.seed + int(corpus) + 1
             documents[corpora == corpus] = shuffled(numbers[corpora == corpus], int(self.sizes[corpus]), seed)
-        return list(zip(corpora.tolist(), documents.tolist(), strict=True))
+        return np.stack((corpora, documents), axis=1)
+
+    def lengths(self, draws: np.ndarray) -> np.ndarray:
+        """The tokens and images of `draws` [n, 2], int64 [n, 2]; 0 tokens for a record known to be unusable."""
+        lengths = np.empty_like(draws)
+        for corpus in np.unique(draws[:, 0]):
+            own = draws[:, 0] == corpus
+            lengths[own] = self.corpora[corpus].lengths(draws[own, 1])
+        return lengths
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An update, or one micro-batch of it, before anything is read."""
+
+    rows: list[PlannedRow]
+    unusable: list[tuple[int, int, int]]  # records known to be unusable: stream, corpus, number; read for their reason
 
 
 class Mixture:
@@ -174,30 +226,63 @@ class Mixture:
         """How each text stream is packed, by its name."""
         return {stream.config.name: stream.config.packing for stream in self.streams if stream.config.kind == "text"}
 
-    def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
-        """Pack the rows of `update`, stream by stream. Reads no image, and skips broken records.
+    def plan(self, update: int) -> Plan:
+        """Plan the rows of `update`, stream by stream. Reads no document."""
+        plan = Plan([], [])
+        for number, stream in enumerate(self.streams):
+            draws = stream.draws(update)
+            samples = np.concatenate((draws, stream.lengths(draws)), axis=1)
+            unusable = samples[:, 2] == 0
+            plan.unusable.extend((number, corpus, i) for corpus, i in draws[unusable].tolist())
+            samples = samples[~unusable]
+            for indices in pack(samples[:, 2].tolist(), self.max_tokens):
+                row = samples[indices]
+                tokens, images = row[:, 2:].sum(axis=0).tolist()
+                plan.rows.append(PlannedRow(number, row, tokens, images))
+        return plan
+
+    def read(self, plan: Plan, count_skips: bool = True) -> list[PackedRow]:
+        """Read the samples of rows, but none of their images. Broken records are left out.
 
         Args:
-            update: Number of the update, from 0.
+            plan: The rows, and records known to be unusable.
             count_skips: Whether to count and log broken records. False for an update that will be read again.
         """
-        rows = []
-        for number, stream in enumerate(self.streams):
-            samples = self._samples(stream, update, count_skips)
-            for indices in pack([len(sample) for sample in samples], self.max_tokens):
-                packed = tuple(samples[i] for i in indices)
-                rows.append(PackedRow(number, stream.config.cross_document_attention, packed))
-        return rows
-
-    def _samples(self, stream: Stream, update: int, count_skips: bool) -> list[Sample]:
-        samples = []
-        draws = stream.draws(update)
         if count_skips:
-            self.skips.count(len(draws))
-        for corpus, number in draws:
-            try:
-                samples.append(stream.corpora[corpus][number])
-            except BrokenRecord as error:
-                if count_skips:
-                    self.skips.skip(f"{stream.names[corpus]}/{number}", error)
-        return samples
+            self.skips.count(len(plan.unusable) + sum(len(row.samples) for row in plan.rows))
+            for number, corpus, i in plan.unusable:
+                self._sample(number, corpus, i)
+        return [
+            PackedRow(
+                row.stream,
+                self.streams[row.stream].config.cross_document_attention,
+                tuple(
+                    sample
+                    for corpus, i, *length in row.samples.tolist()
+                    if (sample := self._sample(row.stream, corpus, i, length, count_skips)) is not None
+                ),
+            )
+            for row in plan.rows
+        ]
+
+    def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
+        """All rows of `update`: `plan`, then `read`."""
+        return self.read(self.plan(update), count_skips)
+
+    def _sample(
+        self, number: int, corpus: int, i: int, length: Sequence[int] = (0, 0), count_skips: bool = True
+    ) -> Sample | None:
+        """Read a sample of a stream; None if it is broken, or has not the planned length (tokens, images)."""
+        stream = self.streams[number]
+        try:
+            sample = stream.corpora[corpus][i]
+            if [len(sample), len(sample.images)] != list(length):
+                detail = (
+                    f"{len(sample):,} tokens and {len(sample.images)} images instead of {length[0]:,} and {length[1]}"
+                )
+                raise BrokenRecord("not as it was when its tokens were counted", detail, sample.id)
+        except BrokenRecord as error:
+            if count_skips:
+                self.skips.skip(f"{stream.names[corpus]}/{i}", error)
+            return None
+        return sample

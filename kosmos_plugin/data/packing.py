@@ -1,7 +1,11 @@
 """Samples → rows of whole samples → micro-batches of nearly equal work."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
 
 from kosmos_plugin.data.samples import Sample
 
@@ -21,6 +25,19 @@ class PackedRow:
     @property
     def num_images(self) -> int:
         return sum(len(sample.images) for sample in self.samples)
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row before its samples are read."""
+
+    stream: int  # index in the data YAML
+    samples: np.ndarray  # int64 [samples, 4]: the corpus of each, its number there, its tokens and its images
+    num_tokens: int
+    num_images: int
+
+
+Row = TypeVar("Row", PackedRow, PlannedRow)
 
 
 # The slacks to try, as fractions of a row. Captions, which are all short, need only the first.
@@ -90,7 +107,7 @@ def _fill(left: dict[int, list[int]], room: int, slack: int) -> list[int]:
     return chosen
 
 
-def deal(rows: list[PackedRow], parts: int) -> list[list[PackedRow]]:
+def deal(rows: Sequence[Row], parts: int) -> list[list[Row]]:
     """Deal rows to `parts` micro-batches whose numbers of rows differ by at most one.
 
     Rows are dealt back and forth in order of images, then tokens, so that both are nearly equal too.

@@ -15,7 +15,6 @@ import bisect
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import numpy as np
 
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.data.binarized import BinarizedItems, FramedText, check_tokens
+from kosmos_plugin.data.derived_files import DerivedFile
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -49,10 +49,7 @@ class RowStarts:
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
         name = f"full_sentences-{tokens_per_row}-{vocabulary.fingerprint}.rows"
-        self.beside = Path(f"{self.prefix}.{name}")
-        place = hashlib.blake2b(os.path.realpath(self.prefix).encode(), digest_size=8).hexdigest()
-        folder = Path(cache or default_cache())
-        self.cached = folder / f"{os.path.basename(self.prefix)}-{place}.{name}"
+        self.file = DerivedFile.of(self.prefix, name, cache)
         self.digest = self._digest()
 
     def open(self) -> np.ndarray:
@@ -63,35 +60,11 @@ class RowStarts:
         Raises:
             UserError: They cannot be written, or the text's items are not all of one kind.
         """
-        found = self._find()
-        if found is not None:
-            return found
-        from filelock import FileLock  # imports asyncio, which most processes do not need
-
-        place = hashlib.blake2b(str(self.beside.absolute()).encode(), digest_size=8).hexdigest()
-        path = self.beside if os.access(self.beside.parent, os.W_OK) else self.cached
-        try:
-            lock = Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"
-            with FileLock(lock):
-                try:
-                    found = self._find()  # another process may have made them meanwhile
-                    if found is None:
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        self.write(path)
-                        found = self._read(path)
-                finally:  # others may wait for this file or make a new one: once it is gone, both find the row starts
-                    lock.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{path}, where the rows of {self.prefix} begin, cannot be written: {error.strerror}. Make its folder "
-                "writable, or name another one with the key `cache` of the data YAML."
-            ) from None
-        assert found is not None
-        return found
+        return self.file.open(self._read, self.write, f"where the rows of {self.prefix} begin")
 
     def write(self, path: Path | None = None) -> None:
         """Compute the row starts and write them to `path` (default: beside the text)."""
-        with atomic_path(path or self.beside) as temporary, open(temporary, "wb") as file:
+        with atomic_path(path or self.file.beside) as temporary, open(temporary, "wb") as file:
             file.write(bytes(_HEADER.size))
             positions = 0
             for starts in self._starts():
@@ -99,10 +72,6 @@ class RowStarts:
                 positions += len(starts)
             file.seek(0)
             file.write(_HEADER.pack(_MAGIC, _VERSION, positions - 1, self.digest))
-
-    def _find(self) -> np.ndarray | None:
-        beside = self._read(self.beside)
-        return self._read(self.cached) if beside is None else beside
 
     def _read(self, path: Path) -> np.ndarray | None:
         """The row starts in a file; None if it is missing, broken, or of another text or version."""
@@ -184,8 +153,3 @@ def _check_ends(ends_in_eos: np.ndarray, expected: bool, items: BinarizedItems) 
             f"Some items of the binarized text {items.prefix} end in </s> and others do not. Binarize it again with "
             "kosmos-prepare text or fairseq-preprocess, or set `packing: continuous` for its stream."
         )
-
-
-def default_cache() -> str:
-    """The user's cache folder for this package."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kosmos_plugin")

@@ -1,12 +1,12 @@
-"""Random access to the records of a WebDataset tar, by an index beside it.
+"""The records of one WebDataset tar, and the index of a tar.
 
 A record is all files of a tar with one key: the name up to the first dot of its last part. They need not be adjacent.
 
-`SHARD.tar.kosmos_index` (`index_file`) says where the bytes of each member of SHARD.tar are. It is written on first
-use. An index of selected records only (written by `kosmos-prepare captions`) is never replaced by one of all records.
+`SHARD.tar.kosmos_index` (`index_file`) says where the bytes of each member of SHARD.tar are. kosmos-prepare writes it;
+training reads the index of a whole corpus (`corpus_index`), which is made of those of its tars. An index of selected
+records only (written by `kosmos-prepare captions`) is never replaced by one of all records.
 """
 
-import functools
 import logging
 import os
 import posixpath
@@ -14,19 +14,24 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, Members, write_index
+from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, Members, index_bytes, write_index
 from kosmos_plugin.data.tar_files import files_of_tar, read_pieces, size_of
 from kosmos_plugin.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".kosmos_index"
+LENGTHS_SUFFIX = ".kosmos_lengths"
 # Version 0.1 wrote NumPy's arrays.
 OLD_INDEX_SUFFIX = ".index.npz"
+# What this package writes beside tars.
+OWN_SUFFIXES = (INDEX_SUFFIX, LENGTHS_SUFFIX, OLD_INDEX_SUFFIX)
+# Files of a corpus that are looked at when it is opened; those of a larger one only when they are first read.
+MOST_CHECKED = 1000
 
 
 @dataclass(frozen=True)
@@ -86,32 +91,6 @@ def tar_records(tar: str | Path) -> tuple[list[Record], list[Replaced]]:
     return list(records.values()), replaced
 
 
-class ShardIndex:
-    """The records of a tar, read from its index one at a time.
-
-    Args:
-        tar: Path of the tar.
-        path: Path of its index.
-
-    Raises:
-        DamagedIndex: The file at `path` is not a whole index.
-    """
-
-    def __init__(self, tar: str, path: str):
-        self.tar = tar
-        self.file = IndexFile(path)
-
-    def __len__(self) -> int:
-        return len(self.file)
-
-    def record(self, number: int) -> Record:
-        """Record `number`, without reading any of its members. Raises UserError if the index is damaged there."""
-        try:
-            return Record(self.tar, *self.file.record(number))
-        except DamagedIndex as error:
-            raise _damaged(self.file.path, error) from None
-
-
 def index_path(tar: str | Path) -> Path:
     """The path of the index of `tar`."""
     return Path(f"{tar}{INDEX_SUFFIX}")
@@ -133,15 +112,10 @@ def build_index(tar: str | Path, records: Iterable[Record] | None = None, select
         UserError: The index cannot be written.
     """
     if records is None:
-        records, replaced = tar_records(tar)
-        if replaced:
-            logger.warning(
-                f"{tar}: {len(replaced)} files are replaced by later ones of the same name, such as {replaced[0].name}."
-            )
+        records = _all_records(tar)
     path = index_path(tar)
-    header = {"tar_size": os.path.getsize(tar), "selection": selection}
     try:
-        write_index(path, ((record.key, record.members) for record in records), header)
+        write_index(path, ((record.key, record.members) for record in records), _header(tar, selection))
     except OSError as error:
         raise UserError(f"Cannot write the index {path}: {error}. Index the shards where you may write.") from None
     return path
@@ -178,34 +152,47 @@ def _damaged(path: str, error: Exception) -> UserError:
     )
 
 
-@functools.cache
-def open_index(tar: str) -> ShardIndex:
-    """Open the index of `tar`. It is built first if it is missing, older than the tar, or of a tar of another size.
+def read_or_make_index(tar: str) -> bytes:
+    """The bytes of the index of `tar`: those of the file beside it, or of all records if there is none.
+
+    A file that is older than the tar, or of a tar of another size, counts as none.
 
     Raises:
-        UserError: The tar is missing or broken, or its index is damaged, cannot be written, or would replace one that
-            lists only selected records.
+        UserError: The tar is missing or broken, or its index is damaged, or lists selected records of another tar.
     """
     if not os.path.isfile(tar):
         raise UserError(f"The shard {tar} does not exist.")
-    index = str(index_path(tar))
+    index = index_path(tar)
     try:
         # Comparing sizes is not enough: a rewritten tar is often as large, as tars are padded to 10,240 bytes.
-        if not os.path.isfile(index) or os.path.getmtime(index) < os.path.getmtime(tar):
-            _rebuild_index(tar)
-        opened = ShardIndex(tar, index)
-        if opened.file.header["tar_size"] == os.path.getsize(tar):
-            return opened
-        _rebuild_index(tar)
-        return ShardIndex(tar, index)
+        if os.path.isfile(index) and os.path.getmtime(index) >= os.path.getmtime(tar):
+            opened = IndexFile(str(index))
+            if opened.header["tar_size"] == os.path.getsize(tar):
+                opened.check()
+                return index.read_bytes()
+        _require_no_selection(tar)
+        return index_bytes(((record.key, record.members) for record in _all_records(tar)), _header(tar))
     except DamagedIndex as error:
-        raise _damaged(index, error) from None
+        raise _damaged(str(index), error) from None
     except OSError as error:
         raise UserError(f"Cannot read the shard {tar}: {error}") from None
 
 
-def _rebuild_index(tar: str) -> None:
-    """Index all records. Raises UserError if the present index is of selected ones."""
+def _header(tar: str | Path, selection: str = "") -> dict[str, Any]:
+    return {"tar_size": os.path.getsize(tar), "selection": selection}
+
+
+def _all_records(tar: str | Path) -> list[Record]:
+    records, replaced = tar_records(tar)
+    if replaced:
+        logger.warning(
+            f"{tar}: {len(replaced)} files are replaced by later ones of the same name, such as {replaced[0].name}."
+        )
+    return records
+
+
+def _require_no_selection(tar: str) -> None:
+    """Raise UserError if the present index of `tar` is of selected records."""
     if selection_of(tar) is not None:
         index = next(path for path in (index_path(tar), f"{tar}{OLD_INDEX_SUFFIX}") if os.path.isfile(path))
         why = "has changed" if index == index_path(tar) else "is indexed in another form"
@@ -213,4 +200,3 @@ def _rebuild_index(tar: str) -> None:
             f"The shard {tar} {why} since kosmos-prepare captions filtered it. Prepare it again, with another --out, "
             f"or remove {index} to use all of its records."
         )
-    build_index(tar)

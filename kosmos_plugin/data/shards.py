@@ -14,17 +14,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
+from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
-from kosmos_plugin.data.shard_index import Record, open_index
+from kosmos_plugin.data.shard_index import Record
 from kosmos_plugin.data.tar_files import Pieces, read_pieces
 from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 RecordReader = Callable[[Record], Document]
 
 
-class ShardedDocuments(ConcatDataset[Document]):
+class ShardedDocuments(Dataset[Document]):
     """The documents of several tars as one sequence. Reading one reads its text, but none of its images.
 
     Indexing raises BrokenRecord, with the record's id, for a record that is not a usable document.
@@ -32,10 +33,27 @@ class ShardedDocuments(ConcatDataset[Document]):
     Args:
         tars: Paths of the tars.
         read_record: Turns a record into a document: see `record_reader`.
+        cache: Folder for files about the tars if their own is read-only; None: the user's cache folder.
+
+    Attributes:
+        index: The index of the tars.
     """
 
-    def __init__(self, tars: Iterable[str], read_record: RecordReader):
-        super().__init__(_TarDocuments(tar, read_record) for tar in tars)
+    def __init__(self, tars: Iterable[str], read_record: RecordReader, cache: str | None = None):
+        self.read_record = read_record
+        self.cache = cache
+        self.index = open_corpus_index(tuple(tars), cache)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> Document:
+        record = self.index.record(number)
+        try:
+            return self.read_record(record)
+        except BrokenRecord as error:
+            error.record = record.id
+            raise
 
 
 def record_reader(kind: str, caption_from: str = "txt") -> RecordReader:
@@ -45,23 +63,9 @@ def record_reader(kind: str, caption_from: str = "txt") -> RecordReader:
     return interleaved_document
 
 
-class _TarDocuments(Dataset[Document]):
-    """The documents of one tar."""
-
-    def __init__(self, tar: str, read_record: RecordReader):
-        self.tar = tar
-        self.read_record = read_record
-
-    def __len__(self) -> int:
-        return len(open_index(self.tar))
-
-    def __getitem__(self, number: int) -> Document:
-        record = open_index(self.tar).record(number)
-        try:
-            return self.read_record(record)
-        except BrokenRecord as error:
-            error.record = record.id
-            raise
+def reading_name(kind: str, caption_from: str = "txt") -> str:
+    """The name of a way of reading records, for files: captions, captions-json or interleaved."""
+    return kind if caption_from == "txt" else f"{kind}-{caption_from}"
 
 
 def caption_document(record: Record, caption_from: str = "txt") -> Document:

@@ -22,11 +22,17 @@ class SkipCounter:
         self.max_rate = max_rate
         self._seen = multiprocessing.Value("q", 0)
         self._skipped = multiprocessing.Value("q", 0)
+        self._elsewhere = multiprocessing.Value("q", 0)
 
     @property
     def skipped(self) -> int:
-        """Records and images skipped so far."""
-        return self._skipped.value
+        """Records and images skipped so far; of other ranks only the records that were known to be unusable."""
+        return self._skipped.value + self._elsewhere.value
+
+    def count_elsewhere(self, skipped: int) -> None:
+        """Count `skipped` records that another rank skips."""
+        with self._elsewhere:
+            self._elsewhere.value += skipped
 
     def count(self, seen: int) -> None:
         """Count `seen` more records or images as read, broken ones included."""

@@ -56,6 +56,10 @@ class TextRows(Dataset[Sample]):
     def __len__(self) -> int: ...
 
     @abstractmethod
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """The tokens of each of `rows`, int64 of the same shape, without reading text."""
+
+    @abstractmethod
     def _row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets of a row, int64."""
 
@@ -88,6 +92,10 @@ class FullSentenceRows(TextRows):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        # Where the starts are damaged, reading the row says so.
+        return np.clip(self.starts[rows + 1] - self.starts[rows] + 1, 1, self.tokens_per_row)
+
     def _row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         start, end = int(self.starts[row]), int(self.starts[row + 1])
         length, longest = end - start, self.tokens_per_row - 1
@@ -116,6 +124,9 @@ class ContinuousRows(TextRows):
 
     def __len__(self) -> int:
         return -(-len(self.text) // self.tokens_per_row)
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        return np.minimum(len(self.text) - rows * self.tokens_per_row, self.tokens_per_row)
 
     def _row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         start = row * self.tokens_per_row

@@ -8,9 +8,9 @@ from kosmos_plugin.fairseq_modules import (  # noqa: E402
     architectures,
     criterion,  # noqa: F401
     fused_adamw,  # noqa: F401
-    open_texts,
+    open_corpora,
     task,  # noqa: F401
 )
 
 architectures.register()
-open_texts.apply()
+open_corpora.apply()

@@ -221,9 +221,6 @@ def _source(record: Record) -> str:
 
 def _packing(stream: Stream, row_length: int) -> tuple[int, float]:
     """The number of rows in the first update, and the share of their positions that are not padding."""
-    lengths = []
-    for corpus, document in stream.draws(0):
-        with contextlib.suppress(BrokenRecord):
-            lengths.append(len(stream.corpora[corpus][document]))
+    lengths = [length for length in stream.lengths(stream.draws(0))[:, 0].tolist() if length]
     rows = len(pack(lengths, row_length))
     return rows, sum(lengths) / (rows * row_length) if rows else 0.0

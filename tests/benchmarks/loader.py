@@ -36,6 +36,7 @@ from PIL import Image
 from torchvision import transforms
 
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
+from kosmos_plugin.fairseq_modules.open_corpora import open_corpora
 from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.planning.command import read_training_command
@@ -118,6 +119,7 @@ def training_task(data: Path, update_freq: int, decoding: str = "draft") -> Kosm
     task = tiny.task(
         data, update_freq, image_tokens=SLOTS, image_size=SIZE, tokens_per_sample=ROW, image_decoding=decoding
     )
+    open_corpora(task.cfg)  # as before a training
     task.load_dataset("train")
     return task
 
@@ -186,8 +188,9 @@ def decode_all(decoding: str) -> float:
 
 def images_of_update(data: Path) -> list[bytes]:
     """The encoded images of the first update."""
-    plan = iterator(data, UPDATE_FREQ).micro_batches.plan(0)
-    return [image.read() for rows in plan for row in rows for sample in row.samples for image in sample.images]
+    micro_batches = iterator(data, UPDATE_FREQ).micro_batches
+    update = [micro_batches.rows(item) for item in range(UPDATE_FREQ)]
+    return [image.read() for rows in update for row in rows for sample in row.samples for image in sample.images]
 
 
 # ---- Cores that a GPU needs ----

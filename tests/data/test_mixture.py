@@ -39,6 +39,11 @@ def ids(rows):
     return [(row.stream, sample.id) for row in rows for sample in row.samples]
 
 
+def drawn(stream, update):
+    """The samples of an update, each as (corpus, number within the corpus)."""
+    return [tuple(draw) for draw in stream.draws(update).tolist()]
+
+
 def test_an_update_takes_what_the_yaml_says(data):
     train = mixture(data)
     for update in range(20):
@@ -62,7 +67,7 @@ def test_every_document_once_an_epoch(data):
     train = mixture(data)
     for stream in train.streams:
         size = int(stream.sizes[0])
-        draws = itertools.chain.from_iterable(stream.draws(update) for update in itertools.count())
+        draws = itertools.chain.from_iterable(drawn(stream, update) for update in itertools.count())
         epochs = [list(itertools.islice(draws, size)) for _ in range(3)]
         for epoch in epochs:
             assert sorted(epoch) == [(0, document) for document in range(size)]
@@ -83,7 +88,7 @@ def test_streams_over_one_corpus_have_different_orders(data, tmp_path):
 
     train = mixture(edited(data, tmp_path, twice))
     first, again = train.streams[1], train.streams[3]
-    assert all(first.draws(update) != again.draws(update) for update in range(6))
+    assert all(drawn(first, update) != drawn(again, update) for update in range(6))
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (1, 9), (None, None)])
@@ -101,7 +106,7 @@ def test_weights_of_corpora(data, tmp_path, weights):
 
     stream = mixture(edited(data, tmp_path, split_captions)).streams[1]
     assert stream.sizes.tolist() == [20, 40]
-    draws = [draw for update in range(20) for draw in stream.draws(update)]  # 12,000 draws
+    draws = [draw for update in range(20) for draw in drawn(stream, update)]  # 12,000 draws
     share = 20 / 60 if weights[0] is None else weights[0] / sum(weights)
     assert sum(corpus == 0 for corpus, _ in draws[:10_000]) == round(10_000 * share)
     for begin in range(0, 11_000, 500):
@@ -109,8 +114,8 @@ def test_weights_of_corpora(data, tmp_path, weights):
         assert abs(window - 1000 * share) < 6 * np.sqrt(1000 * share * (1 - share))
     epochs = stream.epochs(20)
     for corpus, size in ((0, 20), (1, 40)):
-        drawn = sum(c == corpus for c, _ in draws)
-        assert abs(epochs["ab"[corpus]] - drawn / size) < 0.01 * drawn / size
+        count = sum(c == corpus for c, _ in draws)
+        assert abs(epochs["ab"[corpus]] - count / size) < 0.01 * count / size
         own = [document for c, document in draws if c == corpus]
         for begin in range(0, len(own) - size, size):
             assert sorted(own[begin : begin + size]) == list(range(size))
@@ -119,7 +124,7 @@ def test_weights_of_corpora(data, tmp_path, weights):
 def test_valid_once_and_in_order(data):
     valid = mixture(data, "valid")
     for stream in valid.streams:
-        draws = [draw for update in range(len(valid)) for draw in stream.draws(update)]
+        draws = [draw for update in range(len(valid)) for draw in drawn(stream, update)]
         assert draws == [(0, document) for document in range(int(stream.sizes[0]))]
     names = Counter(name for update in range(len(valid)) for name in ids(valid.rows(update)))
     assert set(names.values()) == {1}

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kosmos_plugin.data.corpus_index import file_of_corpus, open_corpus_index
 from kosmos_plugin.data.documents import Image, Text
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, build_index, open_index, selection_of, tar_records
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, build_index, selection_of, tar_records
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document
 from kosmos_plugin.data.tar_files import BrokenShard
 from kosmos_plugin.errors import UserError
 from tests import tiny
-
-pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def captions(path) -> ShardedDocuments:
@@ -29,6 +28,11 @@ def content(document):
     return [segment.text if isinstance(segment, Text) else segment.read() for segment in document.segments]
 
 
+def corpus_index(path) -> Path:
+    """The index of the corpus of one tar."""
+    return file_of_corpus([str(path)]).beside
+
+
 def caption_tar(path, count=5, word="dog", size=2000):
     members = [m for i in range(count) for m in tiny.caption_members(f"{i}", f"{word} {i}", b"i" * size)]
     tiny.write_tar(path, members)
@@ -37,22 +41,20 @@ def caption_tar(path, count=5, word="dog", size=2000):
 def test_index_stays_and_is_used(tmp_path):
     caption_tar(tmp_path / "0.tar")
     before = [content(captions(tmp_path / "0.tar")[i]) for i in range(5)]
-    index = tmp_path / f"0.tar{INDEX_SUFFIX}"
+    index = corpus_index(tmp_path / "0.tar")
     written = index.stat().st_mtime_ns
-    open_index.cache_clear()
     assert [content(captions(tmp_path / "0.tar")[i]) for i in range(5)] == before
     assert index.stat().st_mtime_ns == written
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", index.name]
+    assert {path.name for path in tmp_path.iterdir()} == {"0.tar", index.name}
 
 
 @pytest.mark.parametrize("count, size", [(9, 2000), (5, 2500), (5, 2000)], ids=["longer", "moved", "same size"])
 def test_a_rewritten_tar_is_indexed_again(tmp_path, count, size):
     caption_tar(tmp_path / "0.tar")
     assert content(captions(tmp_path / "0.tar")[4])[1] == "dog 4"
-    index = tmp_path / f"0.tar{INDEX_SUFFIX}"
+    index = corpus_index(tmp_path / "0.tar")
     os.utime(index, (1_000_000_000, 1_000_000_000))
     caption_tar(tmp_path / "0.tar", count, "another word", size)
-    open_index.cache_clear()
     documents = captions(tmp_path / "0.tar")
     assert [content(documents[i]) for i in range(len(documents))] == [
         [b"i" * size, f"another word {i}"] for i in range(count)
@@ -64,7 +66,6 @@ def test_a_tar_of_another_size_is_indexed_again_whatever_the_clock_says(tmp_path
     captions(tmp_path / "0.tar")
     caption_tar(tmp_path / "0.tar", 30, "cat")
     os.utime(tmp_path / "0.tar", (1_000_000_000, 1_000_000_000))
-    open_index.cache_clear()
     assert content(captions(tmp_path / "0.tar")[29])[1] == "cat 29"
 
 
@@ -112,10 +113,9 @@ def test_only_the_record_of_a_large_shard_is_read(tmp_path):
     """A batch draws from thousands of shards, so opening an index and reading a record must not read a whole file."""
     caption_tar(tmp_path / "0.tar", 3000, size=1)
     documents = captions(tmp_path / "0.tar")
-    assert (tmp_path / f"0.tar{INDEX_SUFFIX}").stat().st_size > 150_000
+    assert corpus_index(tmp_path / "0.tar").stat().st_size > 150_000
     if not Path("/proc/self/io").exists():
         pytest.skip("counts bytes through /proc")
-    open_index.cache_clear()
     before = bytes_read()
     assert content(documents[2345])[1] == "dog 2345"
     assert bytes_read() - before < 50_000
@@ -124,7 +124,7 @@ def test_only_the_record_of_a_large_shard_is_read(tmp_path):
 def build_often(tar) -> int:
     for _ in range(10):
         build_index(tar)
-    return len(open_index.__wrapped__(str(tar)))
+    return len(open_corpus_index([str(tar)]))
 
 
 def test_indexing_at_the_same_time(tmp_path):
@@ -135,13 +135,18 @@ def test_indexing_at_the_same_time(tmp_path):
     (tmp_path / f"0.tar{INDEX_SUFFIX}").unlink()
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(build_often, [tmp_path / "0.tar"] * 4, chunksize=1) == [20] * 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", f"0.tar{INDEX_SUFFIX}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["0.tar", f"0.tar{INDEX_SUFFIX}", corpus_index(tmp_path / "0.tar").name]
+    )
 
 
 def test_index_cannot_be_written(tmp_path):
     caption_tar(tmp_path / "0.tar")
     (tmp_path / f"0.tar{INDEX_SUFFIX}").mkdir()
     with pytest.raises(UserError, match=r"Cannot write the index .*0\.tar\.kosmos_index"):
+        build_index(tmp_path / "0.tar")
+    corpus_index(tmp_path / "0.tar").mkdir()
+    with pytest.raises(UserError, match=r"0\.\w+\.kosmos_index, the index of .*0\.tar, cannot be written: Is a"):
         captions(tmp_path / "0.tar")
 
 
@@ -159,7 +164,6 @@ def test_index_of_selected_records(tmp_path):
     assert [content(documents[i])[1] for i in range(len(documents))] == ["dog 1", "dog 4"]
     assert selection_of(tmp_path / "0.tar") == "selected by hand"
     select(tmp_path / "0.tar", {})
-    open_index.cache_clear()
     assert len(captions(tmp_path / "0.tar")) == 0
 
 
@@ -195,7 +199,7 @@ def test_a_selection_is_not_replaced_by_all_records(tmp_path, count):
         UserError,
         match=r"0\.tar has changed since kosmos-prepare captions filtered it. Prepare it again",
     ):
-        open_index(str(tmp_path / "0.tar"))
+        open_corpus_index([str(tmp_path / "0.tar")])
     assert index.read_bytes() == before
     select(tmp_path / "0.tar", {"1"})
     assert content(captions(tmp_path / "0.tar")[0])[1] == "cat 1"
@@ -216,7 +220,7 @@ def test_records_of_a_tar(tmp_path):
 
 def refused(path):
     with pytest.raises(UserError, match=path.name) as error:
-        open_index(str(path))
+        open_corpus_index([str(path)])
     assert "\n" not in str(error.value)
     assert not Path(f"{path}{INDEX_SUFFIX}").exists()
 
@@ -239,7 +243,7 @@ def test_tar_cut_anywhere(tmp_path, form):
         refused(path)
         path.unlink()
     (tmp_path / "enough.tar").write_bytes(whole[: end + 1024])
-    index = open_index(str(tmp_path / "enough.tar"))
+    index = open_corpus_index([str(tmp_path / "enough.tar")])
     assert [index.record(i).key for i in range(len(index))] == ["a", "é" * 600, "b", "c"]
 
 
@@ -263,7 +267,7 @@ def test_not_a_tar(tmp_path, data):
 
 def test_missing_tar(tmp_path):
     with pytest.raises(UserError, match=r"gone\.tar does not exist"):
-        open_index(str(tmp_path / "gone.tar"))
+        open_corpus_index([str(tmp_path / "gone.tar")])
 
 
 @pytest.mark.parametrize("size", [-512, 2**80])

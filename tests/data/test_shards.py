@@ -8,12 +8,11 @@ import tarfile
 import pytest
 import webdataset
 
+from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.documents import BrokenRecord, Text
-from kosmos_plugin.data.shard_index import build_index, open_index
+from kosmos_plugin.data.shard_index import build_index
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document, record_reader
 from tests import tiny
-
-pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def captions(path) -> ShardedDocuments:
@@ -76,8 +75,7 @@ def test_odd_names_equal_webdataset(tmp_path):
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
         build_index(tmp_path / "odd.tar")
-        open_index.cache_clear()
-        index = open_index(str(tmp_path / "odd.tar"))
+        index = open_corpus_index([str(tmp_path / "odd.tar")])
         records = [index.record(i) for i in range(len(index))]
         ours = [(record.key, {name: record.read(name) for name in record.members}) for record in records]
         theirs = [
@@ -154,7 +152,6 @@ def test_interleaved(tmp_path):
     members = tiny.interleaved_members("x/7", segments, [b"zero", b"first"])
     for shuffled in (members, members[::-1]):
         tiny.write_tar(tmp_path / "0.tar", [*shuffled, *tiny.interleaved_members("x/8", [{"text": "alone"}], [])])
-        open_index.cache_clear()
         documents = pages(tmp_path / "0.tar")
         assert documents[0].id == "0.tar/x/7"
         assert content(documents[0]) == [b"first", "one", b"zero", " two", b"first"]

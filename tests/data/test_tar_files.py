@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.shard_index import open_index, tar_records
+from kosmos_plugin.data.shard_index import tar_records
 from kosmos_plugin.data.shards import ShardedDocuments, caption_document
 from kosmos_plugin.data.tar_files import BrokenShard, files_of_tar, read_pieces
 from tests import tiny
-
-pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 WRITERS = {
     **{f"GNU tar, {form}": f"tar --format={form}" for form in ("v7", "ustar", "oldgnu", "gnu", "pax")},
@@ -182,7 +181,7 @@ def test_compressed_tars_are_named_as_such(tmp_path, command):
     data = subprocess.run([command, "-c", tmp_path / "0.tar"], capture_output=True, check=True).stdout
     (tmp_path / "1.tar").write_bytes(data)
     with pytest.raises(BrokenShard, match=r"1\.tar is compressed, .* (gunzip|bunzip2|unxz|unzstd) it\."):
-        open_index(str(tmp_path / "1.tar"))
+        open_corpus_index([str(tmp_path / "1.tar")])
 
 
 @needs_gnu_tar

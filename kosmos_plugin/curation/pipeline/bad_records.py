@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -11,6 +11,7 @@ from typing import IO
 from datatrove.data import Document
 
 from kosmos_plugin.atomic import atomic_path
+from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.pipeline.steps import DocumentStream, Step
 
 BAD_FILE = "bad.jsonl"
@@ -34,6 +35,12 @@ class BadRecords:
     def add(self, tar: str, key: str | None, reason: str, message: str) -> None:
         """Add a line; `key` is None for a whole tar."""
         self.file.write(json.dumps({"tar": tar, "key": key, "reason": reason, "message": message}) + "\n")
+
+
+def tars_without_bad(tars: Sequence[InputFile], bad_file: Path) -> list[str]:
+    """The paths of the tars that are not in the list of bad ones."""
+    bad = {json.loads(line)["tar"] for line in bad_file.read_text(encoding="utf-8").splitlines()}
+    return [tar.path for tar in tars if tar.path not in bad]
 
 
 class JoinBadRecords(Step):

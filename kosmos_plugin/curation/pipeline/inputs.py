@@ -18,7 +18,7 @@ import fsspec
 import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX
+from kosmos_plugin.data.shard_index import OWN_SUFFIXES
 from kosmos_plugin.errors import UserError
 
 # What readers of compressed files, tars and Parquet raise when one is broken (zstandard and pyarrow raise
@@ -183,7 +183,7 @@ def _matches(name: str) -> list[InputFile]:
     return [
         InputFile(path if is_local else filesystem.unstrip_protocol(path), info.get("size"))
         for path, info in sorted(details.items())
-        if not os.path.basename(path).startswith(".") and not path.endswith((INDEX_SUFFIX, OLD_INDEX_SUFFIX))
+        if not os.path.basename(path).startswith(".") and not path.endswith(OWN_SUFFIXES)
     ]
 
 

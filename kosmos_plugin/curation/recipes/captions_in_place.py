@@ -24,7 +24,7 @@ from kosmos_plugin.atomic import write_text
 from kosmos_plugin.curation.filters.captions import check_pair, pair_document
 from kosmos_plugin.curation.filters.images import FILE_TOO_LARGE, MAX_IMAGE_BYTES
 from kosmos_plugin.curation.options import CaptionOptions
-from kosmos_plugin.curation.pipeline.bad_records import BAD_FILE, JoinBadRecords
+from kosmos_plugin.curation.pipeline.bad_records import BAD_FILE, JoinBadRecords, tars_without_bad
 from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.inputs import InputFile
 from kosmos_plugin.curation.pipeline.run import Run
@@ -57,7 +57,7 @@ def stages_in_place(run: Run[CaptionOptions], tars: Sequence[InputFile], filters
     selection = json.dumps({name: getattr(run.options, name) for name in _SELECTING})
     bad = run.intermediate / "bad"
     if run.report_file.is_file():
-        _require_selection(_indexed(tars, run.out), selection)
+        _require_selection(tars_without_bad(tars, run.out / BAD_FILE), selection)
     caption_from = run.options.caption_from
     filter_shards = FilterShards(tars, bad, selection, filters, caption_from, run.dropped_writer("invalid"))
     return [
@@ -158,7 +158,7 @@ class WriteCorpus(Step):
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         yield from data
-        tars = _indexed(self.tars, self.out)
+        tars = tars_without_bad(self.tars, self.out / BAD_FILE)
         _require_selection(tars, self.selection)
         corpus: dict[str, object] = {"name": self.out.resolve().name, "train": list(as_patterns(tars))}
         if self.caption_from != "txt":
@@ -166,12 +166,6 @@ class WriteCorpus(Step):
         lines = yaml.safe_dump([corpus], sort_keys=False, allow_unicode=True, width=1000)
         write_text(self.out / CORPUS_FILE, lines)
         tqdm.write(f"\nThe corpus for a data YAML, also in {self.out / CORPUS_FILE}:\n\n{lines}")
-
-
-def _indexed(tars: Sequence[InputFile], out: Path) -> list[str]:
-    """The tars that are not in the list of bad ones."""
-    bad = {json.loads(line)["tar"] for line in (out / BAD_FILE).read_text(encoding="utf-8").splitlines()}
-    return [tar.path for tar in tars if tar.path not in bad]
 
 
 def _require_selection(tars: Iterable[str], selection: str) -> None:

@@ -67,8 +67,8 @@ RECIPES = {
         "interleaved",
     ),
     "index": Recipe(
-        "write an index beside each tar",
-        "kosmos-prepare index 'shards/*.tar' --out index-report",
+        "write the index of a corpus of tars, and count the tokens of its records",
+        "kosmos-prepare index 'shards/*.tar' --vocabulary vocabulary --out index-report",
         options.IndexOptions,
         "index",
     ),

@@ -19,8 +19,6 @@ from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.command import prepare
 
-pytestmark = pytest.mark.usefixtures("forget_indexes")
-
 
 def run(out: Path, *arguments: object) -> dict:
     """Run the command; return its counts."""

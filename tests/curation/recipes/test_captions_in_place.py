@@ -18,8 +18,6 @@ from tests import tiny
 from tests.curation.command import digests, finish, kill_when
 from tests.curation.recipes.test_captions import PAIRS, documents_of, error_of, jpeg, run, write_tars
 
-pytestmark = pytest.mark.usefixtures("forget_indexes")
-
 
 def test_tars_are_used_in_place(tmp_path, capsys):
     write_tars(tmp_path / "laion")

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, open_index, selection_of, tar_records
-from kosmos_plugin.data.shards import caption_document, interleaved_document
+from kosmos_plugin.data.record_lengths import LengthsFile
+from kosmos_plugin.data.shard_index import INDEX_SUFFIX, Record, selection_of, tar_records
+from kosmos_plugin.data.shards import ShardedDocuments, caption_document, interleaved_document, record_reader
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
 from tests.curation.command import digests, finish, prepare
-
-pytestmark = pytest.mark.usefixtures("forget_indexes")
 
 
 def run(command: str, out: Path, *arguments: object) -> dict:
@@ -58,9 +59,53 @@ def test_index_counts_records_and_images(tmp_path):
     for name, length in (("00000", 5), ("00001", 5), ("pages", 2)):
         index = Path(f"{tmp_path / 'in' / name}.tar{INDEX_SUFFIX}")
         written = index.stat().st_mtime_ns
-        assert len(open_index(str(tmp_path / "in" / f"{name}.tar"))) == length
+        assert len(open_corpus_index([str(tmp_path / "in" / f"{name}.tar")])) == length
         assert index.stat().st_mtime_ns == written
     assert bad_records(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["captions", "captions-json", "interleaved"])
+def test_index_with_a_vocabulary_is_all_that_training_needs(tmp_path, kind, data):
+    """The files are those that training makes, byte for byte; broken tars are in neither."""
+    write_release(tmp_path / "in", shards=5)
+    folder = tmp_path / "in"
+    tars = [folder / "pages.tar"] if kind == "interleaved" else sorted(folder.glob("0*.tar"))
+    options = ["--caption-from", "json"] if kind == "captions-json" else []
+    run("index", tmp_path / "out", *tars, "--vocabulary", data.parent / "vocabulary", *options)
+    vocabulary = Vocabulary.load(data.parent / "vocabulary")
+    documents = ShardedDocuments(map(str, tars), record_reader(kind.partition("-")[0], kind.partition("-")[2] or "txt"))
+    lengths = LengthsFile(documents, kind, vocabulary)
+    index, written = Path(documents.index.path), lengths.file.beside
+    assert lengths.find() is not None
+    before = index.read_bytes(), written.read_bytes()
+    for path in (index, written, *folder.glob(f"*.tar{INDEX_SUFFIX}")):
+        path.unlink()
+    lengths = LengthsFile(ShardedDocuments(map(str, tars), documents.read_record), kind, vocabulary)
+    lengths.open()
+    assert (index.read_bytes(), written.read_bytes()) == before
+
+
+def test_index_of_a_corpus_leaves_out_broken_tars(tmp_path, data):
+    write_release(tmp_path / "in")
+    (tmp_path / "in" / "pages.tar").unlink()
+    (tmp_path / "in" / "broken.tar").write_bytes(b"no tar")
+    run("index", tmp_path / "out", tmp_path / "in", "--vocabulary", data.parent / "vocabulary")
+    tars = [str(tmp_path / "in" / f"{name}.tar") for name in ("00000", "00001")]
+    documents = ShardedDocuments(tars, record_reader("captions"))
+    assert LengthsFile(documents, "captions", Vocabulary.load(data.parent / "vocabulary")).find() is not None
+    assert len(list((tmp_path / "in").glob(f"0*-0*{INDEX_SUFFIX}"))) == 1
+
+
+@pytest.mark.slow
+def test_index_for_any_number_of_workers(tmp_path, data):
+    folders = [tmp_path / "1", tmp_path / "2"]
+    write_release(folders[0], shards=6)
+    (folders[0] / "pages.tar").unlink()
+    shutil.copytree(folders[0], folders[1])  # with its times
+    vocabulary = data.parent / "vocabulary"
+    run("index", tmp_path / "out1", folders[0], "--vocabulary", vocabulary)
+    finish("index", folders[1], "--vocabulary", vocabulary, "--out", tmp_path / "out2", "--workers", 2)
+    assert digests(folders[0]) == digests(folders[1])
 
 
 def test_index_leaves_what_captions_has_filtered(tmp_path):

@@ -1,4 +1,4 @@
-"""Row starts are made once on a machine, before the ranks join a process group; the task reports wrong options."""
+"""What data needs on disk is made once on a machine, before the ranks join; the task reports wrong options."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.fairseq_modules.open_texts import open_texts
+from kosmos_plugin.fairseq_modules.open_corpora import open_corpora
 from tests import tiny
 
 REPOSITORY = Path(__file__).parents[2]
-# fairseq-train that says when row starts are made and when the group is formed; one write, as ranks share the output
+# fairseq-train that says when they are made and when the group is formed; one write, as ranks share the output
 PROGRAM = """
 import os
 import time
@@ -23,15 +23,19 @@ from fairseq_cli import train
 
 import kosmos_plugin
 kosmos_plugin.register()
+from kosmos_plugin.data.record_lengths import LengthsFile
 from kosmos_plugin.data.row_starts import RowStarts
 
-write, init_process_group = RowStarts.write, dist.init_process_group
+init_process_group = dist.init_process_group
 
 
-def slow_write(self, path=None):
-    time.sleep(0.5)
-    write(self, path)
-    os.write(1, b"made\\n")
+def slowly(write):
+    def slow_write(self, path=None):
+        time.sleep(0.5)
+        write(self, path)
+        os.write(1, b"made\\n")
+
+    return slow_write
 
 
 def join(*arguments, **options):
@@ -39,7 +43,8 @@ def join(*arguments, **options):
     init_process_group(*arguments, **options)
 
 
-RowStarts.write, dist.init_process_group = slow_write, join
+RowStarts.write, LengthsFile.write = slowly(RowStarts.write), slowly(LengthsFile.write)
+dist.init_process_group = join
 train.cli_main()
 """
 
@@ -59,14 +64,16 @@ def test_two_ranks(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     said = [line for line in done.stdout.splitlines() if line in ("made", "joined")]
-    assert said == ["made", "made", "joined", "joined"]  # of train and valid, each by one of the two ranks
+    assert said == [*["made"] * 6, "joined", "joined"]  # train and valid of three streams, each by one of the two ranks
     assert len(list((data.parent / "text").glob("*.rows"))) == 2
+    for kind in ("captions", "interleaved"):
+        assert len(list((data.parent / kind).glob(f"*.{kind}.*.kosmos_lengths"))) == 2
 
 
 @pytest.mark.parametrize("name", [None, "gone.yaml", "clip.json"])
 def test_a_wrong_data_yaml_is_left_to_the_task(data, name):
     path = None if name is None else str(data.parent / name)
-    open_texts(SimpleNamespace(data=path, vocabulary=None, tokens_per_sample=64))
+    open_corpora(SimpleNamespace(data=path, vocabulary=None, tokens_per_sample=64, image_tokens=4))
     with pytest.raises(UserError):
         tiny.task(path)
 
@@ -76,4 +83,12 @@ def test_a_broken_text_is_reported(data, tmp_path):
     (tmp_path / "text.idx").touch()
     path.write_text(path.read_text().replace(str(data.parent / "text" / "valid"), "text"))
     with pytest.raises(UserError, match=r"text\.bin does not exist"):
-        open_texts(SimpleNamespace(data=str(path), vocabulary=None, tokens_per_sample=64))
+        open_corpora(SimpleNamespace(data=str(path), vocabulary=None, tokens_per_sample=64, image_tokens=4))
+
+
+@pytest.mark.parametrize("text_only", [True, False])
+def test_scoring_text_counts_no_captions(tmp_path, text_only):
+    data = tiny.write_data(tmp_path / "data")
+    open_corpora(SimpleNamespace(data=str(data), vocabulary=None, tokens_per_sample=64, image_tokens=4), text_only)
+    assert len(list((data.parent / "text").glob("*.rows"))) == 2
+    assert len(list(data.parent.glob("*/*.kosmos_lengths"))) == (0 if text_only else 4)
