@@ -8,6 +8,7 @@ import torch
 import kosmos_plugin
 from kosmos_plugin.data.shard_index import open_index
 from tests import tiny
+from tests.flash_stand_in import flash_on_cpu
 
 kosmos_plugin.register()
 
@@ -37,3 +38,10 @@ def task(data):
 @pytest.fixture
 def model(task):
     return tiny.model(task)
+
+
+@pytest.fixture
+def flash():
+    """FlashAttention's operator computes on the CPU; the rate of dropout of each call."""
+    with flash_on_cpu() as calls:
+        yield calls

@@ -17,7 +17,11 @@ GPU_ROW_MULTIPLE, GPU_CHUNK_MULTIPLE = 64, 128
 
 
 def summed_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, row_multiple: int | None = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    num_targets: int | None = None,
+    row_multiple: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum the negative log-likelihoods (nll) of targets under the logits `hidden @ weight.T`.
 
@@ -28,10 +32,11 @@ def summed_cross_entropy(
         hidden: Hidden states [M, E] at the positions in the loss.
         weight: The output projection [V, E].
         targets: int64 [M].
+        num_targets: The first ones count; the others are padding, with weight zero. None: all count.
         row_multiple: The matrix is multiplied with its rows padded to a multiple of this. None: 64 on GPUs, 1 on CPUs.
 
     Returns:
-        The sum of nll, float32 [], and the nll of each target, float32 [M], without a gradient.
+        The sum of nll, float32 [], and the nll of each target, float32 [M], without a gradient; zero for padding.
     """
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
@@ -39,7 +44,8 @@ def summed_cross_entropy(
     if row_multiple is None:
         row_multiple = GPU_ROW_MULTIPLE if hidden.device.type == "cuda" else 1
     with torch.autocast(hidden.device.type, enabled=False):
-        return _SummedCrossEntropy.apply(hidden, weight, targets, dtype, row_multiple, torch.is_grad_enabled())
+        count = len(targets) if num_targets is None else num_targets
+        return _SummedCrossEntropy.apply(hidden, weight, targets, count, dtype, row_multiple, torch.is_grad_enabled())
 
 
 def _chunk_size(rows: int, device: torch.device) -> int:
@@ -55,6 +61,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         hidden_ME: torch.Tensor,
         weight_VE: torch.Tensor,
         targets_M: torch.Tensor,
+        num_targets: int,
         dtype: torch.dtype,
         row_multiple: int,
         with_gradient: bool,
@@ -81,11 +88,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 # d nll / d logits = softmax − one-hot
                 minus_one_C1 = log_probs_CV.new_full(target_C1.shape, -1.0)
                 grad_logits_CV = log_probs_CV.exp_().scatter_add_(1, target_C1, minus_one_C1).to(dtype)
+                if num_targets < start + len(grad_logits_CV):
+                    grad_logits_CV[max(num_targets - start, 0) :] = 0
                 grad_hidden_ME[chunk] = grad_logits_CV @ cast_VE
                 if dtype == torch.float32:
                     torch.addmm(grad_weight_VE, grad_logits_CV.T, hidden_CE, out=grad_weight_VE)
                 else:
                     grad_weight_VE += grad_logits_CV.T @ hidden_CE
+        nll_M[num_targets:] = 0
         if with_gradient:
             ctx.save_for_backward(grad_hidden_ME, grad_weight_VE[:words].to(weight_VE.dtype))
         ctx.mark_non_differentiable(nll_M)
@@ -96,4 +106,4 @@ class _SummedCrossEntropy(torch.autograd.Function):
         # In place: the weight's gradient is as large as the weight. A second backward pass raises an error.
         grad_hidden_ME, grad_weight_VE = ctx.saved_tensors
         grad_sum, _ = grads
-        return grad_hidden_ME.mul_(grad_sum), grad_weight_VE.mul_(grad_sum), None, None, None, None
+        return grad_hidden_ME.mul_(grad_sum), grad_weight_VE.mul_(grad_sum), None, None, None, None, None
