@@ -5,6 +5,7 @@ images [N, 3, S, S] ─ vision tower ─→ features [N, L, W] ─ resampler ─
 tokens [B, T] ───────────────── embedding table ─────────────→ embeddings [B, T, E] ─ decoder ─→ logits [B, T, V]
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,8 @@ from kosmos_plugin.models.cross_entropy import summed_cross_entropy
 if TYPE_CHECKING:  # TorchScale and open_clip take seconds to import
     from kosmos_plugin.models.decoder import KosmosDecoder
     from kosmos_plugin.models.vision import VisionTower
+
+logger = logging.getLogger(__name__)
 
 
 class Kosmos(nn.Module):
@@ -50,9 +53,11 @@ class Kosmos(nn.Module):
         self.vision = vision
         self.resampler = resampler
         self.decoder = decoder
+        self._to_compile = config.compile  # at the first update
         if config.compile:
-            # Layer by layer: equal layers share the compiled code. Sequence lengths and numbers of images vary
-            # independently, even if they happen to be equal in the first batch.
+            # Layer by layer: equal layers share the compiled code. One graph serves all buckets of a size, which costs
+            # nothing: kernels of matrices and attention take any size, and the others run over widths that never vary.
+            # Sizes vary independently, even if they happen to be equal in the first batch.
             from torch.fx.experimental import _config
 
             _config.use_duck_shape = False
@@ -123,6 +128,10 @@ class Kosmos(nn.Module):
             Without targets, (logits [B, T, V], None). With targets, (the sum of nll [], the nll of each target in the
             loss [n], row by row and without a gradient; zero for a target of padding).
         """
+        if self._to_compile and torch.is_grad_enabled():
+            self._to_compile = False
+            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+                logger.info("The first update compiles the layers (--compile): it takes up to a minute longer.")
         if plan is None:
             plan = self._plan(document_ids, image_slots, images, targets)
         attention = AttentionPlan.from_dict(plan["attention"])
