@@ -87,6 +87,30 @@ def test_gpus_pad_and_cpus_do_not():
         assert len(shapes.multiplied) == 3 and all(rows in sizes for sizes in shapes.multiplied)
 
 
+def test_chunks_on_gpus_are_whole_tiles():
+    gpu = torch.device("cuda")
+    assert cross_entropy._chunk_size(64_064, gpu) == 2048
+    assert cross_entropy._chunk_size(10**8, gpu) == 128
+    assert cross_entropy._chunk_size(64_007, torch.device("cpu")) == 1048
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(0, 40), padding=st.integers(0, 40), rows_at_once=st.integers(1, 50))
+def test_padding_has_no_weight(count, padding, rows_at_once):
+    """Targets after the first `count` change neither loss nor gradients, and have none."""
+    hidden, weight, targets = inputs(count + padding, 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "CHUNK_BYTES", rows_at_once * 4 * 30)
+        loss, nll, grad_hidden, grad_weight = run(
+            functools.partial(summed_cross_entropy, num_targets=count), hidden, weight, targets, 0.5
+        )
+    expected = run(plain, hidden[:count], weight, targets[:count], 0.5)
+    found = (loss, nll[:count], grad_hidden[:count], grad_weight)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert not nll[count:].any() and not grad_hidden[count:].any()
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_is_as_near_to_float32_as_the_plain_computation(autocast, monkeypatch):
     vocabulary = 997
