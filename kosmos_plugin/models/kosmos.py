@@ -55,12 +55,14 @@ class Kosmos(nn.Module):
         self.decoder = decoder
         self._to_compile = config.compile  # at the first update
         if config.compile:
-            # Layer by layer: equal layers share the compiled code. One graph serves all buckets of a size, which costs
-            # nothing: kernels of matrices and attention take any size, and the others run over widths that never vary.
-            # Sizes vary independently, even if they happen to be equal in the first batch.
+            # Layer by layer: equal layers share the compiled code, which serves all numbers of rows, documents and
+            # images. These vary independently, even if they happen to be equal in the first batch. The backward pass
+            # of LayerNorm is one kernel for any number of rows; by default that depends on it, and is compiled again.
+            from torch._inductor import config as inductor
             from torch.fx.experimental import _config
 
             _config.use_duck_shape = False
+            inductor.triton.mix_order_reduction_non_strict_mode = True
             for layer in (*decoder.layers, *(vision.encoder.layers() if vision is not None else ())):
                 layer.compile(dynamic=True)
 
