@@ -7,6 +7,7 @@ import torch
 
 import kosmos_plugin
 from tests import tiny
+from tests.flash_stand_in import flash_on_cpu
 
 kosmos_plugin.register()
 
@@ -28,3 +29,10 @@ def task(data):
 @pytest.fixture
 def model(task):
     return tiny.model(task)
+
+
+@pytest.fixture
+def flash():
+    """FlashAttention's operator computes on the CPU; the rate of dropout of each call."""
+    with flash_on_cpu() as calls:
+        yield calls

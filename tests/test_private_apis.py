@@ -18,6 +18,11 @@ PRIVATE_APIS = {
         "torch.fx.experimental._config",
         "use_duck_shape",
     ): "models/kosmos: sizes that are equal by chance stay independent",
+    (
+        "torch._inductor.config",
+        "triton.mix_order_reduction_non_strict_mode",
+    ): "models/kosmos: LayerNorm's backward pass in one kernel, whatever the number of rows",
+    ("torch", "ops.aten._flash_attention_forward"): "models/varlen_attention: documents of any lengths in one call",
     ("torch", "ops.aten._scaled_dot_product_flash_attention"): "models/decoder: results that checkpointing keeps",
     ("torch", "ops.aten._scaled_dot_product_efficient_attention"): "models/decoder: the same",
     ("torch", "ops.aten._scaled_dot_product_cudnn_attention"): "models/decoder: the same",

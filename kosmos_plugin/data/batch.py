@@ -1,7 +1,7 @@
 """Rows → Batch: the tensors that pass from data to model, and nothing else."""
 
 import math
-from typing import TypedDict, cast
+from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,27 @@ class Batch(TypedDict):
     image_slots: torch.Tensor  # bool [B, T]: whether an image embedding replaces the token's
     images: torch.Tensor  # uint8 [N, 3, S, S]: row-major in the order of their slots, `image_tokens` slots each
     streams: torch.Tensor  # int64 [B]: the stream of each row, by its index in the data YAML
+    # What the model computes from these before a device has them (`models.batch_plan`). If there is a planner:
+    plan: NotRequired[dict[str, Any]]
+
+
+class Planner(Protocol):
+    """Plans a batch for a model (`models.batch_plan.BatchPlanner`)."""
+
+    def padded_images(self, num_images: int) -> int:
+        """The number of images to which a batch is padded, with blank ones."""
+        ...
+
+    def __call__(
+        self,
+        document_ids: torch.Tensor,
+        num_images: int,
+        image_slots: torch.Tensor,
+        targets: torch.Tensor,
+        streams: torch.Tensor,
+    ) -> Any:
+        """A dictionary of tensors, numbers, and tuples and dictionaries of these."""
+        ...
 
 
 class Collator:
@@ -34,6 +55,7 @@ class Collator:
         skips: Counts broken images.
         image_fit: How an image is made square; see `decode_image`.
         image_decoding: How exactly it is decoded; see `decode_image`.
+        planner: Plans the batches for a model; None: they come without a plan, and no image is added.
     """
 
     def __init__(
@@ -44,6 +66,7 @@ class Collator:
         skips: SkipCounter,
         image_fit: str = "crop",
         image_decoding: str = "draft",
+        planner: Planner | None = None,
     ):
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
@@ -51,6 +74,7 @@ class Collator:
         self.skips = skips
         self.image_fit = image_fit
         self.image_decoding = image_decoding
+        self.planner = planner
 
     def __call__(self, rows: list[PackedRow]) -> Batch:
         """Make the batch of `rows`. A sample with a broken image is left out, and the row is padded instead.
@@ -58,7 +82,8 @@ class Collator:
         Without rows, the batch is one row of padding, so that a rank without work still takes part in the update.
         """
         row_shape = (max(len(rows), 1), self.tokens_per_row)
-        image_shape = (sum(row.num_images for row in rows), 3, self.image_size, self.image_size)
+        num_images = self._padded_images(sum(row.num_images for row in rows))
+        image_shape = (num_images, 3, self.image_size, self.image_size)
         tensors = _empty_in_one_storage(
             tokens=(torch.int64, row_shape),
             targets=(torch.int64, row_shape),
@@ -88,8 +113,15 @@ class Collator:
             if not row.cross_document_attention:
                 ends = tokens[b, :end] == self.vocabulary.eos
                 document_ids[b, :end] += np.cumsum(ends) - ends
-        tensors["images"] = tensors["images"][:count]
-        return cast(Batch, tensors)
+        tensors["images"] = tensors["images"][: self._padded_images(count)]
+        tensors["images"][count:] = 0
+        if self.planner is None:
+            return cast(Batch, tensors)
+        inputs = {name: tensors[name] for name in ("document_ids", "image_slots", "targets", "streams")}
+        return cast(Batch, {**tensors, "plan": self.planner(num_images=count, **inputs)})
+
+    def _padded_images(self, num_images: int) -> int:
+        return num_images if self.planner is None else self.planner.padded_images(num_images)
 
     def _decode(self, sample: Sample, images: torch.Tensor) -> bool:
         """Decode the sample's images into `images` [n, 3, S, S]; False if one is broken."""

@@ -1,5 +1,6 @@
 """The training objective (§2.3): next-token cross-entropy, weighted per token."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from fairseq.tasks import FairseqTask
 from fairseq.utils import get_perplexity
 
 from kosmos_plugin.data.batch import Batch
+from kosmos_plugin.models.attention_plan import moved
+from kosmos_plugin.models.batch_plan import BatchPlan, BatchPlanner
 
 CRITERION = "multimodal_cross_entropy"
 
@@ -42,38 +45,45 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
         Returns:
             The summed loss, the number of tokens in the loss, and what to log.
         """
+        inputs = {name: sample[name] for name in ("tokens", "document_ids", "image_slots", "images", "targets")}
+        plan = sample.get("plan") or self._plan(sample)
+        loss, nll = model(**inputs, plan=plan)
+        stream_losses = torch.zeros(len(self.streams), device=nll.device).index_add_(0, plan["target_streams"], nll)
         targets = sample["targets"]
-        loss, nll = model(
-            tokens=sample["tokens"],
-            document_ids=sample["document_ids"],
-            image_slots=sample["image_slots"],
-            images=sample["images"],
-            targets=targets,
-        )
-        stream_of_target = sample["streams"].unsqueeze(1).expand_as(targets)[targets.ne(self.padding_idx)]
-        stream_loss = torch.zeros(len(self.streams), device=nll.device).index_add_(0, stream_of_target, nll)
-        stream_count = torch.bincount(stream_of_target, minlength=len(self.streams))
-        num_targets = len(nll)
         logging_output = {
             "loss": loss.detach(),
-            "ntokens": num_targets,
+            "ntokens": plan["num_targets"],
             "nsentences": len(targets),
-            "sample_size": num_targets,
-            "images": len(sample["images"]),
-            "positions": int(sample["document_ids"].ne(0).sum()),  # that are not padding
+            "sample_size": plan["num_targets"],
+            "images": plan["num_images"],
+            "positions": plan["num_positions"],
             "capacity": targets.numel(),
         }
-        for number, name in enumerate(self.streams):
-            logging_output[f"loss_{name}"] = stream_loss[number]
-            logging_output[f"targets_{name}"] = stream_count[number]
-        return loss, num_targets, logging_output
+        counts = itertools.chain(plan["stream_targets"], itertools.repeat(0))
+        for name, stream_loss, count in zip(self.streams, stream_losses, counts, strict=False):
+            logging_output[f"loss_{name}"] = stream_loss
+            logging_output[f"targets_{name}"] = count
+        return loss, plan["num_targets"], logging_output
+
+    def _plan(self, sample: Batch) -> BatchPlan:
+        """The plan of a batch that came without one."""
+        planner = BatchPlanner("documents", self.padding_idx, image_tokens=0)
+        plan = planner(
+            sample["document_ids"].cpu(),
+            len(sample["images"]),
+            sample["image_slots"].cpu(),
+            sample["targets"].cpu(),
+            sample["streams"].cpu(),
+        )
+        return moved(plan, sample["tokens"].device)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
         """Log over micro-batches and ranks: losses in bits, perplexities, speeds, and packing efficiency."""
+        logging_outputs = read_at_once(logging_outputs)
 
         def total(key: str) -> float:
-            return sum(float(log.get(key, 0)) for log in logging_outputs)
+            return sum(log.get(key, 0) for log in logging_outputs)
 
         targets = total("sample_size")
         # Even without a target: fairseq averages a missing total as -1, with the weight of one target.
@@ -92,6 +102,16 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
+
+
+def read_at_once(logging_outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turn all tensors, which have one element each, into numbers, waiting for the device once."""
+    tensors = [value for log in logging_outputs for value in log.values() if isinstance(value, torch.Tensor)]
+    numbers = iter(torch.stack([tensor.double() for tensor in tensors]).tolist() if tensors else [])
+    return [
+        {key: next(numbers) if isinstance(value, torch.Tensor) else value for key, value in log.items()}
+        for log in logging_outputs
+    ]
 
 
 def _log_loss(suffix: str, nll: float, targets: float) -> None:

@@ -22,12 +22,14 @@ from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plainly
-from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion
+from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion, read_at_once
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
+from kosmos_plugin.fairseq_modules.planner import planner_for
 from kosmos_plugin.fairseq_modules.restoring import restore_for
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
+from kosmos_plugin.models.batch_plan import BatchPlanner
 from kosmos_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,9 @@ class KosmosMultimodalConfig(FairseqDataclass):
     # Not options of the task: fairseq does not pass them to its tasks, but the batches and what can run depend on them.
     update_freq: list[int] = II("optimization.update_freq")
     fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
+    amp: bool = II("common.amp")
+    cpu: bool = II("common.cpu")
 
 
 @register_task("kosmos_multimodal", dataclass=KosmosMultimodalConfig)
@@ -84,6 +89,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.skips = SkipCounter(cfg.max_skipped_rate)
         self.needs_pretrained_weights = True
         self.training_batches: EpochIterator | None = None
+        self.planner: BatchPlanner | None = None  # known when the model is
 
     @classmethod
     def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs: Any) -> "KosmosMultimodalTask":
@@ -132,6 +138,7 @@ class KosmosMultimodalTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
+            self.planner = planner_for(model, self.vocabulary.pad, self.cfg)
         return model
 
     def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:
@@ -198,14 +205,7 @@ class KosmosMultimodalTask(FairseqTask):
         if len(update_freq) != 1:
             raise UserError(f"--update-freq must be one number with this task, not {list(update_freq)}.")
         training = dataset is self.datasets.get("train")
-        collate = Collator(
-            self.vocabulary,
-            self.cfg.tokens_per_sample,
-            self.cfg.image_size,
-            self.skips,
-            str(self.cfg.image_fit),
-            str(self.cfg.image_decoding),
-        )
+        collate = self.collator()
         if training:
             micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
             micro_batches.check_fit(max_sentences, max_tokens)
@@ -216,6 +216,18 @@ class KosmosMultimodalTask(FairseqTask):
         if training:
             self.training_batches = batches
         return batches
+
+    def collator(self, tokens_per_row: int | None = None) -> Collator:
+        """Makes batches, with plans for the model if it has been built; rows have `tokens_per_sample` positions."""
+        return Collator(
+            self.vocabulary,
+            tokens_per_row or self.cfg.tokens_per_sample,
+            self.cfg.image_size,
+            self.skips,
+            str(self.cfg.image_fit),
+            str(self.cfg.image_decoding),
+            self.planner,
+        )
 
     def eval_lm_dataloader(
         self, dataset: Mixture, num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs: Any
@@ -235,7 +247,7 @@ class KosmosMultimodalTask(FairseqTask):
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
         """Log the criterion's metrics, the skipped records and, in training, the epochs of each corpus."""
-        super().reduce_metrics(logging_outputs, criterion)
+        super().reduce_metrics(read_at_once(logging_outputs), criterion)
         if self.skips.skipped:
             metrics.log_scalar("skipped", self.skips.skipped, weight=0, round=0, priority=1600)
         if criterion.training and self.training_batches is not None:

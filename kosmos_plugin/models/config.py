@@ -34,10 +34,11 @@ class KosmosConfig:
         ("xavier", "torchscale"),
     )
     attention: str = option(
-        "documents",
-        "how attention is computed, with the same result: documents (each in a separate row) or masked (packed rows "
-        "with a T×T mask)",
-        ("documents", "masked"),
+        "auto",
+        "how attention is computed, with the same result: varlen (one call of FlashAttention for documents of any "
+        "lengths), documents (each in a separate row) or masked (packed rows with a T×T mask); auto: varlen on GPUs "
+        "that can, otherwise documents",
+        ("auto", "varlen", "documents", "masked"),
     )
     checkpoint_activations: str = option(
         "none",

@@ -21,7 +21,7 @@ from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.attention import AttentionContext, SelfAttention
-from kosmos_plugin.models.attention_plan import AttentionPlan, plan_packed_attention
+from kosmos_plugin.models.attention_plan import AttentionPlan, moved, plan_packed_attention
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
@@ -87,7 +87,8 @@ class KosmosDecoder(Decoder):
         nn.init.zeros_(embed_tokens.weight[padding_idx])
         embed_positions = None if config.positions == "xpos" else SinusoidalPositions(config.decoder_embed_dim)
         super().__init__(decoder_config(config, vocabulary_size), embed_tokens, embed_positions)
-        self.attention = config.attention
+        # For batches that come without a plan.
+        self.attention = "masked" if config.attention == "masked" else "documents"
         self.checkpoint_activations = config.checkpoint_activations
         self.head_dim = config.decoder_embed_dim // config.decoder_attention_heads
         if config.initialization == "xavier":
@@ -108,11 +109,16 @@ class KosmosDecoder(Decoder):
         Returns:
             Hidden states [B, T, E], zero at padding.
         """
-        plan = plan_packed_attention(document_ids, self.attention)
-        x, rotation = self._add_positions(plan.pack(token_embeddings), plan.positions.unsqueeze(0))
+        planned = plan_packed_attention(document_ids.cpu(), self.attention).to_dict()
+        plan = AttentionPlan.from_dict(moved(planned, document_ids.device))
+        return plan.unpack(self.run(plan.pack(token_embeddings), plan))
+
+    def run(self, token_embeddings: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+        """Run the decoder over a packed batch as one flat sequence: [1, M, E] → hidden states [1, M, E]."""
+        x, rotation = self._add_positions(token_embeddings, plan.positions.unsqueeze(0))
         for layer in self.layers:
             x = self._run_layer(layer, x, rotation, plan)
-        return plan.unpack(self.layer_norm(x))
+        return self.layer_norm(x)
 
     def extend(
         self, token_embeddings: torch.Tensor, cache: KeyValueCache, valid: torch.Tensor | None = None
@@ -160,6 +166,7 @@ class KosmosDecoder(Decoder):
 EXPENSIVE = (
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
+    torch.ops.aten._flash_attention_forward.default,
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,

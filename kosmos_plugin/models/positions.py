@@ -19,7 +19,7 @@ FIRST_SINUSOID = 2
 
 
 class Rotation(NamedTuple):
-    """xPos tables, each float32 [B, T, 1, D]: cos and sin of the angles, times the scale."""
+    """xPos tables, float32 [B, T, 1, D]: cos and sin of the angles, times the scale; sin is negated at even indices."""
 
     query_cos: torch.Tensor
     query_sin: torch.Tensor
@@ -42,14 +42,18 @@ def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512)
     angle = (n * frequency).repeat_interleave(2, dim=-1).unsqueeze(2)
     scale = (zeta ** (n / scale_base)).repeat_interleave(2, dim=-1).unsqueeze(2)
     cos, sin = angle.cos(), angle.sin()
+    sin = torch.where(torch.arange(head_dim, device=positions.device) % 2 == 0, -sin, sin)
     return Rotation(cos * scale, sin * scale, cos / scale, sin / scale)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate x [B, T, H, D] in pairs (0 with 1, 2 with 3, …) in float32; the result has x's dtype."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    """Rotate x [B, T, H, D] in pairs (0 with 1, 2 with 3, …) in float32; the result has x's dtype.
+
+    `cos` and `sin` are tables of a Rotation, whose sin has the signs: pairs are only swapped here, which torch.compile
+    fuses into one pass.
+    """
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (x.float() * cos + swapped.float() * sin).to(x.dtype)
 
 
 class SinusoidalPositions(nn.Module):

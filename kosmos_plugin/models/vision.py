@@ -110,8 +110,11 @@ class VisionTower(nn.Module):
         return self.encoder.trainable(x)
 
     def _run_frozen(self, images: torch.Tensor) -> torch.Tensor:
-        # Not buffers, because the model's dtype would round them.
-        mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (self.encoder.mean, self.encoder.std))
+        # Not buffers, because the model's dtype would round them. Filled on the device: a copy to it would wait for it.
+        mean, std = (
+            torch.stack([images.new_full((), value, dtype=torch.float32) for value in values])
+            for values in (self.encoder.mean, self.encoder.std)
+        )
         dtype = next(self.encoder.parameters()).dtype
         with bfloat16_autocast(self.frozen_in_bfloat16, images.device):
             return self.encoder.frozen(normalize(images, mean, std, dtype)).to(dtype)

@@ -93,7 +93,7 @@ class Ours:
         self.batches = []
         for length, rows in by_length.items():
             parts = -(-len(rows) // work.micro_batch)
-            self.batches += [collator(self.update.task, length)(rows[part::parts]) for part in range(parts)]
+            self.batches += [self.update.task.collator(length)(rows[part::parts]) for part in range(parts)]
 
     def __call__(self) -> None:
         self.update(self.batches)

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torchscale.architecture.decoder import Decoder
 
-from kosmos_plugin.models.attention_plan import plan_packed_attention
+from kosmos_plugin.models.attention_plan import padded_size, plan_packed_attention
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
 from kosmos_plugin.models.dropout_attention import causal_attention_with_dropout
 from tests import tiny
+from tests.flash_stand_in import flash_on_cpu
 
-KINDS = ["documents", "masked"]
+KINDS = ["documents", "masked", "varlen"]
 VOCABULARY = 50
 
 
@@ -21,6 +22,12 @@ def decoder(data, **options) -> KosmosDecoder:
     torch.manual_seed(0)
     config = tiny.model_config(data, **{"attention_dropout": 0.0, **options})
     return KosmosDecoder(config, VOCABULARY, padding_idx=1).eval()
+
+
+def run(model, embeddings, ids, kind):
+    """Hidden states [B, T, E] of a packed batch."""
+    plan = plan_packed_attention(ids, kind)
+    return plan.unpack(model.run(plan.pack(embeddings), plan))
 
 
 @st.composite
@@ -50,14 +57,14 @@ def documents_of(ids):
 @settings(max_examples=15, deadline=None)
 @given(ids=packed())
 def test_packed_documents_equal_torchscale_on_each_document(data, kind, ids):
-    ours = decoder(data, attention=kind)
+    ours = decoder(data)
     stock = Decoder(
         decoder_config(tiny.model_config(data), VOCABULARY), nn.Embedding(VOCABULARY, ours.embed_dim)
     ).eval()
     stock.load_state_dict(ours.state_dict(), strict=True)
     tokens = torch.randint(4, VOCABULARY, ids.shape)
-    with torch.no_grad():
-        logits = ours.output_layer(ours(ours.embed_tokens(tokens), ids))
+    with torch.no_grad(), flash_on_cpu():
+        logits = ours.output_layer(run(ours, ours.embed_tokens(tokens), ids, kind))
         assert logits.isfinite().all()
         for row, start, end in documents_of(ids):
             expected = stock(tokens[row : row + 1, start:end])[0][0]
@@ -70,24 +77,36 @@ def test_gradients_equal_those_of_the_masked_reference(data, ids):
     embeddings = torch.randn(*ids.shape, 32)
     weight = torch.randn(*ids.shape, 32) * (ids != 0).unsqueeze(-1)
     found = []
-    for attention in KINDS:
-        model, x = decoder(data, attention=attention), embeddings.clone().requires_grad_()
-        (model(x, ids) * weight).sum().backward()
+    for kind in KINDS:
+        model, x = decoder(data), embeddings.clone().requires_grad_()
+        with flash_on_cpu():
+            (run(model, x, ids, kind) * weight).sum().backward()
         found.append([x.grad, *(p.grad for p in model.layers.parameters())])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for others in (found[0], found[2]):
+        for one, other in zip(found[1], others, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_bfloat16_is_within_its_rounding_of_float32(data):
-    """The error of documents as rows is at most 1.5 times that of the masked reference in bfloat16."""
+def test_bfloat16_is_within_its_rounding_of_float32(data, flash):
+    """The error of either way is at most 1.5 times that of the masked reference in bfloat16."""
     ids = torch.tensor([[1] * 150 + [2] * 70 + [3] * 30 + [0] * 6, [1] * 256])
+    embeddings, tokens = torch.randn(*ids.shape, 32), ids > 0
+    exact = run(decoder(data), embeddings, ids, "masked")[tokens]
+    documents, masked, varlen = (
+        (run(decoder(data).bfloat16(), embeddings.bfloat16(), ids, kind)[tokens] - exact).abs().mean() for kind in KINDS
+    )
+    assert max(documents, varlen) <= 1.5 * masked < 0.05
+    assert flash
+
+
+@pytest.mark.parametrize("attention", ["auto", "varlen", "documents", "masked"])
+def test_a_batch_without_a_plan_is_planned_by_the_decoder(data, attention):
+    ids = torch.tensor([[1] * 20 + [2] * 9 + [0] * 3, [1] * 32])
     embeddings = torch.randn(*ids.shape, 32)
-    exact = decoder(data, attention="masked")(embeddings, ids)
-    errors = [
-        (decoder(data, attention=kind).bfloat16()(embeddings.bfloat16(), ids) - exact).abs().mean() for kind in KINDS
-    ]
-    assert errors[0] <= 1.5 * errors[1] < 0.05
+    model = decoder(data, attention=attention)
+    expected = run(model, embeddings, ids, "masked" if attention == "masked" else "documents")
+    assert torch.equal(model(embeddings, ids), expected)
 
 
 def test_positions_count_within_documents():
@@ -97,6 +116,44 @@ def test_positions_count_within_documents():
     assert plan.positions.tolist() == [0, 1, 2, 0, 1, 0, *range(8)]
 
 
+@settings(max_examples=50, deadline=None)
+@given(ids=packed())
+def test_bounds_of_documents_of_any_lengths(ids):
+    """Every position is in a document, padding in the one before it, and the empty ones come last."""
+    plan = plan_packed_attention(ids, "varlen")
+    batch, length = ids.shape
+    starts = sorted({b * length for b in range(batch)} | {b * length + start for b, start, _ in documents_of(ids)})
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], ids.numel()], strict=True)]
+    assert plan.positions.tolist() == [i for size in lengths for i in range(size)]
+    assert plan.token_index is None and not plan.groups
+    if set(lengths) == {length}:
+        assert plan.cu_seqlens is None and plan.row_length == length
+        return
+    assert plan.cu_seqlens.dtype == torch.int32
+    bounds = plan.cu_seqlens.tolist()
+    assert bounds[: len(starts)] == starts and set(bounds[len(starts) :]) == {ids.numel()}
+    assert len(bounds) == padded_size(len(starts), 16) + 1
+    assert max(lengths) <= plan.max_length == max(128, 2 ** (max(lengths) - 1).bit_length())
+
+
+def test_a_zero_between_documents_separates_them():
+    plan = plan_packed_attention(torch.tensor([[5, 5, 0, 5, 0, 0, 7, 7], [0, 0, 3, 3, 3, 3, 3, 0]]), "varlen")
+    assert plan.cu_seqlens.tolist() == [0, 3, 6, 8, 10, *[16] * 12]
+    assert plan.positions.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 0, 1, 2, 3, 4, 5]
+
+
+@given(size=st.integers(0, 10**6), multiple=st.sampled_from([1, 2, 16, 128]))
+def test_buckets_are_few_and_little_larger(size, multiple):
+    bucket = padded_size(size, multiple)
+    assert bucket >= size and bucket % multiple == 0 and bucket > 0
+    assert bucket - size <= max(multiple, size / 16)
+    assert padded_size(bucket, multiple) == bucket
+
+
+def test_there_are_few_buckets():
+    assert len({padded_size(size, 2) for size in range(1, 1025)}) <= 100
+
+
 def test_nothing_is_computed_between_documents():
     """24 captions in a row: 24 rows of a caption's length each, not one of 2,048."""
     ids = torch.arange(1, 25).repeat_interleave(85).unsqueeze(0)
@@ -104,9 +161,10 @@ def test_nothing_is_computed_between_documents():
     assert group.token_index.shape == (24, 85) and group.mask is None
 
 
-def test_a_batch_of_only_padding_gives_every_parameter_a_gradient(data):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_only_padding_gives_every_parameter_a_gradient(data, kind, flash):
     model = decoder(data).train()
-    hidden = model(torch.randn(1, 16, 32), torch.zeros(1, 16, dtype=torch.int64))
+    hidden = run(model, torch.randn(1, 16, 32), torch.zeros(1, 16, dtype=torch.int64), kind)
     hidden.sum().backward()
     assert all(p.grad is not None for p in model.layers.parameters())
 

@@ -1,5 +1,7 @@
 """Chunked cross-entropy against torch's on all logits at a time."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,14 +38,77 @@ def inputs(count, vocabulary, width=16, dtype=torch.float32, spread=1.0):
     rows_at_once=st.integers(1, 50),
     scale=st.sampled_from([1.0, 0.25, 1024.0]),
     spread=st.sampled_from([0.1, 1.0, 10.0]),
+    row_multiple=st.sampled_from([1, 8, 64]),
 )
-def test_equals_the_plain_computation(count, vocabulary, rows_at_once, scale, spread):
+def test_equals_the_plain_computation(count, vocabulary, rows_at_once, scale, spread, row_multiple):
     tensors = inputs(count, vocabulary, spread=spread)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_entropy, "CHUNK_BYTES", rows_at_once * 4 * vocabulary)
-        ours = run(summed_cross_entropy, *tensors, scale)
+        ours = run(functools.partial(summed_cross_entropy, row_multiple=row_multiple), *tensors, scale)
     for one, other in zip(ours, run(plain, *tensors, scale), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 * scale * spread**2, rtol=1e-5)
+
+
+class Shapes(torch.utils._python_dispatch.TorchDispatchMode):
+    """Records the sizes of the matrices that are multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.multiplied = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.out):
+            self.multiplied.append([size for x in args[-2:] for size in x.shape])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_output_matrix_is_multiplied_at_a_multiple_of_64_rows(dtype):
+    """With a vocabulary of 997, every product on a GPU has 1,024; loss and gradients are those of 997."""
+    hidden, weight, targets = inputs(30, 997, dtype=dtype)
+    hidden[3] += 40 * hidden[3].sign()  # all logits of the vocabulary far below zero, the padding's logit
+    weight -= 40 * hidden[3] / hidden[3].norm() ** 2
+    with Shapes() as shapes:
+        padded = run(functools.partial(summed_cross_entropy, row_multiple=64), hidden, weight, targets)
+    assert len(shapes.multiplied) == 3 and all(1024 in sizes and 997 not in sizes for sizes in shapes.multiplied)
+    assert padded[3].shape == weight.shape
+    for one, other in zip(padded, run(summed_cross_entropy, hidden, weight, targets), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gpus_pad_and_cpus_do_not():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for device, rows in (("cuda", 1024), ("cpu", 997)):
+        with FakeTensorMode(), Shapes() as shapes:
+            hidden = torch.empty(30, 16, device=device, dtype=torch.bfloat16, requires_grad=True)
+            weight = torch.empty(997, 16, device=device, dtype=torch.bfloat16, requires_grad=True)
+            summed_cross_entropy(hidden, weight, torch.zeros(30, dtype=torch.int64, device=device))
+        assert len(shapes.multiplied) == 3 and all(rows in sizes for sizes in shapes.multiplied)
+
+
+def test_chunks_on_gpus_are_whole_tiles():
+    gpu = torch.device("cuda")
+    assert cross_entropy._chunk_size(64_064, gpu) == 2048
+    assert cross_entropy._chunk_size(10**8, gpu) == 128
+    assert cross_entropy._chunk_size(64_007, torch.device("cpu")) == 1048
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(0, 40), padding=st.integers(0, 40), rows_at_once=st.integers(1, 50))
+def test_padding_has_no_weight(count, padding, rows_at_once):
+    """Targets after the first `count` change neither loss nor gradients, and have none."""
+    hidden, weight, targets = inputs(count + padding, 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "CHUNK_BYTES", rows_at_once * 4 * 30)
+        loss, nll, grad_hidden, grad_weight = run(
+            functools.partial(summed_cross_entropy, num_targets=count), hidden, weight, targets, 0.5
+        )
+    expected = run(plain, hidden[:count], weight, targets[:count], 0.5)
+    found = (loss, nll[:count], grad_hidden[:count], grad_weight)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert not nll[count:].any() and not grad_hidden[count:].any()
 
 
 @pytest.mark.parametrize("autocast", [False, True])
