@@ -6,7 +6,7 @@ two, the longest prompt to a multiple of PROMPT_LENGTHS, the steps to a multiple
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -52,10 +52,25 @@ class StaticStep:
         rows, words = shape.prompts * shape.beams, len(decoder.embed_tokens.weight)
         self.log_probs = torch.zeros(rows, words, device=store.device)
         self.inputs = torch.zeros(2, rows, dtype=torch.int64, device=store.device)  # tokens and parents, as for `run`
-        # Made on the CPU; it may be written again once a result of the step was read.
-        self._inputs = torch.zeros(2, rows, dtype=torch.int64, pin_memory=store.is_cuda)
+        # The same, as the CPU makes them; they may be written again once a result of the step was read.
+        self._inputs = torch.zeros(2, rows, dtype=torch.int64)
         self.cache = StaticCache(shape, store, self.inputs[1].view(shape.prompts, shape.beams))
-        self.graph = _capture(self.compute, store.device) if store.is_cuda else None
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def capture(self) -> None:
+        """Record the step as a CUDA graph, before the first prompts are loaded."""
+        self._inputs = self._inputs.pin_memory()  # so that copying them does not wait
+        with torch.cuda.device(self.inputs.device):
+            # Once outside the graph, where libraries may load kernels and allocate their workspaces.
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.compute()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.compute()
+        self.graph = graph
 
     def start(self, prompts: KeyValueCache, log_probs: torch.Tensor) -> None:
         """Load prompts and the log-probabilities [rows, V] of their next tokens, each into its first beam."""
@@ -92,21 +107,6 @@ class StaticStep:
         self.log_probs.copy_(log_probabilities(self.decoder, hidden, self.pad))
 
 
-def _capture(compute: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
-    """Record `compute` as a CUDA graph."""
-    with torch.cuda.device(device):
-        # Once outside the graph, where libraries may load kernels and allocate their workspaces.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            compute()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            compute()
-    return graph
-
-
 class StaticSteps:
     """The steps of one model, by their shape. They share one store, so only the latest one is in use.
 
@@ -133,7 +133,9 @@ class StaticSteps:
             if len(self._steps) == MAX_GRAPHS:
                 self._steps.popitem(last=False)
             store = self._store[: store_shape.numel()].view(store_shape)
-            self._steps[shape] = StaticStep(decoder, shape, self.pad, store)
+            step = self._steps[shape] = StaticStep(decoder, shape, self.pad, store)
+            if store.is_cuda:
+                step.capture()
         self._steps.move_to_end(shape)
         return self._steps[shape]
 

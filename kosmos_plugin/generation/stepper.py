@@ -84,7 +84,7 @@ class Stepper:
 def log_probabilities(decoder: KosmosDecoder, hidden: torch.Tensor, pad: int) -> torch.Tensor:
     """hidden [R, E] → log-probabilities of the next tokens, float32 [R, V], −∞ for `pad`."""
     log_probs = _logits(decoder, hidden).float().log_softmax(dim=-1)
-    log_probs[:, pad] = -torch.inf
+    log_probs[:, pad].fill_(-torch.inf)
     return log_probs
 
 
