@@ -5,6 +5,20 @@ from dataclasses import dataclass
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.options import option
 
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where a model runs, and in which precision."""
+
+    device: str | None = option(
+        None, "device, as torch names it: cpu, cuda, cuda:1, … (default: the GPU if there is one)", metavar="DEVICE"
+    )
+    dtype: str | None = option(
+        None, "precision of weights and activations (default: bfloat16 on a GPU, float32 on a CPU)", DTYPES
+    )
+
 
 @dataclass(frozen=True)
 class SearchOptions:
