@@ -216,8 +216,20 @@ def refused(capsys, *arguments) -> str:
 
 def test_generates_when_all_is_well(checkpoint, image_file, capsys):
     generate.cli_main(
-        ["--path", str(checkpoint), "--prompt", "<image> a", "--image", image_file, "--max-new-tokens", "2"]
-        + ["--device", "cpu", "--dtype", "bfloat16"]
+        [
+            "--path",
+            str(checkpoint),
+            "--prompt",
+            "<image> a",
+            "--image",
+            image_file,
+            "--max-new-tokens",
+            "2",
+            "--device",
+            "cpu",
+            "--dtype",
+            "bfloat16",
+        ]
     )
     assert capsys.readouterr().out.endswith("\n")
 
