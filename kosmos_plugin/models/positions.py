@@ -48,6 +48,9 @@ def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512)
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate x [B, T, H, D] in pairs (0 with 1, 2 with 3, …) in float32; the result has x's dtype."""
     pairs = x.float().unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():  # the compiler knows no complex numbers, and makes one kernel of the rest
+        turn = torch.complex(cos[..., ::2], sin[..., ::2])
+        return torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turn).flatten(-2).to(x.dtype)
     turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
     return (x.float() * cos + turned * sin).to(x.dtype)
 
