@@ -42,7 +42,8 @@ def test_the_compiler_rotates_as_we_do(monkeypatch, dtype):
         turned.backward(gradient)
         assert turned.dtype == dtype
         found.append((turned.detach(), leaf.grad))
-    torch.testing.assert_close(*found)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=1e-2)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
