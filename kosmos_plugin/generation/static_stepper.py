@@ -6,12 +6,13 @@ import torch
 
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.generation.options import SearchOptions
+from kosmos_plugin.generation.sampling import Choice
 from kosmos_plugin.generation.static_step import StaticStep, rounded_shape, static_steps
-from kosmos_plugin.generation.stepper import Stepper, read
+from kosmos_plugin.generation.stepper import Stepper, chosen, read
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.vocabulary import Vocabulary
 
-# Greedy steps between two readings. Of a text that has ended, up to so many steps less one are in vain; a reading costs
+# Steps between two readings. Of a text that has ended, up to so many steps less one are in vain; a reading costs
 # the GPU a few percent of a step.
 STEPS_AT_ONCE = 4
 
@@ -73,15 +74,18 @@ class StaticStepper(Stepper):
         values, tokens = read(*self.step.log_probs.topk(min(count, self.step.log_probs.size(-1))))
         return [values[beam] for beam in self.beams], [tokens[beam] for beam in self.beams]
 
-    def greedy(self, prefixes: Sequence[Sequence[int]], steps: int) -> list[tuple[list[float], list[int]]]:
+    def choose(
+        self, choice: Choice, prefixes: Sequence[Sequence[int]], first: int, limit: int
+    ) -> list[tuple[list[float], list[int]]]:
         """See Stepper."""
         if self.stop or self.allowed is not None:  # the CPU has to look at each token
-            return super().greedy(prefixes, 1)
-        best = [self.step.log_probs.max(dim=-1)]
-        for _ in range(1, min(steps, STEPS_AT_ONCE)):
-            self.step.continue_with(best[-1].indices)
-            best.append(self.step.log_probs.max(dim=-1))
-        values, tokens = read(torch.stack([one.values for one in best]), torch.stack([one.indices for one in best]))
+            self.log_probs = self.step.log_probs[self.beams]
+            return super().choose(choice, prefixes, first, limit)
+        steps = [chosen(choice, self.step.log_probs, first)]
+        for number in range(first + 1, min(first + STEPS_AT_ONCE, limit)):
+            self.step.continue_with(steps[-1][1])
+            steps.append(chosen(choice, self.step.log_probs, number))
+        values, tokens = read(*(torch.stack(each) for each in zip(*steps, strict=True)))
         return [
             ([step_values[beam] for beam in self.beams], [step_tokens[beam] for beam in self.beams])
             for step_values, step_tokens in zip(values, tokens, strict=True)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kosmos_plugin.generation.decoding_state import DecodingState
+from kosmos_plugin.generation.sampling import Choice
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.models.decoder import KosmosDecoder
 from kosmos_plugin.vocabulary import Vocabulary
@@ -58,14 +59,24 @@ class Stepper:
             log_probs = self.allowed.mask(log_probs, prefixes)
         return read(*log_probs.topk(min(count, log_probs.size(-1))))
 
-    def greedy(self, prefixes: Sequence[Sequence[int]], steps: int) -> list[tuple[list[float], list[int]]]:
-        """Steps that each take the likeliest token: at least one, and at most `steps`.
+    def choose(
+        self, choice: Choice, prefixes: Sequence[Sequence[int]], first: int, limit: int
+    ) -> list[tuple[list[float], list[int]]]:
+        """Choose one next token for each row, in one or more steps.
+
+        Args:
+            choice: The rule.
+            prefixes: The tokens generated so far in each of the R rows.
+            first: The number of the first step.
+            limit: The number of the step to end before.
 
         Returns:
             For each step, log-probabilities [R] and tokens [R]. The last tokens are not appended yet.
         """
-        values, tokens = self.likeliest(1, prefixes)
-        return [([value for [value] in values], [token for [token] in tokens])]
+        log_probs = self.log_probs
+        if self.allowed is not None:
+            log_probs = self.allowed.mask(log_probs, prefixes)
+        return [read(*chosen(choice, log_probs, first))]
 
     def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """Keep the given rows, in their order, and append one token to each. A row may be repeated."""
@@ -79,6 +90,12 @@ class Stepper:
         if tokens[-1] in (self.vocabulary.eos, self.vocabulary.image_begin):
             return True
         return bool(self.stop) and any(mark in self.vocabulary.decode(tokens) for mark in self.stop)
+
+
+def chosen(choice: Choice, log_probs: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [R] and tokens [R] of one step."""
+    tokens = choice(log_probs, step)
+    return log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1), tokens
 
 
 def log_probabilities(decoder: KosmosDecoder, hidden: torch.Tensor, pad: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from kosmos_plugin.generation import static_step
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prefill import prefill
+from kosmos_plugin.generation.sampling import Sampler, likeliest_token
 from kosmos_plugin.generation.static_step import StaticStep, rounded_shape, static_steps
 from kosmos_plugin.generation.static_stepper import STEPS_AT_ONCE, StaticStepper
 from kosmos_plugin.generation.stepper import Stepper
@@ -86,6 +87,19 @@ def test_a_step_asks_the_device_nothing_and_is_the_same_each_time(positions, bea
         assert {device for _, _, device in tensors} <= {"cuda"}, operation
 
 
+@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.9, "min_p": 0.1, "temperature": 0.7}])
+def test_a_draw_asks_the_device_nothing(seed, options):
+    with FakeTensorMode(), torch.no_grad():
+        sampler = Sampler(SearchOptions(do_sample=True, seed=seed, **options), torch.device("cuda"))
+        with Operations() as operations:
+            tokens = sampler(torch.zeros(3, WORDS, device="cuda"), 0)
+    assert tokens.shape == (3,) and tokens.is_cuda
+    for operation, tensors in operations.found:
+        assert not any(question in operation for question in QUESTIONS), operation
+        assert {device for _, _, device in tensors} <= {"cuda"}, operation
+
+
 def test_tensors_stay_in_their_places(kosmos):
     """A graph knows addresses: what goes from one step to the next is written in place."""
     step = static_steps(kosmos.model, PAD).of(CacheShape(2, 3, 128, 32))
@@ -147,13 +161,13 @@ def test_greedy_steps_at_once_are_those_one_by_one(kosmos):
     prefilled = prefill(kosmos.model, [kosmos.prompt("a red cat"), kosmos.prompt("the")], kosmos.vocabulary.pad)
     step = static_steps(kosmos.model, kosmos.vocabulary.pad).of(rounded_shape(2, 1, 64, 32))
     with torch.inference_mode():
-        together = StaticStepper(step, *prefilled, kosmos.vocabulary).greedy([(), ()], 10)
+        together = StaticStepper(step, *prefilled, kosmos.vocabulary).choose(likeliest_token, [(), ()], 0, 10)
         assert len(together) == STEPS_AT_ONCE
         one = Stepper(*prefilled, kosmos.vocabulary)
         for number, (values, tokens) in enumerate(together):
             if number:
                 one.advance([0, 1], together[number - 1][1])
-            [(expected, expected_tokens)] = one.greedy([(), ()], 10)
+            [(expected, expected_tokens)] = one.choose(likeliest_token, [(), ()], number, 10)
             assert tokens == expected_tokens
             assert values == pytest.approx(expected, abs=1e-4)
 
@@ -163,7 +177,8 @@ def test_greedy_steps_at_once_are_those_one_by_one(kosmos):
 def test_what_the_cpu_decides_is_asked_at_each_step(kosmos, limit):
     prefilled = prefill(kosmos.model, [kosmos.prompt("a")], kosmos.vocabulary.pad)
     step = static_steps(kosmos.model, kosmos.vocabulary.pad).of(rounded_shape(1, 1, 64, 32))
-    assert len(StaticStepper(step, *prefilled, kosmos.vocabulary, **limit).greedy([()], 10)) == 1
+    stepper = StaticStepper(step, *prefilled, kosmos.vocabulary, **limit)
+    assert len(stepper.choose(likeliest_token, [()], 0, 10)) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
