@@ -118,13 +118,14 @@ def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
     from kosmos_plugin.evaluation.responder import KosmosResponder
     from kosmos_plugin.evaluation.results import read_results, write_results
     from kosmos_plugin.evaluation.run import evaluate
-    from kosmos_plugin.generation.generator import load
+    from kosmos_plugin.generation.generator import build_generator
 
     for name in ("path", "benchmark", "data"):
         if getattr(options, name) is None:
             raise UserError(f"Give --{name} (or --list, or --compare). `kosmos-evaluate --help` lists the options.")
     assert options.path is not None and options.benchmark is not None and options.data is not None
     check_tools()
+    checkpoint = read_kosmos(options.path, vocabulary=options.vocabulary)
     plan = plan_runs(
         options.path,
         options.benchmark,
@@ -133,12 +134,13 @@ def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
         options.split,
         options.seed,
         options.limit,
-        text_only=read_kosmos(options.path, vocabulary=options.vocabulary).config.vision_encoder == "none",
+        text_only=checkpoint.config.vision_encoder == "none",
     )
     ranks = Ranks.join()
     if ranks.count > 1 and ":" in (where.device or ""):
         raise UserError(f"--device {where.device}: each of the {ranks.count} processes has its own GPU; give cuda.")
-    kosmos = load(options.path, vocabulary=options.vocabulary, device=where.device, dtype=where.dtype)
+    kosmos = build_generator(checkpoint, options.path, where.device, where.dtype)
+    del checkpoint  # the model has its weights
     responder, dtype = KosmosResponder(kosmos), str(kosmos.dtype).removeprefix("torch.")
     failed = []
     for planned in plan.runs:

@@ -192,6 +192,16 @@ def test_archives_are_told_apart_as_torch_does(tmp_path):
         read_pt(tmp_path / "archive.pt")
 
 
+@pytest.mark.parametrize("option", ["--restore-file", "--finetune-from-model"])
+def test_fairseq_trains_without_unpickling(data, tmp_path, monkeypatch, option):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"model": {"x": Reduce(tmp_path / "ran")}}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match=r"evil.pt is not a checkpoint of fairseq: it contains objects of posix\."):
+        tiny.train(data, tmp_path / "out", "--max-update", 1, option, tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
 def test_fairseq_trains_and_scores_without_unpickling(data, tmp_path):
     """The commands themselves, in a process with the variable that makes torch unpickle."""
     torch.save({"model": {"x": Reduce(tmp_path / "ran")}}, tmp_path / "evil.pt")
@@ -270,15 +280,18 @@ def checkpoints(data, tmp_path_factory) -> dict[str, bytes]:
 
 
 READERS = {"zip.pt": 600, "legacy.pt": 400, "whole.safetensors": 600, "archive.pt": 400}
+# The tests of damage try a part of their cases, and all if slow ones are run.
+PARTS = [pytest.param(0.1, id="some"), pytest.param(1.0, marks=pytest.mark.slow, id="all")]
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", READERS)
-def test_damaged_files(checkpoints, vocabulary, name, tmp_path):
+def test_damaged_files(checkpoints, vocabulary, name, part, tmp_path):
     """Each is read, or is one UserError of one line; the process takes no more memory than some files' worth."""
-    rng = random.Random(name)
+    rng, cases = random.Random(name), round(part * READERS[name])
     path, refused, before, start = tmp_path / name, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()
-    for case in range(READERS[name]):
+    for case in range(cases):
         path.write_bytes(damaged(checkpoints[name], rng))
         for read in readers_of(name, path, vocabulary, build=case % 20 == 0):
             try:
@@ -288,7 +301,7 @@ def test_damaged_files(checkpoints, vocabulary, name, tmp_path):
                 assert "\n" not in str(error) and len(str(error)) < 2_000, case
             except Exception as error:
                 raise AssertionError(f"{name}, case {case}: {error!r}") from error
-    assert refused > READERS[name] // 4
+    assert refused > cases // 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
     assert time.time() - start < 60
 
@@ -324,18 +337,19 @@ def nodes(value, path=()):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("part", ["cfg", "cfg.model", "cfg.task", "rest"])
-def test_odd_values_in_a_whole_file(checkpoints, vocabulary, part, tmp_path):
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("key", ["cfg", "cfg.model", "cfg.task", "rest"])
+def test_odd_values_in_a_whole_file(checkpoints, vocabulary, key, part, tmp_path):
     """What torch can read need not be what fairseq wrote."""
     (tmp_path / "zip.pt").write_bytes(checkpoints["zip.pt"])
-    rng, path = random.Random(part), tmp_path / "odd.pt"
-    for case in range(60):
+    rng, path = random.Random(key), tmp_path / "odd.pt"
+    for case in range(round(part * 60)):
         state = torch.load(tmp_path / "zip.pt", weights_only=True)
         chosen = [
             node
             for node in nodes(state)
-            if (node[0] != "cfg" if part == "rest" else node[: len(part.split("."))] == tuple(part.split(".")))
-            and (part != "cfg" or len(node) < 3)
+            if (node[0] != "cfg" if key == "rest" else node[: len(key.split("."))] == tuple(key.split(".")))
+            and (key != "cfg" or len(node) < 3)
         ]
         node = rng.choice(chosen)
         inner = functools.reduce(lambda value, key: value[key], node[:-1], state)
@@ -358,14 +372,15 @@ HF_FILES = ("config.json", "model.safetensors.index.json", "processor_config.jso
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_hugging_face_folders(tmp_path):
+@pytest.mark.parametrize("part", PARTS)
+def test_damaged_hugging_face_folders(part, tmp_path):
     """The files that transformers' parsers and ours read, of a folder of shards."""
     folder = peer.write_folder(tmp_path / "theirs", max_shard_size="20KB")
-    rng, refused = random.Random(0), 0
+    rng, refused, cases = random.Random(0), 0, round(part * 200)
     for name in HF_FILES:
         path = next(folder.glob(f"{name}*"))
         whole = path.read_bytes()
-        for case in range(200):
+        for case in range(cases):
             path.write_bytes(damaged(whole, rng))
             try:
                 huggingface_config.from_hf(huggingface._read_config(folder))
@@ -377,7 +392,7 @@ def test_damaged_hugging_face_folders(tmp_path):
             except Exception as error:
                 raise AssertionError(f"{name}, case {case}: {error!r}") from error
         path.write_bytes(whole)
-    assert refused > 300
+    assert refused > 1.5 * cases
 
 
 @pytest.mark.parametrize("size", [10**12, 2**63, 2**64 - 1, 99_000_000])

@@ -1,6 +1,7 @@
 """A folder of transformers' `Kosmos2ForConditionalGeneration` (hf) ⇄ a folder with a fairseq checkpoint.
 
 Hugging Face    config.json, model.safetensors or pytorch_model.bin (or shards and their index), the tokenizer's files
+                (and encoding.json, if newlines are encoded)
 fairseq         model.pt, vocabulary/ (and clip.json, if open_clip does not know the vision tower)
 """
 
@@ -62,6 +63,7 @@ def import_folder(source: Path, target: Path) -> None:
         if tower is not None:
             config.vision_model = str(final / TOWER_FILE)
         state = new_checkpoint(configs.ARCHITECTURE, config, ours, str(final / VOCABULARY_FOLDER))
+        state["task_state"] = {"newlines": vocabulary.newlines}
         torch.save(state, folder / CHECKPOINT_FILE)
 
 

@@ -15,7 +15,15 @@ from PIL import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.vision import VisionEncoder
-from kosmos_plugin.vocabulary import FURTHER_TOKENS_FILE, MODEL_FILE, SPECIAL_TOKENS, Vocabulary, write_dictionary
+from kosmos_plugin.vocabulary import (
+    ENCODING_FILE,
+    FURTHER_TOKENS_FILE,
+    MODEL_FILE,
+    SPECIAL_TOKENS,
+    Vocabulary,
+    write_dictionary,
+    write_encoding,
+)
 
 if TYPE_CHECKING:
     from transformers import XLMRobertaTokenizer
@@ -48,6 +56,8 @@ def write_vocabulary(source: Path, size: int, folder: Path) -> Vocabulary:
     folder.mkdir()
     shutil.copyfile(source / HF_MODEL_FILE, folder / MODEL_FILE)
     write_dictionary(folder)
+    if (source / ENCODING_FILE).is_file():  # of a model that was exported from here
+        shutil.copyfile(source / ENCODING_FILE, folder / ENCODING_FILE)
     base = len(Vocabulary.load(folder))
     if len(tokenizer) < size or base > size:
         raise UserError(f"The tokenizer of {source} does not have the model's {size:,} tokens.")
@@ -79,7 +89,7 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
     """Write tokenizer and image processor into a Hugging Face folder.
 
     A `Kosmos2Processor` of both adds KOSMOS-2's 1,030 location tokens and tags. For a vocabulary without them the two
-    are written separately.
+    are written separately. Whether newlines are encoded is recorded in a file that transformers does not read.
 
     Raises:
         UserError: An id would stand for another token in transformers' tokenizer, or its processor makes another number
@@ -88,6 +98,8 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
     from transformers import AddedToken, CLIPImageProcessor, Kosmos2Processor, XLMRobertaTokenizer
 
     (folder / HF_MODEL_FILE).write_bytes(vocabulary.processor.serialized_model_proto())
+    if vocabulary.newlines:
+        write_encoding(folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "XLMRobertaTokenizer"}))
     tokenizer = XLMRobertaTokenizer.from_pretrained(str(folder))
     square = {"height": config.image_size, "width": config.image_size}

@@ -43,6 +43,7 @@ def _patches() -> tuple[Patch, ...]:
         data_file,
         exact_resume,
         hydra_warnings,
+        merged_sizes,
         numpy_names,
         shared_parameters,
         user_dir,
@@ -58,5 +59,6 @@ def _patches() -> tuple[Patch, ...]:
         data_file,
         exact_resume,
         hydra_warnings,
+        merged_sizes,
         shared_parameters,
     )

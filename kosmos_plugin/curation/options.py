@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kosmos_plugin.options import REQUIRED, option
 
 # The choices of --format; the readers say which file extensions belong to each.
-CAPTION_FORMATS = ("webdataset", "files", "tsv", "csv", "json", "parquet", "coco")
+CAPTION_FORMATS = ("webdataset", "files", "tsv", "csv", "json", "parquet", "arrow", "coco")
 PAGE_FORMATS = ("warc", "html", "mmc4", "obelics")
 DUPLICATES = ("near", "exact", "none")
 

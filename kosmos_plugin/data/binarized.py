@@ -12,6 +12,7 @@ from kosmos_plugin.vocabulary import DICTIONARY_FILE, Vocabulary
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _TOKEN_TYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16, 9: np.uint32}
+_BLOCK = 1 << 20  # items of an index that are looked at together
 
 
 class BinarizedItems:
@@ -49,15 +50,27 @@ class BinarizedItems:
             raise UserError(f"The binarized text {prefix} is empty.")
         if os.path.getsize(index) < header.size + count * 12:
             raise UserError(f"{index} is cut short: it declares {count:,} items; binarize the text again.")
+        if os.path.getsize(index) > header.size + count * 12:
+            raise UserError(
+                f"{index} is damaged, or of Megatron-LM, whose files look alike but hold other numbers: binarize the "
+                "text with kosmos-prepare text or fairseq-preprocess."
+            )
         self.prefix = prefix
         self.sizes = np.memmap(index, np.int32, "r", header.size, (count,))
         self.pointers = np.memmap(index, np.int64, "r", header.size + count * 4, (count,))
         dtype = np.dtype(_TOKEN_TYPES[code])
-        end = int(self.pointers[-1]) + int(self.sizes[-1]) * dtype.itemsize
+        last, size = int(self.pointers[-1]), int(self.sizes[-1])
+        end, found = last + size * dtype.itemsize, os.path.getsize(f"{prefix}.bin")
+        if self.pointers[0] != 0 or not 0 <= last <= end or last % dtype.itemsize:
+            raise self.damaged()
         if end == 0:
             raise UserError(f"The binarized text {prefix} is empty.")
-        if end > os.path.getsize(f"{prefix}.bin"):
-            raise UserError(f"{prefix}.bin is cut short: its index declares {end // dtype.itemsize:,} tokens.")
+        if end != found:
+            problem = "is cut short" if end > found else "is longer than its index says, or not of the same run"
+            raise UserError(
+                f"{prefix}.bin {problem}: the index declares {end:,} bytes, and it has {found:,}; binarize the text "
+                "again."
+            )
         self.tokens = np.memmap(f"{prefix}.bin", dtype, "r", shape=(end // dtype.itemsize,))
 
     def __len__(self) -> int:
@@ -73,13 +86,45 @@ class BinarizedItems:
         """Number of tokens up to and including each of the items first … last − 1, int64."""
         return self.pointers[first:last] // self.tokens.itemsize + self.sizes[first:last]
 
+    def span(self, item: int) -> tuple[int, int]:
+        """Positions of an item's first token, and after its last.
+
+        Raises:
+            UserError: The index is damaged there: its size and its place do not go together.
+        """
+        start, end = self.tokens_before(item), self.tokens_before(item + 1)
+        if not 0 <= start <= end <= len(self.tokens) or end - start != self.sizes[item]:
+            raise self.damaged(item)
+        return start, end
+
     def __getitem__(self, item: int) -> np.ndarray:
-        return np.asarray(self.tokens[self.tokens_before(item) : self.tokens_before(item + 1)])
+        start, end = self.span(item)
+        return np.asarray(self.tokens[start:end])
 
     def end_in(self, token: int) -> bool:
         """Whether the first item that is not empty ends in `token`."""
-        first = next(item for item, size in enumerate(self.sizes) if size)
-        return int(self[first][-1]) == token
+        for first in range(0, len(self), _BLOCK):
+            filled = np.flatnonzero(self.sizes[first : first + _BLOCK])
+            if len(filled):
+                return int(self[first + int(filled[0])][-1]) == token
+        raise self.damaged()  # there are tokens, but in no item
+
+    def check(self) -> None:
+        """Read the whole index, in blocks, and raise UserError unless the items lie one after the other."""
+        for first in range(0, len(self), _BLOCK):
+            after = min(first + _BLOCK, len(self))
+            sizes, pointers = self.sizes[first:after], self.pointers[first:after]
+            following = np.append(pointers[1:], self.pointers[after] if after < len(self) else self.tokens.nbytes)
+            wrong = (sizes < 0) | (following - pointers != sizes.astype(np.int64) * self.tokens.itemsize)
+            if wrong.any():
+                raise self.damaged(first + int(wrong.argmax()))
+
+    def damaged(self, item: int = 0) -> UserError:
+        """The error for an index whose `item` is not where it should be."""
+        return UserError(
+            f"{self.prefix}.idx is damaged: its item {item:,} does not begin where the one before it ends; binarize "
+            "the text again."
+        )
 
 
 class FramedText:
@@ -111,10 +156,12 @@ class FramedText:
         item = bisect.bisect_right(range(len(self.items)), start, key=self.start) - 1
         pieces = []
         while start < end:
+            before, after_own = self.items.span(item)
             first, after = self.start(item), self.start(item + 1)
+            if not first <= start < after:  # found by bisection among pointers that are not in order
+                raise self.items.damaged(item)
             skip, stop = start - first, min(end, after) - first
-            own = self.items.tokens_before(item + 1) - self.items.tokens_before(item)
-            offset = self.items.tokens_before(item) - len(self.before)
+            own, offset = after_own - before, before - len(self.before)
             inner = slice(max(skip, len(self.before)), min(stop, len(self.before) + own))
             pieces.append(self.before[skip:stop])
             pieces.append(self.items.tokens[offset + inner.start : max(offset + inner.stop, offset + inner.start)])

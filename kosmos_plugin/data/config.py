@@ -122,6 +122,8 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
     streams = reader.mapping(raw["streams"], "streams")
     if not streams:
         raise UserError(f"{path}: streams is empty.")
+    if len(names := [str(name) for name in streams]) > len(set(names)):
+        raise UserError(f"{path}: streams has two streams of the same name, as in 1 and '1'.")
     if "cache" in raw:
         reader.cache = str(path.parent / reader.of_type(raw["cache"], str, "cache"))
     return DataConfig(
@@ -132,7 +134,19 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at merges (`<<`) of merges that would repeat the same keys without end."""
+    """Refuses a key that is given twice, and stops at merges (`<<`) of merges that would repeat keys without end."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        found = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in found:
+                problem = f"the key {shown(key.value)} is given twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            found.add((key.tag, key.value))
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)

@@ -71,12 +71,16 @@ class RowStarts:
         place = hashlib.blake2b(str(self.beside.absolute()).encode(), digest_size=8).hexdigest()
         path = self.beside if os.access(self.beside.parent, os.W_OK) else self.cached
         try:
-            with FileLock(Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"):
-                found = self._find()  # another process may have made them meanwhile
-                if found is None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    self.write(path)
-                    found = self._read(path)
+            lock = Path(tempfile.gettempdir()) / f"kosmos_plugin-{os.getuid()}-{place}.lock"
+            with FileLock(lock):
+                try:
+                    found = self._find()  # another process may have made them meanwhile
+                    if found is None:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        self.write(path)
+                        found = self._read(path)
+                finally:  # others may wait for this file or make a new one: once it is gone, both find the row starts
+                    lock.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"{path}, where the rows of {self.prefix} begin, cannot be written: {error.strerror}. Make its folder "
@@ -153,6 +157,7 @@ class RowStarts:
 
         items, eos, line_end = self.text.items, self.vocabulary.eos, self.vocabulary.line_end
         adds_eos = len(self.text.after) > 0
+        items.check()
         done = 0  # items that end before the block
         total = len(items.tokens)
         with tqdm(total=total, desc=f"rows of {self.prefix}", unit=" tokens", unit_scale=True, delay=1) as bar:

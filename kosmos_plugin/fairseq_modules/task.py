@@ -127,7 +127,7 @@ class KosmosMultimodalTask(FairseqTask):
             UserError: The training was given options that it cannot honour.
         """
         if not from_checkpoint:
-            check_training_options(self.cfg)
+            check_training_options(self.cfg, self.data)
         self.needs_pretrained_weights = not from_checkpoint
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint:

@@ -11,7 +11,8 @@ from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.data.config import SPLITS, DataConfig
+from kosmos_plugin.errors import UserError, did_you_mean
 
 _PER_UPDATE = "the data YAML says how many sequences an update takes, and --update-freq into how many batches they go"
 _ORDER = "the order of the data depends on --seed alone"
@@ -38,11 +39,19 @@ UNUSED = {
 }
 
 
-def check_training_options(task: Any) -> None:
+# What a validation logs besides the losses of the streams.
+VALIDATION_METRICS = (
+    *("loss", "ppl", "packing_efficiency", "targets_per_second", "images_per_second"),
+    *("bsz", "wpb", "wps", "num_updates"),  # fairseq's own
+)
+
+
+def check_training_options(task: Any, data: DataConfig | None = None) -> None:
     """Check the options of a training, before its model is built.
 
     Args:
         task: The task's options, in fairseq's configuration. Without one, as in a script, nothing is checked.
+        data: The data YAML.
 
     Raises:
         UserError: An option cannot be honoured, or names a file that does not exist.
@@ -55,6 +64,8 @@ def check_training_options(task: Any) -> None:
         _check_unused(config)
         _check_optimizer(config)
         _check_checkpoints(config)
+        if data is not None and not config.dataset.disable_validation:
+            _check_best_checkpoint_metric(config, data)
 
 
 def _check_unused(config: Any) -> None:
@@ -77,6 +88,23 @@ def _check_optimizer(config: Any) -> None:
                 f"--optimizer fused_adamw updates float32 weights, and --memory-efficient-{kind} keeps none: "
                 f"use --optimizer adam, or --{kind}."
             )
+
+
+def _check_best_checkpoint_metric(config: Any, data: DataConfig) -> None:
+    """Check that validation logs the metric; fairseq looks for it only then, which may be hours later."""
+    subsets = [subset for subset in config.dataset.valid_subset.split(",") if subset in SPLITS]
+    streams = [
+        stream.name
+        for stream in data.streams
+        if all(any(corpus.paths(subset) for corpus in stream.corpora) for subset in subsets)
+    ]
+    known = [*VALIDATION_METRICS, *(f"{kind}_{stream}" for stream in streams for kind in ("loss", "ppl"))]
+    name = config.checkpoint.best_checkpoint_metric
+    if name not in known:
+        raise UserError(
+            f"--best-checkpoint-metric {name} is not logged in validation; what is: {', '.join(known)}."
+            f"{did_you_mean(name.removeprefix('valid_'), known)}"
+        )
 
 
 def _check_checkpoints(config: Any) -> None:

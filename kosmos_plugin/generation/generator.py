@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import build_empty, read_kosmos
+from kosmos_plugin.checkpoints.fairseq_checkpoint import KosmosCheckpoint, build_empty, read_kosmos
 from kosmos_plugin.checkpoints.state_dict import require_matching_weights
 from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
@@ -164,9 +164,20 @@ def load(
         UserError: The file is not a checkpoint of a KOSMOS model, its weights do not match its configuration, there is
             no vocabulary, or no such device or precision.
     """
+    device = inference_device(device)  # before what takes time
+    dtype = inference_dtype(dtype, device)
+    return build_generator(read_kosmos(Path(path), data, vocabulary), path, device, dtype)
+
+
+def build_generator(
+    checkpoint: KosmosCheckpoint,
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Generator:
+    """Build the model of a checkpoint that was read from `path`; see `load`."""
     device = inference_device(device)
     dtype = inference_dtype(dtype, device)
-    checkpoint = read_kosmos(Path(path), data, vocabulary)
     config = replace(checkpoint.config, compile=False)  # shapes change with every step
     try:
         expected = build_empty(config, checkpoint.vocabulary).state_dict()  # first without memory for its weights

@@ -22,6 +22,7 @@ from kosmos_plugin.generation import static_stepper
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.images import normalize
+from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
 from tests.checkpoints import peer
 
@@ -171,6 +172,9 @@ def test_newlines_are_named_where_transformers_has_none(imported, tmp_path, capl
         theirs = AutoTokenizer.from_pretrained(str(tmp_path / "theirs"))
         tokens = theirs("the red cat</line>sees a house", add_special_tokens=False)["input_ids"]
         assert tokens == vocabulary.encode("the red cat\nsees a house")
+    convert(tmp_path / "theirs", tmp_path / "back", "fairseq")
+    assert load(tmp_path / "back" / "model.pt").vocabulary.newlines == newlines
+    assert Vocabulary.load(tmp_path / "back" / "vocabulary").newlines == newlines
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,44 @@ def test_not_yaml(write, text, message):
         read_data_config(write(text))
 
 
+@pytest.mark.parametrize(
+    "text, line, key",
+    [
+        ("vocabulary: a\nstreams: {}\nvocabulary: b\n", 3, "vocabulary"),
+        ("vocabulary: a\nstreams:\n  text: {kind: text}\n  x: {}\n  text: {kind: captions}\n", 5, "text"),
+        ("vocabulary: a\nstreams:\n  text:\n    kind: text\n    'kind': captions\n", 5, "kind"),
+        ("vocabulary: a\nstreams: {text: {corpora: [{name: a, weight: 1,\n weight: 2}]}}\n", 3, "weight"),
+        ("vocabulary: a\nstreams: &a {x: {}}\nmore: {<<: *a, <<: *a}\nvocabulary: b", 4, "vocabulary"),
+    ],
+)
+def test_a_key_given_twice(tmp_path, text, line, key):
+    path = tmp_path / "data.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_data_config(path)
+    assert str(error.value) == f"{path} is not valid YAML (line {line}): the key '{key}' is given twice"
+
+
+def test_a_merge_may_be_overridden_wherever_it_is_used(write):
+    """The key of a merge is given once in each mapping."""
+    path = write(GOOD)
+    config = yaml.safe_load(path.read_text())
+    streams = config["streams"]
+    first = next(iter(streams))
+    base = yaml.safe_dump(streams[first], default_flow_style=True, width=10**6).strip()
+    text = f"vocabulary: v\nstreams:\n  a: &a {base}\n  b: &b\n    <<: *a\n    sequences_per_update: 7\n"
+    path.write_text(text + "  c:\n    <<: *b\n    sequences_per_update: 8\n")
+    assert [stream.sequences_per_update for stream in read_data_config(path).streams][1:] == [7, 8]
+
+
+def test_streams_whose_names_look_alike(write):
+    path = write(GOOD)
+    text = path.read_text()
+    path.write_text(text[: text.index("streams:")] + "streams: {1: {}, '1': {}}\n")
+    with pytest.raises(UserError, match="two streams of the same name"):
+        read_data_config(path)
+
+
 def test_binary_file(tmp_path):
     (tmp_path / "data.yaml").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(UserError, match=r"data\.yaml is not valid YAML"):

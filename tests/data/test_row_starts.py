@@ -183,10 +183,27 @@ rows = FullSentenceRows({str(tmp_path / "text")!r}, Vocabulary.load({str(tmp_pat
 print(len(rows))
 """
     tiny.write_vocabulary(tmp_path / "vocabulary")
-    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
     said = sorted(process.communicate(timeout=100)[0].split() for process in processes)
     rows = str(len(FullSentenceRows(str(tmp_path / "text"), vocabulary, 16)))
     assert said == [[rows], [rows], ["made", rows]]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_no_lock_is_left_behind(vocabulary, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    write(tmp_path / "text", documents(vocabulary))
+    FullSentenceRows(str(tmp_path / "text"), vocabulary, 16)
+    write(tmp_path / "broken", [[5, vocabulary.eos], [6, 7]])
+    with pytest.raises(UserError, match="Some items"):
+        FullSentenceRows(str(tmp_path / "broken"), vocabulary, 16)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_text(vocabulary, tmp_path, monkeypatch):

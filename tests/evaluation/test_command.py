@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from fairseq_cli_ext.evaluate import cli_main
+from kosmos_plugin.checkpoints import safetensors_file
+from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
 from kosmos_plugin.evaluation.requests import distinct_images
 from kosmos_plugin.evaluation.results import read_results
+from kosmos_plugin.tensor_files import read_safetensors
 from tests import tiny
 from tests.evaluation.releases import write_release
 
@@ -187,6 +190,22 @@ def test_a_text_only_model_with_images_only_is_an_error(text_only, releases, tmp
     status, _, error = evaluate(capsys, "--path", text_only, *options)
     assert status == 2 and not (tmp_path / "out").exists()
     assert "Nothing can be evaluated.\ncoco: it has images" in error
+
+
+def test_the_checkpoint_is_read_once(text_only, releases, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    convert(text_only, path, "safetensors")
+    read = []
+
+    def counting(path: Path):
+        read.append(path)
+        return read_safetensors(path)
+
+    monkeypatch.setattr(safetensors_file, "read_safetensors", counting)
+    options = ("--benchmark", "boolq", "--data", releases, "--out", tmp_path / "out", "--limit", 1, "--shots", 0)
+    status, _, error = evaluate(capsys, "--path", path, *options)
+    assert status == 0, error
+    assert read == [path]
 
 
 def test_has_images_is_what_the_prompts_have(releases):

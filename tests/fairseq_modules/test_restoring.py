@@ -1,5 +1,7 @@
 """A checkpoint that does not fit a training, or is damaged, is one line that says what to do."""
 
+import importlib
+import io
 import os
 import shutil
 import subprocess
@@ -127,13 +129,29 @@ def test_fp16_without_a_gpu(data, tmp_path, option):
         tiny.train(data, tmp_path, option, *ONE_UPDATE)
 
 
-@pytest.mark.parametrize("command", [["generate"], ["generate", "--gen-subset", "valid"], ["interactive"]])
+TRANSLATION = [["generate"], ["generate", "--gen-subset", "valid"], ["interactive"]]
+
+
+def translation_options(data: Path, trained: Path) -> list[str]:
+    task = ["--user-dir", str(ROOT / "kosmos_plugin"), *tiny.TRAIN_OPTIONS.split()[:2], "--tokens-per-sample", "64"]
+    return [str(data), "--path", str(trained / "checkpoint_last.pt"), *task]
+
+
+@pytest.mark.parametrize("command", TRANSLATION)
+def test_fairseqs_functions_for_translation(data, trained, command, monkeypatch):
+    name, *options = command
+    monkeypatch.setattr(sys, "argv", [f"fairseq-{name}", *translation_options(data, trained), *options])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a dog\n"))
+    with pytest.raises(UserError, match="use kosmos-generate"):
+        importlib.import_module(f"fairseq_cli.{name}").cli_main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TRANSLATION)
 def test_fairseqs_commands_for_translation(data, trained, command):
     name, *options = command
-    checkpoint = ["--path", str(trained / "checkpoint_last.pt")]
-    task = ["--user-dir", str(ROOT / "kosmos_plugin"), *tiny.TRAIN_OPTIONS.split()[:2], "--tokens-per-sample", "64"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"fairseq_cli.{name}", str(data), *checkpoint, *task, *options],
+        [sys.executable, "-W", "ignore", "-m", f"fairseq_cli.{name}", *translation_options(data, trained), *options],
         capture_output=True, text=True, cwd=ROOT, input="a dog\n",
     )  # fmt: skip
     assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-2000:]

@@ -1,6 +1,8 @@
 """Options that this task does not use, and checkpoints that are not there: one line, before any model is built."""
 
 import dataclasses
+import json
+import logging
 import re
 
 import pytest
@@ -9,7 +11,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.fairseq_modules.training_options import UNUSED, check_training_options
+from kosmos_plugin.fairseq_modules.training_options import UNUSED, VALIDATION_METRICS, check_training_options
 from tests import tiny
 
 OPTIONS = ("--cpu", "--num-workers", "0", "--disable-validation", "--max-update", "1")
@@ -52,6 +54,30 @@ def test_every_unused_option_is_tried():
 def test_an_option_without_effect_is_refused(data, tmp_path, key):
     message = refusal(data, tmp_path, *GIVEN[key])
     assert message.startswith(f"{GIVEN[key][0]} ") and message.endswith(f"{UNUSED[key]}. Leave it out.")
+
+
+def test_metrics_of_validation_are_those_that_are_logged(data, tmp_path, caplog):
+    """And the best checkpoint can be chosen by a stream's loss."""
+    options = ("--cpu", "--num-workers", "0", "--max-update", "2", "--best-checkpoint-metric", "ppl_captions")
+    with caplog.at_level(logging.INFO, logger="valid"):
+        tiny.train(data, tmp_path, *options)
+    records = [json.loads(record.message) for record in caplog.records if record.name == "valid"]
+    logged = {name.removeprefix("valid_") for name in records[0]} - {"epoch", "best_ppl_captions"}
+    streams = {f"{kind}_{name}" for kind in ("loss", "ppl") for name in ("text", "captions", "interleaved")}
+    assert logged == {*VALIDATION_METRICS, *streams}
+    assert (tmp_path / "checkpoint_best.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    "name, suggestion",
+    [("los", "loss"), ("loss_caption", "loss_captions"), ("Loss", "loss"), ("valid_loss", "loss"), ("accuracy", None)],
+)
+def test_an_unknown_metric_of_the_best_checkpoint(data, tmp_path, name, suggestion):
+    options = [option for option in OPTIONS if option != "--disable-validation"]
+    with pytest.raises(UserError, match=f"--best-checkpoint-metric {name} is not logged in validation.*loss_text") as e:
+        tiny.train(data, tmp_path, *options, "--best-checkpoint-metric", name)
+    assert suggestion is None or str(e.value).endswith(f"Did you mean '{suggestion}'?")
+    tiny.train(data, tmp_path, *OPTIONS, "--best-checkpoint-metric", name)  # without validation it has no effect
 
 
 def test_from_a_hydra_configuration(data):

@@ -1,7 +1,8 @@
 """Evaluation data in training text: a document that shares a long n-gram with an evaluation file is dropped.
 
 §3.1: the datasets were "filtered to exclude downstream task data". The paper does not say how; this is the method of
-GPT-3 and The Pile: n-grams of 13 words. A shorter evaluation text is matched as a whole if it has at least 8 words.
+GPT-3 and The Pile: n-grams of 13 words. A shorter evaluation text is matched as a whole if it has at least 8 words, or
+7 if it is a sentence, as the shortest of Winograd's schemas are ("Lily spoke to Donna, breaking her silence.").
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from kosmos_plugin.curation.pipeline.steps import Filter
 
 LONGEST_NGRAM = 13
 SHORTEST_NGRAM = 8
+SHORTEST_SENTENCE = 7
 
 
 class ContaminationFilter(Filter):

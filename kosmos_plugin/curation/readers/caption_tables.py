@@ -1,6 +1,7 @@
 """Tables of images and captions → pairs. The columns are found by their usual names, or named by options.
 
 parquet   img2dataset (the image's column is named after its encoding); Hugging Face's `image: {bytes, path}`
+arrow     a data set that Hugging Face's `save_to_disk` has written
 csv, tsv  with a header; or without one a file name and a caption (Flickr's), or the columns of unilm's kosmos-2:
           key, caption, image in base64, width, height
 json      JSON lines or an array of objects; imagefolder's metadata.jsonl
@@ -9,7 +10,7 @@ Several captions of an image make several pairs.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from kosmos_plugin.curation.pipeline.inputs import InputFile, OtherForm, open_in
 from kosmos_plugin.curation.readers.captions import ReadPairs
 from kosmos_plugin.curation.readers.image_values import IMAGE_NAME, image_folder, image_media, read_image
 from kosmos_plugin.curation.readers.tables import (
+    Record,
+    arrow_columns,
+    arrow_records,
     csv_records,
     json_records,
     parquet_columns,
@@ -101,7 +105,7 @@ class ReadTable(ReadPairs):
 
     Args:
         files: The input files.
-        format: "parquet", "csv", "tsv" or "json".
+        format: "parquet", "arrow", "csv", "tsv" or "json".
         columns: How the columns are named.
         images: The folder of images that are given by name; None for the folder of each file.
         exclusion_writer: Writes the records that cannot be used.
@@ -138,10 +142,20 @@ class ReadTable(ReadPairs):
 
     def _parquet(self, file: InputFile) -> Iterator[tuple[object, object]]:
         with open_input(file.path) as stream:
-            columns = parquet_columns(stream)
-        image, caption = self.columns.find([name for name, _ in columns])
+            columns = [name for name, _ in parquet_columns(stream)]
+        return self._columnar(file, columns, parquet_records)
+
+    def _arrow(self, file: InputFile) -> Iterator[tuple[object, object]]:
         with open_input(file.path) as stream:
-            for row in parquet_records(stream, [image, caption], rows=16):
+            columns = arrow_columns(stream)
+        return self._columnar(file, columns, arrow_records)
+
+    def _columnar(
+        self, file: InputFile, names: Sequence[str], records: Callable[..., Iterator[Record]]
+    ) -> Iterator[tuple[object, object]]:
+        image, caption = self.columns.find(names)
+        with open_input(file.path) as stream:
+            for row in records(stream, [image, caption], rows=16):
                 # img2dataset writes a row for each address, with or without an image
                 yield row[caption], row[image] if row[image] is not None else Dropped("not downloaded")
 

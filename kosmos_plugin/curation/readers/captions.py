@@ -2,8 +2,9 @@
 
 webdataset   img2dataset's tars; they are used in place (`recipes.captions_in_place`)
 files        img2dataset's folders: 00000/000000000.jpg, .txt, .json
-parquet, csv, tsv, json   tables (`caption_tables`)
-coco         COCO's captions_*.json, with its images in a folder; a pair for each annotation
+parquet, arrow, csv, tsv, json   tables (`caption_tables`)
+coco         COCO's captions_*.json, or Karpathy's dataset_*.json (coco, flickr8k, flickr30k), with the images in a
+             folder; a pair for each annotation. Of Karpathy's splits, the training images: train and restval
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from kosmos_plugin.curation.filters.captions import check_pair, pair_document
 from kosmos_plugin.curation.filters.images import MAX_IMAGE_BYTES
+from kosmos_plugin.curation.pipeline.dropped import Dropped
 from kosmos_plugin.curation.pipeline.inputs import InputFile, OtherForm, open_input
 from kosmos_plugin.curation.pipeline.steps import Reader
 from kosmos_plugin.curation.readers.image_values import image_folder, image_media, read_image
@@ -33,11 +35,13 @@ FORMATS = {
     "csv": ("csv",),
     "json": ("jsonl", "ndjson"),
     "parquet": ("parquet",),
+    "arrow": ("arrow",),
     "coco": ("json",),
 }
 # A table may name the images beside it. img2dataset writes tables and statistics in JSON and Parquet beside its tars
 # and files; these are ignored.
-FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet",), ("coco",))
+FORMAT_GROUPS = (("webdataset", "tsv", "csv", "json"), ("files",), ("parquet", "arrow"), ("coco",))
+_KARPATHY_TRAINING = ("train", "restval")
 # imagefolder's: the table is of more use than the images, whatever its format.
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -119,7 +123,7 @@ def _beside(stem: str, extension: str) -> bytes | None:
 
 
 class ReadCoco(ReadPairs):
-    """COCO's caption annotations in order, each with its image.
+    """COCO's or Karpathy's caption annotations in order, each with its image.
 
     Args:
         files: The input files.
@@ -134,12 +138,18 @@ class ReadCoco(ReadPairs):
     def records(self, file: InputFile) -> Iterator[tuple[object, object]]:
         """(the image's file name, the caption) of each annotation."""
         with open_input(file.path) as stream:
-            names, annotations = _coco_annotations(json.load(stream))
+            content = json.load(stream)
+        if is_karpathy(content):
+            yield from _karpathy_pairs(content)
+            return
+        names, annotations = _coco_annotations(content)
         for annotation in annotations:
             yield names.get(str(annotation.get("image_id"))), annotation.get("caption")
 
     def pair(self, record: tuple[object, object]) -> tuple[Any, Any]:
         name, caption = record
+        if isinstance(name, Dropped):
+            raise name
         return caption, read_image(image_media(name, self.images, ""))
 
 
@@ -149,7 +159,27 @@ def is_coco(file: InputFile) -> bool:
         return False
     with open_input(file.path) as stream:
         first = next(json_lines(stream), None)
-    return not isinstance(first, dict) or "annotations" in first
+    return not isinstance(first, dict) or "annotations" in first or is_karpathy(first)
+
+
+def is_karpathy(value: object) -> bool:
+    """Whether a JSON value is Karpathy's splits: images, each with its sentences."""
+    images = value.get("images") if isinstance(value, dict) else None
+    return isinstance(images, list) and any(isinstance(image, dict) and "sentences" in image for image in images)
+
+
+def _karpathy_pairs(value: dict[str, Any]) -> Iterator[tuple[object, object]]:
+    """(the image's file name, the caption) of each sentence; in place of the name, why it is not used."""
+    for image in value["images"]:
+        if not isinstance(image, dict):
+            continue
+        name, folder = image.get("filename"), image.get("filepath")  # of COCO: train2014 or val2014
+        path: object = f"{folder}/{name}" if isinstance(folder, str) and folder and isinstance(name, str) else name
+        if (split := image.get("split")) not in _KARPATHY_TRAINING:
+            path = Dropped("image of a split for evaluation", str(split)[:80])
+        sentences = image.get("sentences")
+        for sentence in sentences if isinstance(sentences, list) else []:
+            yield path, sentence.get("raw") if isinstance(sentence, dict) else None
 
 
 def _coco_annotations(value: object) -> tuple[dict[str, object], list[dict[str, Any]]]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.curation.dedup.ngrams import ngram_hashes, normalized_words
-from kosmos_plugin.curation.filters.contamination import LONGEST_NGRAM, SHORTEST_NGRAM
+from kosmos_plugin.curation.filters.contamination import LONGEST_NGRAM, SHORTEST_NGRAM, SHORTEST_SENTENCE
 from kosmos_plugin.curation.pipeline.inputs import READ_ERRORS, InputFile, open_input
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.image_files import IMAGE_EXTENSIONS
@@ -43,6 +43,7 @@ _BYTE_ORDER_MARKS = {  # UTF-32's begins with UTF-16's
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _BLANK = re.compile(r"(?<!\S)_(?!\w)")  # Winogrande: "The trophy does not fit in the case because _ is too large."
+_SENTENCE = re.compile(r"\s*[A-Z].*[.!?][\s\"']*", re.DOTALL)
 _MOST_FIELDS = 32  # of a record with a blank; a larger object is a table
 _LONGEST_CELL = 2**31 - 1
 
@@ -56,7 +57,7 @@ def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
     Raises:
         UserError: A file cannot be read.
     """
-    found: dict[int, set[int]] = {n: set() for n in range(SHORTEST_NGRAM, LONGEST_NGRAM + 1)}
+    found: dict[int, set[int]] = {n: set() for n in range(SHORTEST_SENTENCE, LONGEST_NGRAM + 1)}
     for file in evaluation_files:
         if file.format in IMAGE_EXTENSIONS:
             continue
@@ -64,7 +65,7 @@ def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
         for text in evaluation_texts(file):
             words = normalized_words(text)
             n = min(len(words), LONGEST_NGRAM)
-            if n >= SHORTEST_NGRAM:
+            if n >= (SHORTEST_SENTENCE if _SENTENCE.fullmatch(text) else SHORTEST_NGRAM):
                 found[n].update(ngram_hashes(words, n).tolist())
                 is_used = True
         if not is_used:

@@ -1,6 +1,7 @@
 """Tables in the forms that data sets have → records, dictionaries of a row's fields.
 
 Parquet   the columns asked for
+Arrow     likewise, of a stream as Hugging Face's data sets are cached and saved
 CSV, TSV  with a header, or rows of known columns; comma, semicolon, bar or tab between fields. TSV may hold images in
           base64; a field that pandas has quoted is unquoted
 JSON      lines of objects, or one array of them, whatever the file's name says
@@ -43,6 +44,30 @@ def parquet_columns(stream: IO[bytes]) -> list[tuple[str, Any]]:
 
     try:
         return [(field.name, field.type) for field in parquet.read_schema(stream)]
+    except (pyarrow.ArrowException, ArithmeticError, LookupError, TypeError, MemoryError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def arrow_records(stream: IO[bytes], columns: Sequence[str], rows: int) -> Iterator[Record]:
+    """The records of an Arrow stream, converted `rows` at a time. ValueError where it is broken."""
+    import pyarrow
+
+    try:
+        for batch in pyarrow.ipc.open_stream(stream):
+            batch.validate(full=True)
+            wanted = batch.select(columns)
+            for first in range(0, wanted.num_rows, rows):
+                yield from wanted.slice(first, rows).to_pylist()
+    except (pyarrow.ArrowException, ArithmeticError, LookupError, TypeError, MemoryError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def arrow_columns(stream: IO[bytes]) -> list[str]:
+    """The names of an Arrow stream's columns. ValueError if it is broken."""
+    import pyarrow
+
+    try:
+        return list(pyarrow.ipc.open_stream(stream).schema.names)
     except (pyarrow.ArrowException, ArithmeticError, LookupError, TypeError, MemoryError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 

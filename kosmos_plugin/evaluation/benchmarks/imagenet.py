@@ -1,9 +1,12 @@
 """ImageNet (§4.6): what a photo shows, generated after "The photo of the", freely or among the 1,000 names.
 
-Release (image-net.org, ILSVRC2012), either as downloaded or with its images in folders:
+Release (image-net.org, ILSVRC2012), as downloaded, unpacked, or with its images in folders:
 
-    ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz       read without unpacking
-    val/n01440764/ILSVRC2012_val_00000293.JPEG, …              a folder for each of the 1,000 WordNet ids
+    ILSVRC2012_img_val.tar                           read without unpacking; or
+    val/ILSVRC2012_val_00000001.JPEG, …              unpacked; either with the development kit, as
+    ILSVRC2012_devkit_t12.tar.gz                     its archive or the folder ILSVRC2012_devkit_t12
+
+    val/n01440764/ILSVRC2012_val_00000293.JPEG, …    a folder for each of the 1,000 WordNet ids, without the kit
 
 The paper does not say which names it gives the categories. These are CLIP's, from open_clip: the i-th name belongs to
 the i-th of the sorted WordNet ids. "missile" and "sunglasses" are each the name of two ids, and right for both. A
@@ -11,26 +14,24 @@ prediction is right if it equals the name, including case, ignoring spaces aroun
 """
 
 import functools
-import gzip
-import io
-import tarfile
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.tar_files import files_of_tar, read_pieces
-from kosmos_plugin.errors import UserError, missing_package
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import image_file, image_files, is_leftover, list_folder, named
+from kosmos_plugin.evaluation.imagenet_devkit import ARCHIVE, FOLDER, read_devkit
 from kosmos_plugin.evaluation.metrics.accuracy import accuracy
 from kosmos_plugin.evaluation.requests import Generate, Request, question
 
 PROMPT = "The photo of the"
 IMAGES = "ILSVRC2012_img_val.tar"
-DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-META = "ILSVRC2012_devkit_t12/data/meta.mat"
-GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+VALIDATION = "val"
+_NAME = re.compile(r"ILSVRC2012_val_\d{8}\.[A-Za-z]+")
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,24 @@ class ImageNet(Benchmark[Photo]):
     title = "ImageNet"
     section = "4.6"
     release = "imagenet"
-    source = f"ILSVRC2012 of image-net.org: {IMAGES} and {DEVKIT}, or the folder val with a folder for each WordNet id"
+    source = (
+        f"ILSVRC2012 of image-net.org: {IMAGES} or its images in the folder {VALIDATION}, with {ARCHIVE} or the folder "
+        f"{FOLDER}; or {VALIDATION} with a folder for each WordNet id"
+    )
     splits = ("val",)
 
     def files(self, few_shot: bool) -> list[str]:
-        return [IMAGES, DEVKIT] if (self.folder / IMAGES).exists() else ["val"]
+        if (self.folder / IMAGES).exists():
+            return [IMAGES, self._devkit()]
+        return [VALIDATION, self._devkit()] if self._is_flat() else [VALIDATION]
 
     def items(self) -> list[Photo]:
-        return self._from_archives() if (self.folder / IMAGES).exists() else self._from_folders()
+        if (self.folder / IMAGES).exists():
+            return self._labelled(self.folder / IMAGES, self._in_tar())
+        if self._is_flat():
+            folder = self.folder / VALIDATION
+            return self._labelled(folder, [(path.name, image_file(path)) for path in image_files(folder)])
+        return self._from_folders()
 
     def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:
         return Generate(question(PROMPT, item.image), beam=2)
@@ -71,22 +82,36 @@ class ImageNet(Benchmark[Photo]):
             for path in image_files(folder / wordnet_id)
         ]
 
-    def _from_archives(self) -> list[Photo]:
+    def _is_flat(self) -> bool:
+        """Whether the images are in one folder, as they are in the archive."""
+        folder = self.folder / VALIDATION
+        return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
+
+    def _devkit(self) -> str:
+        return self.either(ARCHIVE, FOLDER)
+
+    def _in_tar(self) -> list[tuple[str, Image]]:
         path = self.folder / IMAGES
-        wordnet_ids, labels = _read_devkit(self.folder / DEVKIT)
-        names = _names(wordnet_ids.values(), self.folder / DEVKIT)
         try:
-            photos_of_tar = {name: pieces for name, pieces in files_of_tar(path) if not is_leftover(Path(name).name)}
-            files = sorted(photos_of_tar.items(), key=lambda file: Path(file[0]).name)
+            photos = {name: pieces for name, pieces in files_of_tar(path) if not is_leftover(Path(name).name)}
         except OSError as error:
             raise UserError(f"{path} cannot be read: {named(str(error))}") from None
-        if len(files) != len(labels):
-            raise UserError(f"{path} has {len(files):,} images, and {DEVKIT} the labels of {len(labels):,}.")
+        return [
+            (Path(name).name, Image(functools.partial(read_pieces, str(path), pieces), f"{path}/{name}"))
+            for name, pieces in photos.items()
+        ]
+
+    def _labelled(self, where: Path, images: list[tuple[str, Image]]) -> list[Photo]:
+        """The images, of which the i-th by name has the i-th label of the development kit."""
+        devkit = self.folder / self._devkit()
+        wordnet_ids, labels = read_devkit(devkit)
+        names = _names(wordnet_ids.values(), devkit)
+        if len(images) != len(labels):
+            raise UserError(f"{where} has {len(images):,} images, and {devkit.name} the labels of {len(labels):,}.")
         photos = []
-        for (name, pieces), label in zip(files, labels, strict=True):
+        for (name, image), label in zip(sorted(images, key=lambda image: image[0]), labels, strict=True):
             wordnet_id = wordnet_ids[label]
-            read = functools.partial(read_pieces, str(path), pieces)
-            photos.append(Photo(f"{wordnet_id}/{Path(name).name}", names[wordnet_id], Image(read, f"{path}/{name}")))
+            photos.append(Photo(f"{wordnet_id}/{name}", names[wordnet_id], image))
         return photos
 
 
@@ -116,27 +141,3 @@ def _names(wordnet_ids: Iterable[str], where: Path) -> dict[str, str]:
     if len(ids) != len(IMAGENET_CLASSNAMES):
         raise UserError(f"{where} has {len(ids):,} categories, not ImageNet's {len(IMAGENET_CLASSNAMES):,}.")
     return dict(zip(ids, IMAGENET_CLASSNAMES, strict=True))
-
-
-def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
-    """Return (ILSVRC2012_ID → WordNet id of the 1,000 categories, the ILSVRC2012_ID of each validation image)."""
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise missing_package(f"Reading {path}", error, "evaluation") from None
-    try:
-        whole = gzip.decompress(path.read_bytes())  # a few MB, checksum included: damage can crash loadmat
-        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
-            meta, ground_truth = archive.extractfile(META), archive.extractfile(GROUND_TRUTH)
-            if meta is None or ground_truth is None:
-                raise KeyError(f"{META} or {GROUND_TRUTH} is not a file")
-            synsets = loadmat(meta, squeeze_me=True)["synsets"]
-            labels = [int(label) for label in ground_truth.read().split()]
-        # Only the categories have no children; the other synsets are above them in WordNet's tree.
-        wordnet_ids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets if s["num_children"] == 0}
-    except Exception as error:  # gzip's, zlib's and loadmat's are of any type
-        raise UserError(f"{path} cannot be read as ImageNet's development kit: {named(str(error))}") from None
-    unknown = sorted(set(labels) - set(wordnet_ids))
-    if unknown:
-        raise UserError(f"{path}: the label {unknown[0]} of {GROUND_TRUTH} is not a category of {META}.")
-    return wordnet_ids, labels

@@ -99,6 +99,33 @@ def test_items_of_every_form_are_found(tmp_path, name):
     assert found(tmp_path, tmp_path / name) == [True] * 6 + [False] * 6
 
 
+def test_the_shortest_winograd_schemas_are_found(tmp_path):
+    """As in WSCollection.xml; numbers 237 and 238 of its first 273 have 7 words, all others 8 or more."""
+    schemas = "".join(
+        "<schema>\n<text>\n<txt1>\nLily spoke to Donna, breaking </txt1>\n<pron> her </pron>\n"
+        f"<txt2> {end}. \n</txt2>\n</text>\n<quote>\n<quote1>breaking</quote1>\n<pron>her </pron>\n</quote>\n"
+        "<answers>\n<answer>Lily </answer>\n"
+        "<answer>Donna </answer>\n</answers>\n<correctAnswer> A  </correctAnswer>\n</schema>\n\n"
+        for end in ("silence", "concentration")
+    )
+    head = '<?xml version="1.0" encoding="ISO-8859-1"?>\n<?xml-stylesheet type="text/xsl" href="WSExample.xsl"?>\n'
+    file = tmp_path / "WSCollection.xml"
+    file.write_text(f"{head}<collection>\n{schemas}</collection>\n", encoding="iso-8859-1")
+    write_ngrams([InputFile(str(file), None)], tmp_path / "ngrams.npz")
+    filter = ContaminationFilter(tmp_path / "ngrams.npz")
+    for end in ("silence", "concentration"):
+        document = Document(f"Here it is. Lily spoke to Donna, breaking her {end}. Then she left.", "")
+        assert filter.filter(document) is not True
+    assert filter.filter(Document("Lily spoke to Donna, breaking her pencil. Then she left.", "")) is True
+
+
+def test_seven_words_that_are_no_sentence_remove_nothing(tmp_path):
+    (tmp_path / "endings.jsonl").write_text(json.dumps({"ending": "gets up and walks out of frame."}))
+    write_ngrams([InputFile(str(tmp_path / "endings.jsonl"), None)], tmp_path / "ngrams.npz")
+    filter = ContaminationFilter(tmp_path / "ngrams.npz")
+    assert filter.filter(Document("Then he gets up and walks out of frame.", "")) is True
+
+
 def test_a_blank_is_filled_with_the_options(tmp_path):
     """Winogrande's sentences have fewer than 13 words on either side of the blank."""
     words = ITEMS[0].split()[:18]

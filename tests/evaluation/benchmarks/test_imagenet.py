@@ -1,14 +1,20 @@
 """ImageNet: photos from folders and from the archives, named freely or among the 1,000 names."""
 
 import gzip
+import hashlib
 import random
+import shutil
+import tarfile
 from collections import Counter
 
 import pytest
+import torch
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from torchvision.datasets.imagenet import ARCHIVE_META, parse_devkit_archive
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.evaluation import imagenet_devkit
 from kosmos_plugin.evaluation.benchmark import Answer
 from kosmos_plugin.evaluation.benchmarks.imagenet import ImageNet, ImageNetConstrained, category_names
 from kosmos_plugin.evaluation.requests import Generate, distinct_images, prompt_text
@@ -61,6 +67,70 @@ def test_the_archives_give_the_same_items_unpacked(folder, archives):
     ]
 
 
+@pytest.fixture
+def unpacked(archives, tmp_path):
+    """Both archives unpacked by tarfile, as one would do it by hand."""
+    target = tmp_path / "unpacked"
+    with tarfile.open(archives / "ILSVRC2012_img_val.tar") as archive:
+        archive.extractall(target / "val", filter="data")
+    with tarfile.open(archives / "ILSVRC2012_devkit_t12.tar.gz") as archive:
+        archive.extractall(target, filter="data")
+    return target
+
+
+def test_the_unpacked_archives_give_the_same_items(folder, unpacked, archives):
+    (unpacked / "val" / ".DS_Store").write_bytes(b"left by a desktop")
+    expected = [(item.id, item.reference, item.image.read()) for item in ImageNet(folder).items()]
+    for devkit in ("folder", "archive"):
+        if devkit == "archive":
+            shutil.rmtree(unpacked / "ILSVRC2012_devkit_t12")
+            shutil.copy(archives / "ILSVRC2012_devkit_t12.tar.gz", unpacked)
+        benchmark = ImageNet(unpacked)
+        benchmark.check_files(few_shot=False)
+        assert [(item.id, item.reference, item.image.read()) for item in benchmark.items()] == expected
+    (unpacked / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    with pytest.raises(UserError, match=r"ILSVRC2012_devkit_t12\.tar\.gz is not in"):
+        ImageNet(unpacked).check_files(few_shot=False)
+
+
+def test_an_image_that_is_missing_from_a_flat_folder_is_an_error(unpacked):
+    (unpacked / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()
+    with pytest.raises(UserError, match=r"val has 5 images, and ILSVRC2012_devkit_t12 the labels of 6"):
+        ImageNet(unpacked).items()
+
+
+def test_categories_are_those_that_torchvision_reads(archives, unpacked, monkeypatch):
+    name = "ILSVRC2012_devkit_t12.tar.gz"
+    checksum = hashlib.md5((archives / name).read_bytes()).hexdigest()
+    monkeypatch.setitem(ARCHIVE_META, "devkit", (name, checksum))  # the miniature's in place of the release's
+    parse_devkit_archive(str(archives))
+    _, theirs = torch.load(archives / "meta.bin", weights_only=True)
+    assert [item.id.partition("/")[0] for item in ImageNet(unpacked).items()] == theirs
+
+
+def test_a_damaged_list_of_synsets_is_named_in_one_line(unpacked):
+    """scipy's reader raises anything for damage, takes any amount of memory, and can crash."""
+    path = unpacked / "ILSVRC2012_devkit_t12" / "data" / "meta.mat"
+    content, rng, named = path.read_bytes(), random.Random(1), 0
+    for _ in range(12):
+        damaged = bytearray(content[: rng.choice((len(content), rng.randrange(1, len(content))))])
+        for _ in range(rng.randint(1, 20)):
+            damaged[rng.randrange(min(len(damaged), rng.choice((300, len(damaged)))))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            assert ImageNet(unpacked).items()
+        except UserError as error:
+            assert "\n" not in str(error) and str(unpacked) in str(error)
+            named += 1
+    assert named > 4
+
+
+def test_a_crash_of_the_reader_is_named(unpacked, monkeypatch):
+    monkeypatch.setattr(imagenet_devkit, "_READ_META", "import os; os.abort()")
+    with pytest.raises(UserError, match=r"devkit_t12 cannot be read .*meta\.mat is damaged .*its reader crashed"):
+        ImageNet(unpacked).items()
+
+
 def test_the_name_is_generated_after_the_photo(folder):
     item = ImageNet(folder).items()[0]
     request = ImageNet(folder).request(item, [])
@@ -100,7 +170,9 @@ def test_a_prediction_must_match_exactly(folder):
 
 
 def test_what_is_missing_is_named(tmp_path, archives):
-    with pytest.raises(UserError, match=r"val is not in .*ILSVRC2012_img_val\.tar and ILSVRC2012_devkit_t12\.tar\.gz"):
+    with pytest.raises(
+        UserError, match=r"val is not in .*ILSVRC2012_img_val\.tar or .* with ILSVRC2012_devkit_t12\.tar\.gz"
+    ):
         ImageNet(tmp_path / "nowhere").check_files(few_shot=False)
     (archives / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(UserError, match=r"ILSVRC2012_devkit_t12\.tar\.gz is not in"):
