@@ -7,6 +7,7 @@ two, the longest prompt to a multiple of PROMPT_LENGTHS, the steps to a multiple
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -57,8 +58,8 @@ class StaticStep:
         self.cache = StaticCache(shape, store, self.inputs[1].view(shape.prompts, shape.beams))
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def capture(self) -> None:
-        """Record the step as a CUDA graph, before the first prompts are loaded."""
+    def capture(self, pool: Any) -> None:
+        """Record the step as a CUDA graph with the memory of `pool`, before the first prompts are loaded."""
         self._inputs = self._inputs.pin_memory()  # so that copying them does not wait
         with torch.cuda.device(self.inputs.device):
             # Once outside the graph, where libraries may load kernels and allocate their workspaces.
@@ -68,7 +69,7 @@ class StaticStep:
                 self.compute()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=pool):
                 self.compute()
         self.graph = graph
 
@@ -121,6 +122,8 @@ class StaticSteps:
         self.addresses = _addresses(decoder)
         self._store = decoder.embed_tokens.weight.new_empty(0)
         self._steps: OrderedDict[CacheShape, StaticStep] = OrderedDict()
+        # What a step computes on its way is overwritten by the next one, whichever graph that is.
+        self._pool = _new_pool(self._store.device)
 
     def of(self, shape: CacheShape) -> StaticStep | None:
         """The step of a shape; None if its keys and values do not fit in the device's memory."""
@@ -133,9 +136,10 @@ class StaticSteps:
             if len(self._steps) == MAX_GRAPHS:
                 self._steps.popitem(last=False)
             store = self._store[: store_shape.numel()].view(store_shape)
-            step = self._steps[shape] = StaticStep(decoder, shape, self.pad, store)
+            step = StaticStep(decoder, shape, self.pad, store)
             if store.is_cuda:
-                step.capture()
+                step.capture(self._pool)
+            self._steps[shape] = step
         self._steps.move_to_end(shape)
         return self._steps[shape]
 
@@ -144,6 +148,7 @@ class StaticSteps:
         if size > len(self._store):
             self._steps.clear()  # their graphs know the old store's address
             self._store = self._store.new_empty(0)
+            self._pool = _new_pool(self._store.device)
             if self._store.is_cuda and size * self._store.itemsize > _free_memory(self._store.device) / 2:
                 return False
             self._store = self._store.new_empty(size)
@@ -159,6 +164,11 @@ def static_steps(model: Kosmos, pad: int) -> StaticSteps:
     if steps is None or steps.addresses != _addresses(model.decoder):
         steps = _steps_of_model[model] = StaticSteps(model.decoder, pad)
     return steps
+
+
+def _new_pool(device: torch.device) -> Any:
+    """Memory for graphs; torch does not take one that graphs have had before and have no more."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 def _addresses(decoder: KosmosDecoder) -> list[tuple[torch.device, torch.dtype, int]]:
