@@ -18,13 +18,14 @@ the exit status is then 2.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.options import DeviceOptions
 from kosmos_plugin.options import add_options, option, parsed_options
 
 
@@ -84,6 +85,7 @@ def parser() -> CommandParser:
     """Build the command's parser."""
     parser = CommandParser("kosmos-evaluate", __doc__)
     add_options(parser, EvaluateOptions)
+    add_options(parser.add_argument_group("device"), DeviceOptions)
     parser.add_argument(
         "--list", nargs=0, action=_ListBenchmarks, help="list the benchmarks and where their files belong"
     )
@@ -104,10 +106,10 @@ def run(args: argparse.Namespace) -> None:
 
         print(compare(*args.compare))
     else:
-        _evaluate(parsed_options(args, EvaluateOptions))
+        _evaluate(parsed_options(args, EvaluateOptions), parsed_options(args, DeviceOptions))
 
 
-def _evaluate(options: EvaluateOptions) -> None:
+def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
     from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
     from kosmos_plugin.evaluation.plan import plan_runs
     from kosmos_plugin.evaluation.ranks import Ranks
@@ -135,12 +137,15 @@ def _evaluate(options: EvaluateOptions) -> None:
         text_only=checkpoint.config.vision_encoder == "none",
     )
     ranks = Ranks.join()
-    responder = KosmosResponder(build_generator(checkpoint, options.path))
+    if ranks.count > 1 and ":" in (where.device or ""):
+        raise UserError(f"--device {where.device}: each of the {ranks.count} processes has its own GPU; give cuda.")
+    kosmos = build_generator(checkpoint, options.path, where.device, where.dtype)
     del checkpoint  # the model has its weights
+    responder, dtype = KosmosResponder(kosmos), str(kosmos.dtype).removeprefix("torch.")
     failed = []
     for planned in plan.runs:
         try:
-            result = evaluate(planned, responder, options.out, options.batch_size, ranks)
+            result = evaluate(replace(planned, dtype=dtype), responder, options.out, options.batch_size, ranks)
             if result is not None:
                 others = [other for other in read_results(options.out) if other.key != result.key]
                 write_results(options.out, [*others, result])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.options import SearchOptions
+from kosmos_plugin.generation.options import DeviceOptions, SearchOptions
 from kosmos_plugin.options import REQUIRED, add_options, option, parsed_options
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def parser() -> CommandParser:
     """Build the command's parser."""
     parser = CommandParser("kosmos-generate", __doc__)
     add_options(parser, GenerateOptions)
+    add_options(parser.add_argument_group("device"), DeviceOptions)
     add_options(parser.add_argument_group("search"), SearchOptions)
     return parser
 
@@ -64,9 +65,10 @@ def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.generation.generator import load
 
     options, search = parsed_options(args, GenerateOptions), parsed_options(args, SearchOptions)
+    where = parsed_options(args, DeviceOptions)
     if options.prompt is None and options.image:
         raise UserError("--image goes with --prompt; JSON lines name their own images.")
-    kosmos = load(options.path, options.data, options.vocabulary)
+    kosmos = load(options.path, options.data, options.vocabulary, where.device, where.dtype)
     if options.prompt is not None:
         answer, encoding = _answer_prompt(kosmos, options, search), sys.stdout.encoding or "utf-8"
         print(answer.encode(encoding, "backslashreplace").decode(encoding))

@@ -15,26 +15,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
     from kosmos_plugin.generation.generator import Generator
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "load", "register"]
 
 
-def load(path: "str | Path", data: "str | Path | None" = None, vocabulary: "str | Path | None" = None) -> "Generator":
-    """Load a trained model, in evaluation mode, on the GPU if there is one.
+def load(
+    path: "str | Path",
+    data: "str | Path | None" = None,
+    vocabulary: "str | Path | None" = None,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+) -> "Generator":
+    """Load a trained model, in evaluation mode.
 
     Args:
         path: A checkpoint of fairseq-train (.pt) or kosmos-convert (.pt, .safetensors).
         data: The data YAML that names the vocabulary (default: where it was in training).
         vocabulary: A folder of sentencepiece.model and dict.txt (default: the folder `vocabulary` beside the
             checkpoint, or the data YAML's).
+        device: Where it runs, e.g. "cpu", "cuda:1" (default: the GPU if there is one).
+        dtype: "float32", "bfloat16" or "float16" (default: bfloat16 on a GPU, float32 on a CPU).
 
     Returns:
         The model with its vocabulary.
 
     Raises:
-        UserError: `path` is not a checkpoint of a KOSMOS model, or its vocabulary is missing.
+        UserError: `path` is not a checkpoint of a KOSMOS model, its vocabulary is missing, or there is no such device.
         ImportError: fairseq is not installed.
 
     Example:
@@ -47,7 +57,7 @@ def load(path: "str | Path", data: "str | Path | None" = None, vocabulary: "str 
     from kosmos_plugin.generation import generator
 
     with unchanged_root_logger():  # open_clip calls logging.info, which adds a handler
-        return generator.load(path, data, vocabulary)
+        return generator.load(path, data, vocabulary, device, dtype)
 
 
 def register() -> None:

@@ -216,9 +216,28 @@ def refused(capsys, *arguments) -> str:
 
 def test_generates_when_all_is_well(checkpoint, image_file, capsys):
     generate.cli_main(
-        ["--path", str(checkpoint), "--prompt", "<image> a", "--image", image_file, "--max-new-tokens", "2"]
+        [
+            "--path",
+            str(checkpoint),
+            "--prompt",
+            "<image> a",
+            "--image",
+            image_file,
+            "--max-new-tokens",
+            "2",
+            "--device",
+            "cpu",
+            "--dtype",
+            "bfloat16",
+        ]
     )
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_a_device_that_is_not_there(checkpoint, capsys):
+    assert "The device 'gpu' cannot be used" in refused(
+        capsys, "--path", checkpoint, "--prompt", "a", "--device", "gpu"
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class Predictions:
         found = read_json(path)
         if not isinstance(found, dict):
             raise UserError(f"{path} was not written by kosmos-evaluate: give another --out.")
+        found.setdefault("dtype", "float32")  # version 0.1 knew no other, and does not say so
         differing = [name for name, value in self.settings.items() if found.get(name) != value]
         if differing:
             then, now = (

@@ -35,6 +35,7 @@ class Run:
     digest: str  # of the checkpoint's file: answers of another one are never mixed in
     seed: int = 1  # of the demonstrations
     limit: int | None = None  # if set, only the split's first items
+    dtype: str = "float32"  # the model's precision
 
     @property
     def folder(self) -> str:
@@ -43,7 +44,13 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """All settings that its answers depend on; batch size and number of ranks are not among them."""
-        return {"checkpoint's digest": self.digest, "shots": self.shots, "seed": self.seed, "limit": self.limit}
+        return {
+            "checkpoint's digest": self.digest,
+            "shots": self.shots,
+            "seed": self.seed,
+            "limit": self.limit,
+            "dtype": self.dtype,
+        }
 
     def items(self) -> list[Item]:
         """Read the items to answer.

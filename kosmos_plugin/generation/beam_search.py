@@ -1,4 +1,4 @@
-"""Greedy and beam search over a batch of prompts."""
+"""Greedy search, sampling and beam search over a batch of prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prefill import prefill
+from kosmos_plugin.generation.sampling import Sampler, likeliest_token
+from kosmos_plugin.generation.static_stepper import make_stepper
 from kosmos_plugin.generation.stepper import Stepper
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.models.kosmos import Kosmos
@@ -38,7 +40,7 @@ def generate(
         model: The model, in evaluation mode.
         vocabulary: Its vocabulary.
         prompts: B prompts of any lengths, with room for the new tokens in the model's positions.
-        options: Greedy or beam search, and when to stop.
+        options: Greedy search, sampling or beam search, and when to stop.
         allowed: The only sequences that may be generated; None: any. Probabilities are over the whole vocabulary, not
             renormalized over what is allowed.
 
@@ -53,6 +55,7 @@ def generate(
     return search(state, last, vocabulary, options, allowed)
 
 
+@torch.inference_mode()
 def search(
     state: DecodingState,
     last: torch.Tensor,
@@ -66,11 +69,11 @@ def search(
         state: The state, of B rows.
         last: The hidden states [B, E] that predict the rows' next tokens.
         vocabulary: The model's vocabulary.
-        options: Greedy or beam search, and when to stop.
+        options: Greedy search, sampling or beam search, and when to stop.
         allowed: As for `generate`.
     """
-    stepper = Stepper(state, last, vocabulary, options.stop, allowed)
-    return _greedy_search(stepper, options) if options.beam == 1 else _beam_search(stepper, options)
+    stepper = make_stepper(state, last, vocabulary, options, allowed)
+    return _one_by_one(stepper, options) if options.beam == 1 else _beam_search(stepper, options)
 
 
 def generated_text(vocabulary: Vocabulary, hypothesis: Hypothesis, stop: Sequence[str] = ()) -> str:
@@ -97,23 +100,32 @@ class _Path:
         return Hypothesis(self.tokens, self.log_probability, score)
 
 
-def _greedy_search(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
-    paths = [_Path() for _ in stepper.hidden]
+def _one_by_one(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
+    """Greedy search and sampling, which choose one token after the other."""
+    choice = Sampler(options, stepper.log_probs.device) if options.samples else likeliest_token
+    paths = [_Path() for _ in stepper.log_probs]
     running = list(range(len(paths)))  # the path of each row
-    for step in range(options.max_new_tokens):
-        values, tokens = stepper.likeliest(1, [paths[path].tokens for path in running])
-        for path, value, token in zip(running, values, tokens, strict=True):
-            paths[path] = paths[path].extended(token[0], value[0])
-        rows = [row for row, path in enumerate(running) if not stepper.is_end(paths[path].tokens)]
+    steps = 0
+    while True:
+        prefixes = [paths[path].tokens for path in running]
+        taken = stepper.choose(choice, prefixes, steps, options.max_new_tokens)
+        steps += len(taken)
+        rows = []
+        for row, path in enumerate(running):
+            for values, tokens in taken:
+                paths[path] = paths[path].extended(tokens[row], values[row])
+                if stepper.is_end(paths[path].tokens):
+                    break
+            else:
+                rows.append(row)
         running = [running[row] for row in rows]
-        if not running or step + 1 == options.max_new_tokens:
-            break
+        if not running or steps == options.max_new_tokens:
+            return [path.hypothesis(options) for path in paths]
         stepper.advance(rows, [paths[path].tokens[-1] for path in running])
-    return [path.hypothesis(options) for path in paths]
 
 
 def _beam_search(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
-    prompts = [_Beams(options) for _ in stepper.hidden]
+    prompts = [_Beams(options) for _ in stepper.log_probs]
     for step in range(options.max_new_tokens):
         prefixes = [path.tokens for beams in prompts for path in beams.rows()]
         values, tokens = stepper.likeliest(2 * options.beam, prefixes)

@@ -19,6 +19,11 @@ class DecodingState:
         self.model = model
         self.cache = KeyValueCache(model.decoder.num_layers) if cache is None else cache
 
+    @property
+    def length(self) -> int:
+        """Positions of each row, padding included."""
+        return sum(level.length for level in self.cache.levels)
+
     def extend(
         self,
         tokens: torch.Tensor,

@@ -22,6 +22,7 @@ from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.beam_search import Hypothesis, generate, generated_text
 from kosmos_plugin.generation.conversation import Conversation
+from kosmos_plugin.generation.device import inference_device, inference_dtype
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prompt import parse_prompt
@@ -43,6 +44,16 @@ class Generator:
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.sample_builder = sample_builder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.decoder.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its weights and activations."""
+        return self.model.decoder.embed_tokens.weight.dtype
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model to a device."""
@@ -131,24 +142,42 @@ class Generator:
         return Conversation(self.model, self.vocabulary, self.sample_builder)
 
 
-def load(path: str | Path, data: str | Path | None = None, vocabulary: str | Path | None = None) -> Generator:
-    """Load a trained model for generation, on the GPU if there is one.
+def load(
+    path: str | Path,
+    data: str | Path | None = None,
+    vocabulary: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Generator:
+    """Load a trained model for generation.
 
     Args:
         path: A checkpoint of fairseq-train or kosmos-convert, .pt or .safetensors.
         data: The data YAML of its training, if it moved; only its vocabulary is used.
         vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
             or the vocabulary of the training.
+        device: Where the model runs. By default it is the GPU if there is one.
+        dtype: float32, bfloat16 or float16, of weights and activations. By default it is bfloat16 on a GPU, float32 on
+            a CPU.
 
     Raises:
-        UserError: The file is not a checkpoint of a KOSMOS model, its weights do not match its configuration, or there
-            is no vocabulary.
+        UserError: The file is not a checkpoint of a KOSMOS model, its weights do not match its configuration, there is
+            no vocabulary, or no such device or precision.
     """
-    return build_generator(read_kosmos(Path(path), data, vocabulary), path)
+    device = inference_device(device)  # before what takes time
+    dtype = inference_dtype(dtype, device)
+    return build_generator(read_kosmos(Path(path), data, vocabulary), path, device, dtype)
 
 
-def build_generator(checkpoint: KosmosCheckpoint, path: str | Path) -> Generator:
+def build_generator(
+    checkpoint: KosmosCheckpoint,
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Generator:
     """Build the model of a checkpoint that was read from `path`; see `load`."""
+    device = inference_device(device)
+    dtype = inference_dtype(dtype, device)
     config = replace(checkpoint.config, compile=False)  # shapes change with every step
     try:
         expected = build_empty(config, checkpoint.vocabulary).state_dict()  # first without memory for its weights
@@ -159,7 +188,6 @@ def build_generator(checkpoint: KosmosCheckpoint, path: str | Path) -> Generator
     require_matching_weights(checkpoint.weights, expected, path)
     model = Kosmos.build(config, len(checkpoint.vocabulary), checkpoint.vocabulary.pad, pretrained_vision=False)
     model.load_state_dict(checkpoint.weights)
-    if torch.cuda.is_available():
-        model.cuda()
+    model.to(device, dtype)
     sample_builder = SampleBuilder(checkpoint.vocabulary, config.image_tokens, config.tokens_per_sample)
     return Generator(model, checkpoint.vocabulary, sample_builder)

@@ -25,6 +25,7 @@ from kosmos_plugin.models.attention_plan import AttentionPlan, moved, plan_packe
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
+from kosmos_plugin.models.static_cache import StaticCache
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:
@@ -121,7 +122,7 @@ class KosmosDecoder(Decoder):
         return self.layer_norm(x)
 
     def extend(
-        self, token_embeddings: torch.Tensor, cache: KeyValueCache, valid: torch.Tensor | None = None
+        self, token_embeddings: torch.Tensor, cache: KeyValueCache | StaticCache, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the decoder over the next positions of the rows in `cache`, which grows by them.
 

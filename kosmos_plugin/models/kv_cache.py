@@ -207,14 +207,19 @@ class KeyValueCache:
         rows, length = self.shape
         return x.new_zeros(rows * length, *x.shape[2:]).index_copy(0, self.token_index, x[0]).unflatten(0, self.shape)
 
+    def ancestors(self) -> list[list[int]]:
+        """For each level, the row that each of the last level's rows continues; in the last level, the row itself."""
+        found = [list(range(self.levels[-1].rows))]
+        for below in self.levels[:0:-1]:
+            found.insert(0, [below.parents[row] for row in found[0]])
+        return found
+
     def _group_rows(self) -> list[QueryGrouping]:
         """For each level but the last, the last level's rows grouped by the row that they continue."""
-        groupings: list[QueryGrouping] = []
-        ancestors = list(range(self.levels[-1].rows))
-        for above, below in zip(self.levels[-2::-1], self.levels[:0:-1], strict=True):
-            ancestors = [below.parents[row] for row in ancestors]
-            groupings.insert(0, QueryGrouping(ancestors, above.rows, above.next_position.device))
-        return groupings
+        return [
+            QueryGrouping(rows, level.rows, level.next_position.device)
+            for level, rows in zip(self.levels[:-1], self.ancestors()[:-1], strict=True)
+        ]
 
     def _mask(self, length: int, groupings: list[QueryGrouping]) -> tuple[torch.Tensor | None, bool]:
         """`mask` and `is_causal` for the last `length` positions."""

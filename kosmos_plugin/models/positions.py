@@ -49,11 +49,14 @@ def xpos_rotation(positions: torch.Tensor, head_dim: int, scale_base: int = 512)
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate x [B, T, H, D] in pairs (0 with 1, 2 with 3, …) in float32; the result has x's dtype.
 
-    `cos` and `sin` are tables of a Rotation, whose sin has the signs: pairs are only swapped here, which torch.compile
-    fuses into one pass.
+    `cos` and `sin` are tables of a Rotation. Under torch.compile, which knows no complex numbers, pairs are only
+    swapped, as the table of sines has the signs: that is fused into one pass.
     """
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return (x.float() * cos + swapped.float() * sin).to(x.dtype)
+    pairs = x.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        return (x.float() * cos + pairs.flip(-1).flatten(-2).float() * sin).to(x.dtype)
+    turn = torch.complex(cos[..., 1::2], sin[..., 1::2])
+    return torch.view_as_real(torch.view_as_complex(pairs.float().contiguous()) * turn).flatten(-2).to(x.dtype)
 
 
 class SinusoidalPositions(nn.Module):

@@ -98,7 +98,7 @@ def captions(kosmos: Generator, theirs, images: int) -> list[Cell]:
 
 @torch.inference_mode()
 def long_context(kosmos: Generator) -> list[Cell]:
-    vocabulary, device = kosmos.vocabulary, transformers_generation.device_of(kosmos)
+    vocabulary, device = kosmos.vocabulary, kosmos.device
     config = KosmosBaseConfig(vision_encoder="none", tokens_per_sample=POSITIONS)
     torch.manual_seed(1)
     decoder = KosmosDecoder(config, len(vocabulary), vocabulary.pad).to(device).eval()

@@ -31,18 +31,19 @@ class Result:
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
     plots: list[str] = field(default_factory=list)
+    more: list["Result"] = field(default_factory=list)  # further tables of the same measurement
 
     def markdown(self) -> str:
         table = [self.columns, ["---"] * len(self.columns), *([shown(cell) for cell in row] for row in self.rows)]
         lines = [f"## {self.title}", "", *(f"| {' | '.join(row)} |" for row in table), ""]
         lines += [f"- {note}" for note in self.notes]
         lines += ["", *(f"![{self.title}]({plot})" for plot in self.plots)] if self.plots else []
-        return "\n".join(lines).rstrip() + "\n"
+        return "\n".join(["\n".join(lines).rstrip() + "\n", *(result.markdown() for result in self.more)])
 
     def json(self) -> dict:
         """Plain values, a Spread as a list. Infinity and NaN, which JSON lacks, are written as text."""
         rows = [[_plain(cell) for cell in row] for row in self.rows]
-        return {**dataclasses.asdict(self), "rows": rows}
+        return {**dataclasses.asdict(self), "rows": rows, "more": [result.json() for result in self.more]}
 
 
 def shown(cell: Cell) -> str:

@@ -37,11 +37,11 @@ COMMON = f"""
 STOCK_OPTIONS = "--criterion cross_entropy --optimizer adam"
 
 
-def our_options() -> str:
+def our_options(compiled: bool = True) -> str:
     """Our measured options on this device, in addition to COMMON."""
     options = ["--criterion multimodal_cross_entropy --optimizer fused_adamw"]
     options += ["--frozen-vision-dtype bfloat16"] if bfloat16_is_faster() else []
-    options += ["--compile"] if torch.cuda.is_available() else []
+    options += ["--compile"] if compiled and torch.cuda.is_available() else []
     return " ".join(options)
 
 
@@ -80,8 +80,8 @@ class Work:
 class Ours:
     """Ours: packed rows; rows of equal length share micro-batches."""
 
-    def __init__(self, work: Work):
-        arguments = f"--arch {work.arch} {our_options()}"
+    def __init__(self, work: Work, compiled: bool = True):
+        arguments = f"--arch {work.arch} {our_options(compiled)}"
         self.update = FairseqUpdate(configuration(work, arguments))
         self.load(work)
 
@@ -137,7 +137,8 @@ class FairseqUpdate:
     """A model and fairseq's trainer for it."""
 
     def __init__(self, config: DictConfig):
-        self.task, self.model = task_and_model(config)
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # random numbers take a CPU many seconds
+            self.task, self.model = task_and_model(config)
         self.trainer = Trainer(config, self.task, self.model, build_criterion(config.criterion, self.task))
 
     def __call__(self, batches: list[dict]) -> None:
@@ -150,10 +151,13 @@ class FairseqUpdate:
 def warm_up(way: Ours | Stock | Kosmos2, work: Work) -> None:
     """Run the slow first update, which allocates the optimizer's moments and compiles; then reset the peak of memory.
 
-    On the CPU, short rows of the same streams are enough.
+    On a CPU, short rows of the same streams are enough. On a GPU they would only be compiled for nothing.
     """
     if torch.cuda.is_available():
         way()
+        way()
+        reset_peak()
+        return
     short = {name: (1, 256) for name in KINDS if getattr(work, name)[0]}
     way.load(dataclasses.replace(work, images=min(work.images, 1), **short))
     way()

@@ -7,6 +7,7 @@ limits.
 """
 
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import arithmetic
+from tests.benchmarks import arithmetic, time_limit
 from tests.benchmarks.arithmetic import Cost, Rates, Way, update_cost
 from tests.benchmarks.cores import Worker
 from tests.benchmarks.memory import peak_memory
@@ -124,10 +125,17 @@ def run(out: Path) -> Result:
 def measured(measures: Callable[[Path], list[Measure]]) -> Result:
     """The table of `measures(data)`, where `data` is the path of `noise`'s data YAML."""
     rates = arithmetic.measured_rates()
-    rows, notes = [], []
+    rows: list[list[Cell]] = []
+    notes: list[str] = []
+    longest = 0.0  # seconds of a measure, most of which compile
     with tempfile.TemporaryDirectory() as folder:
         for measure in measures(write_data(Path(folder) / "data")):
+            if time_limit.left() < longest:
+                notes.append(f"{measure.name}: not measured, since no time was left.")
+                continue
+            begin = time.monotonic()
             more, note = row_of(measure, rates)
+            longest = max(longest, time.monotonic() - begin)
             rows += more
             notes.append(note)
     return Result(

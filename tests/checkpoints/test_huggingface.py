@@ -18,6 +18,7 @@ from kosmos_plugin.checkpoints import huggingface, huggingface_config
 from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.checkpoints.huggingface import WEIGHTS_FILES
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
+from kosmos_plugin.generation import static_stepper
 from kosmos_plugin.generation.beam_search import SearchOptions
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.images import normalize
@@ -79,8 +80,10 @@ def test_imported_model_gives_the_same_logits(source, imported):
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("beam", [1, 5])
-def test_generations_are_identical(tmp_path, seed, beam):
-    """Ours in one batch of unequal prompts, theirs one by one."""
+@pytest.mark.parametrize("static", [False, True])
+def test_generations_are_identical(tmp_path, monkeypatch, seed, beam, static):
+    """Ours in one batch of unequal prompts, theirs one by one; also with a GPU's steps of fixed shapes."""
+    monkeypatch.setattr(static_stepper, "uses_static_shapes", lambda device: static)
     source = peer.write_folder(tmp_path / "theirs", seed=seed)
     convert(source, tmp_path / "ours", "fairseq")
     kosmos, theirs = load(tmp_path / "ours" / "model.pt"), peer.load_strictly(source)

@@ -99,6 +99,8 @@ def test_list_and_help_import_neither_torch_nor_fairseq(option):
         ),
         ("--path {checkpoint} --benchmark coco --data {releases} --batch-size 0", "--batch-size"),
         ("--path {checkpoint} --benchmark coco --data {releases} --limit 0", "--limit"),
+        ("--path {checkpoint} --benchmark coco --data {releases} --device gpu", "The device 'gpu' cannot be used"),
+        ("--path {checkpoint} --benchmark coco --data {releases} --dtype half", "--dtype must be one of float32,"),
         ("--compare nowhere elsewhere", "nowhere"),
     ],
 )

@@ -98,6 +98,19 @@ def test_answers_of_another_checkpoint_are_refused(responder, releases, tmp_path
         evaluate(run_of(releases, limit=2, seed=7), responder, tmp_path, 4, Ranks())
 
 
+def test_answers_in_another_precision_are_refused(responder, releases, tmp_path):
+    run = run_of(releases, limit=2)
+    expected = evaluate(run, responder, tmp_path, 4, Ranks())
+    with pytest.raises(UserError, match="dtype 'float32', not dtype 'bfloat16': give another --out"):
+        evaluate(run_of(releases, limit=2, dtype="bfloat16"), responder, tmp_path, 4, Ranks())
+    settings = tmp_path / run.folder / "settings.json"
+    old = {name: value for name, value in json.loads(settings.read_text()).items() if name != "dtype"}
+    settings.write_text(json.dumps(old))  # as version 0.1 wrote it
+    assert evaluate(run, responder, tmp_path, 4, Ranks()) == expected
+    with pytest.raises(UserError, match="dtype 'float32', not dtype 'bfloat16'"):
+        evaluate(run_of(releases, limit=2, dtype="bfloat16"), responder, tmp_path, 4, Ranks())
+
+
 def test_items_that_do_not_fit_are_wrong_and_reported(responder, releases, tmp_path):
     class TooLongAtTimes(RenderedSst2):
         def request(self, item, demonstrations):

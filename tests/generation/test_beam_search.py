@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation import static_stepper
 from kosmos_plugin.generation.beam_search import Hypothesis, SearchOptions, _Beams, generate, generated_text
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
@@ -14,6 +15,12 @@ from kosmos_plugin.generation.prefill import prefill
 from kosmos_plugin.generation.stepper import Stepper
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
+
+
+@pytest.fixture(params=["growing", "static"], autouse=True)
+def shapes(request, monkeypatch):
+    """Each test also with the GPU's steps of fixed shapes, run one by one as on a CPU."""
+    monkeypatch.setattr(static_stepper, "uses_static_shapes", lambda device: request.param == "static")
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])

@@ -6,6 +6,7 @@ import pytest
 
 from kosmos_plugin.data.documents import Document
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation import static_stepper
 from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
 from kosmos_plugin.generation.generator import Generator
 from tests import tiny
@@ -27,7 +28,9 @@ def kosmos(request, data):
     "options",
     [{"max_new_tokens": 4}, {"max_new_tokens": 4, "beam": 3}, {"max_new_tokens": 5, "stop": ("cat", "a", "s")}],
 )
-def test_answers_are_those_to_the_whole_transcript(kosmos, options):
+@pytest.mark.parametrize("static", [False, True])
+def test_answers_are_those_to_the_whole_transcript(kosmos, options, static, monkeypatch):
+    monkeypatch.setattr(static_stepper, "uses_static_shapes", lambda device: static)
     conversation = kosmos.conversation()
     answers = []
     for text, images in TURNS:

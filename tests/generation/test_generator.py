@@ -15,7 +15,8 @@ from kosmos_plugin.checkpoints.convert import convert
 from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
-from kosmos_plugin.generation.generator import load
+from kosmos_plugin.generation.device import inference_dtype
+from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.vocabulary import write_encoding
 from tests import tiny
 
@@ -130,3 +131,34 @@ def test_another_architecture_is_refused(state, saved):
 def test_options_of_generation_import_neither_torch_nor_fairseq():
     code = "import sys, kosmos_plugin.generation.options; print({'torch', 'fairseq'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", torch.bfloat16])
+def test_the_precision_is_the_one_asked_for(model, saved, dtype):
+    kosmos = kosmos_plugin.load(saved(), device="cpu", dtype=dtype)
+    expected = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    assert (kosmos.dtype, kosmos.device) == (expected, torch.device("cpu"))
+    assert {weight.dtype for weight in kosmos.model.parameters()} == {expected}
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(image, "PNG")
+    likely = Generator(model, kosmos.vocabulary, kosmos.sample_builder)
+    arguments = ("<image> a", [image.getvalue()], ["cat", "the red dog"])
+    assert kosmos.score(*arguments) == pytest.approx(likely.score(*arguments), rel=0.05)
+    assert isinstance(kosmos.generate("<image> a", [image.getvalue()], beam=3, max_new_tokens=4), str)
+
+
+def test_by_default_a_cpu_computes_in_float32():
+    assert inference_dtype(None, torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_one_line(saved, device):
+    with pytest.raises(UserError, match=rf"^The device '{device}' cannot be used: .+") as error:
+        load(saved(), device=device)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["half", "int8", torch.int64, ""])
+def test_a_precision_that_models_do_not_have(saved, dtype):
+    with pytest.raises(UserError, match="dtype must be one of float32, bfloat16, float16"):
+        load(saved(), device="cpu", dtype=dtype)

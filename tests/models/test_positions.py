@@ -11,7 +11,7 @@ from torchscale.architecture.decoder import Decoder
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.models.decoder import decoder_config
-from kosmos_plugin.models.positions import SinusoidalPositions
+from kosmos_plugin.models.positions import SinusoidalPositions, rotate, xpos_rotation
 from tests import tiny
 
 PAD = 1
@@ -27,6 +27,23 @@ def test_sinusoids_equal_fairseqs(half, lengths):
     for length in lengths:
         expected = theirs(torch.full((1, length), PAD + 1))
         torch.testing.assert_close(ours(torch.arange(length)[None]), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiler_rotates_as_we_do(monkeypatch, dtype):
+    """As complex numbers, or in real ones where the compiler looks on; values and gradients."""
+    tables = xpos_rotation(torch.randint(0, 3000, (2, 7)), 16)
+    x, gradient = torch.randn(2, 7, 3, 16, dtype=dtype), torch.randn(2, 7, 3, 16, dtype=dtype)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        leaf = x.clone().requires_grad_()
+        turned = rotate(leaf, tables.query_cos, tables.query_sin)
+        turned.backward(gradient)
+        assert turned.dtype == dtype
+        found.append((turned.detach(), leaf.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=1e-2)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

@@ -37,7 +37,7 @@ _MAX_NEW_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_co
 _WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "seed", "image_aspect_ratio")
 
 
-def load_model(path: str, data: str | None, vocabulary: str | None, device: str | None) -> Generator:
+def load_model(path: str, data: str | None, vocabulary: str | None, device: str | None, dtype: str | None) -> Generator:
     """Load a model.
 
     Args:
@@ -45,13 +45,13 @@ def load_model(path: str, data: str | None, vocabulary: str | None, device: str 
         data: The data YAML, if it is not where it was in training.
         vocabulary: The folder of the vocabulary, instead of a data YAML.
         device: The harness's `--device`. Its default is a GPU; without one, the CPU is used.
+        dtype: float32, bfloat16 or float16; None: bfloat16 on a GPU, float32 on a CPU.
     """
     if logging.getLogger().level == logging.DEBUG:  # set by importing fairseq
         logging.getLogger().setLevel(logging.WARNING)
-    kosmos = load(path, data, vocabulary)
-    if device is None or (str(device).startswith("cuda") and not torch.cuda.is_available()):
-        return kosmos
-    return kosmos.to(device)
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        device = None
+    return load(path, data, vocabulary, device, dtype)
 
 
 def number_of_contexts(batch_size: int | str, most: int | None = None) -> int:

@@ -57,6 +57,7 @@ class KosmosLM(LM):
         batch_size: lm_eval's `--batch_size`.
         max_batch_size: lm_eval's `--max_batch_size`.
         device: lm_eval's `--device`.
+        dtype: float32, bfloat16 or float16 (default: bfloat16 on a GPU, float32 on a CPU).
     """
 
     MULTIMODAL = True
@@ -69,12 +70,13 @@ class KosmosLM(LM):
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
+        dtype: str | None = None,
     ):
         super().__init__()
         ranks = Ranks.join()
         self._rank, self._world_size = ranks.rank, ranks.count
         # With several ranks, each has its own GPU.
-        self.kosmos = load_model(path, data, vocabulary, device if ranks.count == 1 else None)
+        self.kosmos = load_model(path, data, vocabulary, device if ranks.count == 1 else None, dtype)
         self.batch_size = number_of_contexts(batch_size, max_batch_size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

@@ -45,6 +45,7 @@ class KosmosLmms(lmms):
         batch_size: lmms-eval's `--batch_size`.
         max_batch_size: lmms-eval's `--max_batch_size`.
         device: lmms-eval's `--device`.
+        dtype: float32, bfloat16 or float16 (default: bfloat16 on a GPU, float32 on a CPU).
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class KosmosLmms(lmms):
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
+        dtype: str | None = None,
     ):
         super().__init__()
         self.accelerator = Accelerator()  # with several ranks, it selects this rank's GPU
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
-        self.kosmos = load_model(path, data, vocabulary, device if self.world_size == 1 else None)
+        self.kosmos = load_model(path, data, vocabulary, device if self.world_size == 1 else None, dtype)
         self.batch_size = number_of_contexts(batch_size, max_batch_size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:

@@ -26,17 +26,13 @@ def build_pair(
     torch.manual_seed(0)
     Kosmos2ForConditionalGeneration(config).save_pretrained(str(folder / "theirs"))
     convert(folder / "theirs", folder / "ours", "fairseq")
-    kosmos = load(folder / "ours" / "model.pt")
-    return kosmos, peer.load_strictly(folder / "theirs").to(device_of(kosmos))
-
-
-def device_of(kosmos: Generator) -> torch.device:
-    return next(kosmos.model.parameters()).device
+    kosmos = load(folder / "ours" / "model.pt", dtype="float32")
+    return kosmos, peer.load_strictly(folder / "theirs").to(kosmos.device)
 
 
 def inputs(kosmos: Generator, prompts: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Prompts of equal length with one image each, as inputs of transformers' model, with normalized pixels."""
-    config, encoder, device = kosmos.model.config, kosmos.model.vision.encoder, device_of(kosmos)
+    config, encoder = kosmos.model.config, kosmos.model.vision.encoder
     tokens = torch.stack([torch.from_numpy(prompt.tokens) for prompt in prompts])
     slots = torch.stack([torch.from_numpy(prompt.image_slots) for prompt in prompts])
     pixels = torch.stack([decode_image(prompt.images[0].read(), config.image_size) for prompt in prompts])
@@ -45,9 +41,9 @@ def inputs(kosmos: Generator, prompts: Sequence[Sample]) -> dict[str, torch.Tens
         "input_ids": tokens,
         "attention_mask": torch.ones_like(tokens),
         "image_embeds_position_mask": slots,
-        "pixel_values": normalize(pixels, mean, std, torch.float32),
+        "pixel_values": normalize(pixels, mean, std, kosmos.dtype),
     }
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return {name: tensor.to(kosmos.device) for name, tensor in tensors.items()}
 
 
 def beam_search(
