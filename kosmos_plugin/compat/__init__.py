@@ -42,6 +42,7 @@ def _patches() -> tuple[Patch, ...]:
         cpu_ranks,
         data_file,
         exact_resume,
+        grouped_copies,
         hydra_warnings,
         numpy_names,
         shared_parameters,
@@ -57,6 +58,7 @@ def _patches() -> tuple[Patch, ...]:
         cpu_ranks,
         data_file,
         exact_resume,
+        grouped_copies,
         hydra_warnings,
         shared_parameters,
     )
