@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 
 _PER_UPDATE = "the data YAML says how many sequences an update takes, and --update-freq into how many batches they go"
 _ORDER = "the order of the data depends on --seed alone"
@@ -55,6 +56,7 @@ def check_training_options(task: Any) -> None:
         _check_unused(config)
         _check_optimizer(config)
         _check_checkpoints(config)
+        _check_profile(config)
 
 
 def _check_unused(config: Any) -> None:
@@ -77,6 +79,12 @@ def _check_optimizer(config: Any) -> None:
                 f"--optimizer fused_adamw updates float32 weights, and --memory-efficient-{kind} keeps none: "
                 f"use --optimizer adam, or --{kind}."
             )
+
+
+def _check_profile(config: Any) -> None:
+    updates, end = OmegaConf.select(config, "task.profile_updates"), config.optimization.max_update
+    if updates is not None and 0 < end < UpdateProfiler(updates).last:
+        raise UserError(f"--profile-updates {updates} goes beyond the end of the training (--max-update {end}).")
 
 
 def _check_checkpoints(config: Any) -> None:

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
@@ -21,6 +20,7 @@ from kosmos_plugin.data.config import DataConfig, StreamConfig, read_data_config
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import kosmos_config
+from kosmos_plugin.models.flops import without_weights
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.planning.command import TrainingCommand
 from kosmos_plugin.planning.costs import ADAM, FlopsItem, MemoryItem, flops_items, memory_items
@@ -185,7 +185,7 @@ def make_plan(command: TrainingCommand, assumptions: Assumptions) -> Plan:
         size, size_from = len(Vocabulary.load(vocabulary)), f"from {vocabulary}"
     else:
         size, size_from = assumptions.vocabulary_size, f"by --vocabulary-size, as {vocabulary} does not exist"
-    model = _model_without_weights(config.model, size)
+    model = without_weights(kosmos_config(config.model), size, PAD)
     images = [stream.config.name for stream in streams if stream.images]
     if model.vision is None and images:
         raise UserError(f"{command.path}: the model reads only text, and the stream {images[0]} has images.")
@@ -214,15 +214,6 @@ def _planned_stream(stream: StreamConfig, task: DictConfig, assumptions: Assumpt
         assumed += f" and --page-images {images}"
     rows = len(pack([tokens] * stream.sequences_per_update, row))
     return PlannedStream(stream, tokens, images, rows, assumed)
-
-
-def _model_without_weights(options: DictConfig, vocabulary_size: int) -> Kosmos:
-    """The real model on the meta device, which holds shapes only."""
-    config = kosmos_config(options)
-    config.cache_vision_features = False  # it would read pixels
-    with torch.device("meta"):
-        model = Kosmos.build(config, vocabulary_size, PAD, pretrained_vision=False)
-    return model.train()
 
 
 def _part(name: str, parameters: Iterable[nn.Parameter]) -> Part:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kosmos_plugin.planning.costs import image_flops
+from kosmos_plugin.models.flops import image_flops
 from tests.benchmarks.arithmetic import LEAST, measured_rates, update_cost
 from tests.benchmarks.memory import peak_memory, reset_peak
 from tests.benchmarks.noise import write_data
