@@ -31,6 +31,7 @@ from kosmos_plugin.fairseq_modules.restoring import restore_for
 from kosmos_plugin.fairseq_modules.throughput import Throughput
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ class KosmosMultimodalTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
+        if isinstance(model, Kosmos):
             self.throughput = Throughput(model.config, len(self.vocabulary), self.vocabulary.pad)
         return model
 

@@ -139,6 +139,7 @@ class FairseqUpdate:
     def __init__(self, config: DictConfig):
         self.task, self.model = task_and_model(config)
         self.trainer = Trainer(config, self.task, self.model, build_criterion(config.criterion, self.task))
+        self.trainer.cuda_env = None  # with it, the trainer resets torch's peak of memory at the end of each update
 
     def __call__(self, batches: list[dict]) -> None:
         before = self.trainer.get_num_updates()
