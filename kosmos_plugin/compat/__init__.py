@@ -36,6 +36,7 @@ def apply() -> None:
 def _patches() -> tuple[Patch, ...]:
     # imported here, as they import fairseq
     from kosmos_plugin.compat import (
+        apex_optimizer_state,
         atomic_files,
         bf16_without_tpu,
         broadcast,
@@ -52,6 +53,7 @@ def _patches() -> tuple[Patch, ...]:
     return (
         user_dir,
         numpy_names,
+        apex_optimizer_state,
         atomic_files,
         bf16_without_tpu,
         broadcast,
