@@ -13,21 +13,24 @@ from kosmos_plugin.models.kosmos import Kosmos
 ADAM_MOMENTS = 2
 # Optimizers that are AdamW: fairseq's and ours.
 ADAM = ("adam", "fused_adamw")
+# Held from the end of a backward pass until the next update, so never beside activations.
+GRADIENT_COPY = "copy of the gradients, 32 bits"
 # Backends of fairseq that keep a second copy of every gradient, in buckets for the all-reduce.
 BUCKET_BACKENDS = ("pytorch_ddp", "c10d")
 
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """One kind of data that a GPU holds between updates."""
+    """One kind of data that a GPU holds."""
 
     what: str
-    bytes_each: float  # per parameter
-    parameters: int
+    bytes_each: float
+    count: int
+    unit: str = "parameters"  # what `count` counts
 
     @property
     def bytes(self) -> int:
-        return round(self.bytes_each * self.parameters)
+        return round(self.bytes_each * self.count)
 
 
 def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) -> list[MemoryItem]:
@@ -56,7 +59,7 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
         items.append(MemoryItem("gradients in DDP's buckets", size, trainable))
     if copies:
         items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
-        items.append(MemoryItem("copy of the gradients, 32 bits", 4, trainable))
+        items.append(MemoryItem(GRADIENT_COPY, 4, trainable))
     if config.optimizer._name in ADAM:
         moment, shards = (2 if config.optimizer.get("fp16_adam_stats") else 4), 1
         if distributed.zero_sharding == "os":

@@ -22,8 +22,9 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import kosmos_config
 from kosmos_plugin.models.flops import without_weights
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.planning.activations import activation_items, image_bytes
 from kosmos_plugin.planning.command import TrainingCommand
-from kosmos_plugin.planning.costs import ADAM, FlopsItem, MemoryItem, flops_items, memory_items
+from kosmos_plugin.planning.costs import ADAM, GRADIENT_COPY, FlopsItem, MemoryItem, flops_items, memory_items
 from kosmos_plugin.planning.options import Assumptions
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
 
@@ -125,6 +126,31 @@ class Plan:
         """The memory that each GPU holds between updates."""
         return memory_items(self.command.config, self.trainable, self.frozen, self.command.ranks)
 
+    @property
+    def micro_batch_rows(self) -> int:
+        """Rows of the largest micro-batch."""
+        return -(-self.rows // (self.command.ranks * self.update_freq))
+
+    def activations(self, rows: int) -> list[MemoryItem]:
+        """The memory of a micro-batch of `rows` rows, with its part of the images, before its backward pass."""
+        images = -(-self.images * rows // self.rows)
+        config = self.command.config
+        half = config.common.fp16 or config.common.bf16
+        return activation_items(
+            config.model, self.model, rows * config.task.tokens_per_sample, images, self.image_bytes, half
+        )
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """What the trained layers keep of an image, in float32."""
+        return image_bytes(self.model) if self.model.vision is not None else 0
+
+    def peak_memory(self, rows: int) -> int:
+        """Bytes that a GPU needs at most, with micro-batches of `rows` rows; without libraries and fragmentation."""
+        kept = sum(item.bytes for item in self.memory)
+        beside = sum(item.bytes for item in self.memory if item.what != GRADIENT_COPY)
+        return max(kept, beside + sum(item.bytes for item in self.activations(rows)))
+
     @cached_property
     def flops(self) -> list[FlopsItem]:
         """The floating-point operations of an update, over all ranks."""
@@ -132,7 +158,7 @@ class Plan:
 
     @property
     def seconds_per_update(self) -> float:
-        speed = self.assumptions.utilization * self.assumptions.gpu_tflops * 1e12
+        speed = self.assumptions.utilization * self.assumptions.tflops * 1e12
         return sum(item.flops for item in self.flops) / speed / self.command.ranks
 
     @property
