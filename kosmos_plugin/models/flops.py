@@ -86,6 +86,7 @@ def image_flops(model: Kosmos) -> tuple[int, int, int]:
 
 def without_weights(config: KosmosConfig, vocabulary_size: int, pad: int) -> Kosmos:
     """The model on the meta device, which holds shapes only, in training mode."""
-    plain = dataclasses.replace(config, compile=False, cache_vision_features=False)  # a cache would read pixels
+    # The meta device compiles nothing, has no autocast, and no pixels for a cache to read.
+    plain = dataclasses.replace(config, compile=False, frozen_vision_dtype="model", cache_vision_features=False)
     with torch.device("meta"):
         return Kosmos.build(plain, vocabulary_size, pad, pretrained_vision=False).train()

@@ -34,6 +34,15 @@ def test_a_pair_as_torch_counts_it(task, data):
     assert layers * counter.get_total_flops() == unit_flops(model).pair * 50 * 50
 
 
+def test_options_of_speed_change_nothing(task, data):
+    fast = {"compile": True, "frozen_vision_dtype": "bfloat16", "bf16_autocast": True, "cache_vision_features": True}
+    plain, changed = (
+        unit_flops(without_weights(tiny.model_config(data, **options), len(task.vocabulary), task.vocabulary.pad))
+        for options in ({}, fast)
+    )
+    assert plain == changed
+
+
 def test_a_model_without_vision():
     from kosmos_plugin.models.config import KosmosLmConfig
 
