@@ -27,6 +27,12 @@ PRIVATE_APIS = {
     ("torch", "ops.aten._scaled_dot_product_efficient_attention"): "models/decoder: the same",
     ("torch", "ops.aten._scaled_dot_product_cudnn_attention"): "models/decoder: the same",
     ("torch", "ops.aten._scaled_dot_product_flash_attention_for_cpu"): "models/decoder: the same",
+    ("torch", "_foreach_copy_"): "compat/grouped_copies: all gradients or weights in one call",
+    (
+        "fairseq.optim",
+        "FP16Optimizer._sync_fp16_grads_to_fp32",
+    ): "compat/grouped_copies: replaced",
+    ("fairseq.optim", "FP16Optimizer._sync_fp32_params_to_fp16"): "compat/grouped_copies: replaced",
     ("open_clip.transformer", "VisionTransformer._embeds"): "models/vision_clip: patches, class token and positions",
     ("hydra._internal.utils", "get_args_parser"): "planning/command: the arguments of fairseq-hydra-train",
     ("datatrove.executor", "LocalPipelineExecutor._run_for_rank"): "curation/pipeline: tasks on concurrent.futures",

@@ -14,7 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=${1:-$here/instruction_tuning_data.yaml} # 256 instructions, 32 text rows, 768 captions and 16 pages (Table 19)
 out=${2:-$here/out/instruction_tuning}
 pretrained=${3:-$here/out/pretraining/checkpoint_last.pt}
-micro_batches=64
+micro_batches=16
 source "$here/ranks.sh" # GPUS → update_freq, torchrun_options
 
 model=(
@@ -54,17 +54,19 @@ optimization=(
   --seed 2 # another data order than in pretraining
 )
 batches=(
-  # The data YAML sets the size of an update; these options divide it. About 106 rows of 2,048 tokens are two per
-  # micro-batch; the limits leave room for longer captions and instructions.
+  # The data YAML sets the size of an update; these options divide it. About 106 rows of 2,048 tokens are seven
+  # per micro-batch; the limits leave room for longer captions and instructions.
   --update-freq "$update_freq"
-  --batch-size 8
-  --max-tokens 16384
+  --batch-size 12
+  --max-tokens 24576
   --num-workers 4 # per rank; they decode and resize the images
 )
 precision=(
   # with float32 copies of the trained weights, as in pretraining; at a tenth of its learning rate they matter more
   --bf16
   --ddp-backend pytorch_ddp
+  --compile                       # the first update takes a minute or two more
+  --frozen-vision-dtype bfloat16
 )
 checkpoints=(
   # Loads only the weights: optimizer, schedule and data start from the beginning. --restore-file with --reset-optimizer,

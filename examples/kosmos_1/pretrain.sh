@@ -13,7 +13,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=${1:-$here/pretrain_data.yaml} # 256 text rows, 6,144 captions and 128 pages an update (Table 18)
 out=${2:-$here/out/pretraining}
-micro_batches=128
+micro_batches=64
 source "$here/ranks.sh" # GPUS → update_freq, torchrun_options
 
 model=(
@@ -53,11 +53,11 @@ optimization=(
   --seed 1
 )
 batches=(
-  # The data YAML sets the size of an update; these options divide it. 640 rows of 2,048 tokens in 128 micro-batches are
-  # five rows each, with captions of the usual length; the limits leave room for longer ones.
+  # The data YAML sets the size of an update; these options divide it. 640 rows of 2,048 tokens in 64 micro-batches are
+  # ten rows each, with captions of the usual length; the limits leave room for longer ones, and a GPU of 80 GB for them.
   --update-freq "$update_freq"
-  --batch-size 8
-  --max-tokens 16384
+  --batch-size 12
+  --max-tokens 24576
   --num-workers 4 # per rank; they decode and resize about 70 images per second
 )
 precision=(
@@ -66,6 +66,8 @@ precision=(
   # every update, and a change below 1/512 of its weight is lost: late in the decay, nearly every one.
   --bf16
   --ddp-backend pytorch_ddp
+  --compile                       # the first update takes a minute or two more
+  --frozen-vision-dtype bfloat16
   # --checkpoint-activations full # if memory runs out: a third more computation, a fraction of the activations
 )
 checkpoints=(

@@ -1,9 +1,10 @@
 # Sourced by the training scripts, which set micro_batches: divides the micro-batches of an update among GPUS GPUs.
 #
 # GPUS × --update-freq = micro_batches for any number of GPUs that divides it, so the micro-batches and the training do
-# not depend on that number. Sets update_freq and the options of torchrun.
+# not depend on that number. More GPUs than micro-batches get one each. Sets update_freq and the options of torchrun.
 
 gpus=${GPUS:-8}
+[[ $gpus =~ ^[1-9][0-9]*$ ]] && ((gpus > micro_batches && gpus % 8 == 0)) && micro_batches=$gpus
 if ! [[ $gpus =~ ^[1-9][0-9]*$ ]] || ((micro_batches % gpus)); then
   echo "GPUS=$gpus does not divide the $micro_batches micro-batches of an update: use 8, 64 or another divisor." >&2
   exit 2

@@ -36,12 +36,14 @@ def apply() -> None:
 def _patches() -> tuple[Patch, ...]:
     # imported here, as they import fairseq
     from kosmos_plugin.compat import (
+        apex_optimizer_state,
         atomic_files,
         bf16_without_tpu,
         broadcast,
         cpu_ranks,
         data_file,
         exact_resume,
+        grouped_copies,
         hydra_warnings,
         merged_sizes,
         numpy_names,
@@ -52,12 +54,14 @@ def _patches() -> tuple[Patch, ...]:
     return (
         user_dir,
         numpy_names,
+        apex_optimizer_state,
         atomic_files,
         bf16_without_tpu,
         broadcast,
         cpu_ranks,
         data_file,
         exact_resume,
+        grouped_copies,
         hydra_warnings,
         merged_sizes,
         shared_parameters,

@@ -10,6 +10,7 @@ from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 
 from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.throughput import MeasuredBatches
 from kosmos_plugin.vocabulary import ENCODING_FILE, LINE_END
 
 
@@ -30,6 +31,7 @@ class EpochIterator(EpochBatchIterating):
         self.num_workers = num_workers
         self.endless = endless
         self.epoch = max(epoch, 1)
+        self.measured = MeasuredBatches(micro_batches.collate.vocabulary.pad)
         self._resume_at = 0  # updates of the epoch that were consumed before the run was resumed
         self._iterator: CountingIterator | None = None
 
@@ -50,7 +52,9 @@ class EpochIterator(EpochBatchIterating):
         start, self._resume_at = self._resume_at, 0
         first = (self.epoch - 1) * self.updates if self.endless else 0
         batches = self.micro_batches.of_updates(range(first + start, first + self.updates), self.num_workers)
-        self._iterator = CountingIterator(batches, start=start * self.micro_batches.update_freq, total=len(self))
+        self._iterator = CountingIterator(
+            self.measured(batches), start=start * self.micro_batches.update_freq, total=len(self)
+        )
         return self._iterator
 
     def end_of_epoch(self) -> bool:

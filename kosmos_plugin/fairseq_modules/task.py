@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 import torch
@@ -26,10 +27,13 @@ from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEn
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
 from kosmos_plugin.fairseq_modules.planner import planner_for
+from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 from kosmos_plugin.fairseq_modules.restoring import restore_for
+from kosmos_plugin.fairseq_modules.throughput import Throughput
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.models.batch_plan import BatchPlanner
+from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,13 @@ class KosmosMultimodalConfig(FairseqDataclass):
     max_skipped_rate: float = field(
         default=0.05, metadata={"help": "fraction of broken records and images above which training stops"}
     )
+    profile_updates: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "trace these updates with torch's profiler, e.g. 20-25; each rank writes "
+            "SAVE_DIR/profile_20-25_rankN.json.gz"
+        },
+    )
     seed: int = II("common.seed")
     # Not options of the task: fairseq does not pass them to its tasks, but the batches and what can run depend on them.
     update_freq: list[int] = II("optimization.update_freq")
@@ -69,6 +80,7 @@ class KosmosMultimodalConfig(FairseqDataclass):
     bf16: bool = II("common.bf16")
     amp: bool = II("common.amp")
     cpu: bool = II("common.cpu")
+    save_dir: str = II("checkpoint.save_dir")
 
 
 @register_task("kosmos_multimodal", dataclass=KosmosMultimodalConfig)
@@ -90,6 +102,8 @@ class KosmosMultimodalTask(FairseqTask):
         self.needs_pretrained_weights = True
         self.training_batches: EpochIterator | None = None
         self.planner: BatchPlanner | None = None  # known when the model is
+        self.throughput: Throughput | None = None
+        self.profiler = UpdateProfiler(cfg.profile_updates) if cfg.profile_updates is not None else None
 
     @classmethod
     def setup_task(cls, cfg: KosmosMultimodalConfig, **kwargs: Any) -> "KosmosMultimodalTask":
@@ -139,6 +153,8 @@ class KosmosMultimodalTask(FairseqTask):
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
             self.planner = planner_for(model, self.vocabulary.pad, self.cfg)
+        if isinstance(model, Kosmos):
+            self.throughput = Throughput(model.config, len(self.vocabulary), self.vocabulary.pad)
         return model
 
     def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:
@@ -229,6 +245,29 @@ class KosmosMultimodalTask(FairseqTask):
             self.planner,
         )
 
+    def train_step(
+        self,
+        sample: Any,
+        model: Any,
+        criterion: FairseqCriterion,
+        optimizer: Any,
+        update_num: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, int, dict[str, Any]]:
+        """Forward and backward pass of a micro-batch; `update_num` updates were done before."""
+        if self.profiler is not None:
+            self.profiler.before(update_num + 1)
+        return super().train_step(sample, model, criterion, optimizer, update_num, *args, **kwargs)
+
+    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """Change the weights, at the end of an update."""
+        super().optimizer_step(optimizer, model, update_num)
+        if self.throughput is not None:
+            self.throughput.update_done(next(model.parameters()).device)
+        if self.profiler is not None:
+            self.profiler.after(update_num + 1, Path(self.cfg.save_dir), get_global_rank())
+
     def eval_lm_dataloader(
         self, dataset: Mixture, num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs: Any
     ) -> torch.utils.data.DataLoader:
@@ -246,11 +285,13 @@ class KosmosMultimodalTask(FairseqTask):
         self.vocabulary.newlines = state.get("newlines", False)
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
-        """Log the criterion's metrics, the skipped records and, in training, the epochs of each corpus."""
+        """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus."""
         super().reduce_metrics(read_at_once(logging_outputs), criterion)
         if self.skips.skipped:
             metrics.log_scalar("skipped", self.skips.skipped, weight=0, round=0, priority=1600)
         if criterion.training and self.training_batches is not None:
+            if self.throughput is not None:
+                self.throughput.log(self.training_batches.measured.take())
             updates = self.training_batches.updates_done
             for stream in self.dataset("train").streams:
                 for corpus, epochs in stream.epochs(updates).items():

@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError
 
 from kosmos_plugin.data.config import SPLITS, DataConfig
 from kosmos_plugin.errors import UserError, did_you_mean
+from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 
 _PER_UPDATE = "the data YAML says how many sequences an update takes, and --update-freq into how many batches they go"
 _ORDER = "the order of the data depends on --seed alone"
@@ -66,6 +67,7 @@ def check_training_options(task: Any, data: DataConfig | None = None) -> None:
         _check_checkpoints(config)
         if data is not None and not config.dataset.disable_validation:
             _check_best_checkpoint_metric(config, data)
+        _check_profile(config)
 
 
 def _check_unused(config: Any) -> None:
@@ -105,6 +107,12 @@ def _check_best_checkpoint_metric(config: Any, data: DataConfig) -> None:
             f"--best-checkpoint-metric {name} is not logged in validation; what is: {', '.join(known)}."
             f"{did_you_mean(name.removeprefix('valid_'), known)}"
         )
+
+
+def _check_profile(config: Any) -> None:
+    updates, end = OmegaConf.select(config, "task.profile_updates"), config.optimization.max_update
+    if updates is not None and 0 < end < UpdateProfiler(updates).last:
+        raise UserError(f"--profile-updates {updates} goes beyond the end of the training (--max-update {end}).")
 
 
 def _check_checkpoints(config: Any) -> None:

@@ -3,9 +3,9 @@
 from typing import Protocol
 
 import torch
-from torchscale.component.multihead_attention import MultiheadAttention
 
 from kosmos_plugin.models.positions import Rotation, rotate
+from kosmos_plugin.models.torchscale import MultiheadAttention
 
 
 class AttentionContext(Protocol):

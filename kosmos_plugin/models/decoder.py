@@ -16,8 +16,6 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
     noop_context_fn,
 )
-from torchscale.architecture.config import DecoderConfig
-from torchscale.architecture.decoder import Decoder, DecoderLayer
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.attention import AttentionContext, SelfAttention
@@ -26,6 +24,7 @@ from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 from kosmos_plugin.models.static_cache import StaticCache
+from kosmos_plugin.models.torchscale import Decoder, DecoderConfig, DecoderLayer
 
 
 def decoder_config(config: KosmosConfig, vocabulary_size: int) -> DecoderConfig:

@@ -7,11 +7,10 @@ form of it, one attention layer. `--resampler` chooses among those in RESAMPLERS
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchscale.architecture.config import DecoderConfig
-from torchscale.component.multihead_attention import MultiheadAttention
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
+from kosmos_plugin.models.torchscale import DecoderConfig, MultiheadAttention
 
 
 class AttentiveResampler(nn.Module):

@@ -5,30 +5,32 @@ Both follow from shapes and fairseq's options, so the model is on torch's meta d
 
 from dataclasses import dataclass
 
-import torch
 from omegaconf import DictConfig
-from torch import nn
 
+from kosmos_plugin.models.flops import decoder_flops, image_flops, linear_weights
 from kosmos_plugin.models.kosmos import Kosmos
 
 ADAM_MOMENTS = 2
 # Optimizers that are AdamW: fairseq's and ours.
 ADAM = ("adam", "fused_adamw")
+# Held from the end of a backward pass until the next update, so never beside activations.
+GRADIENT_COPY = "copy of the gradients, 32 bits"
 # Backends of fairseq that keep a second copy of every gradient, in buckets for the all-reduce.
 BUCKET_BACKENDS = ("pytorch_ddp", "c10d")
 
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """One kind of data that a GPU holds between updates."""
+    """One kind of data that a GPU holds."""
 
     what: str
-    bytes_each: float  # per parameter
-    parameters: int
+    bytes_each: float
+    count: int
+    unit: str = "parameters"  # what `count` counts
 
     @property
     def bytes(self) -> int:
-        return round(self.bytes_each * self.parameters)
+        return round(self.bytes_each * self.count)
 
 
 def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) -> list[MemoryItem]:
@@ -57,7 +59,7 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
         items.append(MemoryItem("gradients in DDP's buckets", size, trainable))
     if copies:
         items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
-        items.append(MemoryItem("copy of the gradients, 32 bits", 4, trainable))
+        items.append(MemoryItem(GRADIENT_COPY, 4, trainable))
     if config.optimizer._name in ADAM:
         moment, shards = (2 if config.optimizer.get("fp16_adam_stats") else 4), 1
         if distributed.zero_sharding == "os":
@@ -79,9 +81,8 @@ class FlopsItem:
 def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> list[FlopsItem]:
     """Floating-point operations of an update, forward and backward; a multiply-add is two.
 
-    A weight of a matrix costs 2 per token in the forward pass and 4 in the backward pass. Attention is causal over
-    rows of `row_tokens`: a token attends to half a row on average. Logits are computed for all tokens but image slots.
-    The cost of an image is measured with torch's own counter.
+    The formula is that of `models.flops`, with attention over rows of `row_tokens`, where a token attends to half a row
+    on average, and logits for all tokens but image slots.
 
     Args:
         model: A Kosmos on the meta device.
@@ -89,50 +90,23 @@ def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> lis
         images: Images in the update.
         row_tokens: Tokens in a row.
     """
-    decoder, slots = model.decoder, images * model.config.image_tokens
+    decoder, each, slots = model.decoder, decoder_flops(model.decoder), images * model.config.image_tokens
     layers, width = len(decoder.layers), decoder.args.decoder_embed_dim
-    weights = sum(module.weight.numel() for module in decoder.layers.modules() if isinstance(module, nn.Linear))
-    output, attention = decoder.output_projection.weight.numel(), 6 * layers * row_tokens * width
+    weights, output = linear_weights(decoder.layers), decoder.output_projection.weight.numel()
     items = [
-        FlopsItem("decoder layers", f"6 × {weights:,} weights × {tokens:,} tokens", 6 * weights * tokens),
+        FlopsItem("decoder layers", f"6 × {weights:,} weights × {tokens:,} tokens", each.position * tokens),
         FlopsItem(
             "attention",
             f"6 × {layers} layers × {row_tokens:,} × {width:,} × {tokens:,} tokens",
-            attention * tokens,
+            each.pair * row_tokens * tokens // 2,
         ),
         FlopsItem(
             "output matrix",
             f"6 × {output:,} weights × {tokens - slots:,} text tokens",
-            6 * output * (tokens - slots),
+            each.target * (tokens - slots),
         ),
     ]
     if images:
-        each = image_flops(model)
-        for part, one in (("vision", each[0]), ("resampler", each[1]), ("both, backward", each[2])):
+        for part, one in zip(("vision", "resampler", "both, backward"), image_flops(model), strict=True):
             items.append(FlopsItem(part, f"{one / 1e9:,.2f} GFLOP × {images:,} images", one * images))
     return items
-
-
-def image_flops(model: Kosmos) -> tuple[int, int, int]:
-    """FLOPs of one image, by torch's counter, for a model on the meta device.
-
-    The backward pass reaches only the trainable layers. The counter knows every operation of the meta device, but not
-    the CPU's fused attention.
-
-    Returns:
-        The forward pass of the vision encoder, that of the resampler, and the backward pass of both.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    assert model.vision is not None and model.resampler is not None
-    assert all(parameter.is_meta for parameter in model.parameters())
-    size = model.config.image_size
-    counters = [FlopCounterMode(display=False) for _ in range(3)]
-    with counters[0]:
-        features = model.vision(torch.zeros(1, 3, size, size, dtype=torch.uint8, device="meta"))
-    with counters[1]:
-        embeddings = model.resampler(features)
-    with counters[2]:
-        embeddings.sum().backward()
-    vision, resampler, backward = (counter.get_total_flops() for counter in counters)
-    return vision, resampler, backward

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.gpus import gpu_named
 from kosmos_plugin.options import option
 
 
@@ -16,13 +17,20 @@ class Assumptions:
     instruction_tokens: int = option(200, "average tokens of an instruction with its answer", metavar="N", minimum=1)
     vocabulary_size: int = option(64_007, "vocabulary size to assume if its files are missing", metavar="N", minimum=1)
     utilization: float = option(0.4, "fraction of the GPUs' peak FLOP/s that the training reaches", metavar="SHARE")
-    gpu_tflops: float = option(
-        312.0, "peak of one GPU in the training's precision, in TFLOP/s (312: an A100 in bf16)", metavar="TFLOPS"
+    gpu: str = option("A100", "kind of GPU: its memory, and its peak in bf16", metavar="NAME")
+    gpu_tflops: float | None = option(
+        None, "peak of one GPU in the training's precision, in TFLOP/s (default: --gpu's in bf16)", metavar="TFLOPS"
     )
 
     def check(self) -> None:
         """Raise UserError for a rate that is out of its range."""
         if not 0 < self.utilization <= 1:
             raise UserError(f"--utilization must be above 0 and at most 1, not {self.utilization}.")
-        if not 0 < self.gpu_tflops < float("inf"):
+        if self.gpu_tflops is not None and not 0 < self.gpu_tflops < float("inf"):
             raise UserError(f"--gpu-tflops must be above 0, not {self.gpu_tflops}.")
+        gpu_named(self.gpu, "--gpu")
+
+    @property
+    def tflops(self) -> float:
+        """The peak of one GPU."""
+        return self.gpu_tflops if self.gpu_tflops is not None else gpu_named(self.gpu, "--gpu").tflops

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
@@ -21,9 +20,11 @@ from kosmos_plugin.data.config import DataConfig, StreamConfig, read_data_config
 from kosmos_plugin.data.packing import pack
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import kosmos_config
+from kosmos_plugin.models.flops import without_weights
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.planning.activations import activation_items, image_bytes
 from kosmos_plugin.planning.command import TrainingCommand
-from kosmos_plugin.planning.costs import ADAM, FlopsItem, MemoryItem, flops_items, memory_items
+from kosmos_plugin.planning.costs import ADAM, GRADIENT_COPY, FlopsItem, MemoryItem, flops_items, memory_items
 from kosmos_plugin.planning.options import Assumptions
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
 
@@ -125,6 +126,31 @@ class Plan:
         """The memory that each GPU holds between updates."""
         return memory_items(self.command.config, self.trainable, self.frozen, self.command.ranks)
 
+    @property
+    def micro_batch_rows(self) -> int:
+        """Rows of the largest micro-batch."""
+        return -(-self.rows // (self.command.ranks * self.update_freq))
+
+    def activations(self, rows: int) -> list[MemoryItem]:
+        """The memory of a micro-batch of `rows` rows, with its part of the images, before its backward pass."""
+        images = -(-self.images * rows // self.rows)
+        config = self.command.config
+        half = config.common.fp16 or config.common.bf16
+        return activation_items(
+            config.model, self.model, rows * config.task.tokens_per_sample, images, self.image_bytes, half
+        )
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """What the trained layers keep of an image, in float32."""
+        return image_bytes(self.model) if self.model.vision is not None else 0
+
+    def peak_memory(self, rows: int) -> int:
+        """Bytes that a GPU needs at most, with micro-batches of `rows` rows; without libraries and fragmentation."""
+        kept = sum(item.bytes for item in self.memory)
+        beside = sum(item.bytes for item in self.memory if item.what != GRADIENT_COPY)
+        return max(kept, beside + sum(item.bytes for item in self.activations(rows)))
+
     @cached_property
     def flops(self) -> list[FlopsItem]:
         """The floating-point operations of an update, over all ranks."""
@@ -132,7 +158,7 @@ class Plan:
 
     @property
     def seconds_per_update(self) -> float:
-        speed = self.assumptions.utilization * self.assumptions.gpu_tflops * 1e12
+        speed = self.assumptions.utilization * self.assumptions.tflops * 1e12
         return sum(item.flops for item in self.flops) / speed / self.command.ranks
 
     @property
@@ -185,7 +211,7 @@ def make_plan(command: TrainingCommand, assumptions: Assumptions) -> Plan:
         size, size_from = len(Vocabulary.load(vocabulary)), f"from {vocabulary}"
     else:
         size, size_from = assumptions.vocabulary_size, f"by --vocabulary-size, as {vocabulary} does not exist"
-    model = _model_without_weights(config.model, size)
+    model = without_weights(kosmos_config(config.model), size, PAD)
     images = [stream.config.name for stream in streams if stream.images]
     if model.vision is None and images:
         raise UserError(f"{command.path}: the model reads only text, and the stream {images[0]} has images.")
@@ -214,15 +240,6 @@ def _planned_stream(stream: StreamConfig, task: DictConfig, assumptions: Assumpt
         assumed += f" and --page-images {images}"
     rows = len(pack([tokens] * stream.sequences_per_update, row))
     return PlannedStream(stream, tokens, images, rows, assumed)
-
-
-def _model_without_weights(options: DictConfig, vocabulary_size: int) -> Kosmos:
-    """The real model on the meta device, which holds shapes only."""
-    config = kosmos_config(options)
-    config.cache_vision_features = False  # it would read pixels
-    with torch.device("meta"):
-        model = Kosmos.build(config, vocabulary_size, PAD, pretrained_vision=False)
-    return model.train()
 
 
 def _part(name: str, parameters: Iterable[nn.Parameter]) -> Part:

@@ -3,7 +3,8 @@
 import textwrap
 
 from kosmos_plugin.paper.settings import RUNS, Difference, differences
-from kosmos_plugin.planning.costs import ADAM
+from kosmos_plugin.planning.costs import ADAM, GRADIENT_COPY
+from kosmos_plugin.planning.fit import fit
 from kosmos_plugin.planning.plan import Plan
 from kosmos_plugin.reporting.tables import Table
 from kosmos_plugin.reporting.tables import as_text as table_as_text
@@ -26,6 +27,7 @@ def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
         *((table,) for table in _corpus_tables(plan)),
         ("Optimization", _optimization(plan)),
         (_memory_table(plan), _memory_note(plan)),
+        (_activations_table(plan), fit(plan)),
         (_flops_table(plan), _flops_note(plan)),
     ]
     if claim := plan.command.claim:
@@ -164,20 +166,32 @@ def _optimization(plan: Plan) -> str:
 
 def _memory_table(plan: Plan) -> Table:
     lines = [
-        (item.what, f"{item.parameters:,}", f"{item.bytes_each:.3g}", f"{item.bytes / GIB:,.2f}")
-        for item in plan.memory
+        (item.what, f"{item.count:,}", f"{item.bytes_each:.3g}", f"{item.bytes / GIB:,.2f}") for item in plan.memory
     ]
     lines.append(("all", "", "", f"{sum(item.bytes for item in plan.memory) / GIB:,.2f}"))
-    return Table("Memory of each GPU", ("what", "parameters", "bytes each", "GiB"), lines)
+    return Table("Memory of each GPU after an update", ("what", "parameters", "bytes each", "GiB"), lines)
 
 
 def _memory_note(plan: Plan) -> str:
-    config, notes = plan.command.config, ["Activations are not included"]
+    config, notes = plan.command.config, ["Activations come on top, in place of the copy of the gradients"]
+    if not any(item.what == GRADIENT_COPY for item in plan.memory):
+        notes = ["Activations come on top"]
     if config.optimizer._name not in ADAM:
-        notes.append(f"nor is the state of --optimizer {config.optimizer._name}")
+        notes.append(f"the state of --optimizer {config.optimizer._name} is not included")
     if config.distributed_training.ddp_backend == "fully_sharded":
-        notes.append("nor is the sharding of all this by --ddp-backend fully_sharded")
-    return f"  {', '.join(notes)}."
+        notes.append("--ddp-backend fully_sharded, which divides all this among the GPUs, is not accounted for")
+    return f"  {'; '.join(notes)}."
+
+
+def _activations_table(plan: Plan) -> Table:
+    items = plan.activations(plan.micro_batch_rows)
+    lines = [
+        (item.what, f"{item.count:,} {item.unit}", f"{item.bytes_each:,.3g}", f"{item.bytes / GIB:,.2f}")
+        for item in items
+    ]
+    lines.append(("all", "", "", f"{sum(item.bytes for item in items) / GIB:,.2f}"))
+    title = f"Memory of a micro-batch of {plan.micro_batch_rows:,} rows, before its backward pass"
+    return Table(title, ("what", "of", "bytes each", "GiB"), lines)
 
 
 def _flops_table(plan: Plan) -> Table:
@@ -204,7 +218,7 @@ def _flops_note(plan: Plan) -> str:
     if model.cache_vision_features:
         text += ", nor what --cache-vision-features saves"
     return (
-        f"{text}.\n  {update} × {plan.updates:,} updates at {assumed.utilization:.0%} of {assumed.gpu_tflops:g} "
+        f"{text}.\n  {update} × {plan.updates:,} updates at {assumed.utilization:.0%} of {assumed.tflops:g} "
         f"TFLOP/s (--utilization, --gpu-tflops): {hours} GPU-hours, {time} on {_gpus(plan)}, "
         f"{plan.seconds_per_update:,.2f} seconds per update."
     )

@@ -1,13 +1,10 @@
 """The minimum cost of an update, and the baselines' cost: FLOPs and bytes moved, computed from shapes.
 
-A multiplication and an addition are two FLOPs. With H heads, width E and V tokens in the vocabulary:
+FLOPs are those of `kosmos_plugin.models.flops`. Implementations differ in how many positions they compute, how many
+pairs of a query and a key, at how many positions they have logits, and how far the backward pass of an image goes.
 
-    linear layers     6 · weights · positions                 2 forward, 4 backward
-    attention         12 · layers · E · pairs                 a pair is a query and a key
-    output matrix     6 · V · E · positions with logits
-    an image          forward, and backward where there is a graph, by torch's counter
-
-Bytes count each read or write of the large tensors that only one side has:
+With H heads, width E and V tokens in the vocabulary, bytes count each read or write of the large tensors that only one
+side has:
 
     scores            passes · size · layers · H · pairs      none if attention is fused
     logits            passes · size · V · positions with logits
@@ -30,7 +27,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kosmos_plugin.data.samples import Sample
-from kosmos_plugin.planning.costs import image_flops
+from kosmos_plugin.models.flops import decoder_flops, image_flops
 
 FLOAT = 4  # bytes
 
@@ -117,7 +114,6 @@ def update_cost(model: nn.Module, batches: list[list[Sample]], pad: int, way: Wa
 def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) -> Cost:
     """The decoder's part for a micro-batch, from the token embeddings to the gradient."""
     args, words = decoder.args, decoder.output_projection.weight.size(0)
-    weights = sum(module.weight.numel() for module in decoder.layers.modules() if isinstance(module, nn.Linear))
     lengths, size = [len(sample) for sample in samples], 2 if torch.cuda.is_available() else FLOAT
     if way.padded:
         positions = logits = len(samples) * max(lengths)
@@ -125,9 +121,7 @@ def decoder_cost(decoder: nn.Module, samples: list[Sample], pad: int, way: Way) 
     else:
         positions, pairs = sum(lengths), sum(length * (length + 1) / 2 for length in lengths)
         logits = sum(int((sample.targets != pad).sum()) for sample in samples)
-    flops = 6 * weights * positions
-    flops += 12 * args.decoder_layers * args.decoder_embed_dim * pairs
-    flops += 6 * words * args.decoder_embed_dim * logits
+    flops = decoder_flops(decoder).total(positions, pairs, logits, images=0)
     scores = args.decoder_layers * args.decoder_attention_heads * pairs
     moved = (
         size * (over_scores * scores + over_logits * words * logits)

@@ -6,10 +6,10 @@ images, each of 2,048 tokens.
 
     MFU = useful FLOPs of an update / (its seconds · the GPU's peak in bf16)
 
-Useful FLOPs are the minimum that `arithmetic` computes: 6 per weight and token, attention of each token to earlier
-tokens of its document, the output matrix for tokens in the loss, and images, forward through vision tower and resampler
-and backward through their trained parts. Recomputation (`--checkpoint-activations`) is not included. (`kosmos-inspect
---plan` counts slightly more: attention over whole rows, and the output matrix for all text.)
+Useful FLOPs are the minimum that `arithmetic` computes, as a training logs it: 6 per weight and token, attention
+of each token to earlier tokens of its document, the output matrix for tokens in the loss, and images, forward through
+vision tower and resampler and backward through their trained parts. Recomputation (`--checkpoint-activations`) is not
+included. (`kosmos-inspect --plan` counts slightly more: attention over whole rows, and the output matrix for all text.)
 
 A second table has the seconds of each part of an update, from torch's profiler (`breakdown`).
 """
@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from kosmos_plugin.planning.costs import image_flops
+from kosmos_plugin.gpus import find_gpu
+from kosmos_plugin.models.flops import image_flops
 from tests.benchmarks import time_limit
 from tests.benchmarks.arithmetic import LEAST, measured_rates, update_cost
 from tests.benchmarks.breakdown import breakdown
@@ -37,15 +38,12 @@ ROW = 2048
 MICRO_BATCHES = 12, 4  # rows: all in one micro-batch, and three of them
 WARM_UP, TURNS = 3, 5
 AT_LEAST = 0.5
-# Dense bf16 TFLOP/s from the data sheets, by a part of the device's name.
-PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312}
 
 
 def peak_flops(device: str) -> tuple[float, str]:
     """The GPU's peak FLOP/s in bf16, and its source."""
-    for name, tflops in PEAKS.items():
-        if name in device:
-            return tflops * 1e12, "from its data sheet, dense"
+    if gpu := find_gpu(device):
+        return gpu.tflops * 1e12, "from its data sheet, dense"
     return measured_rates().flops, "measured in one large matrix product"
 
 

@@ -27,7 +27,7 @@ from kosmos_plugin.generation.likelihood import score_candidates
 from kosmos_plugin.generation.prefill import prefill
 from kosmos_plugin.models.config import KosmosBaseConfig
 from kosmos_plugin.models.decoder import KosmosDecoder, decoder_config
-from kosmos_plugin.planning.costs import image_flops
+from kosmos_plugin.models.flops import image_flops
 from tests import tiny
 from tests.benchmarks.peers import torchscale_generation, transformers_generation
 from tests.benchmarks.result import Cell, Result

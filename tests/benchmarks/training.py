@@ -140,6 +140,7 @@ class FairseqUpdate:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # random numbers take a CPU many seconds
             self.task, self.model = task_and_model(config)
         self.trainer = Trainer(config, self.task, self.model, build_criterion(config.criterion, self.task))
+        self.trainer.cuda_env = None  # with it, the trainer resets torch's peak of memory at the end of each update
 
     def __call__(self, batches: list[dict]) -> None:
         before = self.trainer.get_num_updates()
