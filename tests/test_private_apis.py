@@ -27,6 +27,7 @@ PRIVATE_APIS = {
     ("torch", "ops.aten._scaled_dot_product_efficient_attention"): "models/decoder: the same",
     ("torch", "ops.aten._scaled_dot_product_cudnn_attention"): "models/decoder: the same",
     ("torch", "ops.aten._scaled_dot_product_flash_attention_for_cpu"): "models/decoder: the same",
+    ("torch", "_disable_dynamo"): "models/attention_plan: a part that is not compiled, without importing the compiler",
     ("torch", "_foreach_copy_"): "compat/grouped_copies: all gradients or weights in one call",
     (
         "fairseq.optim",

@@ -75,7 +75,7 @@ class AttentionPlan:  # not frozen: torch.compile would look into it, and recomp
             return _attend(q_GHPD, k_GHPD, v_GHPD, None, dropout).transpose(1, 2).flatten(0, 1).unsqueeze(0)
         return self._attend_in_groups(q, k, v, dropout)
 
-    @torch.compiler.disable
+    @torch._disable_dynamo  # torch.compiler.disable would import the compiler, which takes a second, with this module
     def _attend_in_groups(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
         results = []
         for group in self.groups:

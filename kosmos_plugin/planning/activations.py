@@ -81,7 +81,9 @@ def layer_bytes(config: Any, half: bool, checkpointing: str | None = None) -> in
     # Under autocast, LayerNorm's input is cast to float32: twice a copy.
     copy, norm_input = (4, 4) if autocast else (0, size)
     each_width = 2 * residual + 7 * size + masks + copy
-    return each_width * width + (4 + norm_input + size + inner_mask) * inner + statistics
+    # xPos's factors for queries and keys, as complex numbers
+    factors = 0 if config.positions == "sinusoidal" else 2 * 4 * width // config.decoder_attention_heads
+    return each_width * width + (4 + norm_input + size + inner_mask) * inner + factors + statistics
 
 
 def image_bytes(model: Kosmos) -> int:

@@ -137,7 +137,7 @@ def test_trains_as_adam_does(data, tmp_path, caplog, precision):
         found.append(losses("\n".join(f"| {record.name} | {record.getMessage()}" for record in caplog.records)))
     theirs, ours = found
     assert len(ours) == 6 and ours[-1] < ours[0]
-    assert ours == pytest.approx(theirs, abs=0.002)
+    assert ours == pytest.approx(theirs, abs=0.003)
 
 
 @pytest.mark.parametrize("betas", ["(0.9, 0.98)", "0.9,0.98", [0.9, 0.98], OmegaConf.create([0.9, 0.98])])

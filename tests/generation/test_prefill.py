@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kosmos_plugin.generation import prefill as prefill_module
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.prefill import MIN_SHARED_PREFIX, prefill
+from kosmos_plugin.models.batch_plan import BatchPlanner
 from tests import tiny
 
 RNG = random.Random(1)
@@ -44,7 +45,8 @@ def assert_same_as_uncached(kosmos, prompts):
         tokens = torch.tensor([[*prompt.tokens, 20]])
         slots = torch.tensor([[*prompt.image_slots, False]])
         images = torch.stack([tiny.decode(image) for image in prompt.images]) if prompt.images else None
-        whole = model.decoder(model.embed(tokens, slots, images), torch.ones_like(tokens))[0]
+        plan = BatchPlanner("masked", pad, image_tokens=0)(torch.ones_like(tokens), len(prompt.images), slots)
+        whole = model.decoder(model.embed(tokens[0], images, plan).unsqueeze(0), torch.ones_like(tokens))[0]
         torch.testing.assert_close(torch.stack((hidden, next_hidden)), whole[-2:], atol=1e-5, rtol=1e-5)
     return state
 
