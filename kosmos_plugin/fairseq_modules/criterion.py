@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
@@ -14,8 +14,9 @@ from fairseq.tasks import FairseqTask
 from fairseq.utils import get_perplexity
 
 from kosmos_plugin.data.batch import Batch
-from kosmos_plugin.models.attention_plan import moved
-from kosmos_plugin.models.batch_plan import BatchPlan, BatchPlanner
+
+if TYPE_CHECKING:
+    from kosmos_plugin.models.batch_plan import BatchPlan
 
 CRITERION = "multimodal_cross_entropy"
 
@@ -65,8 +66,11 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             logging_output[f"targets_{name}"] = count
         return loss, plan["num_targets"], logging_output
 
-    def _plan(self, sample: Batch) -> BatchPlan:
+    def _plan(self, sample: Batch) -> "BatchPlan":
         """The plan of a batch that came without one."""
+        from kosmos_plugin.models.attention_plan import moved
+        from kosmos_plugin.models.batch_plan import BatchPlanner
+
         planner = BatchPlanner("documents", self.padding_idx, image_tokens=0)
         plan = planner(
             sample["document_ids"].cpu(),

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 import torch
 from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion
@@ -26,15 +26,15 @@ from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plai
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion, read_at_once
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
-from kosmos_plugin.fairseq_modules.planner import planner_for
 from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
-from kosmos_plugin.fairseq_modules.restoring import restore_for
 from kosmos_plugin.fairseq_modules.throughput import Throughput
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
-from kosmos_plugin.models.batch_plan import BatchPlanner
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from kosmos_plugin.models.batch_plan import BatchPlanner
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ class KosmosMultimodalTask(FairseqTask):
 
         With `from_checkpoint` (fairseq's) and a `--vocabulary`, the data YAML is not read: it may be gone.
         """
+        from kosmos_plugin.fairseq_modules.restoring import restore_for
+
         print_user_errors_plainly()
         if kwargs.get("from_checkpoint", False):
             if cfg.vocabulary is not None:
@@ -146,6 +148,10 @@ class KosmosMultimodalTask(FairseqTask):
         Raises:
             UserError: The training was given options that it cannot honour.
         """
+        # Imported here, as in the other methods: every run of fairseq imports this module.
+        from kosmos_plugin.fairseq_modules.planner import planner_for
+        from kosmos_plugin.fairseq_modules.restoring import restore_for
+
         if not from_checkpoint:
             check_training_options(self.cfg, self.data)
         self.needs_pretrained_weights = not from_checkpoint

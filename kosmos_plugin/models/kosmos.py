@@ -14,13 +14,12 @@ from torch import nn
 from typing_extensions import Self
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.models.attention_plan import AttentionPlan, moved
 from kosmos_plugin.models.autocast import bfloat16_autocast
-from kosmos_plugin.models.batch_plan import BatchPlan, BatchPlanner
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:  # TorchScale and open_clip take seconds to import
+    from kosmos_plugin.models.batch_plan import BatchPlan
     from kosmos_plugin.models.decoder import KosmosDecoder
     from kosmos_plugin.models.vision import VisionTower
 
@@ -111,7 +110,7 @@ class Kosmos(nn.Module):
         image_slots: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
-        plan: BatchPlan | None = None,
+        plan: "BatchPlan | None" = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compute logits, or the loss of a training batch. The arguments are the tensors of `data.batch.Batch`.
 
@@ -134,6 +133,8 @@ class Kosmos(nn.Module):
             self._to_compile = False
             if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
                 logger.info("The first update compiles the layers (--compile): it takes up to a minute longer.")
+        from kosmos_plugin.models.attention_plan import AttentionPlan  # late: every run of fairseq imports this module
+
         if plan is None:
             plan = self._plan(document_ids, image_slots, images, targets)
         attention = AttentionPlan.from_dict(plan["attention"])
@@ -152,8 +153,11 @@ class Kosmos(nn.Module):
         image_slots: torch.Tensor | None,
         images: torch.Tensor | None,
         targets: torch.Tensor | None,
-    ) -> BatchPlan:
+    ) -> "BatchPlan":
         """The plan of a batch that came without one; no padding is added to it."""
+        from kosmos_plugin.models.attention_plan import moved
+        from kosmos_plugin.models.batch_plan import BatchPlanner
+
         pad = self.decoder.embed_tokens.padding_idx
         planner = BatchPlanner(self.decoder.attention, pad, image_tokens=0)
         slots_on_cpu, targets_on_cpu = (None if x is None else x.cpu() for x in (image_slots, targets))
@@ -161,7 +165,7 @@ class Kosmos(nn.Module):
         plan = planner(document_ids.cpu(), num_images, slots_on_cpu, targets_on_cpu)
         return moved(plan, document_ids.device)
 
-    def embed(self, tokens: torch.Tensor, images: torch.Tensor | None, plan: BatchPlan) -> torch.Tensor:
+    def embed(self, tokens: torch.Tensor, images: torch.Tensor | None, plan: "BatchPlan") -> torch.Tensor:
         """The decoder's input [M, E]: embeddings of the tokens [M], and image embeddings in the image slots."""
         if images is None:
             return self.decoder.embed_tokens(tokens)
