@@ -15,14 +15,16 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from fairseq.logging import metrics
 
 from kosmos_plugin.data.batch import Batch
-from kosmos_plugin.gpus import find_gpu
 from kosmos_plugin.models.config import KosmosConfig
-from kosmos_plugin.models.flops import UnitFlops, unit_flops, without_weights
+
+if TYPE_CHECKING:
+    from kosmos_plugin.models.flops import UnitFlops
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,9 @@ class Throughput:
             self._find_peak(device)
 
     def _find_peak(self, device: torch.device) -> None:
+        from kosmos_plugin.gpus import find_gpu  # late: every run of fairseq imports this module
+        from kosmos_plugin.models.flops import unit_flops, without_weights
+
         if device.type == "cuda" and self._peak_flops is None:
             name = torch.cuda.get_device_name(device)
             if gpu := find_gpu(name):
