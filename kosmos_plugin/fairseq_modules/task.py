@@ -25,7 +25,6 @@ from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plai
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion
 from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
 from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
-from kosmos_plugin.fairseq_modules.restoring import restore_for
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.vocabulary import Vocabulary
@@ -91,6 +90,8 @@ class KosmosMultimodalTask(FairseqTask):
 
         With `from_checkpoint` (fairseq's) and a `--vocabulary`, the data YAML is not read: it may be gone.
         """
+        from kosmos_plugin.fairseq_modules.restoring import restore_for
+
         print_user_errors_plainly()
         if kwargs.get("from_checkpoint", False):
             if cfg.vocabulary is not None:
@@ -126,6 +127,9 @@ class KosmosMultimodalTask(FairseqTask):
         Raises:
             UserError: The training was given options that it cannot honour.
         """
+        # Imported here, as in setup_task: every run of fairseq imports this module.
+        from kosmos_plugin.fairseq_modules.restoring import restore_for
+
         if not from_checkpoint:
             check_training_options(self.cfg, self.data)
         self.needs_pretrained_weights = not from_checkpoint
