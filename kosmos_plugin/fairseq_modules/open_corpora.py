@@ -11,7 +11,6 @@ from typing import Any
 from fairseq.distributed import utils as distributed_utils
 
 from kosmos_plugin.data.config import SPLITS, read_data_config
-from kosmos_plugin.data.mixture import FormattedDocuments, open_corpus
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.errors import UserError, print_user_errors_plainly
 from kosmos_plugin.vocabulary import Vocabulary
@@ -44,6 +43,8 @@ def open_corpora(task: Any, text_only: bool = False) -> None:
     Raises:
         UserError: A corpus cannot be read, or a file cannot be written.
     """
+    from kosmos_plugin.data.mixture import FormattedDocuments, open_corpus  # every run of fairseq imports this module
+
     try:
         data = read_data_config(task.data)
         vocabulary = Vocabulary.load(task.vocabulary or data.vocabulary)

@@ -18,14 +18,10 @@ from omegaconf import II
 
 from kosmos_plugin.data.batch import Collator
 from kosmos_plugin.data.config import SPLITS, DataConfig, read_data_config
-from kosmos_plugin.data.micro_batches import MicroBatches, validation_steps
-from kosmos_plugin.data.mixture import ConcatenatedRows, Mixture
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plainly
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion, read_at_once
-from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
-from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
 from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 from kosmos_plugin.fairseq_modules.throughput import Throughput
 from kosmos_plugin.fairseq_modules.training_options import check_training_options
@@ -34,6 +30,8 @@ from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from kosmos_plugin.data.mixture import Mixture
+    from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
     from kosmos_plugin.models.batch_plan import BatchPlanner
 
 logger = logging.getLogger(__name__)
@@ -148,7 +146,7 @@ class KosmosMultimodalTask(FairseqTask):
         Raises:
             UserError: The training was given options that it cannot honour.
         """
-        # Imported here, as in the other methods: every run of fairseq imports this module.
+        # Imported here, as in other methods: every run of fairseq imports this module.
         from kosmos_plugin.fairseq_modules.planner import planner_for
         from kosmos_plugin.fairseq_modules.restoring import restore_for
 
@@ -180,6 +178,8 @@ class KosmosMultimodalTask(FairseqTask):
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Load `train` or `valid`: every stream that has corpora for it."""
+        from kosmos_plugin.data.mixture import Mixture
+
         if self.data is None:
             raise UserError("Give the data YAML: this task was set up with a vocabulary only.")
         if split not in SPLITS and task_cfg is not None:  # fairseq-generate's default, before it builds a generator
@@ -191,7 +191,7 @@ class KosmosMultimodalTask(FairseqTask):
         if split == "train" and get_global_rank() == 0:
             _warn_of_gaps(self.datasets[split])
 
-    def dataset(self, split: str) -> Mixture:
+    def dataset(self, split: str) -> "Mixture":
         """A loaded split."""
         if split not in self.datasets:
             raise KeyError(f"the split {split} is not loaded")
@@ -199,7 +199,7 @@ class KosmosMultimodalTask(FairseqTask):
 
     def get_batch_iterator(
         self,
-        dataset: Mixture,
+        dataset: "Mixture",
         max_tokens: int | None = None,
         max_sentences: int | None = None,
         num_shards: int = 1,
@@ -207,7 +207,7 @@ class KosmosMultimodalTask(FairseqTask):
         num_workers: int = 0,
         epoch: int = 1,
         **kwargs: Any,
-    ) -> EpochIterator:
+    ) -> "EpochIterator":
         """The micro-batches of one rank. The data YAML says how many sequences an update takes.
 
         Args:
@@ -223,6 +223,9 @@ class KosmosMultimodalTask(FairseqTask):
         Raises:
             UserError: --update-freq is not one number, or an update does not fit the limits.
         """
+        from kosmos_plugin.data.micro_batches import MicroBatches, validation_steps
+        from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
+
         update_freq = self.cfg.update_freq
         if len(update_freq) != 1:
             raise UserError(f"--update-freq must be one number with this task, not {list(update_freq)}.")
@@ -275,9 +278,11 @@ class KosmosMultimodalTask(FairseqTask):
             self.profiler.after(update_num + 1, Path(self.cfg.save_dir), get_global_rank())
 
     def eval_lm_dataloader(
-        self, dataset: Mixture, num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs: Any
+        self, dataset: "Mixture", num_shards: int = 1, shard_id: int = 0, num_workers: int = 0, **kwargs: Any
     ) -> torch.utils.data.DataLoader:
         """The rows of the text streams in fairseq's own batch format, for fairseq-eval-lm."""
+        from kosmos_plugin.fairseq_modules.eval_lm import ScoringBatches
+
         return torch.utils.data.DataLoader(
             ScoringBatches(dataset, self.vocabulary, num_shards, shard_id), batch_size=None, num_workers=num_workers
         )
@@ -305,8 +310,10 @@ class KosmosMultimodalTask(FairseqTask):
                     metrics.log_scalar(name, epochs, weight=0, round=3, priority=1700)
 
 
-def _warn_of_gaps(mixture: Mixture) -> None:
+def _warn_of_gaps(mixture: "Mixture") -> None:
     """Log which texts have lines too long to fill full-sentence rows well, and what to do."""
+    from kosmos_plugin.data.mixture import ConcatenatedRows
+
     for stream in mixture.streams:
         for name, corpus in zip(stream.names, stream.corpora, strict=True):
             if isinstance(corpus, ConcatenatedRows) and (filled := corpus.filled()) < FULL_ENOUGH:
