@@ -204,6 +204,8 @@ class _Reader:
         if not listed:
             self.fail(f"{key}.corpora is empty.")
         corpora = tuple(self.corpus(corpus, f"{key}.corpora[{i}]", kind) for i, corpus in enumerate(listed))
+        if len(names := [corpus.name for corpus in corpora]) > len(set(names)):
+            self.fail(f"{key}.corpora has two corpora of the same name: epochs are logged under it.")
         if len({corpus.weight is None for corpus in corpora}) > 1:
             self.fail(f"{key}: give a weight to all of its corpora or to none.")
         cross = self.of_type(

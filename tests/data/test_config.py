@@ -242,6 +242,16 @@ def test_streams_whose_names_look_alike(write):
         read_data_config(path)
 
 
+def test_corpora_of_the_same_name(write):
+    path = write(GOOD)
+    config = yaml.safe_load(path.read_text())
+    stream = next(iter(config["streams"].values()))
+    stream["corpora"] = stream["corpora"][:1] * 2
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="two corpora of the same name"):
+        read_data_config(path)
+
+
 def test_binary_file(tmp_path):
     (tmp_path / "data.yaml").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(UserError, match=r"data\.yaml is not valid YAML"):

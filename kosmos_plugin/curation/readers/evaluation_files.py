@@ -69,7 +69,8 @@ def write_ngrams(evaluation_files: Iterable[InputFile], target: Path) -> None:
                 found[n].update(ngram_hashes(words, n).tolist())
                 is_used = True
         if not is_used:
-            print(f"{file.path} has no text of {SHORTEST_NGRAM} words, and removes nothing.", file=sys.stderr)
+            shortest = f"no text of {SHORTEST_NGRAM} words and no sentence of {SHORTEST_SENTENCE}"
+            print(f"{file.path} has {shortest}: it removes nothing.", file=sys.stderr)
     hashes: dict[str, Any] = {str(n): np.array(sorted(hashes), np.uint64) for n, hashes in found.items() if hashes}
     with atomic_path(target) as path, path.open("wb") as archive:
         np.savez(archive, **hashes)

@@ -146,7 +146,7 @@ def test_a_release_folder_with_images(tmp_path, capsys):
     (tmp_path / "release" / "dev.jsonl").write_text(LINES)
     files = [Path(file.path) for file in find_inputs([str(tmp_path / "release")])]
     assert found(tmp_path, *files)[:6] == [True] * 6
-    assert "labels.csv has no text of 8 words" in capsys.readouterr().err
+    assert "labels.csv has no text of 8 words and no sentence of 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
