@@ -83,9 +83,8 @@ class RecordLengths:
         """
         block_numbers = numbers // _RECORDS
         blocks = self._blocks[block_numbers]
-        self._map.madvise(
-            mmap.MADV_DONTNEED
-        )  # the pages stay in the system's cache, but do not count as this process's
+        # The pages stay in the system's cache, but do not count as this process's.
+        self._map.madvise(mmap.MADV_DONTNEED)
         if (_checksums(blocks[:, :-1], block_numbers) != blocks[:, -1]).any():
             raise UserError(f"The record lengths {self.path} are damaged: remove the file, and it is made anew.")
         packed = blocks[np.arange(len(numbers)), numbers % _RECORDS].astype(np.int64)
