@@ -40,7 +40,7 @@ from corpora import (
 )
 
 SHARDS = {"captions": 2, "shapes": 1, "interleaved": 4}
-SEQUENCES_PER_UPDATE = {"text": 1, "captions": 24, "interleaved": 40}
+SEQUENCES_PER_UPDATE = {"text": 1, "captions": 24, "interleaved": 48}
 HELD_OUT_TEXT = 0.05
 CAPTION_PROMPT = "An image of"  # the paper's
 HERE = Path(__file__).parent
