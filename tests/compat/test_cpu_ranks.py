@@ -40,7 +40,8 @@ def parameters_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["model"]
 
 
-@pytest.mark.parametrize("backend", [pytest.param("legacy_ddp", marks=pytest.mark.slow), "pytorch_ddp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
 def test_two_ranks_are_one_training(backend, train, trained_on_one_rank, tmp_path):
     program = tmp_path / "train_and_keep.py"
     program.write_text(TRAIN_AND_KEEP_EVERY_RANK)

@@ -48,6 +48,7 @@ def test_leaves_other_plugins_to_fairseq(tmp_path, monkeypatch):
         import_user_dir(tmp_path / "nowhere" / "kosmos_plugin")
 
 
+@pytest.mark.slow
 def test_spawned_workers_import_the_same_copy(run_python, tmp_path):
     """Needs no patch: a spawned process has the path of its parent."""
     copy = tmp_path / "copy" / "kosmos_plugin"

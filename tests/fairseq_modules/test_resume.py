@@ -105,6 +105,7 @@ def test_killed_between_checkpoints(reference, data, tmp_path):
     assert_same(training.finish(), expected)
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(reference, data, tmp_path):
     ranks, expected = reference
     if ranks > 1:

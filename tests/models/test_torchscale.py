@@ -78,7 +78,9 @@ def without(data, tmp_path_factory):
     return tiny.train(data, folder, *options, "2")
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(
+    "package", [one if one == "PyPI's" else pytest.param(one, marks=pytest.mark.slow) for one in PACKAGES]
+)
 def test_training_checkpoints_and_generation_are_the_same(package, data, tmp_path, without):
     path = run(PACKAGES[package], tmp_path, data, without)
     one, other = (torch.load(each, weights_only=True)["model"] for each in (path, without))

@@ -158,7 +158,8 @@ def arguments(tmp_path_factory) -> list[object]:
     return ["text", folder / "*.jsonl", "--vocabulary", folder / "vocabulary", "--min-words", 4]
 
 
-@pytest.mark.parametrize("stage", [pytest.param("1-read-texts", marks=pytest.mark.slow), "5-binarize-texts"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["1-read-texts", "5-binarize-texts"])
 def test_the_same_bytes_for_any_number_of_workers_and_after_a_kill(arguments, tmp_path, stage):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(*arguments, "--out", tmp_path / "a", "--keep-dropped", whole, "--workers", 2)

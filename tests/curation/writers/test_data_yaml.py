@@ -78,7 +78,7 @@ def test_the_yaml_is_ready(tmp_path, vocabulary, make, capsys):
     assert str(out / "data.yaml") in command
 
 
-@pytest.mark.parametrize("make", [captions, tars])
+@pytest.mark.parametrize("make", [captions, pytest.param(tars, marks=pytest.mark.slow)])
 def test_the_command_trains(tmp_path, vocabulary, make, capsys):
     (tmp_path / "in").mkdir()
     prepare([*make(tmp_path / "in"), "--out", tmp_path / "out", "--vocabulary", vocabulary, "--workers", 1])
