@@ -1,10 +1,11 @@
 """Rows → Batch: the tensors that pass from data to model, and nothing else."""
 
 import math
-from typing import Any, NotRequired, Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
+from typing_extensions import NotRequired
 
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample

@@ -156,8 +156,9 @@ class KosmosMultimodalTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
-            self.planner = planner_for(model, self.vocabulary.pad, self.cfg)
         if isinstance(model, Kosmos):
+            if not from_checkpoint:
+                self.planner = planner_for(model, self.vocabulary.pad, self.cfg)
             self.throughput = Throughput(model.config, len(self.vocabulary), self.vocabulary.pad)
         return model
 
