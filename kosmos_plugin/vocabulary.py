@@ -93,9 +93,8 @@ class Vocabulary:
                 raise UserError(
                     f"The vocabulary folder {folder} has no {name}; it needs {MODEL_FILE} and {DICTIONARY_FILE}."
                 )
-        return cls.from_files(
-            {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}, folder
-        )
+        paths = [folder / name for name in FILES]
+        return cls.from_files({path.name: path.read_bytes() for path in paths if path.is_file()}, folder)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], folder: str | Path) -> "Vocabulary":

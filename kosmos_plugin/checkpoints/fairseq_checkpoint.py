@@ -80,9 +80,7 @@ def checkpoint_file(path: Path) -> Path:
             raise UserError(f"{path} is a folder of transformers: convert it first (kosmos-convert --to fairseq).")
         raise UserError(f"The folder {path} has no checkpoint: none of {', '.join(CHECKPOINT_FILES)}.")
     if not known and len(found) > 1:
-        raise UserError(
-            f"The folder {path} has {len(found)} checkpoints, among them {found[0].name}: name one of them."
-        )
+        raise UserError(f"{path} has {len(found)} checkpoints, {found[0].name} and others: name one of them.")
     return found[0]
 
 

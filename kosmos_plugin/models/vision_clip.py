@@ -93,9 +93,10 @@ class FusedBlock(nn.Module):
 def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
     """Build the vision transformer of an open_clip model; see `build_vision_encoder`.
 
-    `model` is one of `open_clip.list_models()`, or a JSON file in open_clip's format, or its content. `weights` is one of the model's
-    tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None. For a tag whose weights were
-    trained with QuickGELU, the model gets it too. A file does not record that, so `model` must ("…-quickgelu").
+    `model` is one of `open_clip.list_models()`, a JSON file in open_clip's format, or its content. `weights` is one of
+    the model's tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None. For a tag whose
+    weights were trained with QuickGELU, the model gets it too. A file does not record that, so `model` must
+    ("…-quickgelu").
 
     Raises:
         UserError: The model or its weights do not exist or cannot be loaded.

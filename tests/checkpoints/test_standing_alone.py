@@ -120,14 +120,14 @@ def test_a_damaged_vocabulary_is_one_line(trained, tmp_path, files, message):
 
 def test_which_checkpoint_of_a_folder(trained, tmp_path):
     checkpoint, said, _ = trained
-    with pytest.raises(UserError, match="has no checkpoint: none of model.pt"):
+    with pytest.raises(UserError, match=r"has no checkpoint: none of model\.pt"):
         kosmos_plugin.load(tmp_path)
     (tmp_path / "config.json").touch()
     with pytest.raises(UserError, match="convert it first"):
         kosmos_plugin.load(tmp_path)
     for name in ("a.pt", "b.pt"):
         shutil.copy(checkpoint, tmp_path / name)
-    with pytest.raises(UserError, match="has 2 checkpoints, a.pt and others: name one"):
+    with pytest.raises(UserError, match=r"has 2 checkpoints, a\.pt and others: name one"):
         kosmos_plugin.load(tmp_path)
     shutil.copy(checkpoint, tmp_path / "checkpoint_last.pt")
     assert words(kosmos_plugin.load(tmp_path)) == said

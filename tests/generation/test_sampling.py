@@ -197,7 +197,7 @@ def test_only_allowed_texts_are_drawn(kosmos, monkeypatch, static):
         ({"temperature": float("nan")}, "temperature must be at least 0, not nan"),
         ({"temperature": float("inf")}, "temperature must be at least 0, not inf"),
         ({"top_p": 1.5}, "top_p is a probability, from 0 to 1, not 1.5"),
-        ({"min_p": float("nan")}, "min_p is a probability"),
+        ({"min_p": float("nan")}, "min_p must be at least 0, not nan"),
         ({"top_k": -1}, "top_k must be at least 0, not -1"),
         ({"seed": -(2**63) - 1}, "seed must be a number of 64 bits"),
         ({"seed": 2**64}, "seed must be a number of 64 bits"),
