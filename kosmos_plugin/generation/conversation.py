@@ -245,7 +245,7 @@ class Conversation:
                 if self.turns and self.turns[-1] in new:
                     self._answer(options)
                 self._append(turn, options)
-        except UserError:
+        except BaseException:
             self._keep(sum(turn not in new for turn in self.turns))
             raise
 
@@ -322,7 +322,8 @@ class Conversation:
     def _keep_answer(self, turn: Turn, tokens: Sequence[int]) -> None:
         """Keep in the cache what was generated, as far as it is how the answer's text is encoded."""
         encoded = self.vocabulary.encode(turn.answer)
-        longest = min(len(encoded), len(tokens), self._state.length - turn.end)
+        # The last token was chosen only, or processing it was interrupted.
+        longest = max(0, min(len(encoded), len(tokens) - 1, self._state.length - turn.end))
         turn.in_cache = next((n for n in range(longest) if encoded[n] != tokens[n]), longest)
         self._history = np.concatenate((self._history[: turn.end], np.array(encoded[: turn.in_cache], np.int64)))
         self._state.truncate(len(self._history))
@@ -345,7 +346,7 @@ class Conversation:
         """Keep the first turns only."""
         if count == 0:
             self._clear()
-        elif count < len(self.turns):
+        else:
             self.turns = self.turns[:count]
             self._history = self._history[: self.turns[-1].end + self.turns[-1].in_cache]
             self._state.truncate(len(self._history))
