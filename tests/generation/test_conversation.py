@@ -26,7 +26,7 @@ def kosmos(request, data):
     return Generator(model, task.vocabulary, task.sample_builder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def roomy(kosmos):
     """The same weights, with room for ten turns."""
     model = kosmos.model

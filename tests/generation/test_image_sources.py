@@ -152,7 +152,7 @@ def test_what_is_no_image_is_one_line(source, message):
 def test_a_closed_file_is_one_line():
     file = io.BytesIO(encoded())
     file.close()
-    with pytest.raises(UserError, match="image 1 cannot be read: .*closed"):
+    with pytest.raises(UserError, match=r"image 1 cannot be read: .*closed"):
         parse_prompt("<image>", file)
 
 
