@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
-from kosmos_plugin.errors import UserError, did_you_mean
+from kosmos_plugin.errors import UserError, did_you_mean, require_file
 from kosmos_plugin.generation.options import DeviceOptions, SearchOptions
 from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 from kosmos_plugin.options import REQUIRED, add_options, option, parsed_options
@@ -135,7 +135,7 @@ class Chat:
             if line or self.images:
                 self._ask(line)
         elif command == "/image":
-            self.images += _words(rest)
+            self.images += _files(rest)
         elif command == "/retry":
             self._show(self.conversation.stream_retry, self.conversation.retry)
         elif command == "/edit":
@@ -161,12 +161,11 @@ class Chat:
     def _ask(self, line: str) -> None:
         """Ask what a line says, with the images that it names and those named before."""
         text, images = _without_paths(line)
-        images = [*self.images, *images]
+        images, self.images = [*self.images, *images], []
         self._show(
             lambda **options: self.conversation.stream(text, images, **options),
             lambda **options: self.conversation.ask(text, images, **options),
         )
-        self.images = []
 
     def _edit(self, line: str) -> None:
         if not self.conversation.turns:
@@ -239,11 +238,15 @@ def _without_paths(line: str) -> tuple[str, list[str]]:
     return " ".join(_PATH.sub(take, line).split()), images
 
 
-def _words(text: str) -> list[str]:
+def _files(text: str) -> list[str]:
+    """The files that a command names."""
     try:
-        return [str(Path(word).expanduser()) for word in shlex.split(text)]
+        paths = [str(Path(word).expanduser()) for word in shlex.split(text)]
     except ValueError as error:
         raise UserError(f"/image {text}: {error}") from None
+    for path in paths:
+        require_file(path, "The image")
+    return paths
 
 
 def _print(text: str) -> None:
