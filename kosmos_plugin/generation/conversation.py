@@ -228,7 +228,7 @@ class Conversation:
         given = several_images(images)
         turns = []
         asked, shown = text, given
-        if self.chain_of_thought and given:
+        if self.chain_of_thought and given and text.replace(IMAGE_MARK, " ").strip():
             introduction = parse_prompt(f"{IMAGE_MARK} " * len(given) + INTRODUCTION, given, "the turn", self.fetch)
             turns.append(Turn(INTRODUCTION, given, introduction.segments, is_introduction=True))
             asked, shown = text.replace(IMAGE_MARK, " "), []
