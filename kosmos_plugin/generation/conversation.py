@@ -9,6 +9,7 @@ To take turns back, or to ask again, is to truncate the cache.
 import sys
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -311,11 +312,12 @@ class Conversation:
         assert turn.last is not None
         tokens: list[int] = []
         try:
-            for chunk in stream_from(self._state, turn.last, ending, options, self._history, in_place=True):
-                tokens += chunk.tokens
-                turn.answer, turn.finish_reason = turn.answer + chunk.text, chunk.finish_reason
-                if chunk.text:
-                    yield chunk.text
+            with closing(stream_from(self._state, turn.last, ending, options, self._history, in_place=True)) as chunks:
+                for chunk in chunks:
+                    tokens += chunk.tokens
+                    turn.answer, turn.finish_reason = turn.answer + chunk.text, chunk.finish_reason
+                    if chunk.text:
+                        yield chunk.text
         finally:
             self._keep_answer(turn, tokens)
 
