@@ -159,6 +159,7 @@ def test_a_turn_is_edited(kosmos):
         assert reading.take() < 3 + len(kosmos.prompt("a small dog")) + 3 and reading.images == 0
     assert edited == straight.ask("a small dog", max_new_tokens=3)
     assert [turn.text for turn in conversation.turns] == ["<image> the red cat", "a small dog"]
+    assert "".join(conversation.stream_edit("a small dog", max_new_tokens=3)) == edited
     kept = conversation.edit("a <image> house", turn=-2, max_new_tokens=3)  # with the images that it had
     assert kept == kosmos.chat().ask("a <image> house", FIRST, max_new_tokens=3)
     assert [turn.text for turn in conversation.undo()] == ["a <image> house"]
