@@ -101,7 +101,9 @@ def test_json_lines_in_and_out(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, prompts))))
     generate.cli_main(["--path", str(checkpoint), "--max-new-tokens", "4", "--batch-size", "2"])
     results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [{k: v for k, v in result.items() if k not in ("output", "score")} for result in results] == prompts
+    added = ("output", "score", "finish_reason")
+    assert [{k: v for k, v in result.items() if k not in added} for result in results] == prompts
+    assert {result["finish_reason"] for result in results} <= {"stop", "length"}
     kosmos = KosmosModel.from_pretrained(checkpoint.parent, checkpoint.name)
     for prompt, result in zip(prompts, results, strict=True):
         assert kosmos.generate(prompt["prompt"], prompt.get("images", []), max_new_tokens=4) == result["output"]
