@@ -155,6 +155,19 @@ class KeyValueCache:
             self.groupings = None
             self._drop_unused()
 
+    def append(self, keys_and_values: torch.Tensor) -> None:
+        """Append positions of one row that were computed elsewhere, [layers, 2, 1, H, T, D]."""
+        self.reserve(1, keys_and_values.size(4), keys_and_values.device)
+        for layer, (k_BHTD, v_BHTD) in enumerate(keys_and_values):
+            self.levels[-1].write(layer, self.num_layers, k_BHTD, v_BHTD)
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions, of one row without padding and without branches."""
+        [level] = self.levels
+        assert level.rows == 1 and level.valid is None and length <= level.length
+        level.next_position = level.next_position - (level.length - length)
+        level.length = length
+
     def _drop_unused(self) -> None:
         """Drop unused rows of each level in which at most half the rows are continued, so that copies stay rare."""
         for number in reversed(range(len(self.levels) - 1)):
