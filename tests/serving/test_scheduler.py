@@ -111,9 +111,9 @@ def test_the_oldest_sequence_is_never_preempted():
     machine.scheduler.add(old)
     machine.scheduler.add(new)
     while len(old.content) < LONGEST:
-        assert old in machine.scheduler.running
         for sequence in machine.step():
             sequence.content.append(3)
+        assert old in machine.scheduler.running
     assert machine.scheduler.preemptions > 0
     assert new in machine.scheduler.waiting
 
