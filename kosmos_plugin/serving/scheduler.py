@@ -44,6 +44,7 @@ class Scheduler:
         self.running: list[RunningSequence] = []  # the oldest first
         self.new_blocks: list[int] = []  # allocated for the step, with no content yet
         self.preemptions = 0
+        self.shared_positions = 0  # that sequences found in the cache when they began
 
     def add(self, sequence: RunningSequence) -> None:
         """Let a sequence wait for its turn."""
@@ -102,6 +103,7 @@ class Scheduler:
             sequence.blocks, sequence.computed = blocks, len(blocks) * BLOCK_SIZE
             if sequence.cached is None:
                 sequence.cached = sequence.computed
+                self.shared_positions += sequence.computed
             in_progress.update(keys[len(blocks) :])
             self._allocate(sequence, sequence.remaining)
             work[sequence] = min(sequence.remaining, left)
