@@ -1,8 +1,7 @@
 """kosmos-serve: a trained model behind an OpenAI-compatible HTTP server.
 
     kosmos-serve --path CHECKPOINT
-    curl http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\
-        -d '{"messages": [{"role": "user", "content": "The red cat"}], "max_tokens": 20}'
+    curl http://127.0.0.1:8000/v1/completions --json '{"prompt": "The red cat", "max_tokens": 20}'
 
 Requests are generated at the same time, and beginnings that they share are read once. By default only this machine can
 use it. Ctrl-C ends it.

@@ -18,6 +18,6 @@
     listening.py       the socket
     app.py             `create_app`: the routes
 
-The cache of keys and values itself is `kosmos_plugin.models.paged_cache`. Neither the engine nor what it stands on imports
-fastapi.
+The cache of keys and values itself is `kosmos_plugin.models.paged_cache`. The engine and what it stands on do not
+import fastapi.
 """

@@ -145,9 +145,7 @@ class CompletionAnswer(Answer):
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(
-        self, model: str, vocabulary: Vocabulary, choices: int, logprobs: bool, echo: list[str] | None = None
-    ):
+    def __init__(self, model: str, vocabulary: Vocabulary, choices: int, logprobs: bool, echo: list[str] | None = None):
         super().__init__(model, vocabulary, choices, logprobs)
         self.echo = echo
 

@@ -5,7 +5,7 @@ them, as in Figures 2 and 3 of the paper. So the beginning of a longer conversat
 the engine has it in its cache.
 
     plain             texts and images as they are
-    question-answer   a user's text as `Question: … Answer:`, as in §4.5 of the paper; images and other texts as they are
+    question-answer   a user's text as `Question: … Answer:`; images and other texts as they are
 
 If the last message is an answer, it is continued.
 """

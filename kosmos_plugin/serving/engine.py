@@ -331,8 +331,7 @@ def choose(
     most = max(one.top_logprobs for one in options)
     found = described(*read(*with_likeliest(log_probs, tokens.unsqueeze(1), most)))
     return [
-        (token, (logprob, top[: one.top_logprobs]))
-        for one, (token, (logprob, top)) in zip(options, found, strict=True)
+        (token, (logprob, top[: one.top_logprobs])) for one, (token, (logprob, top)) in zip(options, found, strict=True)
     ]
 
 

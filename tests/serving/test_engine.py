@@ -181,4 +181,3 @@ def test_few_images_are_kept(kosmos):
         alone = cache.embed({b"\0": images[b"\0"]})[b"\0"]
     torch.testing.assert_close(alone, together[b"\0"], atol=1e-5, rtol=0)
     assert alone.untyped_storage().nbytes() == alone.nbytes
-

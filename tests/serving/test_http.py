@@ -31,7 +31,10 @@ JSON = {"Content-Type": "application/json"}
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}', "finite"),
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}', "finite"),
         (b'{"messages": [{"role": "user", "content": "a"}], "seed": %s}' % (b"9" * 10_000), "valid"),
-        (b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,\\ud83d"}]}]}', "data URI"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,\\ud83d"}]}]}',
+            "data URI",
+        ),
         (b'{"messages": [{"role": "user", "content": [[]]}]}', "messages[0].content"),
         (b'{"messages": "a cat"}', "messages"),
         (b'{"messages": [null]}', "messages[0]"),
@@ -129,7 +132,8 @@ def test_a_large_body_is_refused_before_it_is_read(limited):
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
         chunks = (b"x" * 1000 for _ in range(100))  # without a Content-Length
         assert client.post(CHAT, content=chunks, headers=JSON).status_code == 413
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer key\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer key\r\n"
+    head += b"Content-Type: application/json\r\n"
     assert b" 413 " in raw(limited.port, head + b"Content-Length: 99999999999\r\n\r\n")
 
 
@@ -184,8 +188,8 @@ def test_connections_that_break(served, http):
 
 def test_a_client_that_sends_slowly_does_not_stop_others(served, http):
     with socket.create_connection(("127.0.0.1", served.port)) as connection:
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-        connection.sendall(head)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        connection.sendall(head + b"Content-Length: 99\r\n\r\n{")
         begin = time.monotonic()
         assert http.post(CHAT, json=CAT).status_code == 200
         assert time.monotonic() - begin < 30

@@ -200,7 +200,9 @@ def test_completions_of_token_ids(client, kosmos):
     tokens = kosmos.prompt("the dog sees").tokens.tolist()
     for prompt, choices in ((tokens, 1), ([tokens, tokens], 2)):
         found = client.completions.create(model="tiny", prompt=prompt, max_tokens=8)
-        assert [choice.text for choice in found.choices] == [kosmos.generate("the dog sees", max_new_tokens=8)] * choices
+        assert [choice.text for choice in found.choices] == [
+            kosmos.generate("the dog sees", max_new_tokens=8)
+        ] * choices
 
 
 def test_completions_streamed_with_the_prompt(client, kosmos):

@@ -10,12 +10,13 @@ from kosmos_plugin.serving.scheduler import Scheduler
 from kosmos_plugin.serving.sequence import RunningSequence, blocks_for
 
 LONGEST = 6 * BLOCK_SIZE
+FEWEST_BLOCKS = blocks_for(LONGEST) + 1
 
 
 class Machine:
     """A scheduler, and a store of content in place of keys and values."""
 
-    def __init__(self, blocks=blocks_for(LONGEST) + 1, sequences=4, step_tokens=20):
+    def __init__(self, blocks=FEWEST_BLOCKS, sequences=4, step_tokens=20):
         self.scheduler = Scheduler(BlockPool(blocks), sequences, step_tokens)
         self.store = [[None] * BLOCK_SIZE for _ in range(blocks)]
         self.computed = 0
@@ -106,7 +107,7 @@ def test_the_same_prompt_again_costs_its_last_block_only():
 
 
 def test_the_oldest_sequence_is_never_preempted():
-    machine = Machine(blocks=blocks_for(LONGEST) + 1, sequences=2, step_tokens=200)
+    machine = Machine(sequences=2, step_tokens=200)
     old, new = RunningSequence([1] * (4 * BLOCK_SIZE)), RunningSequence([2] * (2 * BLOCK_SIZE))
     machine.scheduler.add(old)
     machine.scheduler.add(new)
