@@ -4,12 +4,13 @@ https://platform.openai.com/docs/api-reference/chat and …/completions
 """
 
 import re
+import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from kosmos_plugin.generation.options import SearchOptions
+from kosmos_plugin.generation.options import SearchArguments, SearchOptions
 from kosmos_plugin.serving.errors import ApiError
 
 MOST_CHOICES = 128
@@ -92,16 +93,15 @@ class _Request(_Model):
     def search_options(self, temperature: float, new_tokens: int) -> SearchOptions:
         """The options of each text, with the server's default temperature and so many new tokens."""
         temperature = temperature if self.temperature is None else self.temperature
-        samples = temperature > 0
-        drawn = {
+        drawn: SearchArguments = {
             "do_sample": True,
             "temperature": temperature,
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "top_k": max(0, self.top_k or 0),  # −1 is vLLM's word for all
             "min_p": self.min_p or 0.0,
         }
-        return SearchOptions(
-            **(drawn if samples else {}),
+        return SearchOptions.of(
+            **(drawn if temperature > 0 else {}),
             max_new_tokens=new_tokens,
             seed=self.seed,
             stop=tuple(self.stop),
@@ -161,8 +161,8 @@ class CompletionRequest(_Request):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]  # checked above
-        return self.prompt  # type: ignore[return-value]
+            return [typing.cast("list[int]", self.prompt)]
+        return typing.cast("list[str] | list[list[int]]", self.prompt)
 
     @property
     def alternatives(self) -> int | None:
