@@ -38,11 +38,11 @@ class GenerateOptions:
         REQUIRED, "checkpoint of fairseq-train or kosmos-convert, or its folder", metavar="CHECKPOINT", must_exist=True
     )
     data: str | None = option(
-        None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml", must_exist=True
+        None, "data YAML with the vocabulary (default: the checkpoint's own)", metavar="DATA.yaml", must_exist=True
     )
     vocabulary: str | None = option(
         None,
-        "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
+        "folder of sentencepiece.model and dict.txt (default: the checkpoint's own)",
         metavar="FOLDER",
         must_exist=True,
     )

@@ -59,12 +59,14 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise missing_package("kosmos-serve", error, "serve") from None
     from kosmos_plugin.generation.generator import load
+    from kosmos_plugin.generation.template import template_of
     from kosmos_plugin.serving.engine import Engine
 
     options, server = parsed_options(args, ServeOptions), parsed_options(args, ServerOptions)
     where = parsed_options(args, DeviceOptions)
     if server.port > 65535:
         raise UserError(f"--port must be at most 65535, not {server.port}.")
+    template_of(server.template)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with listening_socket(server.host, server.port) as listening:  # before what takes time
         kosmos = load(options.path, options.data, options.vocabulary, where.device, where.dtype)

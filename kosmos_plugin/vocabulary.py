@@ -12,9 +12,10 @@ it SentencePiece normalizes them, by default to a space.
 
 import functools
 import hashlib
+import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsInt
 
@@ -32,6 +33,7 @@ MODEL_FILE = "sentencepiece.model"
 DICTIONARY_FILE = "dict.txt"
 FURTHER_TOKENS_FILE = "special_tokens.txt"
 ENCODING_FILE = "encoding.json"
+FILES = (MODEL_FILE, DICTIONARY_FILE, FURTHER_TOKENS_FILE, ENCODING_FILE)
 
 LINE_END = "</line>"
 _NEWLINE = re.compile("\r\n|\r|\n")
@@ -58,6 +60,7 @@ class Vocabulary:
         further_tokens: Sequence[str] = (),
         newlines: bool = False,
     ):
+        self.files: dict[str, bytes] = {}  # what `load` has read, by name
         special_tokens = (*SPECIAL_TOKENS, *further_tokens)
         self.newlines = newlines
         self.processor = processor
@@ -84,22 +87,38 @@ class Vocabulary:
         Raises:
             UserError: A file is missing or broken, or they do not belong together.
         """
-        import_fairseq()  # here, since importing fairseq imports this module
-        from fairseq.data import Dictionary
-
         folder = Path(folder)
         for name in (MODEL_FILE, DICTIONARY_FILE):
             if not (folder / name).is_file():
                 raise UserError(
                     f"The vocabulary folder {folder} has no {name}; it needs {MODEL_FILE} and {DICTIONARY_FILE}."
                 )
+        paths = [folder / name for name in FILES]
+        return cls.from_files({path.name: path.read_bytes() for path in paths if path.is_file()}, folder)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], folder: str | Path) -> "Vocabulary":
+        """Make a vocabulary of its files' contents, by name.
+
+        Args:
+            files: The contents.
+            folder: Where they are from, for error messages.
+
+        Raises:
+            UserError: A file is missing or broken, or they do not belong together.
+        """
+        import_fairseq()  # here, since importing fairseq imports this module
+        from fairseq.data import Dictionary
+
+        folder = Path(folder)
         processor = sentencepiece.SentencePieceProcessor()
         try:
-            processor.Load(str(folder / MODEL_FILE))
-        except (OSError, RuntimeError) as error:
+            processor.LoadFromSerializedProto(files[MODEL_FILE])
+        except (KeyError, OSError, RuntimeError) as error:
             raise UserError(f"{folder / MODEL_FILE} is not a SentencePiece model: {error}") from None
+        dictionary = Dictionary()
         try:
-            dictionary = Dictionary.load(str(folder / DICTIONARY_FILE))
+            dictionary.add_from_file(io.TextIOWrapper(io.BytesIO(files[DICTIONARY_FILE]), encoding="utf-8"))
         except Exception as error:  # fairseq raises anything from ValueError to bare Exception
             raise UserError(f"{folder / DICTIONARY_FILE} is not a dictionary of fairseq: {error}") from None
         pieces = [processor.id_to_piece(i) for i in _text_pieces(processor)]
@@ -109,8 +128,11 @@ class Vocabulary:
                 f"{folder / DICTIONARY_FILE} lacks {missing:,} of the {len(pieces):,} pieces of {folder / MODEL_FILE}: "
                 "they do not belong together."
             )
-        further_tokens = _further_tokens(folder / FURTHER_TOKENS_FILE)
-        return cls(processor, dictionary, further_tokens, _encodes_newlines(folder / ENCODING_FILE))
+        further_tokens = _further_tokens(files.get(FURTHER_TOKENS_FILE), folder / FURTHER_TOKENS_FILE)
+        newlines = _encodes_newlines(files.get(ENCODING_FILE), folder / ENCODING_FILE)
+        vocabulary = cls(processor, dictionary, further_tokens, newlines)
+        vocabulary.files = {name: files[name] for name in FILES if name in files}
+        return vocabulary
 
     def __len__(self) -> int:
         return len(self.dictionary)
@@ -254,23 +276,30 @@ def write_encoding(folder: str | Path) -> Path:
     return path
 
 
-def _further_tokens(path: Path) -> list[str]:
-    tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _further_tokens(data: bytes | None, path: Path) -> list[str]:
+    tokens = _text(data or b"", path).splitlines()
     if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:
         raise UserError(f"{path} must hold one new special token per line, each only once.")
     return tokens
 
 
-def _encodes_newlines(path: Path) -> bool:
-    if not path.is_file():
+def _encodes_newlines(data: bytes | None, path: Path) -> bool:
+    if data is None:
         return False
     try:
-        encoding = json.loads(path.read_text(encoding="utf-8"))
+        encoding = json.loads(_text(data, path))
     except ValueError:
         encoding = None
     if encoding not in ({"newline": LINE_END}, {"newline": None}):
         raise UserError(f'{path} must hold {{"newline": "{LINE_END}"}}, or null for newlines that are not encoded.')
     return encoding["newline"] is not None
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}.") from None
 
 
 def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:

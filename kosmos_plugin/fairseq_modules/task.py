@@ -98,6 +98,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.sample_builder = SampleBuilder(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
         self.skips = SkipCounter(cfg.max_skipped_rate)
         self.needs_pretrained_weights = True
+        self.vision_model = ""  # the content of the JSON file of the vision encoder, if it has one
         self.training_batches: EpochIterator | None = None
         self.planner: BatchPlanner | None = None  # known when the model is
         self.throughput: Throughput | None = None
@@ -147,12 +148,14 @@ class KosmosMultimodalTask(FairseqTask):
             UserError: The training was given options that it cannot honour.
         """
         # Imported here, as in other methods: every run of fairseq imports this module.
+        from kosmos_plugin.checkpoints.embedded import vision_model_content
         from kosmos_plugin.fairseq_modules.planner import planner_for
         from kosmos_plugin.fairseq_modules.restoring import restore_for
 
         if not from_checkpoint:
             check_training_options(self.cfg, self.data)
         self.needs_pretrained_weights = not from_checkpoint
+        self.vision_model = vision_model_content(str(getattr(cfg, "vision_model", ""))) or ""
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
@@ -288,8 +291,10 @@ class KosmosMultimodalTask(FairseqTask):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint records of the task: its vocabulary, and whether newlines are encoded."""
-        return {"vocabulary": self.vocabulary.fingerprint, "newlines": self.vocabulary.newlines}
+        """What a checkpoint records of the task: all that it needs to load anywhere."""
+        from kosmos_plugin.checkpoints.embedded import embedded_state
+
+        return embedded_state(self.vocabulary, self.vision_model)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""

@@ -73,8 +73,9 @@ def search(
     options: SearchOptions,
     prompts: Sequence[np.ndarray] = (),
     allowed: TokenTrie | None = None,
+    in_place: bool = False,
 ) -> list[list[Hypothesis]]:
-    """Find continuations of each row of a prefilled state, which is not changed.
+    """Find continuations of each row of a prefilled state.
 
     Args:
         state: The state, of B rows.
@@ -83,11 +84,12 @@ def search(
         options: Greedy search, sampling or beam search.
         prompts: The tokens of each row, as `history` gives them; needed by the penalties of repetition.
         allowed: As for `generate_n`.
+        in_place: For one sequence: the state may be extended by what is generated; otherwise it is not changed.
 
     Returns:
         As `generate_n`.
     """
-    stepper = make_stepper(state, last, ending.vocabulary, options, prompts, allowed)
+    stepper = make_stepper(state, last, ending.vocabulary, options, prompts, allowed, in_place)
     if options.num_beams > 1:
         return _beam_search(stepper, options, ending, len(last))
     *_, sequences = token_by_token(stepper, options, ending)

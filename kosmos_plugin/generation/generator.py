@@ -180,13 +180,25 @@ class Generator:
             raise UserError(f"candidates must be a list with those of each of the {len(samples)} prompts.")
         return self.score_batch(samples, candidates)
 
-    def chat(self, **options: Any) -> Conversation:
+    def chat(
+        self, template: str | Path = "plain", chain_of_thought: bool = False, drop_oldest: bool = False
+    ) -> Conversation:
         """Start a conversation, whose text and images stay in the cache.
 
         Args:
-            **options: The arguments of Conversation.
+            template: How a turn is asked: "plain", "question-answer", or a file with `{text}` in it.
+            chain_of_thought: Have the model describe the images of a turn before it answers (§4.5).
+            drop_oldest: Drop the oldest turns when the model's positions are full; otherwise that is an error.
         """
-        return Conversation(self.model, self.vocabulary, self.sample_builder, **options)
+        return Conversation(
+            self.model,
+            self.vocabulary,
+            self.sample_builder,
+            template=template,
+            chain_of_thought=chain_of_thought,
+            drop_oldest=drop_oldest,
+            fetch=self.fetch_url,
+        )
 
     def prompt(self, text: str, images: Images = None, name: str = "prompt") -> Sample:
         """Make a prompt in the model's input format.

@@ -61,7 +61,8 @@ class Chunk:
     """A part of a text that is being generated."""
 
     text: str
-    logprobs: tuple[TokenLogprob, ...] | None = None  # of the tokens since the part before, if they were asked for
+    tokens: tuple[int, ...]  # since the part before
+    logprobs: tuple[TokenLogprob, ...] | None = None  # of these tokens, if they were asked for
     finish_reason: str | None = None  # of the last part; see Choice
 
 

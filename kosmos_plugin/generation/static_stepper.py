@@ -27,8 +27,12 @@ def make_stepper(
     options: SearchOptions,
     prompts: Sequence[np.ndarray] = (),
     allowed: TokenTrie | None = None,
+    in_place: bool = False,
 ) -> Stepper:
-    """The stepper of the state's device; the arguments are those of `search`."""
+    """The stepper of the state's device; the arguments are those of `search`.
+
+    `in_place` is for one sequence: the state is extended by what is generated, where that is no more work.
+    """
     copies = options.n if options.num_beams == 1 else 1
     if uses_static_shapes(last.device):
         # Each prompt has as many rows as it has beams or samples, and perhaps one for the greedy path.
@@ -40,7 +44,7 @@ def make_stepper(
             stepper = StaticStepper(step, state, last, vocabulary, options, prompts, copies, allowed)
             steps.user = weakref.ref(stepper)
             return stepper
-    return Stepper(state, last, vocabulary, options, prompts, copies, allowed)
+    return Stepper(state, last, vocabulary, options, prompts, copies, allowed, in_place and options.num_beams == 1)
 
 
 def uses_static_shapes(device: torch.device) -> bool:

@@ -43,6 +43,7 @@ class Stepper:
         prompts: The tokens of each prompt, for the penalties; image slots are negative.
         copies: Rows that begin with each prompt.
         allowed: The only sequences that may be generated; None: any.
+        in_place: Extend the state itself, of one row, by the tokens that are appended.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Stepper:
         prompts: Sequence[np.ndarray] = (),
         copies: int = 1,
         allowed: TokenTrie | None = None,
+        in_place: bool = False,
     ):
-        self.state = state.branch([prompt for prompt in range(len(last)) for _ in range(copies)])
+        branched = [prompt for prompt in range(len(last)) for _ in range(copies)]
+        self.state = state if in_place else state.branch(branched)
         self.vocabulary = vocabulary
         self.options = options
         self.prompts = prompts

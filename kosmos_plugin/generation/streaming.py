@@ -36,9 +36,14 @@ def stream(model: Kosmos, prompt: Sample, ending: Ending, options: SearchOptions
 
 
 def stream_from(
-    state: DecodingState, last: torch.Tensor, ending: Ending, options: SearchOptions, prompt: np.ndarray
+    state: DecodingState,
+    last: torch.Tensor,
+    ending: Ending,
+    options: SearchOptions,
+    prompt: np.ndarray,
+    in_place: bool = False,
 ) -> Iterator[Chunk]:
-    """As `stream`, from a prefilled state of one row, which is not changed.
+    """As `stream`, from a prefilled state of one row.
 
     Args:
         state: The state.
@@ -46,10 +51,11 @@ def stream_from(
         ending: What ends the text.
         options: The options, of one sequence.
         prompt: The tokens that the state holds, for the penalties of repetition; see `history`.
+        in_place: Whether the state may be extended by what is generated; otherwise it is not changed.
     """
     text = TextStream(ending.vocabulary, ending.stop)
     taken = 0
-    stepper = make_stepper(state, last, ending.vocabulary, options, [prompt])
+    stepper = make_stepper(state, last, ending.vocabulary, options, [prompt], in_place=in_place)
     for [sequence] in token_by_token(stepper, options, ending):
         new, logprobs = sequence.tokens[taken:], sequence.logprobs[taken:]
         taken = len(sequence.tokens)
@@ -58,4 +64,4 @@ def stream_from(
             part += text.end()
         if part or options.logprobs or sequence.finish_reason is not None:
             described = token_logprobs(ending.vocabulary, new, logprobs) if options.logprobs else None
-            yield Chunk(part, described, sequence.finish_reason)
+            yield Chunk(part, tuple(new), described, sequence.finish_reason)

@@ -84,7 +84,9 @@ def create_app(engine: Engine, options: ServerOptions, name: str) -> FastAPI:
         if len(answer.texts) > engine.options.max_sequences + engine.options.max_queue:
             raise ApiError(400, f"{len(answer.texts)} texts are more than the server generates at once.", "n")
         new_tokens = preparation.new_tokens(prompts, *body.new_tokens)
-        generation = Generation(engine, prompts, body.search_options(options.temperature, new_tokens), body.choices)
+        stop = preparation.template.stop if isinstance(body, ChatRequest) else ()
+        search_options = body.search_options(options.temperature, new_tokens, stop)
+        generation = Generation(engine, prompts, search_options, body.choices)
         generation.end_with(request)
         if body.stream:
             include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)

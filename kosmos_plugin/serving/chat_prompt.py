@@ -2,22 +2,17 @@
 
 KOSMOS-1 is not trained on roles: a conversation is one document of texts and images in their order, the answers among
 them, as in Figures 2 and 3 of the paper. So the beginning of a longer conversation is the whole of a shorter one, and
-the engine has it in its cache.
-
-    plain             texts and images as they are
-    question-answer   a user's text as `Question: … Answer:`; images and other texts as they are
-
-If the last message is an answer, it is continued.
+the engine has it in its cache. A template puts a user's text in the form of the training; images and all other texts
+stay as they are. If the last message is an answer, it is continued.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kosmos_plugin.generation.template import PLACE, Template
 from kosmos_plugin.serving.errors import ApiError
 from kosmos_plugin.serving.protocol import Message
-
-QUESTION, ANSWER = "Question:", "Answer:"
 
 
 @dataclass(frozen=True)
@@ -28,12 +23,12 @@ class ImageReference:
     param: str  # its field in the request, for messages
 
 
-def segments_of(messages: Sequence[Message], template: str) -> list[str | ImageReference]:
+def segments_of(messages: Sequence[Message], template: Template) -> list[str | ImageReference]:
     """Texts and images of a chat in their order; texts are not empty.
 
     Args:
         messages: The messages.
-        template: One of `options.TEMPLATES`.
+        template: The form of a user's text.
 
     Raises:
         ApiError: A message has a part that is neither text nor an image.
@@ -41,8 +36,8 @@ def segments_of(messages: Sequence[Message], template: str) -> list[str | ImageR
     segments: list[str | ImageReference] = []
     for number, message in enumerate(messages):
         parts = _parts(message.content, f"messages[{number}].content")
-        if template == "question-answer" and message.role == "user":
-            parts = _as_question(parts)
+        if message.role == "user":
+            parts = _in_form(parts, template)
         segments += parts
     return segments
 
@@ -74,17 +69,20 @@ def _parts(content: str | list[dict[str, Any]] | None, param: str) -> list[str |
     return parts
 
 
-def _as_question(parts: list[str | ImageReference]) -> list[str | ImageReference]:
-    """`Question:` before the first text of a turn, `Answer:` at its end, unless the user has written them."""
+def _in_form(parts: list[str | ImageReference], template: Template) -> list[str | ImageReference]:
+    """A turn in the form of a template: what is before `{text}` before its first text, what is after it at its end.
+
+    An image alone is a caption to be written, and a turn that has the form already stays as it is.
+    """
+    before, after = (text.strip() for text in template.form.split(PLACE))
     texts = [number for number, part in enumerate(parts) if isinstance(part, str)]
-    if not texts or any(isinstance(part, str) and ANSWER in part for part in parts):
+    last = parts[-1] if parts else None
+    if not texts or (after and isinstance(last, str) and last.endswith(after)):
         return parts
-    parts = list(parts)
-    first, last = parts[texts[0]], parts[-1]
+    first = parts[texts[0]]
     assert isinstance(first, str)
-    parts[texts[0]] = first if first.startswith(QUESTION) else f"{QUESTION} {first}"
-    if isinstance(last, str):
-        parts[-1] = f"{parts[-1]} {ANSWER}"
-    else:
-        parts.append(ANSWER)
+    if not first.startswith(before):
+        parts[texts[0]] = f"{before} {first}"
+    if after:
+        parts[-1:] = [f"{parts[-1]} {after}"] if isinstance(last, str) else [parts[-1], after]
     return parts

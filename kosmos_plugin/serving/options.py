@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from kosmos_plugin.options import option
 
-TEMPLATES = ("plain", "question-answer")
-
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -44,9 +42,9 @@ class ServerOptions:
         None, "name of the model in requests and answers (default: that of the checkpoint's file)", metavar="NAME"
     )
     template: str = option(
-        "plain",
-        "how messages become a prompt: one after the other, or each as 'Question: … Answer:'",
-        choices=TEMPLATES,
+        "question-answer",
+        'how a user\'s message is asked: plain, question-answer ("Question: … Answer:"), or a file with {text} in it',
+        metavar="NAME",
     )
     temperature: float = option(0.0, "temperature of requests that name none; 0: the likeliest tokens", minimum=0)
     max_new_tokens: int | None = option(

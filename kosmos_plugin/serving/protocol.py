@@ -90,8 +90,14 @@ class _Request(_Model):
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options is for streams: set stream to true.", "stream_options")
 
-    def search_options(self, temperature: float, new_tokens: int) -> SearchOptions:
-        """The options of each text, with the server's default temperature and so many new tokens."""
+    def search_options(self, temperature: float, new_tokens: int, stop: Sequence[str] = ()) -> SearchOptions:
+        """The options of each text.
+
+        Args:
+            temperature: The server's, if the request names none.
+            new_tokens: The most new tokens.
+            stop: What ends a text if the request does not say.
+        """
         temperature = temperature if self.temperature is None else self.temperature
         drawn: SearchArguments = {
             "do_sample": True,
@@ -104,7 +110,7 @@ class _Request(_Model):
             **(drawn if temperature > 0 else {}),
             max_new_tokens=new_tokens,
             seed=self.seed,
-            stop=tuple(self.stop),
+            stop=tuple(self.stop or stop),
             stop_tokens=tuple(self.stop_token_ids or ()),
             repetition_penalty=self.repetition_penalty or 1.0,
             no_repeat_ngram_size=self.no_repeat_ngram_size or 0,

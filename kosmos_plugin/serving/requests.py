@@ -13,6 +13,7 @@ from kosmos_plugin.data.samples import PromptTooLong
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.image_sources import image_of
+from kosmos_plugin.generation.template import template_of
 from kosmos_plugin.serving.chat_prompt import ImageReference, segments_of
 from kosmos_plugin.serving.errors import ApiError
 from kosmos_plugin.serving.options import ServerOptions
@@ -31,11 +32,15 @@ class Preparation:
     Args:
         kosmos: The model.
         options: What is accepted.
+
+    Raises:
+        UserError: There is no such template.
     """
 
     def __init__(self, kosmos: Generator, options: ServerOptions):
         self.kosmos = kosmos
         self.options = options
+        self.template = template_of(options.template)
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="kosmos-prepare")
 
     def close(self) -> None:
@@ -48,7 +53,7 @@ class Preparation:
         Raises:
             ApiError: It cannot be read, or does not fit in the model's positions.
         """
-        segments = segments_of(request.messages, self.options.template)
+        segments = segments_of(request.messages, self.template)
         images = [segment for segment in segments if isinstance(segment, ImageReference)]
         positions, size = self.kosmos.model.max_positions(), self.kosmos.model.config.image_tokens
         if len(images) * (size + 2) >= positions:

@@ -68,7 +68,7 @@ def serving(kosmos: Generator, engine_options: EngineOptions, options: ServerOpt
 @pytest.fixture(scope="session")
 def served(kosmos) -> Iterator[Served]:
     """A server with the default options, but for a small queue."""
-    with serving(kosmos, EngineOptions(max_sequences=4, max_queue=40), ServerOptions()) as served:
+    with serving(kosmos, EngineOptions(max_sequences=4, max_queue=40), ServerOptions(template="plain")) as served:
         yield served
 
 

@@ -28,6 +28,7 @@ def checkpoint(kosmos, data, tmp_path_factory):
 def test_from_start_to_ctrl_c(kosmos, checkpoint):
     """In the middle of a stream, too: within two seconds, without a traceback."""
     command = [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.serve", "--path", checkpoint, "--port", "0"]
+    command += ["--template", "plain"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         line = next(line for line in process.stderr if line.startswith("Serving"))
         [url] = re.findall(r"^Serving caption-model at (http://127\.0\.0\.1:\d+)/v1$", line)
@@ -58,6 +59,7 @@ def test_a_port_in_use_is_one_line_before_the_model_is_loaded():
     [
         (["--host", "no such host"], r"^--host 'no such host' is not an address: "),
         (["--host", "203.0.113.1"], r"^--host 203\.0\.113\.1 --port 8000 cannot be listened on: "),
+        (["--template", "questoin-answer"], r"^The template 'questoin-answer' is neither .*Did you mean"),
         (["--port", "99999"], r"^--port must be at most 65535, not 99999\.$"),
     ],
 )

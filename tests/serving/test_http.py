@@ -148,7 +148,7 @@ def test_the_key(limited, monkeypatch):
 
 def test_the_key_of_the_environment(kosmos, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "secret")
-    with serving(kosmos, EngineOptions(), ServerOptions()) as served:
+    with serving(kosmos, EngineOptions(), ServerOptions(template="plain")) as served:
         assert httpx2.get(f"{served.url}/v1/models").status_code == 401
         assert httpx2.get(f"{served.url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
 

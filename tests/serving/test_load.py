@@ -114,7 +114,7 @@ class Load:
 
 
 def test_many_clients(kosmos):
-    options = ServerOptions(allow_remote_images=True)
+    options = ServerOptions(template="plain", allow_remote_images=True)
     with serving(kosmos, EngineOptions(max_sequences=8, max_queue=200), options) as served:
         load = Load(served, kosmos)
         load.run("the first time, in which libraries load their parts")

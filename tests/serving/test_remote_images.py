@@ -235,7 +235,7 @@ def test_through_the_server(kosmos, site, monkeypatch):
         body = {"messages": [{"role": "user", "content": content}], "max_tokens": 8}
         return httpx2.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
 
-    with serving(kosmos, EngineOptions(), ServerOptions(allow_remote_images=True)) as served:
+    with serving(kosmos, EngineOptions(), ServerOptions(template="plain", allow_remote_images=True)) as served:
         answer = ask(served, f"http://127.0.0.1:{site.server_port}/picture")
         expected = kosmos.generate("<image> a", image, max_new_tokens=8)
         assert answer.json()["choices"][0]["message"]["content"] == expected
