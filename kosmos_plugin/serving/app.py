@@ -139,7 +139,6 @@ def create_app(engine: Engine, options: ServerOptions, name: str) -> FastAPI:
         Guard,
         api_keys=keys_from(options.api_key),
         max_body=int(options.max_body_mib * 2**20),
-        max_requests=engine.options.max_sequences + engine.options.max_queue,
         answers=answers,
     )
     if options.cors_origin:

@@ -1,4 +1,4 @@
-"""What every request passes first: the key, the number of requests in progress, the size of the body and its time.
+"""What every request passes first: the key, the size of its body, that of all bodies, and the time it takes to come.
 
 An ASGI application around another one. It reads the body, at most as much as is allowed, and hands it on whole.
 """
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kosmos_plugin.serving.errors import ApiError, json_bytes
 
 BODY_SECONDS = 60.0
+BODIES = 8  # as many of the largest size are held in memory at the same time
 OPEN_PATHS = ("/health",)  # without a key
 KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
 KEY_VARIABLE = "KOSMOS_API_KEY"
@@ -27,7 +28,6 @@ class Guard:
         app: The application.
         api_keys: The keys that are accepted; none: no key is needed.
         max_body: Bytes of a body.
-        max_requests: Requests with a body that are in progress at the same time.
         answers: Counts answers by path and status.
     """
 
@@ -36,15 +36,13 @@ class Guard:
         app: ASGIApp,
         api_keys: Sequence[str],
         max_body: int,
-        max_requests: int,
         answers: Counter[tuple[str, int]],
     ):
         self.app = app
         self.keys = [key.encode() for key in api_keys]
         self.max_body = max_body
-        self.max_requests = max_requests
         self.answers = answers
-        self.in_progress = 0
+        self.held = 0  # bytes of the bodies of requests in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,21 +56,21 @@ class Guard:
                 self.answers[path, message["status"]] += 1
             await send(message)
 
-        has_body = scope["method"] in ("POST", "PUT", "PATCH")
-        self.in_progress += has_body
+        body = bytearray()
         try:
             headers = dict(scope["headers"])
             self._check_key(scope["path"], headers)
-            if has_body:
+            if scope["method"] in ("POST", "PUT", "PATCH"):
                 self._check_headers(headers)
-                receive = await self._read(receive)
+                await self._read(receive, body)
+                receive = _after(bytes(body), receive)
             await self.app(scope, receive, counted)
         except _Disconnected:
             pass
         except ApiError as error:
             await refuse(counted, error)
         finally:
-            self.in_progress -= has_body
+            self.held -= len(body)
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
         if not self.keys or path in OPEN_PATHS:
@@ -84,8 +82,6 @@ class Guard:
             raise ApiError(401, message, code="invalid_api_key")
 
     def _check_headers(self, headers: dict[bytes, bytes]) -> None:
-        if self.in_progress > self.max_requests:
-            raise busy()
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.max_body:
             raise self._too_large()
@@ -93,30 +89,37 @@ class Guard:
         if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
             raise ApiError(400, "The body must be JSON: send the header Content-Type: application/json.")
 
-    async def _read(self, receive: Receive) -> Receive:
-        """The body, then what `receive` still gives: that the client has gone."""
-        body = bytearray()
+    async def _read(self, receive: Receive, body: bytearray) -> None:
+        """Append what comes to `body`."""
         with anyio.move_on_after(BODY_SECONDS) as time:
-            while True:
+            more = True
+            while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _Disconnected
-                body += message.get("body", b"")
-                if len(body) > self.max_body:
+                part = message.get("body", b"")
+                if len(body) + len(part) > self.max_body:
                     raise self._too_large()
-                if not message.get("more_body", False):
-                    break
+                if self.held + len(part) > BODIES * self.max_body:
+                    raise busy()
+                body += part
+                self.held += len(part)
+                more = message.get("more_body", False)
         if time.cancelled_caught:
             raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:g} s.")
-        parts: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return parts.pop() if parts else await receive()
-
-        return replay
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"The request is larger than {self.max_body / 2**20:,.4g} MiB.", code="request_too_large")
+
+
+def _after(body: bytes, receive: Receive) -> Receive:
+    """The body, then what `receive` still gives: that the client has gone."""
+    parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return parts.pop() if parts else await receive()
+
+    return replay
 
 
 class _Disconnected(Exception):
@@ -142,7 +145,7 @@ async def refuse(send: Send, error: ApiError) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     if error.status == 429:
         headers.append((b"retry-after", b"1"))
-    if error.status in (408, 413):  # the rest of the body is not read
+    if error.status in (408, 413, 429):  # the rest of the body may not have been read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

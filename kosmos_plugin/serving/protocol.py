@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from kosmos_plugin.generation.options import SearchArguments, SearchOptions
+from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.serving.errors import ApiError
 
 MOST_CHOICES = 128
@@ -99,14 +99,14 @@ class _Request(_Model):
             stop: What ends a text if the request does not say.
         """
         temperature = temperature if self.temperature is None else self.temperature
-        drawn: SearchArguments = {
+        drawn: dict[str, Any] = {
             "do_sample": True,
             "temperature": temperature,
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "top_k": max(0, self.top_k or 0),  # −1 is vLLM's word for all
             "min_p": self.min_p or 0.0,
         }
-        return SearchOptions.of(
+        return SearchOptions(
             **(drawn if temperature > 0 else {}),
             max_new_tokens=new_tokens,
             seed=self.seed,

@@ -68,7 +68,9 @@ def run(out: Path) -> Result:
     with listening_socket("127.0.0.1", 0) as listening, Engine(kosmos, EngineOptions()) as engine:
         # Nothing is shared but beginnings: each image is encoded each time.
         engine.images.max_images = 0
-        server = uvicorn.Server(uvicorn.Config(create_app(engine, ServerOptions(template="plain"), "base"), log_config=None))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(engine, ServerOptions(template="plain"), "base"), log_config=None)
+        )
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -53,7 +53,7 @@ def serving(kosmos: Generator, engine_options: EngineOptions, options: ServerOpt
     """Serve the model at any free port."""
     with listening_socket("127.0.0.1", 0) as listening, Engine(kosmos, engine_options) as engine:
         app = create_app(engine, options, "tiny")
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         served = Served(engine, listening.getsockname()[1])

@@ -137,7 +137,22 @@ def test_a_large_body_is_refused_before_it_is_read(limited):
     assert b" 413 " in raw(limited.port, head + b"Content-Length: 99999999999\r\n\r\n")
 
 
-def test_the_key(limited, monkeypatch):
+def test_the_memory_of_all_bodies_is_bounded(limited):
+    """Clients that send nearly all of a large body and wait: others are refused, and later answered."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer key\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
+    connections = [socket.create_connection(("127.0.0.1", limited.port)) for _ in range(8)]
+    for connection in connections:
+        connection.sendall(head + b"x" * 9_999)
+    with httpx2.Client(base_url=limited.url, headers=KEY, timeout=60) as client:
+        large = {**CAT, "user": "x" * 9_000}
+        wait_until(lambda: client.post(CHAT, json=large).status_code == 429)
+        for connection in connections:
+            connection.close()
+        wait_until(lambda: client.post(CHAT, json=large).status_code == 200)
+
+
+def test_the_key(limited):
     for headers in ({}, {"Authorization": "key"}, {"Authorization": "Bearer"}, {"Authorization": "Basic key"}):
         for method, path in (("GET", "/v1/models"), ("POST", CHAT), ("GET", "/metrics"), ("GET", "/gone")):
             answer = httpx2.request(method, limited.url + path, headers=headers)
