@@ -27,6 +27,8 @@ from kosmos_plugin.serving.prompt import Prompt
 from kosmos_plugin.serving.protocol import ChatRequest, CompletionRequest, describe
 from kosmos_plugin.serving.requests import Preparation
 
+FAILED = "The server failed to answer; its log says why."
+
 
 def create_app(engine: Engine, options: ServerOptions, name: str) -> FastAPI:
     """Make the application.
@@ -133,7 +135,7 @@ def create_app(engine: Engine, options: ServerOptions, name: str) -> FastAPI:
 
     @app.exception_handler(Exception)  # logged by the server, with its traceback
     async def internal_error(request: Request, error: Exception) -> Response:
-        return _error(ApiError(500, "The server failed to answer; its log says why."))
+        return _error(ApiError(500, FAILED))
 
     app.add_middleware(
         Guard,
@@ -192,6 +194,8 @@ class Generation:
             self._request = engine.submit(prompts, options, n, listen)
         except QueueFull:
             raise busy() from None
+        except EngineFailed:
+            raise ApiError(500, FAILED) from None
         self._unfinished = len(prompts) * n
         self._watch: asyncio.Task[None] | None = None
 
@@ -217,7 +221,7 @@ class Generation:
         try:
             while self._unfinished and (event := await self._events.get()) is not None:
                 if isinstance(event, EngineFailed):
-                    raise ApiError(500, "The server failed to answer; its log says why.")
+                    raise ApiError(500, FAILED)
                 self._unfinished -= event.finish_reason is not None
                 yield event
         finally:

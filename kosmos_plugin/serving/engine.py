@@ -147,6 +147,7 @@ class Engine:
         self._wake = threading.Condition()
         self._submitted: list[Request] = []
         self._cancelled: list[Request] = []
+        self._active: set[Request] = set()  # that have not ended
         self._unfinished = 0  # sequences
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kosmos-engine", daemon=True)
@@ -182,15 +183,19 @@ class Engine:
 
         Raises:
             QueueFull: Too many others wait.
+            EngineFailed: The engine has stopped.
             UserError: A stop token is not in the vocabulary.
         """
         longest = max(len(prompt) for prompt in prompts)
         assert options.num_beams == 1 and longest + options.max_new_tokens <= self.kosmos.model.max_positions()
         request = Request(prompts, options, n, Ending(self.kosmos.vocabulary, options), listener)
         with self._wake:
+            if self._stopping:
+                raise EngineFailed("The engine has stopped.")
             if self._unfinished + request.unfinished > self.options.max_sequences + self.options.max_queue:
                 raise QueueFull
             self._unfinished += request.unfinished
+            self._active.add(request)
             self._submitted.append(request)
             self._wake.notify()
         return request
@@ -201,8 +206,18 @@ class Engine:
             self._cancelled.append(request)
             self._wake.notify()
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                self._generate()
+        finally:  # whatever has stopped it: nobody waits for ever
+            with self._wake:
+                self._stopping = True
+                left = list(self._active)
+            for request in left:
+                self._fail(request, "The engine has stopped.")
+
+    def _generate(self) -> None:
         while True:
             with self._wake:
                 while not (self._submitted or self._cancelled or self._stopping or self._has_work()):
@@ -225,9 +240,7 @@ class Engine:
             except Exception as error:  # out of memory, for example: the requests of this step fail, others go on
                 logger.exception("A step of the engine failed")
                 for request in {_own(sequence).request: None for sequence, _ in work}:
-                    self.counters.failed += 1
-                    self._end(request)
-                    request.listener(EngineFailed(str(error)))
+                    self._fail(request, str(error))
 
     def _has_work(self) -> bool:
         return bool(self.scheduler.running or self.scheduler.waiting)
@@ -238,7 +251,17 @@ class Engine:
             self.scheduler.remove(sequence)
         with self._wake:
             self._unfinished -= request.unfinished
+            self._active.discard(request)
         request.unfinished = 0
+
+    def _fail(self, request: Request, why: str) -> None:
+        """End a request and tell its listener."""
+        self.counters.failed += 1
+        self._end(request)
+        try:
+            request.listener(EngineFailed(why))
+        except Exception:
+            logger.exception("A listener failed")
 
     def _step(self, work: list[Work]) -> None:
         """Compute the next positions of some sequences, and the next token of those that are read to their end."""
@@ -268,6 +291,8 @@ class Engine:
             request.unfinished -= 1
             with self._wake:
                 self._unfinished -= 1
+                if request.unfinished == 0:
+                    self._active.discard(request)
         try:
             request.listener(token)
         except Exception:  # it has gone, with its event loop for example

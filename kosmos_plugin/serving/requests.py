@@ -55,6 +55,8 @@ class Preparation:
         """
         segments = segments_of(request.messages, self.template)
         images = [segment for segment in segments if isinstance(segment, ImageReference)]
+        if images and self.kosmos.model.vision is None:
+            raise ApiError(400, "The model reads only text: leave out the images.", images[0].param)
         positions, size = self.kosmos.model.max_positions(), self.kosmos.model.config.image_tokens
         if len(images) * (size + 2) >= positions:
             raise ApiError(400, f"{len(images)} images do not fit in the model's {positions:,} positions.", "messages")

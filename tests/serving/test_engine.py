@@ -157,6 +157,20 @@ def test_after_a_failed_step_the_engine_goes_on(kosmos, monkeypatch, caplog):
         assert Collected(engine, "a cat", [], max_new_tokens=5).wait().failure is None
 
 
+def test_when_the_engine_stops_nobody_waits_for_ever(kosmos, monkeypatch):
+    """Whether it is stopped or its thread dies of an error of ours."""
+    with Engine(kosmos, EngineOptions(max_sequences=1)) as engine:
+        stopped = [Collected(engine, "a cat", [], max_new_tokens=240) for _ in range(2)]
+    assert all(one.wait().failure is not None for one in stopped)
+    with pytest.raises(EngineFailed):
+        Collected(engine, "a cat", [], max_new_tokens=1)
+    with Engine(kosmos, EngineOptions()) as engine:
+        monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+        monkeypatch.setattr(engine.scheduler, "next_step", lambda: 1 / 0)
+        assert Collected(engine, "a cat", [], max_new_tokens=5).wait().failure is not None
+        wait_until(lambda: not engine.alive)
+
+
 def test_a_listener_that_fails_ends_its_request_only(kosmos, caplog):
     with Engine(kosmos, EngineOptions()) as engine:
         prompt = prepare(kosmos.prompt("a cat"), kosmos.model.config)

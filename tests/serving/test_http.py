@@ -7,8 +7,11 @@ import time
 import httpx2
 import pytest
 
+from kosmos_plugin.data.samples import SampleBuilder
+from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.serving.guard import KEY_VARIABLE
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
+from tests import tiny
 from tests.serving.conftest import serving, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -184,6 +187,18 @@ def test_the_limit_of_new_tokens(limited):
         assert answer.json()["error"]["message"] == "max_tokens may be at most 5 here."
         answer = client.post(CHAT, json={"messages": CAT["messages"]})
         assert answer.json()["usage"]["completion_tokens"] <= 5
+
+
+def test_a_model_without_vision(data):
+    task = tiny.task(data)
+    model = tiny.model(task, vision_encoder="none")
+    kosmos = Generator(model, task.vocabulary, SampleBuilder(task.vocabulary, tiny.IMAGE_TOKENS, 64))
+    image = {"type": "image_url", "image_url": {"url": "data:,a"}}
+    with serving(kosmos, EngineOptions(), ServerOptions(template="plain")) as served:
+        answer = httpx2.post(f"{served.url}{CHAT}", json={"messages": [{"role": "user", "content": [image]}]})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].content[0].image_url")
+        assert "only text" in answer.json()["error"]["message"]
+        assert httpx2.post(f"{served.url}{CHAT}", json=CAT, timeout=60).status_code == 200
 
 
 def test_connections_that_break(served, http):
