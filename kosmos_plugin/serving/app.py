@@ -164,8 +164,8 @@ async def stream(generation: "Generation", answer: Answer, include_usage: bool) 
         yield _event({**chunk, **no_usage})
     try:
         async for token in generation:
-            if (chunk := answer.add(token)) is not None:
-                yield _event({**chunk, **no_usage})
+            if (part := answer.add(token)) is not None:
+                yield _event({**part, **no_usage})
     except ApiError as error:
         yield _event(error.body())
         return

@@ -1,6 +1,7 @@
 """A checked request → what the engine continues: texts are tokenized and images fetched and decoded."""
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -122,8 +123,7 @@ class Preparation:
             if isinstance(segment, str):
                 parts.append(Text(segment))
             else:
-                encoded = next(remaining)
-                parts.append(Image(lambda encoded=encoded: encoded))
+                parts.append(Image(functools.partial(bytes, next(remaining))))
         return self._prompt(Document("of the request", tuple(parts)))
 
     def _completion_prompt(self, prompt: str | list[int]) -> Prompt:
