@@ -14,9 +14,9 @@ import kosmos_plugin
 from kosmos_plugin.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("chat", "convert", "evaluate", "generate", "inspect", "prepare")
+COMMANDS = ("chat", "convert", "evaluate", "generate", "inspect", "prepare", "serve")
 # Everything that is slow to import or belongs to an extra.
-HEAVY = ("torch", "fairseq", "numpy", "datatrove", "transformers", "matplotlib", "PIL")
+HEAVY = ("torch", "fairseq", "numpy", "datatrove", "transformers", "matplotlib", "PIL", "fastapi", "uvicorn")
 
 
 def run(*arguments: str) -> tuple[int, str, str, float]:

@@ -201,6 +201,13 @@ def test_evaluation(with_extra, checkpoint, tmp_path):
     assert (tmp_path / "out" / "report.png").stat().st_size > 1000
 
 
+def test_serve(with_extra, checkpoint):
+    """All that the server imports is there: after it the port is refused."""
+    environment = with_extra("serve")
+    output = environment.run("fairseq_cli_ext.serve", "--path", checkpoint, "--port", 99999, status=2)
+    assert output == "error: --port must be at most 65535, not 99999.\n"
+
+
 def test_huggingface(with_extra, tmp_path):
     theirs = peer.write_folder(tmp_path / "theirs")
     environment = with_extra("huggingface")

@@ -22,6 +22,7 @@ from kosmos_plugin.models.attention import AttentionContext, SelfAttention
 from kosmos_plugin.models.attention_plan import AttentionPlan, moved, plan_packed_attention
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
+from kosmos_plugin.models.paged_cache import PagedStep
 from kosmos_plugin.models.positions import Rotation, SinusoidalPositions, xpos_rotation
 from kosmos_plugin.models.static_cache import StaticCache
 from kosmos_plugin.models.torchscale import Decoder, DecoderConfig, DecoderLayer
@@ -121,7 +122,10 @@ class KosmosDecoder(Decoder):
         return self.layer_norm(x)
 
     def extend(
-        self, token_embeddings: torch.Tensor, cache: KeyValueCache | StaticCache, valid: torch.Tensor | None = None
+        self,
+        token_embeddings: torch.Tensor,
+        cache: KeyValueCache | StaticCache | PagedStep,
+        valid: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the decoder over the next positions of the rows in `cache`, which grows by them.
 

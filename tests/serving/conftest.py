@@ -1,0 +1,78 @@
+"""A tiny model that has 256 positions, behind an engine and behind a server."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+import uvicorn
+
+from kosmos_plugin.data.samples import SampleBuilder
+from kosmos_plugin.generation.generator import Generator
+from kosmos_plugin.serving.app import create_app
+from kosmos_plugin.serving.engine import Engine
+from kosmos_plugin.serving.listening import listening_socket
+from kosmos_plugin.serving.options import EngineOptions, ServerOptions
+from tests import tiny
+
+POSITIONS = 256
+
+
+@pytest.fixture(scope="session")
+def kosmos(data) -> Generator:
+    task = tiny.task(data)
+    model = tiny.model(task)
+    model.config.tokens_per_sample = POSITIONS
+    return Generator(model, task.vocabulary, SampleBuilder(task.vocabulary, tiny.IMAGE_TOKENS, POSITIONS))
+
+
+class Served:
+    """A server in a thread of this process."""
+
+    def __init__(self, engine: Engine, port: int):
+        self.engine = engine
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def wait_until_idle(self) -> None:
+        """Wait until no text is generated."""
+        wait_until(lambda: self.engine.unfinished == 0 and self.engine.scheduler.pool.in_use == 0)
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(kosmos: Generator, engine_options: EngineOptions, options: ServerOptions) -> Iterator[Served]:
+    """Serve the model at any free port."""
+    with listening_socket("127.0.0.1", 0) as listening, Engine(kosmos, engine_options) as engine:
+        app = create_app(engine, options, "tiny")
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        served = Served(engine, listening.getsockname()[1])
+        wait_until(lambda: server.started)
+        try:
+            yield served
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def served(kosmos) -> Iterator[Served]:
+    """A server with the default options, but for a small queue."""
+    with serving(kosmos, EngineOptions(max_sequences=4, max_queue=40), ServerOptions(template="plain")) as served:
+        yield served
+
+
+@pytest.fixture
+def http(served) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=served.url, timeout=60) as client:
+        yield client
