@@ -50,7 +50,7 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
     """
     state = read_checkpoint(path)
     cfg = state.get("cfg") or {}
-    config = _model_config(path, cfg.get("model") or {})
+    config = model_config(path, cfg.get("model") or {})
     if max(config.decoder_layers, config.resampler_layers) > len(state["model"]):
         raise UserError(f"{path} has fewer weights than its configuration has layers.")
     beside = path.parent / VOCABULARY_FOLDER
@@ -120,7 +120,7 @@ def build_empty(config: KosmosConfig, vocabulary: Vocabulary) -> Kosmos:
         return Kosmos.build(config, len(vocabulary), vocabulary.pad, pretrained_vision=False)
 
 
-def _model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
+def model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
     """The configuration in a checkpoint; options that it lacks have the architecture's defaults."""
     architecture = options.get("_name")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:

@@ -3,13 +3,14 @@
 `vision_config` describes one as a dict:
 
     {"model_type": "clip", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size",
-     "hidden_act": "gelu" or "quick_gelu", "layer_norm_eps", "pre_layer_norm": bool, "layer_scale": bool}
+     "hidden_act": a key of ACTIVATIONS, "layer_norm_eps", "pre_layer_norm": bool, "layer_scale": bool}
     {"model_type": "efficientnet_lite", "batch_norm_eps", "stem": convolution, "head": convolution,
      "blocks": [{"expand": convolution or None, "depthwise": convolution, "project": convolution, "residual": bool}, …]}
 
 A convolution is {"in_channels", "out_channels", "kernel_size", "stride", "groups", "padding": [left, right, top, bottom]}.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from .decoder_kosmos import KosmosMultiheadAttention
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """OpenAI's approximation of GELU."""
     return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "quick_gelu": quick_gelu}
 
 
 class LayerScale(nn.Module):
@@ -43,7 +47,7 @@ class ClipLayer(KosmosMultiheadAttention):
     def __init__(self, config: KosmosConfig, vision: dict[str, Any]):
         width, inner = vision["hidden_size"], vision["intermediate_size"]
         super().__init__(config, width, vision["num_attention_heads"], dropout=0.0, is_causal=False)
-        self.activation = quick_gelu if vision["hidden_act"] == "quick_gelu" else F.gelu
+        self.activation = ACTIVATIONS[vision["hidden_act"]]
         self.layer_norm1 = nn.LayerNorm(width, eps=vision["layer_norm_eps"])
         self.qkv_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
