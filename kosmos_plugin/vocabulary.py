@@ -229,6 +229,25 @@ def write_encoding(folder: str | Path) -> Path:
     return path
 
 
+def copy_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
+    """Write a vocabulary into the new `folder`."""
+    folder = Path(folder)
+    folder.mkdir()
+    (folder / MODEL_FILE).write_bytes(vocabulary.processor.serialized_model_proto())
+    first, last = vocabulary.dictionary.nspecial, vocabulary.image_slot
+    overwrite = " #fairseq:overwrite"
+    lines = [vocabulary.symbol(token) for token in range(first, last)]
+    fairseqs = {vocabulary.symbol(token) for token in range(first)}
+    (folder / DICTIONARY_FILE).write_text(
+        "".join(f"{piece} 1{overwrite if piece in fairseqs else ''}\n" for piece in lines), encoding="utf-8"
+    )
+    further = [vocabulary.symbol(token) for token in range(last + len(SPECIAL_TOKENS), len(vocabulary))]
+    if further:
+        (folder / FURTHER_TOKENS_FILE).write_text("".join(f"{token}\n" for token in further), encoding="utf-8")
+    if vocabulary.newlines:
+        write_encoding(folder)
+
+
 def _further_tokens(path: Path) -> list[str]:
     tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from types import ModuleType
 
+from kosmos_plugin.checkpoints import transformers_folder
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, training_state, write_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError, missing_package
 
-FORMATS = ("fairseq", "huggingface", "safetensors")
+FORMATS = ("fairseq", "transformers", "huggingface", "safetensors")
 
 
 def convert(source: Path, target: Path, to: str, data: str | None = None, vocabulary: str | None = None) -> None:
@@ -15,10 +16,11 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
 
     Args:
         source: A fairseq checkpoint (.pt), a .safetensors file that this function wrote, or a Hugging Face folder.
-        target: The new file (fairseq, safetensors) or folder (huggingface, or from a Hugging Face folder).
-        to: One of FORMATS.
-        data: For `huggingface`: the data YAML of the source's training, if it moved.
-        vocabulary: For `huggingface`: the source's vocabulary folder, if it moved.
+        target: The new file (fairseq, safetensors) or folder (transformers, huggingface, or from a Hugging Face folder).
+        to: One of FORMATS. `transformers`: any architecture, with the code that it needs. `huggingface`: the architecture
+            kosmos_2, as the class that transformers has for it.
+        data: For `transformers` and `huggingface`: the data YAML of the source's training, if it moved.
+        vocabulary: The source's vocabulary folder, if it moved, or if transformers saved a folder without it.
 
     Raises:
         UserError: The source cannot be read or converted, or the target exists or cannot be written. Nothing is left
@@ -28,16 +30,31 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
         raise UserError(f"The format {to!r} is unknown; known are {', '.join(FORMATS)}.")
     if not source.exists():
         raise UserError(f"{source} does not exist.")
-    if to == "huggingface":
-        _huggingface().export_folder(source, target, data, vocabulary)
+    if to in ("transformers", "huggingface"):
+        if source.is_dir():
+            raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
+        (_transformers() if to == "transformers" else _huggingface()).export_folder(source, target, data, vocabulary)
     elif source.is_dir() and to == "fairseq":
-        _huggingface().import_folder(source, target)
+        if transformers_folder.is_exported(source):
+            transformers_folder.import_folder(source, target, vocabulary)
+        else:
+            _huggingface().import_folder(source, target)
     elif source.is_dir():
         raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
     elif to == "safetensors":
         write_safetensors(read_checkpoint(source), target)
     else:
         write_fairseq(training_state(read_checkpoint(source)), target)
+
+
+def _transformers() -> ModuleType:
+    try:
+        import google.protobuf  # noqa: F401 - reads a SentencePiece model
+        import huggingface_hub  # noqa: F401 - writes shards
+        import tokenizers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_package("Conversion to transformers", error, "huggingface") from None
+    return transformers_folder
 
 
 def _huggingface() -> ModuleType:
