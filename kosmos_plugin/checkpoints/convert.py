@@ -1,9 +1,9 @@
 """Conversion of a checkpoint to another format: chooses reader and writer."""
 
+import json
 from pathlib import Path
 from types import ModuleType
 
-from kosmos_plugin.checkpoints import transformers_folder
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, training_state, write_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError, missing_package
@@ -35,8 +35,8 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
             raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
         (_transformers() if to == "transformers" else _huggingface()).export_folder(source, target, data, vocabulary)
     elif source.is_dir() and to == "fairseq":
-        if transformers_folder.is_exported(source):
-            transformers_folder.import_folder(source, target, vocabulary)
+        if _has_our_code(source):
+            _transformers().import_folder(source, target, vocabulary)
         else:
             _huggingface().import_folder(source, target)
     elif source.is_dir():
@@ -47,11 +47,21 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
         write_fairseq(training_state(read_checkpoint(source)), target)
 
 
+def _has_our_code(source: Path) -> bool:
+    """Whether a Hugging Face folder was written by `--to transformers`, or trained from one that was."""
+    try:
+        return json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"] == "kosmos"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def _transformers() -> ModuleType:
     try:
         import google.protobuf  # noqa: F401 - reads a SentencePiece model
         import huggingface_hub  # noqa: F401 - writes shards
         import tokenizers  # noqa: F401
+
+        from kosmos_plugin.checkpoints import transformers_folder
     except ModuleNotFoundError as error:
         raise missing_package("Conversion to transformers", error, "huggingface") from None
     return transformers_folder

@@ -73,14 +73,6 @@ def export_folder(source: Path, target: Path, data: str | None, vocabulary: str 
         save_torch_state_dict(hf_weights, str(folder), metadata={"format": "pt"})
 
 
-def is_exported(source: Path) -> bool:
-    """Whether a Hugging Face folder holds a model that `export_folder` wrote, or that was trained from one."""
-    try:
-        return json.loads((source / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type") == configs.MODEL_TYPE
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def import_folder(source: Path, target: Path, vocabulary: str | None) -> None:
     """Convert a folder back to a folder with a fairseq checkpoint.
 
