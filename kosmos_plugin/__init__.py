@@ -3,7 +3,7 @@
     import kosmos_plugin
 
     kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
-    kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+    kosmos.generate("<image> Question: what is this? Answer:", "cat.png", num_beams=5)
 
 Importing this package imports neither fairseq nor torch. `register()` registers the task, the architectures, the
 criterion and the optimizer with fairseq; the module that is installed in fairseq's `tasks/` folder calls it.
@@ -49,8 +49,8 @@ def load(
 
     Example:
         >>> kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
-        >>> kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
-        >>> kosmos.score("<image> A photo of a", ["cat.png"], candidates=["cat", "dog"])  # log-probabilities
+        >>> kosmos.generate("<image> Question: what is this? Answer:", "cat.png", num_beams=5)
+        >>> kosmos.score("<image> A photo of a", "cat.png", candidates=["cat", "dog"])  # log-probabilities
     """
     register()
     from kosmos_plugin.compat.quiet_import import unchanged_root_logger

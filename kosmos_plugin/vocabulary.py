@@ -35,6 +35,7 @@ ENCODING_FILE = "encoding.json"
 
 LINE_END = "</line>"
 _NEWLINE = re.compile("\r\n|\r|\n")
+_SPACE = "▁"  # how SentencePiece writes one
 
 
 class Vocabulary:
@@ -192,9 +193,33 @@ class Vocabulary:
         lines = [self._piece_of_id[line[self._is_text[line]]].tolist() for line in np.split(ids, ends)]
         return "\n".join(map(self.processor.decode, lines))
 
+    def text_bytes(self, token: int) -> bytes:
+        r"""The bytes that a token adds to a text, in UTF-8: several tokens may make one character.
+
+        Special tokens add none, except, if newlines are encoded, `</line>`: a \n.
+        """
+        if token == self.line_end and self.newlines:
+            return b"\n"
+        if not self._is_text[token]:
+            return b""
+        piece = int(self._piece_of_id[token])
+        if self.is_byte(token):
+            return bytes([int(self.processor.id_to_piece(piece)[1:-1], 16)])  # <0xE2>
+        if token == self.unk:
+            return self.processor.decode([piece]).encode()
+        return self.processor.id_to_piece(piece).replace(_SPACE, " ").encode()
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is a single byte of a character that no piece covers."""
+        return bool(self._is_text[token]) and self.processor.is_byte(int(self._piece_of_id[token]))
+
     def as_decoded(self, text: str) -> str:
         r"""Write newlines as `decode` does: a run of them is one \n, if newlines are encoded."""
         return re.sub(r"[\r\n]+", "\n", text) if self.newlines else text
+
+    def index(self, symbol: str) -> int | None:
+        """The id of a token by how the dictionary spells it; None if it has no such token."""
+        return self.dictionary.indices.get(symbol)
 
     def symbol(self, token: int) -> str:
         """The token as the dictionary spells it, e.g. `▁the` or `<image>`."""

@@ -12,6 +12,7 @@ from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.beam_search import generated_text, search
 from kosmos_plugin.generation.decoding_state import DecodingState
+from kosmos_plugin.generation.ending import Ending
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prefill import ImageEmbeddings, extend_rows, ids_with_image_refs
 from kosmos_plugin.generation.prompt import parse_prompt
@@ -20,7 +21,7 @@ from kosmos_plugin.vocabulary import Vocabulary
 
 
 class Conversation:
-    """Turns and answers; each answer continues everything before it. `Generator.conversation()` starts one.
+    """Turns and answers; each answer continues everything before it. `Generator.chat()` starts one.
 
     To the model a conversation is one document: the segments of each turn, followed by the text of its answer. An
     answer equals what `generate` returns for that document as the prompt.
@@ -70,7 +71,7 @@ class Conversation:
         last = extend_rows(self._state, [ids], self.vocabulary.pad, self._images)
         self.segments += turn.segments
         self._length, self._pending = length, []
-        [hypothesis] = search(self._state, last, self.vocabulary, search_options)
+        [[hypothesis]] = search(self._state, last, Ending(self.vocabulary, search_options), search_options)
         answer = generated_text(self.vocabulary, hypothesis, search_options.stop)
         if answer:
             self._pending = [Text(answer)]

@@ -88,7 +88,7 @@ def test_generations_are_identical(tmp_path, monkeypatch, seed, beam, static):
     convert(source, tmp_path / "ours", "fairseq")
     kosmos, theirs = load(tmp_path / "ours" / "model.pt"), peer.load_strictly(source)
     samples = prompts(kosmos, seed)
-    hypotheses = kosmos.search(samples, SearchOptions(beam=beam, max_new_tokens=16))
+    hypotheses = kosmos.search(samples, SearchOptions(num_beams=beam, max_new_tokens=16))
     vocabulary = kosmos.vocabulary
     for sample, hypothesis in zip(samples, hypotheses, strict=True):
         their_inputs = inputs(kosmos, sample)
@@ -270,7 +270,9 @@ def test_the_exported_processor_makes_the_models_number_of_slots(imported, tmp_p
         assert inputs["image_embeds_position_mask"].sum() == tiny.IMAGE_TOKENS, number
         generated = theirs.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
         prompt = kosmos.prompt(f"<image> {text}", [tmp_path / "image.png"])
-        assert list(kosmos.search([prompt], SearchOptions(beam=1, max_new_tokens=8))[0].tokens) == generated.tolist()
+        assert (
+            list(kosmos.search([prompt], SearchOptions(num_beams=1, max_new_tokens=8))[0].tokens) == generated.tolist()
+        )
 
 
 def test_folder_can_be_moved(source, tmp_path):

@@ -85,7 +85,7 @@ def test_generate_command(trained, tmp_path, capsys):
     picture.write_bytes(tiny.png(random.Random(0)))
     for beam in ("1", "3"):
         generate.cli_main(
-            ["--path", str(checkpoint), "--prompt", "<image> the", "--image", str(picture), "--beam", beam,
+            ["--path", str(checkpoint), "--prompt", "<image> the", "--image", str(picture), "--num-beams", beam,
              "--max-new-tokens", "8"]
         )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()

@@ -72,9 +72,9 @@ def test_greedy_with_the_cache_equals_recomputing(kosmos, prompts):
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_a_batch_equals_its_prompts_one_by_one(kosmos, prompts, beam):
-    together = search(kosmos, prompts, beam=beam, max_new_tokens=10)
+    together = search(kosmos, prompts, num_beams=beam, max_new_tokens=10)
     for prompt, found in zip(prompts, together, strict=True):
-        [single] = search(kosmos, [prompt], beam=beam, max_new_tokens=10)
+        [single] = search(kosmos, [prompt], num_beams=beam, max_new_tokens=10)
         assert found.tokens == single.tokens
         assert found.score == pytest.approx(single.score, abs=1e-4)
 
@@ -84,7 +84,7 @@ def test_a_batch_equals_its_prompts_one_by_one(kosmos, prompts, beam):
 def test_a_beam_never_scores_below_greedy(kosmos, prompts, beam, length_penalty):
     options = {"max_new_tokens": 8, "length_penalty": length_penalty}
     for greedy, wide in zip(
-        search(kosmos, prompts, **options), search(kosmos, prompts, beam=beam, **options), strict=True
+        search(kosmos, prompts, **options), search(kosmos, prompts, num_beams=beam, **options), strict=True
     ):
         assert wide.score >= greedy.score - 1e-4
 
@@ -113,7 +113,7 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
     prompt = kosmos.prompt("a")
     greedy = search(kosmos, [prompt], max_new_tokens=12)[0]
     assert plain_beam_search(kosmos, prompt, beam, 12) < greedy.log_probability - 1e-3
-    assert search(kosmos, [prompt], beam=beam, max_new_tokens=12)[0].tokens == greedy.tokens
+    assert search(kosmos, [prompt], num_beams=beam, max_new_tokens=12)[0].tokens == greedy.tokens
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
 def test_a_sequence_may_only_end_among_the_best():
     """As in fairseq and transformers, a hypothesis may only end among the `beam` best continuations."""
     end = 9
-    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
+    beams = _Beams(SearchOptions(num_beams=2, max_new_tokens=20))
     beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
     # Best first: (1, end), (1, 3), (2, end), (2, 4)
     values, tokens = [[-0.1, -0.2, -7.0, -8.0], [-0.1, -0.2, -7.0, -8.0]], [[end, 3, 5, 6], [end, 4, 5, 6]]
@@ -152,7 +152,7 @@ def test_a_sequence_may_only_end_among_the_best():
 
 def test_beams_stop_when_none_beats_the_finished_ones():
     end = 9
-    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20, length_penalty=0.0))
+    beams = _Beams(SearchOptions(num_beams=2, max_new_tokens=20, length_penalty=0.0))
     beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
     values, tokens = [[-0.01, -5.0, -5.1, -5.2], [-0.02, -6.0, -6.1, -6.2]], [[end, 5, 6, 7], [end, 5, 6, 7]]
     assert beams.advance(values, tokens, lambda path: path[-1] == end) == []
@@ -171,12 +171,12 @@ def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
             best = max(best, float(first[token]))
         else:
             best = max(best, float(first[token] + logits_from_scratch(kosmos, prompt, [token]).max()))
-    found = search(kosmos, [prompt], beam=len(vocabulary), max_new_tokens=2, length_penalty=0.0)[0]
+    found = search(kosmos, [prompt], num_beams=len(vocabulary), max_new_tokens=2, length_penalty=0.0)[0]
     assert found.log_probability == pytest.approx(best, abs=1e-3)
 
 
 def test_hypotheses_are_scored_as_the_model_scores_them(kosmos, prompts):
-    for prompt, found in zip(prompts, search(kosmos, prompts, beam=4, max_new_tokens=6), strict=True):
+    for prompt, found in zip(prompts, search(kosmos, prompts, num_beams=4, max_new_tokens=6), strict=True):
         assert found.score == pytest.approx(found.log_probability / len(found.tokens))
         [score] = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [found.tokens])
         assert score == pytest.approx(found.log_probability, abs=1e-3)
@@ -234,7 +234,7 @@ def test_stop_text_of_newlines(data):
 def test_generation_ends_at_a_stop_text_of_newlines(kosmos):
     vocabulary = copy.copy(kosmos.vocabulary)
     vocabulary.newlines = True
-    stepper = Stepper(*prefill(kosmos.model, [kosmos.prompt("a")], vocabulary.pad), vocabulary, stop=("\n\n",))
+    stepper = Stepper(*prefill(kosmos.model, [kosmos.prompt("a")], vocabulary.pad), vocabulary, stop="\n\n")
     line = vocabulary.encode("the red dog")
     assert not stepper.is_end(line)
     assert stepper.is_end([*line, vocabulary.line_end])

@@ -26,12 +26,12 @@ def kosmos(request, data):
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_new_tokens": 4}, {"max_new_tokens": 4, "beam": 3}, {"max_new_tokens": 5, "stop": ("cat", "a", "s")}],
+    [{"max_new_tokens": 4}, {"max_new_tokens": 4, "num_beams": 3}, {"max_new_tokens": 5, "stop": ("cat", "a", "s")}],
 )
 @pytest.mark.parametrize("static", [False, True])
 def test_answers_are_those_to_the_whole_transcript(kosmos, options, static, monkeypatch):
     monkeypatch.setattr(static_stepper, "uses_static_shapes", lambda device: static)
-    conversation = kosmos.conversation()
+    conversation = kosmos.chat()
     answers = []
     for text, images in TURNS:
         answers.append(conversation.ask(text, images, **options))
@@ -43,7 +43,7 @@ def test_answers_are_those_to_the_whole_transcript(kosmos, options, static, monk
 
 
 def test_a_transcript_in_words_gives_the_same(kosmos):
-    conversation = kosmos.conversation()
+    conversation = kosmos.chat()
     said, images = "", []
     for text, of_turn in TURNS:
         answer = conversation.ask(text, of_turn, max_new_tokens=4)
@@ -58,7 +58,7 @@ def test_a_turn_reads_its_own_tokens_and_encodes_its_new_images(kosmos):
         kosmos.model.decoder.layers[0].register_forward_hook(lambda module, args, output: read.append(args[0].size(1))),
         kosmos.model.vision.register_forward_hook(lambda module, args, output: encoded.append(len(args[0]))),
     ]
-    conversation = kosmos.conversation()
+    conversation = kosmos.chat()
     longest, unread = [], 1  # `<s>`
     for text, images in TURNS:
         read.clear()
@@ -73,7 +73,7 @@ def test_a_turn_reads_its_own_tokens_and_encodes_its_new_images(kosmos):
 
 
 def test_what_does_not_fit_is_refused_and_leaves_the_conversation_as_it_was(kosmos):
-    conversation, other = kosmos.conversation(), kosmos.conversation()
+    conversation, other = kosmos.chat(), kosmos.chat()
     for talk in (conversation, other):
         talk.ask("<image> the cat", [FIRST], max_new_tokens=4)
     with pytest.raises(UserError, match="start a new conversation"):
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_conversation_as_it_was(kosm
 
 
 def test_a_long_conversation_ends_with_an_error(kosmos):
-    conversation = kosmos.conversation()
+    conversation = kosmos.chat()
     with pytest.raises(UserError, match="start a new conversation"):
         for _ in range(tiny.TOKENS_PER_SAMPLE):
             conversation.ask("a cat", max_new_tokens=2)

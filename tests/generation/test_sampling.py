@@ -155,7 +155,7 @@ def test_only_allowed_texts_are_drawn(kosmos, monkeypatch, static):
         ({"top_k": -1}, "top_k must be at least 0, not -1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"seed": 2**64}, "seed must be at least 0 and less than"),
-        ({"beam": 2}, "Beam search does not sample"),
+        ({"num_beams": 2}, "Beam search does not sample"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
