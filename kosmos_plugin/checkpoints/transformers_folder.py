@@ -95,14 +95,15 @@ def import_folder(source: Path, target: Path, vocabulary: str | None) -> None:
     loaded = Vocabulary.load(its_vocabulary)
     hf_weights = read_weights(source)
     with new_target(target, folder=True) as folder:
-        if config.vision_model == configs.TOWER_FILE:
+        has_own_tower = config.vision_encoder == "clip" and config.vision_model == configs.TOWER_FILE
+        if has_own_tower:
             (folder / TOWER_FILE).write_text(json.dumps(configs.open_clip_tower(hf_config), indent=2))
             config.vision_model = str(folder / TOWER_FILE)
         model = build_empty(config, loaded)
         configs.require_same_architecture(hf_config, model, loaded, source / CONFIG_FILE)
         ours = _our_weights(hf_weights, model, source)
         final = target.absolute()  # the checkpoint names files where they will be, not in the temporary folder
-        if config.vision_model == str(folder / TOWER_FILE):
+        if has_own_tower:
             config.vision_model = str(final / TOWER_FILE)
         copy_vocabulary(loaded, folder / VOCABULARY_FOLDER)
         state = new_checkpoint(record["_name"], config, ours, str(final / VOCABULARY_FOLDER))

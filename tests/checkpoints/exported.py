@@ -58,12 +58,12 @@ def write_checkpoint(folder: Path, variant: str = "clip", dtype: torch.dtype = t
         setattr(config, name, value)
     torch.manual_seed(0)
     model = Kosmos.build(config, len(vocabulary), vocabulary.pad, pretrained_vision=False)
-    for parameter in model.parameters():
-        parameter.data += 0.15 * torch.randn_like(parameter)
-    if variant == "efficientnet":  # batch statistics that are not those of a new network
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer += 0.1 * torch.randn_like(buffer)
+    for name, parameter in model.named_parameters():
+        if ".net." not in name:  # so many layers of noise would amplify the rounding of a batch's other images
+            parameter.data += 0.15 * torch.randn_like(parameter)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += 0.01 * torch.randn_like(buffer)
     # Greater variance of its logit, so that `</s>` ends some generations but not all.
     model.decoder.embed_tokens.weight.data[vocabulary.eos] *= 4
     weights = {name: x.to(dtype) if x.is_floating_point() else x for name, x in model.state_dict().items()}
