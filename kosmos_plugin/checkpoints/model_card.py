@@ -9,7 +9,7 @@ REPOSITORY = "kosmos_plugin"
 _USE = """## Use
 
 ```
-pip install "transformers>=4.53" torch pillow
+pip install "transformers>=4.57" torch pillow
 ```
 
 {example}

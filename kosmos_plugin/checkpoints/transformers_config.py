@@ -54,7 +54,6 @@ def model_config(model: Kosmos, vocabulary: Vocabulary, architecture: str, dtype
         "architectures": [MODEL_CLASS],
         "auto_map": auto_map,
         "dtype": str(dtype).removeprefix("torch."),
-        "torch_dtype": str(dtype).removeprefix("torch."),  # its name until transformers 4.55
         **_architecture(model, vocabulary),
         RECORD: {"_name": architecture, **_record(config)},
     }

@@ -3,8 +3,8 @@
 text ─ normalizer ─→ SentencePiece's normal form, `</line>` for newlines ─ special tokens ─→ stretches of text
      ─ pre-tokenizer ─→ ▁ for spaces ─ model ─→ pieces ─ template ─→ `<s>` before them
 
-The pieces are the vocabulary's for all text whose characters SentencePiece and the package tokenizers normalize alike; that
-is checked for every piece when the files are written.
+The tokens are the vocabulary's, which is checked for every piece when the files are written. Only a text that spells a special
+token, or a byte as in `<0x41>`, is text to the vocabulary and may be that token here, as is usual in transformers.
 """
 
 import json
@@ -16,7 +16,6 @@ from kosmos_plugin.vocabulary import LINE_END, SPECIAL_TOKENS, Vocabulary
 
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType of SentencePiece
 _SPACE = "[\\s\x1c-\x1f\x85]"  # what Python's str.strip takes for white space
-_NEVER = -1e6  # a score that no text's best pieces have
 _LINE = "\ufdd0"  # stands for `</line>` while text is normalized; no character of Unicode
 
 
@@ -88,10 +87,8 @@ def _model(vocabulary: Vocabulary, proto: Any) -> Any:
     kind = proto.trainer_spec.model_type
     score_of = {piece.piece: piece.score for piece in proto.pieces}
     if kind == UNIGRAM:
-        # Special tokens are found before the model is asked; "<0x41>" in a text is no byte.
-        never = min(score_of.values()) if not proto.trainer_spec.byte_fallback else _NEVER
-        text = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.Type.NORMAL}
-        scored = [(symbol, text.get(symbol, never)) for symbol in symbols]
+        lowest = min(score_of.values())  # special tokens are found before the model is asked
+        scored = [(symbol, score_of.get(symbol, lowest)) for symbol in symbols]
         return models.Unigram(scored, vocabulary.unk, byte_fallback=proto.trainer_spec.byte_fallback)
     if kind == BPE:
         pieces = symbols[vocabulary.unk + 1 : vocabulary.image_slot]

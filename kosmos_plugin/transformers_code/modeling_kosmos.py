@@ -6,7 +6,7 @@ input_ids [B, T] ─────────────── embedding table �
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from .configuration_kosmos import KosmosConfig
 from .decoder_kosmos import KosmosDecoder, KosmosDecoderLayer
@@ -23,30 +23,8 @@ from .resampler_kosmos import RESAMPLERS, AttentiveResampler, PerceiverResampler
 from .vision_kosmos import VISION_ENCODERS, ClipVision, LayerScale
 
 
-@dataclass
-class KosmosOutput(ModelOutput):
-    """What the models return. Absent parts are None.
-
-    Args:
-        loss: Mean nll of the labels [].
-        logits: [B, T, V].
-        last_hidden_state: [B, T, E].
-        past_key_values: The cache, with the new positions.
-        hidden_states: [B, T, E] before each layer and after the last, if `output_hidden_states`.
-        attentions: [B, H, T, P] of each layer, if `output_attentions` and attention is eager.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-    @property
-    def cache(self) -> Cache | None:
-        """The name of `past_key_values` from transformers 5.24 on."""
-        return self.past_key_values
+# What transformers calls the cache in outputs: `cache` from 5.24 on.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 class KosmosPreTrainedModel(PreTrainedModel):
@@ -58,11 +36,8 @@ class KosmosPreTrainedModel(PreTrainedModel):
     _no_split_modules = ("KosmosDecoderLayer", "ClipLayer", "InvertedBottleneck")
     _supports_sdpa = True
     _supports_flash_attn = True
-    _supports_flash_attn_2 = True  # its name until transformers 4.55
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _supports_cache_class = True
-    _supports_static_cache = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -120,7 +95,7 @@ class KosmosModel(KosmosPreTrainedModel):
         return_dict: bool | None = None,
         cache: Cache | None = None,
         **kwargs: Any,
-    ) -> KosmosOutput | tuple:
+    ) -> BaseModelOutputWithPast | tuple:
         """Run the model.
 
         Args:
@@ -163,11 +138,11 @@ class KosmosModel(KosmosPreTrainedModel):
         hidden, hidden_states, attentions = self.decoder(
             inputs_embeds, position_ids, mask, past_key_values, cache_position=cache_position, **kwargs
         )
-        output = KosmosOutput(
+        output = BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            past_key_values=past_key_values,
             hidden_states=hidden_states if _wanted(output_hidden_states, self.config.output_hidden_states) else None,
             attentions=attentions if _wanted(output_attentions, self.config.output_attentions) else None,
+            **{CACHE: past_key_values},
         )
         return output.to_tuple() if return_dict is False else output
 
@@ -189,7 +164,7 @@ class KosmosModel(KosmosPreTrainedModel):
 class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
     """KosmosModel and the output projection: continues text with images."""
 
-    # A list until transformers 4, where only the keys are read.
+    # transformers 4 reads only the keys.
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: KosmosConfig):
@@ -240,7 +215,7 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
-    ) -> KosmosOutput | tuple:
+    ) -> CausalLMOutputWithPast | tuple:
         """Compute logits and, with labels, the loss; other arguments are KosmosModel's.
 
         Args:
@@ -269,14 +244,14 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
-        output = KosmosOutput(
+        whole = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            **{CACHE: output[CACHE] if CACHE in output else None},
         )
-        return output.to_tuple() if return_dict is False else output
+        return whole.to_tuple() if return_dict is False else whole
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:
         """As transformers', but images go only with their tokens: later steps have them in the cache."""
