@@ -125,7 +125,11 @@ def _training(state: dict[str, Any]) -> dict[str, Any]:
         "schedule": option("lr_scheduler", "_name"),
         "warmup": option("lr_scheduler", "warmup_updates"),
         "gradient clipping": option("optimization", "clip_norm"),
-        "precision": precision[0] if precision else "bfloat16 autocast" if option("model", "bf16_autocast") else "float32",
+        "precision": precision[0]
+        if precision
+        else "bfloat16 autocast"
+        if option("model", "bf16_autocast")
+        else "float32",
         "seed": option("common", "seed"),
         "best validation loss": best,
     }

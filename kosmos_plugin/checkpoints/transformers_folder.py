@@ -87,7 +87,9 @@ def import_folder(source: Path, target: Path, vocabulary: str | None) -> None:
     hf_config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
     record = hf_config.get(configs.RECORD)
     if not isinstance(record, dict):
-        raise UserError(f"{source / CONFIG_FILE} has no {configs.RECORD}, which kosmos-convert --to transformers writes.")
+        raise UserError(
+            f"{source / CONFIG_FILE} has no {configs.RECORD}, which kosmos-convert --to transformers writes."
+        )
     config = model_config(source / CONFIG_FILE, record)
     its_vocabulary = Path(vocabulary) if vocabulary else source / VOCABULARY_FOLDER
     if not its_vocabulary.is_dir():

@@ -32,7 +32,10 @@ _NAMES = [
     (r"vision\.encoder\.net\._conv_(stem|head)\.", r"model.vision.\1.convolution."),
     (r"vision\.encoder\.net\._bn0\.", "model.vision.stem.batch_norm."),
     (r"vision\.encoder\.net\._bn1\.", "model.vision.head.batch_norm."),
-    (r"vision\.encoder\.net\._blocks\.(\d+)\._(expand|depthwise|project)_conv\.", r"model.vision.blocks.\1.\2.convolution."),
+    (
+        r"vision\.encoder\.net\._blocks\.(\d+)\._(expand|depthwise|project)_conv\.",
+        r"model.vision.blocks.\1.\2.convolution.",
+    ),
     (r"vision\.encoder\.net\._blocks\.(\d+)\._bn0\.", r"model.vision.blocks.\1.expand.batch_norm."),
     (r"vision\.encoder\.net\._blocks\.(\d+)\._bn1\.", r"model.vision.blocks.\1.depthwise.batch_norm."),
     (r"vision\.encoder\.net\._blocks\.(\d+)\._bn2\.", r"model.vision.blocks.\1.project.batch_norm."),

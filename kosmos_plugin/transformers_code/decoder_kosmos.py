@@ -233,9 +233,7 @@ class KosmosDecoder(nn.Module):
         x = self.dropout(x)
         hidden_states, attentions = [x], []
         for layer in self.layers:
-            x, weights = layer(
-                x, rotation, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
-            )
+            x, weights = layer(x, rotation, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
             hidden_states.append(x)
             attentions.append(weights)
         x = hidden_states[-1] = self.layer_norm(x)

@@ -18,10 +18,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_kosmos import KosmosConfig
-from .decoder_kosmos import KosmosDecoder, KosmosDecoderLayer
+from .decoder_kosmos import KosmosDecoder
 from .resampler_kosmos import RESAMPLERS, AttentiveResampler, PerceiverResampler
 from .vision_kosmos import VISION_ENCODERS, ClipVision, LayerScale
-
 
 # What transformers calls the cache in outputs: `cache` from 5.24 on.
 CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
@@ -132,9 +131,7 @@ class KosmosModel(KosmosPreTrainedModel):
             position_ids = cache_position.unsqueeze(0).expand(len(inputs_embeds), -1)
             if attention_mask is not None and attention_mask.dim() == 2:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-        mask = _causal_mask(
-            self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position
-        )
+        mask = _causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
         hidden, hidden_states, attentions = self.decoder(
             inputs_embeds, position_ids, mask, past_key_values, cache_position=cache_position, **kwargs
         )

@@ -44,9 +44,7 @@ class KosmosProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
-    def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any
-    ) -> BatchFeature:
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
         """Prepare prompts.
 
         Args:

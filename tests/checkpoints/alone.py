@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers import AutoTokenizer as Tokenizer
 
 folder, answers = sys.argv[1], torch.load(sys.argv[2], weights_only=True)
-for package in ("kosmos_plugin", "fairseq", "torchscale", "open_clip", "timm", "sentencepiece", "efficientnet_lite_pytorch"):
+for package in ("kosmos_plugin", "fairseq", "torchscale", "open_clip", "timm", "sentencepiece", "torchvision"):
     assert importlib.util.find_spec(package) is None, f"{package} is installed"
 
 options = {"trust_remote_code": True}
@@ -26,13 +26,15 @@ assert type(AutoModelForCausalLM.from_pretrained(folder, **options)) is type(mod
 assert set(AutoModel.from_pretrained(folder, **options).state_dict()) == {
     name.removeprefix("model.") for name in model.state_dict() if name.startswith("model.")
 }
-assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id and tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id
+ids = tokenizer("a")["input_ids"]
+assert ids[0] == tokenizer.bos_token_id and tokenizer.eos_token_id not in ids
 
 
 def answer(inputs, beams: int) -> list[str]:
     with torch.no_grad():
         tokens = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=24)
-    return [text.strip() for text in processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)]
+    texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 prompts = answers["prompts"]

@@ -133,7 +133,7 @@ def test_every_auto_class_loads_it(clip):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_precision_is_kept_and_positions_stay_exact(tmp_path, dtype):
     """Positions beyond a thousand change bfloat16 scores by no more than the weights' own rounding."""
-    checkpoint, folder = exported.write_folder(tmp_path, dtype=dtype)
+    _, folder = exported.write_folder(tmp_path, dtype=dtype)
     half = load_model(folder, dtype="auto")
     assert {parameter.dtype for parameter in half.parameters()} == {dtype}
     ids = torch.randint(4, 200, (1, 24))
@@ -193,11 +193,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(clip, reentrant):
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     gradients = []
     for checkpointing in (False, True):
-        model = load_model(folder).train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            module.dropout = 0.0 if isinstance(getattr(module, "dropout", None), float) else getattr(module, "dropout", None)
+        model = load_model(folder, dropout=0.0, attention_dropout=0.0).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         loss = model(**inputs, labels=labels).loss
