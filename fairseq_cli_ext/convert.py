@@ -7,8 +7,8 @@
     kosmos-convert --to safetensors  checkpoint_best.pt model.safetensors any checkpoint of fairseq
     kosmos-convert --to fairseq      model.safetensors model.pt           and back, bit by bit
 
-A folder of --to transformers carries the model's code: transformers loads it with trust_remote_code=True, without this package
-and without fairseq. One of --to huggingface has no code, since transformers has the class Kosmos2ForConditionalGeneration.
+A folder of --to transformers carries the model's code: transformers loads it with trust_remote_code=True, without this
+package and without fairseq. One of --to huggingface has no code: transformers has Kosmos2ForConditionalGeneration.
 
 Weights and configuration are converted; optimizer and training state are not. If a format cannot express something, the
 error names it. A conversion that fails leaves no target.

@@ -5,6 +5,8 @@ state_dict.py            checks that weights match a configuration
 safetensors_file.py      any fairseq checkpoint ⇄ one .safetensors file
 fairseq_checkpoint.py    reads a KOSMOS model's checkpoint; writes new ones
 decoder_weights.py       --decoder-weights: a decoder that starts from a text-only model
+transformers_*.py        any architecture ⇄ a folder for transformers, with the code in `transformers_code/`
+model_card.py            its model card
 huggingface*.py          the architecture kosmos_2 ⇄ transformers' Kosmos2ForConditionalGeneration
 convert.py               kosmos-convert: chooses reader and writer
 """

@@ -16,9 +16,9 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
 
     Args:
         source: A fairseq checkpoint (.pt), a .safetensors file that this function wrote, or a Hugging Face folder.
-        target: The new file (fairseq, safetensors) or folder (transformers, huggingface, or from a Hugging Face folder).
-        to: One of FORMATS. `transformers`: any architecture, with the code that it needs. `huggingface`: the architecture
-            kosmos_2, as the class that transformers has for it.
+        target: The new file (fairseq, safetensors) or folder (transformers, huggingface, or from such a folder).
+        to: One of FORMATS. `transformers`: any architecture, with the code that it needs. `huggingface`: kosmos_2, as
+            the class that transformers has for it.
         data: For `transformers` and `huggingface`: the data YAML of the source's training, if it moved.
         vocabulary: The source's vocabulary folder, if it moved, or if transformers saved a folder without it.
 

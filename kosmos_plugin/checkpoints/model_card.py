@@ -14,9 +14,9 @@ pip install "transformers>=4.57" torch pillow
 
 {example}
 
-`apply_chat_template` turns messages into the paper's "Question: … Answer:"; its template `plain` joins turns as they are. The
-tokenizer puts `<s>` at the beginning and nothing at the end. Generation ends at `</s>`, or at `<image>`, as the model makes no
-images.
+`apply_chat_template` turns messages into the paper's "Question: … Answer:"; its template `plain` joins turns as they
+are. The tokenizer puts `<s>` at the beginning and nothing at the end. Generation ends at `</s>`, or at `<image>`, as the
+model makes no images.
 """
 
 _EXAMPLE = """```python
@@ -32,8 +32,8 @@ tokens = model.generate(**inputs, max_new_tokens=32)
 print(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 
-A text has one `<image>` for each image, in any number and at any place. In a batch (`padding=True`), `images` are those of
-all texts in order."""
+A text has one `<image>` for each image, in any number and at any place. In a batch (`padding=True`), `images` are those
+of all texts in order."""
 
 _TEXT_EXAMPLE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,8 +67,8 @@ tags: [kosmos, custom_code]
 
 # {name}
 
-A model of the architecture `{architecture}`, an open KOSMOS-1 ([arXiv 2302.14045](https://arxiv.org/abs/2302.14045)), trained
-with `{REPOSITORY}`.
+A model of the architecture `{architecture}`, an open KOSMOS-1
+([arXiv 2302.14045](https://arxiv.org/abs/2302.14045)), trained with `{REPOSITORY}`.
 
 {_USE.format(example=example)}
 ## Training
@@ -77,8 +77,8 @@ with `{REPOSITORY}`.
 |---|---|
 {facts}
 
-A trained copy of this folder goes back to fairseq with `kosmos-convert --to fairseq`. Of the vision encoder only the last layers
-were trained; freeze the others to train it in the same way.
+A trained copy of this folder goes back to fairseq with `kosmos-convert --to fairseq`. Of the vision encoder only the
+last layers were trained; freeze the others to train it in the same way.
 """
 
 
@@ -97,8 +97,8 @@ def _facts(model: Kosmos, state: dict[str, Any]) -> dict[str, Any]:
         facts["vision encoder"] = f"{config.vision_encoder}, {config.vision_model.rpartition('/')[2]}"
         facts["trained layers of the vision encoder"] = config.trainable_vision_layers
         facts["images"] = (
-            f"{config.image_size}×{config.image_size} pixels ({config.image_fit}), {config.image_tokens} embeddings each "
-            f"({config.resampler} resampler)"
+            f"{config.image_size}×{config.image_size} pixels ({config.image_fit}), "
+            f"{config.image_tokens} embeddings each ({config.resampler} resampler)"
         )
     return {key: value for key, value in {**facts, **_training(state)}.items() if value is not None}
 

@@ -137,7 +137,7 @@ def require_same_architecture(hf_config: dict[str, Any], model: Kosmos, vocabula
 
 
 def open_clip_tower(hf_config: dict[str, Any]) -> dict[str, Any]:
-    """open_clip's configuration of the vision transformer, with the smallest text tower, which is built and dropped."""
+    """open_clip's configuration of the vision transformer, with the smallest text tower, which is dropped."""
     vision = hf_config["vision_config"]
     tower: dict[str, Any] = {
         "image_size": hf_config["image_size"],

@@ -3,8 +3,8 @@
 text ─ normalizer ─→ SentencePiece's normal form, `</line>` for newlines ─ special tokens ─→ stretches of text
      ─ pre-tokenizer ─→ ▁ for spaces ─ model ─→ pieces ─ template ─→ `<s>` before them
 
-The tokens are the vocabulary's, which is checked for every piece when the files are written. Only a text that spells a special
-token, or a byte as in `<0x41>`, is text to the vocabulary and may be that token here, as is usual in transformers.
+The tokens are the vocabulary's, which is checked for every piece when the files are written. Only a text that spells a
+special token, or a byte as in `<0x41>`, is text to the vocabulary and may be that token here, as usual in transformers.
 """
 
 import json

@@ -27,8 +27,8 @@ class KosmosConfig(PretrainedConfig):
         image_size: S, height and width of an image in pixels.
         resampler: "attentive", "perceiver" or "linear".
         resampler_layers: Layers of the perceiver resampler.
-        vision_config: The vision encoder: `model_type` is "clip" or "efficientnet_lite", see `vision_kosmos`. None for a
-            model that reads only text.
+        vision_config: The vision encoder: `model_type` is "clip" or "efficientnet_lite", see `vision_kosmos`. None for
+            a model that reads only text.
         image_token_id: The id at the positions of image embeddings.
         boi_token_id: The id of `<image>`, before an image's embeddings.
         eoi_token_id: The id of `</image>`, after them.

@@ -1,7 +1,7 @@
 """The decoder of KOSMOS: Magneto's layers (pre-LayerNorm and sub-LayerNorm) with xPos.
 
-The names of its weights are TorchScale's. Shapes: B sequences, T new positions, P positions with those in the cache, H heads
-of width D, E = H · D.
+The names of its weights are TorchScale's. Shapes: B sequences, T new positions, P positions with those in the cache,
+H heads of width D, E = H · D.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Images of any kind → normalized pixels, as a model was trained on them.
 
 The shorter side is resized to the target (bicubic) and the center cropped, or the whole image is stretched to a square.
-Photos are turned by their EXIF orientation, transparent pixels become white, and a large JPEG is decoded at a fraction of
-its size.
+Photos are turned by their EXIF orientation, transparent pixels become white, and a large JPEG is decoded at a fraction
+of its size.
 """
 
 import base64
@@ -132,7 +132,7 @@ def _open(source: Any) -> Image.Image:
 
 
 def _undecoded(image: Image.Image) -> Image.Image:
-    """A file's image as it was before it was decoded, so that `draft` does not change the caller's; others as they are."""
+    """A JPEG that is not decoded yet, opened again, so that `draft` does not change the caller's; others as they are."""
     file = getattr(image, "fp", None)
     if image.format not in ("JPEG", "MPO") or file is None or not getattr(image, "tile", None):
         return image

@@ -195,7 +195,7 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         """Embeddings of images: normalized pixels [N, 3, S, S] → [N, K, E]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
-    def forward(
+    def forward(  # noqa: D417
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -213,9 +213,10 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
-        """Compute logits and, with labels, the loss; other arguments are KosmosModel's.
+        """Compute logits and, with labels, the loss.
 
         Args:
+            input_ids: As for KosmosModel, like all that is not listed here.
             labels: int64 [B, T], the ids to predict, as input_ids; −100 where there is no loss.
             logits_to_keep: Compute logits of only the last N positions, or of these; 0 for all.
             num_items_in_batch: The number of labels that the sum of nll is divided by (by default, those here).
@@ -246,7 +247,7 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
             logits=logits,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
-            **{CACHE: output[CACHE] if CACHE in output else None},
+            **{CACHE: output.get(CACHE)},
         )
         return whole.to_tuple() if return_dict is False else whole
 
@@ -254,9 +255,10 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         """As transformers', but images go only with their tokens: later steps have them in the cache."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         ids = inputs.get("input_ids")
-        if inputs.get("pixel_values") is not None and ids is not None:
-            if ids.shape[1] == 1 or not bool((ids == self.config.image_token_id).any()):
-                inputs["pixel_values"] = None
+        if inputs.get("pixel_values") is None or ids is None:
+            return inputs
+        if ids.shape[1] == 1 or not bool((ids == self.config.image_token_id).any()):
+            inputs["pixel_values"] = None
         return inputs
 
     def _expand_inputs_for_generation(

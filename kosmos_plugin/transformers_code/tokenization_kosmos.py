@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 class KosmosTokenizer(PreTrainedTokenizerFast):
-    """`<s>` at the beginning and nothing at the end, as prompts are; padding on the left, so that all rows end together."""
+    """`<s>` at the beginning, nothing at the end; padding on the left, so that all rows of prompts end together."""
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}  # noqa: RUF012
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012

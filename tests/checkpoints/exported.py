@@ -1,4 +1,4 @@
-"""Small models of every kind with random weights, as checkpoints and as folders of `kosmos-convert --to transformers`."""
+"""Small models of every kind with random weights: checkpoints, and folders of `kosmos-convert --to transformers`."""
 
 import json
 import random

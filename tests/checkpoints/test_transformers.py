@@ -99,7 +99,7 @@ def test_same_tokens_logits_and_generations(pair):
 
 def test_there_and_back_gives_the_same_model(pair, tmp_path):
     """Directly, and after transformers loaded and saved it."""
-    variant, checkpoint, folder = pair
+    _, checkpoint, folder = pair
     convert(folder, tmp_path / "back", "fairseq")
     load_model(folder).save_pretrained(str(tmp_path / "saved"))
     convert(tmp_path / "saved", tmp_path / "again", "fairseq", vocabulary=str(folder / "vocabulary"))
