@@ -15,8 +15,8 @@ pip install "transformers>=4.57" torch pillow
 {example}
 
 `apply_chat_template` turns messages into the paper's "Question: … Answer:"; its template `plain` joins turns as they
-are. The tokenizer puts `<s>` at the beginning and nothing at the end. Generation ends at `</s>`, or at `<image>`, as the
-model makes no images.
+are. The tokenizer puts `<s>` at the beginning and nothing at the end. Generation ends at `</s>`, or at `<image>`, as
+the model makes no images.
 """
 
 _EXAMPLE = """```python

@@ -128,7 +128,7 @@ def processor_config(model: Kosmos) -> dict[str, Any]:
 
 
 def require_same_architecture(hf_config: dict[str, Any], model: Kosmos, vocabulary: Vocabulary, source: Path) -> None:
-    """Raise UserError if config.json, which may have been edited, says otherwise than its record of our configuration."""
+    """Raise UserError if config.json, which may have been edited, contradicts its record of our configuration."""
     for name, value in _architecture(model, vocabulary).items():
         if hf_config.get(name, value) != value:
             raise UserError(
@@ -137,7 +137,7 @@ def require_same_architecture(hf_config: dict[str, Any], model: Kosmos, vocabula
 
 
 def open_clip_tower(hf_config: dict[str, Any]) -> dict[str, Any]:
-    """open_clip's configuration of the vision transformer, with the smallest text tower, which is dropped."""
+    """open_clip's configuration of the vision transformer, with a small text tower, which is dropped."""
     vision = hf_config["vision_config"]
     tower: dict[str, Any] = {
         "image_size": hf_config["image_size"],

@@ -9,6 +9,6 @@
     image_processing_kosmos.py   KosmosImageProcessor: images of any kind → pixels
     tokenization_kosmos.py       KosmosTokenizer
 
-It is written for transformers 4.57 and later, and needs neither fairseq nor TorchScale. The tests hold it to the logits,
-tokens and pixels of `models/`, `vocabulary` and `images`.
+It is written for transformers 4.57 and later, and needs neither fairseq nor TorchScale. The tests hold it to the
+logits, tokens and pixels of `models/`, `vocabulary` and `images`.
 """

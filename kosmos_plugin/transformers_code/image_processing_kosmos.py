@@ -132,7 +132,7 @@ def _open(source: Any) -> Image.Image:
 
 
 def _undecoded(image: Image.Image) -> Image.Image:
-    """A JPEG that is not decoded yet, opened again, so that `draft` does not change the caller's; others as they are."""
+    """A JPEG that is not decoded yet, opened again, so that `draft` leaves the caller's as it is; others themselves."""
     file = getattr(image, "fp", None)
     if image.format not in ("JPEG", "MPO") or file is None or not getattr(image, "tile", None):
         return image

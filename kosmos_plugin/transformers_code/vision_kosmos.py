@@ -7,7 +7,8 @@
     {"model_type": "efficientnet_lite", "batch_norm_eps", "stem": convolution, "head": convolution,
      "blocks": [{"expand": convolution or None, "depthwise": convolution, "project": convolution, "residual": bool}, …]}
 
-A convolution: {"in_channels", "out_channels", "kernel_size", "stride", "groups", "padding": [left, right, top, bottom]}.
+A convolution: {"in_channels", "out_channels", "kernel_size", "stride", "groups", "padding": [left, right, top,
+bottom]}.
 """
 
 from functools import partial
