@@ -164,9 +164,8 @@ def _require_same_tokens(vocabulary: Vocabulary, tokenizer: Any) -> None:
             raise UserError(f"The token {token} is {symbol!r}, and {tokenizer.id_to_token(token)!r} in the tokenizer.")
     is_byte = vocabulary.processor.is_byte
     piece_id = vocabulary.processor.piece_to_id
-    pieces = range(vocabulary.unk + 1, vocabulary.image_slot)
-    pieces = [token for token in pieces if not is_byte(piece_id(vocabulary.symbol(token)))]
-    texts = [f"a {vocabulary.symbol(token).replace('▁', ' ')} 1" for token in pieces]
+    symbols = [vocabulary.symbol(token) for token in range(vocabulary.unk + 1, vocabulary.image_slot)]
+    texts = [f"a {symbol.replace('▁', ' ')} 1" for symbol in symbols if not is_byte(piece_id(symbol))]
     texts = [text for text in texts if not any(token in text for token in SPECIAL_TOKENS)]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     for text, encoding in zip(texts, encodings, strict=True):
