@@ -9,10 +9,10 @@ from tests import tiny
 from tests.checkpoints import exported
 
 pytest.importorskip("lm_eval")
-from lm_eval.api.instance import Instance  # noqa: E402
-from lm_eval.models.huggingface import HFLM  # noqa: E402
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 
-from kosmos_plugin.evaluation.harnesses.lm_eval_model import KosmosLM  # noqa: E402
+from kosmos_plugin.evaluation.harnesses.lm_eval_model import KosmosLM
 
 
 def requests(kind: str, arguments: list[tuple]) -> list[Instance]:
@@ -31,11 +31,10 @@ def test_likelihoods_and_answers_are_the_adapters(tmp_path: Path, variant: str):
     for (their_sum, their_greedy), (our_sum, our_greedy) in zip(found, expected, strict=True):
         assert their_sum == pytest.approx(our_sum, abs=1e-3)
         assert their_greedy == our_greedy
-    texts = [(tiny.sentence(rng),) for _ in range(4)]
-    expected_sums = ours.loglikelihood_rolling(requests("loglikelihood_rolling", texts))
-    assert theirs.loglikelihood_rolling(requests("loglikelihood_rolling", texts)) == pytest.approx(
-        expected_sums, abs=1e-3
-    )
     asked = [(context, {"until": ["cat"], "max_gen_toks": 12}) for context, _ in pairs[:4]]
     answers = [text.strip() for text in theirs.generate_until(requests("generate_until", asked))]
     assert answers == [text.strip() for text in ours.generate_until(requests("generate_until", asked))]
+    texts = requests("loglikelihood_rolling", [(tiny.sentence(rng),) for _ in range(4)])
+    # lm_eval puts `<s>` before a text itself; with the tokenizer's it would score one.
+    theirs.add_bos_token = False
+    assert theirs.loglikelihood_rolling(texts) == pytest.approx(ours.loglikelihood_rolling(texts), abs=1e-3)
