@@ -116,7 +116,7 @@ class KosmosModel(KosmosPreTrainedModel):
         past_key_values = cache if cache is not None else past_key_values
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, pixel_values)
-        checkpointing = self.training and torch.is_grad_enabled() and self.is_gradient_checkpointing
+        checkpointing = self.decoder.layers[0].gradient_checkpointing and self.training and torch.is_grad_enabled()
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if checkpointing:
             past_key_values = None
