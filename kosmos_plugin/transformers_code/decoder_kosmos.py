@@ -5,6 +5,7 @@ H heads of width D, E = H · D.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from .configuration_kosmos import KosmosConfig
 XPOS_BASE = 10000.0
 XPOS_SMOOTHING = 0.4
 FIRST_SINUSOID = 2  # fairseq numbers positions from padding_idx + 1
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
 
 
 class Rotation(NamedTuple):
@@ -131,8 +132,10 @@ class KosmosSelfAttention(KosmosMultiheadAttention):
     def __init__(self, config: KosmosConfig, layer_idx: int):
         super().__init__(config, config.hidden_size, config.num_attention_heads, config.attention_dropout, True)
         self.layer_idx = layer_idx
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size))
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.inner_attn_ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(

@@ -47,10 +47,11 @@ class KosmosPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ClipVision):
             nn.init.normal_(module.class_embedding, std=std)
             nn.init.normal_(module.position_embedding, std=std)
-        elif isinstance(module, AttentiveResampler | PerceiverResampler):
+        elif isinstance(module, AttentiveResampler):
             nn.init.normal_(module.latents)
-            if isinstance(module, PerceiverResampler):
-                nn.init.normal_(module.time_embeddings)
+        elif isinstance(module, PerceiverResampler):
+            nn.init.normal_(module.latents)
+            nn.init.normal_(module.time_embeddings)
 
 
 class KosmosModel(KosmosPreTrainedModel):
@@ -69,7 +70,7 @@ class KosmosModel(KosmosPreTrainedModel):
         """The embedding table."""
         return self.decoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the embedding table."""
         self.decoder.embed_tokens = value
 
@@ -82,10 +83,10 @@ class KosmosModel(KosmosPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -114,8 +115,9 @@ class KosmosModel(KosmosPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds.")
         past_key_values = cache if cache is not None else past_key_values
-        if inputs_embeds is None:
+        if input_ids is not None:
             inputs_embeds = self._embed(input_ids, pixel_values)
+        assert inputs_embeds is not None
         checkpointing = self.decoder.layers[0].gradient_checkpointing and self.training and torch.is_grad_enabled()
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if checkpointing:
@@ -175,7 +177,7 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         """The embedding table."""
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the embedding table."""
         self.model.set_input_embeddings(value)
 
@@ -197,13 +199,13 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
 
     def forward(  # noqa: D417
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -251,7 +253,7 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         )
         return whole.to_tuple() if return_dict is False else whole
 
-    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
         """As transformers', but images go only with their tokens: later steps have them in the cache."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         ids = inputs.get("input_ids")
@@ -265,9 +267,9 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
-    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Repeat each row for beams or samples. Images are repeated row by row, as a row may have several."""
         pixel_values = model_kwargs.pop("pixel_values", None)
         expanded, model_kwargs = super()._expand_inputs_for_generation(

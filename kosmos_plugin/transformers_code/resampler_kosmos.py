@@ -13,8 +13,10 @@ class ResamplerAttention(KosmosMultiheadAttention):
 
     def __init__(self, config: KosmosConfig, width: int, num_heads: int, bias: bool):
         super().__init__(config, width, num_heads, config.attention_dropout, is_causal=False)
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            setattr(self, name, nn.Linear(width, width, bias=bias))
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, width, bias=bias)
+        self.v_proj = nn.Linear(width, width, bias=bias)
+        self.out_proj = nn.Linear(width, width, bias=bias)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """queries [N, K, W], keys [N, L, W] → [N, K, W]"""

@@ -11,6 +11,7 @@ A convolution: {"in_channels", "out_channels", "kernel_size", "stride", "groups"
 bottom]}.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,11 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "quick_gelu": quick_gelu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+}
 
 
 class LayerScale(nn.Module):
