@@ -61,8 +61,8 @@ class KosmosModel(KosmosPreTrainedModel):
         super().__init__(config)
         self.vision = self.resampler = None
         if config.vision_config is not None:
-            self.vision = VISION_ENCODERS[config.vision_config["model_type"]](config, config.vision_config)
-            self.resampler = RESAMPLERS[config.resampler](config, self.vision.width)
+            vision = VISION_ENCODERS[config.vision_config["model_type"]](config, config.vision_config)
+            self.vision, self.resampler = vision, RESAMPLERS[config.resampler](config, vision.width)
         self.decoder = KosmosDecoder(config)
         self.post_init()
 
@@ -185,7 +185,7 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         """The output projection."""
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the output projection."""
         self.lm_head = new_embeddings
 

@@ -157,4 +157,7 @@ class EfficientNetLite(nn.Module):
         return F.normalize(x, dim=-1) * self.width**0.5
 
 
-VISION_ENCODERS = {"clip": ClipVision, "efficientnet_lite": EfficientNetLite}
+VISION_ENCODERS: dict[str, type[ClipVision] | type[EfficientNetLite]] = {
+    "clip": ClipVision,
+    "efficientnet_lite": EfficientNetLite,
+}
