@@ -1,9 +1,14 @@
 """kosmos-convert: convert checkpoints from and to other formats.
 
-    kosmos-convert --to fairseq     kosmos-2-patch14-224/ kosmos-2/      Hugging Face's KOSMOS-2 → model.pt, vocabulary/
-    kosmos-convert --to huggingface checkpoint_best.pt my-kosmos-2/      the architecture kosmos_2 → transformers
-    kosmos-convert --to safetensors checkpoint_best.pt model.safetensors any checkpoint of fairseq
-    kosmos-convert --to fairseq     model.safetensors model.pt           and back, bit by bit
+    kosmos-convert --to transformers checkpoint_best.pt my-kosmos/        any architecture → a folder for transformers
+    kosmos-convert --to fairseq      my-kosmos/ back/                     and back → model.pt, vocabulary/
+    kosmos-convert --to huggingface  checkpoint_best.pt my-kosmos-2/      kosmos_2 → transformers' own KOSMOS-2
+    kosmos-convert --to fairseq      kosmos-2-patch14-224/ kosmos-2/      and back, also the public KOSMOS-2
+    kosmos-convert --to safetensors  checkpoint_best.pt model.safetensors any checkpoint of fairseq
+    kosmos-convert --to fairseq      model.safetensors model.pt           and back, bit by bit
+
+A folder of --to transformers carries the model's code: transformers loads it with trust_remote_code=True, without this
+package and without fairseq. One of --to huggingface has no code: transformers has Kosmos2ForConditionalGeneration.
 
 Weights and configuration are converted; optimizer and training state are not. If a format cannot express something, the
 error names it. A conversion that fails leaves no target.
@@ -22,7 +27,7 @@ from kosmos_plugin.options import REQUIRED, add_options, argument, option, parse
 class ConvertOptions:
     """The command line of kosmos-convert."""
 
-    to: str = option(REQUIRED, "format of the target", ("fairseq", "huggingface", "safetensors"))
+    to: str = option(REQUIRED, "format of the target", ("fairseq", "transformers", "huggingface", "safetensors"))
     source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE", must_exist=True)
     target: Path = argument("the file or folder to write; it must not exist", "TARGET")
     data: str | None = option(

@@ -134,6 +134,15 @@ class Vocabulary:
         vocabulary.files = {name: files[name] for name in FILES if name in files}
         return vocabulary
 
+    def save(self, folder: str | Path) -> None:
+        """Write the files that `load` reads into `folder`, which is made if it is missing."""
+        folder = Path(folder)
+        folder.mkdir(exist_ok=True)
+        for name in self.files.keys() - {ENCODING_FILE}:
+            (folder / name).write_bytes(self.files[name])
+        if self.newlines:  # as the checkpoint says, which knows better than the folder it was trained with
+            write_encoding(folder)
+
     def __len__(self) -> int:
         return len(self.dictionary)
 

@@ -6,6 +6,8 @@ safetensors_file.py      any fairseq checkpoint ⇄ one .safetensors file
 fairseq_checkpoint.py    reads a KOSMOS model's checkpoint; writes new ones
 embedded.py              the vocabulary that a checkpoint carries, so that it loads anywhere
 decoder_weights.py       --decoder-weights: a decoder that starts from a text-only model
+transformers_*.py        any architecture ⇄ a folder for transformers, with the code in `transformers_code/`
+model_card.py            its model card
 huggingface*.py          the architecture kosmos_2 ⇄ transformers' Kosmos2ForConditionalGeneration
 convert.py               kosmos-convert: chooses reader and writer
 """

@@ -1,5 +1,6 @@
 """Conversion of a checkpoint to another format: chooses reader and writer."""
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -7,7 +8,7 @@ from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, standi
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError, missing_package
 
-FORMATS = ("fairseq", "huggingface", "safetensors")
+FORMATS = ("fairseq", "transformers", "huggingface", "safetensors")
 
 
 def convert(source: Path, target: Path, to: str, data: str | None = None, vocabulary: str | None = None) -> None:
@@ -15,10 +16,12 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
 
     Args:
         source: A fairseq checkpoint (.pt), a .safetensors file that this function wrote, or a Hugging Face folder.
-        target: The new file (fairseq, safetensors) or folder (huggingface, or from a Hugging Face folder).
-        to: One of FORMATS.
+        target: The new file (fairseq, safetensors) or folder (transformers, huggingface, or from such a folder).
+        to: One of FORMATS. `transformers`: any architecture, with the code that it needs. `huggingface`: kosmos_2, as
+            the class that transformers has for it.
         data: The data YAML of the source's training, if it carries no vocabulary and the YAML moved.
-        vocabulary: The source's vocabulary folder, if it carries none and the folder moved.
+        vocabulary: The source's vocabulary folder, if it carries none and the folder moved, or if transformers saved a
+            folder without it.
 
     Raises:
         UserError: The source cannot be read or converted, or the target exists or cannot be written. Nothing is left
@@ -28,16 +31,41 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
         raise UserError(f"The format {to!r} is unknown; known are {', '.join(FORMATS)}.")
     if not source.exists():
         raise UserError(f"{source} does not exist.")
-    if to == "huggingface":
-        _huggingface().export_folder(source, target, data, vocabulary)
+    if to in ("transformers", "huggingface"):
+        if source.is_dir():
+            raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
+        (_transformers() if to == "transformers" else _huggingface()).export_folder(source, target, data, vocabulary)
     elif source.is_dir() and to == "fairseq":
-        _huggingface().import_folder(source, target)
+        if _has_our_code(source):
+            _transformers().import_folder(source, target, vocabulary)
+        else:
+            _huggingface().import_folder(source, target)
     elif source.is_dir():
         raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
     elif to == "safetensors":
         write_safetensors(standing_alone(source, read_checkpoint(source), data, vocabulary), target)
     else:
         write_fairseq(training_state(standing_alone(source, read_checkpoint(source), data, vocabulary)), target)
+
+
+def _has_our_code(source: Path) -> bool:
+    """Whether a Hugging Face folder was written by `--to transformers`, or trained from one that was."""
+    try:
+        return json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"] == "kosmos"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _transformers() -> ModuleType:
+    try:
+        import google.protobuf  # noqa: F401 - reads a SentencePiece model
+        import huggingface_hub  # noqa: F401 - writes shards
+        import tokenizers  # noqa: F401
+
+        from kosmos_plugin.checkpoints import transformers_folder
+    except ModuleNotFoundError as error:
+        raise missing_package("Conversion to transformers", error, "huggingface") from None
+    return transformers_folder
 
 
 def _huggingface() -> ModuleType:

@@ -57,7 +57,7 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
     path = checkpoint_file(path)
     state = read_checkpoint(path)
     cfg = state.get("cfg") or {}
-    config = _model_config(path, cfg.get("model") or {}, embedded_vision_model(state))
+    config = model_config(path, cfg.get("model") or {}, embedded_vision_model(state))
     if max(config.decoder_layers, config.resampler_layers) > len(state["model"]):
         raise UserError(f"{path} has fewer weights than its configuration has layers.")
     loaded = read_vocabulary(path, state, data, vocabulary)
@@ -136,7 +136,7 @@ def standing_alone(
             raise
         logger.warning("The result will not load without its vocabulary: %s", error)
         return state
-    config = _model_config(path, options, embedded_vision_model(state))
+    config = model_config(path, options, embedded_vision_model(state))
     task_state = state.get("task_state") or {}
     loaded.newlines = task_state.get("newlines", False)
     return {**state, "task_state": {**task_state, **embedded_state(loaded, config.vision_model)}}
@@ -198,7 +198,7 @@ def build_empty(config: KosmosConfig, vocabulary: Vocabulary) -> Kosmos:
         return Kosmos.build(config, len(vocabulary), vocabulary.pad, pretrained_vision=False)
 
 
-def _model_config(path: Path, options: dict[str, Any], vision_model: str | None = None) -> KosmosConfig:
+def model_config(path: Path, options: dict[str, Any], vision_model: str | None = None) -> KosmosConfig:
     """The configuration in a checkpoint; options that it lacks have the architecture's defaults.
 
     `vision_model` is the content of its vision encoder's JSON file, if it carries that.

@@ -52,7 +52,7 @@ def import_folder(source: Path, target: Path) -> None:
     config, tower = configs.from_hf(hf_config)
     config.image_fit = processors.image_fit(source)
     text_config: Any = hf_config.text_config
-    hf_weights = _read_weights(source)
+    hf_weights = read_weights(source)
     with new_target(target, folder=True) as folder:
         if tower is not None:
             (folder / TOWER_FILE).write_text(json.dumps(tower, indent=2))
@@ -125,7 +125,7 @@ def _read_config(source: Path) -> "Kosmos2Config":
     raise UserError(f"{path} has the model type {model_type!r}; only {Kosmos2Config.model_type!r} can be converted.")
 
 
-def _read_weights(source: Path) -> Tensors:
+def read_weights(source: Path) -> Tensors:
     """All tensors of the folder, from the file that transformers would choose."""
     name = next((name for name in WEIGHTS_FILES if (source / name).is_file()), None)
     if name is None:

@@ -215,7 +215,7 @@ def test_without_the_extra(theirs, refusal, monkeypatch, missing):
 
 
 def test_unknown_format(ours, tmp_path, capsys):
-    with pytest.raises(UserError, match="'onnx' is unknown; known are fairseq, huggingface, safetensors"):
+    with pytest.raises(UserError, match="'onnx' is unknown; known are fairseq, transformers, huggingface, safetensors"):
         convert_checkpoint(ours / "model.pt", tmp_path / "model.onnx", "onnx")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
