@@ -111,6 +111,22 @@ class Vocabulary:
         further_tokens = _further_tokens(folder / FURTHER_TOKENS_FILE)
         return cls(processor, dictionary, further_tokens, _encodes_newlines(folder / ENCODING_FILE))
 
+    def save(self, folder: str | Path) -> None:
+        """Write the files that `load` reads into an existing folder."""
+        folder = Path(folder)
+        (folder / MODEL_FILE).write_bytes(self.processor.serialized_model_proto())
+        seen, lines = set(type(self.dictionary)().symbols), []
+        for token in range(self.dictionary.nspecial, len(self) - len(self._special)):
+            symbol = self.dictionary[token]
+            overwrite = " #fairseq:overwrite" if symbol in seen else ""
+            lines.append(f"{symbol} {self.dictionary.count[token]}{overwrite}\n")
+            seen.add(symbol)
+        (folder / DICTIONARY_FILE).write_text("".join(lines), encoding="utf-8")
+        if further := list(self._special)[len(SPECIAL_TOKENS) :]:
+            (folder / FURTHER_TOKENS_FILE).write_text("".join(f"{token}\n" for token in further), encoding="utf-8")
+        if self.newlines:
+            write_encoding(folder)
+
     def __len__(self) -> int:
         return len(self.dictionary)
 

@@ -72,7 +72,7 @@ def add_adapter(model: "Kosmos") -> None:
         lora_alpha=lora_alpha(config.lora_rank, config.lora_alpha),
         lora_dropout=config.lora_dropout,
         target_modules=lora_targets(config),
-        exclude_modules=r"vision\..*",
+        exclude_modules=r"vision\..*" if model.vision is not None else None,
     )
     try:
         inject_adapter_in_model(settings, model)
