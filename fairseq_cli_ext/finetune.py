@@ -37,6 +37,12 @@ class FinetuneOptions:
     lora_rank: int = option(0, "train an adapter of this rank; 0: all of the model", minimum=0)
     max_update: int = option(1000, "length of the training, in updates", minimum=1)
     save_dir: Path = option(Path("finetuned"), "folder of the new checkpoints", metavar="FOLDER")
+    vocabulary: str | None = option(
+        None,
+        "folder with CHECKPOINT's vocabulary (default: beside it, or where it was in training)",
+        metavar="FOLDER",
+        must_exist=True,
+    )
     dry_run: bool = option(False, "print the command only")
 
 
@@ -66,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
     from kosmos_plugin.fairseq_modules.finetuning import Finetuning, finetuning_command
 
     options = parsed_options(args, FinetuneOptions)
-    finetuning = Finetuning(options.checkpoint, options.data, options.lora_rank, options.max_update, options.save_dir)
+    finetuning = Finetuning(
+        options.checkpoint, options.data, options.vocabulary, options.lora_rank, options.max_update, options.save_dir
+    )
     arguments = finetuning_command(finetuning, args.further)
     if int(os.environ.get("RANK", 0)) == 0:
         print(as_shell(arguments), flush=True)

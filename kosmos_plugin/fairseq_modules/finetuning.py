@@ -52,6 +52,7 @@ class Finetuning:
 
     checkpoint: Path
     data: Path
+    vocabulary: str | None  # the checkpoint's, if it moved
     lora_rank: int
     max_update: int
     save_dir: Path
@@ -72,7 +73,7 @@ def finetuning_command(finetuning: Finetuning, further: Sequence[str] = ()) -> l
         raise UserError(f"--save-dir {save_dir} is the folder of {source}, which would be overwritten: give another.")
     state = read_unmerged(source)
     require_whole_model(state, source)
-    checkpoint = read_kosmos(source)
+    checkpoint = read_kosmos(source, vocabulary=finetuning.vocabulary)
     data = read_data_config(finetuning.data, files_must_exist=False)
     _check_vocabulary(data, checkpoint.vocabulary)
     vocabulary = _written_vocabulary(checkpoint.vocabulary, save_dir / VOCABULARY_FOLDER)
