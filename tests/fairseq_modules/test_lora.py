@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,164 @@ def test_merged_by_peft_itself(task, adapter):
         if isinstance(layer, LoraLayer):
             layer.merge()
             assert torch.equal(ours[f"{name}.weight"], layer.get_base_layer().weight), name
+
+
+# What cannot be honoured, or does not belong together, is one line.
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--lora-rank", 4], "give its checkpoint, --lora-base CHECKPOINT"),
+        (["--lora-rank", -1, "--lora-base", "BASE"], "--lora-rank must be at least 0, not -1"),
+        (["--lora-base", "BASE"], "--lora-base goes with --lora-rank N"),
+        (["--lora-rank", 4, "--lora-base", "gone.pt"], "--lora-base .*gone.pt does not exist"),
+        (["--lora-rank", 4, "--lora-base", __file__], "--lora-base .*test_lora.py is not a checkpoint of fairseq"),
+        (["--lora-rank", 4, "--lora-base", "ADAPTER"], "is itself an adapter .--lora-rank 4.: merge it into its base"),
+        (["--finetune-from-model", "ADAPTER"], "is itself an adapter .--lora-rank 4.: merge it into its base"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--lora-targets", "q_porj"], "Did you mean 'q_proj'"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--lora-dropout", 1], "--lora-dropout must be .* less than 1"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--decoder-weights", "BASE"], "--decoder-weights has no effect"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--decoder-layers", 3], "--decoder-layers is 2 there and 3 here"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--positions", "both"], "--positions is xpos there and both here"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--restore-file", "BASE"], "holds a whole model, no adapter"),
+        (["--lora-rank", 8, "--lora-base", "BASE", "--restore-file", "ADAPTER"], "--lora-rank is 4 there and 8 here"),
+        (
+            ["--lora-rank", 4, "--lora-base", "BASE", "--restore-file", "ADAPTER", "--lora-alpha", 2],
+            "--lora-alpha is 8.0 there and 2.0 here",
+        ),
+        (
+            ["--lora-rank", 4, "--lora-base", "BASE", "--restore-file", "ADAPTER", "--lora-targets", "q_proj"],
+            "--lora-targets is q_proj,k_proj,v_proj,out_proj,fc1,fc2,dense there and q_proj here",
+        ),
+        (["--lora-rank", 4, "--lora-base", "OTHER", "--restore-file", "ADAPTER"], "adapter for another model"),
+        (["--lora-rank", 4, "--lora-base", "BASE", "--ddp-backend", "fully_sharded"], "use pytorch_ddp"),
+    ],
+)
+def test_refusals_of_training(data, base, adapter, other, tmp_path, options, message):
+    paths = {"BASE": base, "ADAPTER": adapter, "OTHER": other}
+    options = [paths.get(option, option) for option in options]
+    with pytest.raises(UserError, match=message) as error:
+        tiny.train(data, tmp_path, *options, "--max-update", 1, *QUICK)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def other(data, tmp_path_factory) -> Path:
+    """Another model of the same form."""
+    return tiny.train(data, tmp_path_factory.mktemp("other"), "--max-update", 1, "--seed", 5, *QUICK)
+
+
+@pytest.fixture
+def moved(adapter, data, tmp_path) -> Path:
+    """The adapter beside its vocabulary, its base gone."""
+    state = torch.load(adapter, weights_only=True)
+    state["cfg"]["model"]["lora_base"] = "/gone/model.pt"
+    torch.save(state, tmp_path / "adapter.pt")
+    shutil.copytree(data.parent / "vocabulary", tmp_path / "vocabulary")
+    return tmp_path / "adapter.pt"
+
+
+def test_a_base_that_moved(moved, base, other, adapter, tmp_path):
+    with pytest.raises(UserError, match=r"is an adapter for /gone/model.pt, which does not exist.*as base.pt"):
+        kosmos_plugin.load(moved)
+    shutil.copy(other, tmp_path / "base.pt")
+    with pytest.raises(UserError, match=r"adapter for another model than .*base.pt, whose weights differ"):
+        kosmos_plugin.load(moved)
+    (tmp_path / "base.pt").unlink()
+    convert.cli_main(["--to", "safetensors", str(base), str(tmp_path / "base.safetensors")])
+    here, there = (kosmos_plugin.load(path).model.state_dict() for path in (moved, adapter))
+    assert all(torch.equal(here[name], there[name]) for name in there)
+
+
+def test_damaged_adapters(moved, base, tmp_path):
+    (tmp_path / "base.pt").symlink_to(base)
+    good = torch.load(moved, weights_only=True)
+    name = next(iter(good["model"]))
+
+    def refused(message: str, weights: dict, **options: object) -> None:
+        model = {**good["cfg"]["model"], **options}
+        torch.save({**good, "model": weights, "cfg": {**good["cfg"], "model": model}}, moved)
+        with pytest.raises(UserError, match=message) as error:
+            kosmos_plugin.load(moved)
+        assert "\n" not in str(error.value)
+
+    refused("does not fit its base", {**good["model"], name: good["model"][name][:, 1:]})
+    refused("does not fit its base", {key: x for key, x in good["model"].items() if key != name.replace("_A", "_B")})
+    refused("does not fit its base", {**good["model"], name: "text"})
+    refused("is not an adapter: it has decoder.x", {**good["model"], "decoder.x": torch.zeros(1)})
+    refused("is not an adapter", {key: x for key, x in good["model"].items() if key != name})
+    refused("lora_alpha is 'much'", good["model"], lora_alpha="much")
+
+
+def test_converted_it_needs_no_base(adapter, base, data, task, tmp_path):
+    """Each format is the merged model; it is a start for all of fairseq."""
+    expected = logits(kosmos_plugin.load(adapter).model, task)
+    vocabulary = data.parent / "vocabulary"
+    for name, to in (("merged.pt", "fairseq"), ("merged.safetensors", "safetensors")):
+        convert.cli_main(["--to", to, str(adapter), str(tmp_path / name)])
+        assert torch.equal(logits(kosmos_plugin.load(tmp_path / name, vocabulary=vocabulary).model, task), expected)
+    state = torch.load(tmp_path / "merged.pt", weights_only=True)
+    assert state["cfg"]["model"]["lora_rank"] == 0 and "lora_base" not in state["task_state"]
+    assert state["model"].keys() == torch.load(base, weights_only=True)["model"].keys()
+    further = (*QUICK, "--max-update", 1)
+    tiny.train(data, tmp_path / "whole", "--finetune-from-model", tmp_path / "merged.pt", *further)
+    tiny.train(data, tmp_path / "again", "--lora-rank", 2, "--lora-base", tmp_path / "merged.pt", *further)
+
+
+def test_bfloat16_is_merged_in_float32(data, base, tmp_path):
+    path = tiny.train(data, tmp_path, *lora(base, "--max-update", 2, "--bf16"))
+    state, merged = torch.load(path, weights_only=True), read_checkpoint(path)["model"]
+    assert {x.dtype for x in state["model"].values()} == {torch.bfloat16}
+    name = "decoder.layers.0.ffn.fc1"
+    a, b = (state["model"][f"{name}.lora_{kind}.default.weight"].double() for kind in "AB")
+    expected = torch.load(base, weights_only=True)["model"][f"{name}.weight"].double() + 2 * b @ a
+    torch.testing.assert_close(merged[f"{name}.weight"].double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_fairseqs_own_validation(data, adapter, task, caplog, monkeypatch):
+    """fairseq-validate computes the loss of the merged model."""
+    import sys
+
+    from fairseq_cli import validate
+
+    caplog.set_level("INFO")
+    arguments = ["--task", "kosmos_multimodal", "--path", adapter, "--batch-size", 64, "--valid-subset", "valid"]
+    monkeypatch.setattr(sys, "argv", ["fairseq-validate", *map(str, [data, *arguments, "--log-format", "json"])])
+    validate.cli_main()
+    [found] = [json.loads(record.message) for record in caplog.records if '"valid_loss"' in record.message]
+    assert float(found["valid_loss"]) < 8
+
+
+def test_generation_and_likelihood(adapter, data, tmp_path):
+    kosmos = kosmos_plugin.load(adapter)
+    picture = tmp_path / "1.png"
+    picture.write_bytes(tiny.png(random.Random(0)))
+    assert isinstance(kosmos.generate("<image> the", [str(picture)], max_new_tokens=4), str)
+    assert len(kosmos.score("<image> the", [str(picture)], candidates=["cat", "dog"])) == 2
+
+
+def test_a_checkpoint_is_not_merged_to_look_at_its_options(moved, capsys):
+    from fairseq_cli_ext import inspect
+
+    inspect.cli_main(["--like", str(moved)])  # whose base is gone
+    assert "tokens" in capsys.readouterr().out
+
+
+def test_without_peft(data, base, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r'--lora-rank needs the package peft: pip install "kosmos-plugin\[lora\]"'):
+        tiny.train(data, tmp_path, *lora(base, "--max-update", 1))
+
+
+@pytest.mark.slow
+def test_compiled_it_trains_the_same(data, base, tmp_path):
+    given = lora(base, "--max-update", 3, "--dropout", 0)
+    plain, compiled = (
+        torch.load(tiny.train(data, tmp_path / name, *given, *options), weights_only=True)["model"]
+        for name, options in (("plain", ()), ("compiled", ("--compile",)))
+    )
+    for name in plain:
+        torch.testing.assert_close(plain[name], compiled[name], atol=1e-3, rtol=1e-2)
