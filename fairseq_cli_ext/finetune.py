@@ -5,9 +5,9 @@
     kosmos-finetune CHECKPOINT DATA.yaml --lora-rank 16 --lr 1e-3 --update-freq 4 --tensorboard-logdir logs
     torchrun --nproc-per-node 2 -m fairseq_cli_ext.finetune CHECKPOINT DATA.yaml
 
-The command of fairseq-train is printed, then run. Architecture, sizes, input format and vocabulary are the checkpoint's.
-CHECKPOINT and DATA.yaml come first; after them, all options of fairseq-train can be given, and replace what would be
-printed otherwise. The same command, given again, goes on from the last checkpoint in --save-dir.
+The command of fairseq-train is printed, then run. Architecture, sizes, input format and vocabulary are those of the
+checkpoint. CHECKPOINT and DATA.yaml come first; after them, all options of fairseq-train can be given, and replace what
+would be printed otherwise. The same command, given again, goes on from the last checkpoint in --save-dir.
 """
 
 import argparse

@@ -36,8 +36,8 @@ def find_base(state: dict[str, Any], path: Path) -> Path:
         if base.is_file():
             return base
     raise UserError(
-        f"{path} is an adapter for {recorded}, which does not exist: put that checkpoint, or a link to it, beside it as "
-        f"{BASE_FILES[0]}."
+        f"{path} is an adapter for {recorded}, which does not exist: put that checkpoint, or a link to it, beside it "
+        f"as {BASE_FILES[0]}."
     )
 
 

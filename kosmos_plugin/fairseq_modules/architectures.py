@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 
 
 class KosmosModel(Kosmos, BaseFairseqModel):
-    """A `Kosmos` that fairseq builds, trains, saves and loads.
-
-    Attributes:
-        lora_base: With `--lora-rank`, the fingerprint of the base's weights; otherwise None.
-    """
-
-    lora_base: str | None = None
+    """A `Kosmos` that fairseq builds, trains, saves and loads."""
 
     @classmethod
     def build_model(

@@ -1,21 +1,20 @@
 """The command of fairseq-train that fine-tunes a checkpoint (`kosmos-finetune`).
 
-    checkpoint ─┬─ cfg.model ─→ --arch, and what differs from its preset
-                ├─ input format ─→ --image-tokens, --image-size, --image-fit, --tokens-per-sample
-                └─ vocabulary ─→ SAVE_DIR/vocabulary, --vocabulary
-    options of the user ─→ in place of ours; the rest are this module's DEFAULTS
+checkpoint ─┬─ cfg.model ─→ --arch, and what differs from its preset
+            ├─ input format ─→ --image-tokens, --image-size, --image-fit, --tokens-per-sample
+            └─ vocabulary ─→ SAVE_DIR/vocabulary, --vocabulary
+options of the user, in place of these and of the defaults of a training that are here
 """
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kosmos_plugin.checkpoints.adapter import require_whole_model
-from kosmos_plugin.checkpoints.files import new_target
 from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_kosmos, read_unmerged
+from kosmos_plugin.checkpoints.files import new_target
 from kosmos_plugin.data.config import DataConfig, read_data_config
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.criterion import CRITERION
@@ -166,7 +165,7 @@ def _written_vocabulary(vocabulary: Vocabulary, folder: Path) -> Path:
         except UserError:  # another rank may have been faster
             if not folder.exists():
                 raise
-    there: Any = Vocabulary.load(folder)
+    there = Vocabulary.load(folder)
     if there.encoding_fingerprint != vocabulary.encoding_fingerprint:
         raise UserError(f"{folder} holds another vocabulary than the checkpoint's: give another --save-dir.")
     return folder

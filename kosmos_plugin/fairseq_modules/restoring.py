@@ -137,7 +137,7 @@ def _require_fit(state: dict[str, Any], path: Path, vocabulary: Vocabulary, mode
             "text-only model's can start the decoder (--decoder-weights)."
         )
     differences = _of_vocabularies(state, vocabulary)
-    adapted = getattr(model, "lora_base", None)
+    adapted = model.lora_base if model is not None else None
     if model is not None and adapted is None:
         require_whole_model(state, path)
     if adapted is not None:
@@ -165,7 +165,7 @@ def _of_models(model: Kosmos, options: dict[str, Any], weights: dict[str, Any]) 
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: getattr(tensor, "shape", None) for name, tensor in weights.items()}
     other = [name for name in (expected.keys() | found.keys()) - OF_VOCABULARY if expected.get(name) != found.get(name)]
-    of_adapter = getattr(model, "lora_base", None) is not None
+    of_adapter = model.lora_base is not None
     always = (*ADAPTER_OTHER_OPTIONS, *OTHER_OPTIONS) if of_adapter else OTHER_OPTIONS
     of_weights = (*ADAPTER_WEIGHT_OPTIONS, *WEIGHT_OPTIONS) if of_adapter else WEIGHT_OPTIONS
     names = (*always, *of_weights) if other else always

@@ -22,7 +22,6 @@ from kosmos_plugin.data.config import SPLITS, DataConfig, read_data_config
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plainly
-from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion, read_at_once
 from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 from kosmos_plugin.fairseq_modules.throughput import Throughput
@@ -160,9 +159,11 @@ class KosmosMultimodalTask(FairseqTask):
         if lora_base is not None:  # as checkpoints record it, so that they find it from anywhere
             cfg.lora_base = os.path.abspath(lora_base)  # type: ignore[attr-defined]
         model = super().build_model(cfg, from_checkpoint)
-        if isinstance(model, KosmosModel):
+        if isinstance(model, Kosmos):
             if from_checkpoint and self.lora_base not in (None, model.lora_base):
-                raise UserError(f"The checkpoint is an adapter for another model than {lora_base}, whose weights differ.")
+                raise UserError(
+                    f"The checkpoint is an adapter for another model than {lora_base}, whose weights differ."
+                )
             self.lora_base = model.lora_base
         if not from_checkpoint:
             restore_for(self.vocabulary, model)

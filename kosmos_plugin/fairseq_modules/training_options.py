@@ -69,7 +69,7 @@ def check_training_options(task: Any, data: DataConfig | None = None) -> None:
 
 
 def starts_from_model(task: Any) -> bool:
-    """Whether a training has `--finetune-from-model`: that checkpoint, or on a restart its own, replaces all weights."""
+    """Whether a training has `--finetune-from-model`: that checkpoint, or later its own, replaces all weights."""
     config = _fairseq_config(task)
     return config is not None and config.checkpoint.finetune_from_model is not None
 

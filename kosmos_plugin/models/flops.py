@@ -8,7 +8,9 @@ width E and V tokens in the vocabulary:
     a target          6 · V · E       a token in the loss, which needs logits
     an image          forward, and backward where there is a graph, by torch's counter
 
-A frozen weight, as in the base of an adapter (`--lora-rank`), needs no gradient of its own: 4 in place of 6. What is recomputed, padding, norms, activations and dropout are not counted.
+A frozen weight, as in the base of an adapter (`--lora-rank`), needs no gradient of its own: 4 in place of 6.
+
+What is recomputed, padding, norms, activations and dropout are not counted.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Low-rank adaptation (LoRA, Hu et al. 2021) of a trained model: `--lora-rank N`, by PEFT.
 
 An adapted linear layer computes W x + (alpha / N) B A x, with A [N, in] and B [out, N]. Only A and B are trained; the
-rest of the model is frozen, the vision encoder as a whole. B starts at zero, so training starts from the base's outputs.
+rest of the model is frozen, the vision encoder as a whole. B is zero at first, and the output that of the base.
 
 The state dict of an adapted model holds A and B alone, which makes checkpoints small. `checkpoints.adapter` merges them
 into W for all other uses.
@@ -42,7 +42,8 @@ def check_lora(config: KosmosConfig) -> None:
     for target in lora_targets(config):
         if target not in TARGETS:
             raise UserError(
-                f"--lora-targets {target!r} is unknown: choose among {','.join(TARGETS)}.{did_you_mean(target, TARGETS)}"
+                f"--lora-targets {target!r} is unknown: choose among {','.join(TARGETS)}."
+                f"{did_you_mean(target, TARGETS)}"
             )
 
 
