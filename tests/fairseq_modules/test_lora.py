@@ -1,21 +1,25 @@
 """--lora-rank: small checkpoints, exact resume, and the same model trained, merged by us and merged by PEFT."""
 
 import json
+import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fairseq_cli import validate
 
 import kosmos_plugin
-from fairseq_cli_ext import convert
+from fairseq_cli_ext import convert, inspect
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.models.lora import is_of_adapter
 from tests import tiny
+from tests.compat.conftest import PLUGIN, run_python
 from tests.compat.test_exact_resume import differences, training_state
 
 pytest.importorskip("peft")
@@ -234,10 +238,6 @@ def test_bfloat16_is_merged_in_float32(data, base, tmp_path):
 
 def test_fairseqs_own_validation(data, adapter, task, caplog, monkeypatch):
     """fairseq-validate computes the loss of the merged model."""
-    import sys
-
-    from fairseq_cli import validate
-
     caplog.set_level("INFO")
     arguments = ["--task", "kosmos_multimodal", "--path", adapter, "--batch-size", 64, "--valid-subset", "valid"]
     monkeypatch.setattr(sys, "argv", ["fairseq-validate", *map(str, [data, *arguments, "--log-format", "json"])])
@@ -255,15 +255,11 @@ def test_generation_and_likelihood(adapter, data, tmp_path):
 
 
 def test_a_checkpoint_is_not_merged_to_look_at_its_options(moved, capsys):
-    from fairseq_cli_ext import inspect
-
     inspect.cli_main(["--like", str(moved)])  # whose base is gone
     assert "tokens" in capsys.readouterr().out
 
 
 def test_without_peft(data, base, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r'--lora-rank needs the package peft: pip install "kosmos-plugin\[lora\]"'):
         tiny.train(data, tmp_path, *lora(base, "--max-update", 1))
@@ -278,3 +274,25 @@ def test_compiled_it_trains_the_same(data, base, tmp_path):
     )
     for name in plain:
         torch.testing.assert_close(plain[name], compiled[name], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+def test_two_ranks(data, base, tmp_path, backend):
+    """They train as one rank with two accumulation steps does, save the adapter alone, and resume exactly."""
+    paths = os.pathsep.join([str(PLUGIN.parent), os.environ.get("PYTHONPATH", "")])
+    plugin = ["--user-dir", PLUGIN, "--vision-model", data.parent / "clip.json", "--ddp-backend", backend]
+    given = [*tiny.TRAIN_OPTIONS.split(), *plugin, *lora(base, "--dropout", 0, "--attention-dropout", 0)]
+
+    def train(name: str, updates: int, *options: object, ranks: int = 2) -> dict:
+        arguments = [data, *given, *options, "--max-update", updates, "--save-dir", tmp_path / name]
+        run_python("-m", "fairseq_cli.train", *map(str, arguments), ranks=ranks, python_path=paths)
+        return training_state(tmp_path / name / "checkpoint_last.pt")
+
+    once = train("once", 4)
+    assert all(map(is_of_adapter, once["model"]))
+    train("twice", 2)
+    assert differences(once, train("twice", 4)) == []
+    one_rank = train("one", 4, "--update-freq", 2, ranks=1)
+    for name, weight in one_rank["model"].items():
+        torch.testing.assert_close(once["model"][name], weight, atol=1e-4, rtol=1e-2)
