@@ -31,7 +31,7 @@ class FinetuneOptions:
     """The command line of kosmos-finetune, without what goes to fairseq-train as it is."""
 
     checkpoint: Path = argument(
-        "a checkpoint of fairseq-train or kosmos-convert (.pt, .safetensors)", "CHECKPOINT", must_exist=True
+        "a checkpoint of fairseq-train or kosmos-convert, or a folder with one", "CHECKPOINT", must_exist=True
     )
     data: Path = argument("the data YAML; its vocabulary is not used", "DATA.yaml", must_exist=True)
     lora_rank: int = option(0, "train an adapter of this rank; 0: all of the model", minimum=0)
@@ -39,7 +39,7 @@ class FinetuneOptions:
     save_dir: Path = option(Path("finetuned"), "folder of the new checkpoints", metavar="FOLDER")
     vocabulary: str | None = option(
         None,
-        "folder with CHECKPOINT's vocabulary (default: beside it, or where it was in training)",
+        "folder with CHECKPOINT's vocabulary (default: the checkpoint carries it; of version 0.1: beside it)",
         metavar="FOLDER",
         must_exist=True,
     )

@@ -3,8 +3,9 @@
     kosmos-generate --path CHECKPOINT --prompt "<image> Question: what is this? Answer:" --image cat.png
     kosmos-generate --path CHECKPOINT < prompts.jsonl     # one per line: {"prompt": "<image> …", "images": ["cat.png"]}
 
-The continuation of --prompt is printed as plain text. Without --prompt, prompts are JSON lines on standard input, and
-each result is a JSON line: the prompt's record with "output" and "score".
+The continuation of --prompt is printed as plain text, with --logprobs as a JSON line. Without --prompt, prompts are
+JSON lines on standard input, and each result is a JSON line: the prompt's record with "output", "score" and
+"finish_reason" ("stop" or "length"), with --n N a list "outputs" of these, and with --logprobs also "logprobs".
 """
 
 import argparse
@@ -26,6 +27,7 @@ from kosmos_plugin.options import REQUIRED, add_options, option, parsed_options
 
 if TYPE_CHECKING:
     from kosmos_plugin.generation.generator import Generator
+    from kosmos_plugin.generation.results import Generation, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,14 @@ class GenerateOptions:
     """The command line of kosmos-generate, besides SearchOptions."""
 
     path: Path = option(
-        REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT", must_exist=True
+        REQUIRED, "checkpoint of fairseq-train or kosmos-convert, or its folder", metavar="CHECKPOINT", must_exist=True
     )
     data: str | None = option(
-        None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml", must_exist=True
+        None, "data YAML with the vocabulary (default: the checkpoint's own)", metavar="DATA.yaml", must_exist=True
     )
     vocabulary: str | None = option(
         None,
-        "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
+        "folder of sentencepiece.model and dict.txt (default: the checkpoint's own)",
         metavar="FOLDER",
         must_exist=True,
     )
@@ -70,8 +72,13 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--image goes with --prompt; JSON lines name their own images.")
     kosmos = load(options.path, options.data, options.vocabulary, where.device, where.dtype)
     if options.prompt is not None:
-        answer, encoding = _answer_prompt(kosmos, options, search), sys.stdout.encoding or "utf-8"
-        print(answer.encode(encoding, "backslashreplace").decode(encoding))
+        [generation] = kosmos.generations([kosmos.prompt(options.prompt, list(options.image), "--prompt")], search)
+        if search.logprobs:
+            print(json.dumps({"prompt": options.prompt, **_described(generation, search)}))
+            return
+        encoding = sys.stdout.encoding or "utf-8"
+        for choice in generation.choices:
+            print(choice.text.encode(encoding, "backslashreplace").decode(encoding))
         return
     if sys.stdin.isatty():
         print('Reading prompts from standard input, one {"prompt": "…"} per line; Ctrl-D ends.', file=sys.stderr)
@@ -89,17 +96,7 @@ def answer_standard_input(kosmos: "Generator", batch_size: int, search: SearchOp
             print(json.dumps(result), flush=True)
 
 
-def _answer_prompt(kosmos: "Generator", options: GenerateOptions, search: SearchOptions) -> str:
-    from kosmos_plugin.generation.beam_search import generated_text
-
-    assert options.prompt is not None
-    hypothesis = kosmos.search([kosmos.prompt(options.prompt, options.image, "--prompt")], search)[0]
-    return generated_text(kosmos.vocabulary, hypothesis, search.stop)
-
-
 def _answer_lines(kosmos: "Generator", batch_size: int, search: SearchOptions) -> Iterator[dict[str, Any]]:
-    from kosmos_plugin.generation.beam_search import generated_text
-
     lines = (pair for pair in enumerate(sys.stdin, start=1) if pair[1].strip())
     while batch := list(itertools.islice(lines, batch_size)):
         records = [_record(number, line) for number, line in batch]
@@ -107,9 +104,30 @@ def _answer_lines(kosmos: "Generator", batch_size: int, search: SearchOptions) -
             kosmos.prompt(record["prompt"], record.get("images", []), f"line {number}")
             for (number, _), record in zip(batch, records, strict=True)
         ]
-        for record, hypothesis in zip(records, kosmos.search(prompts, search), strict=True):
-            output = generated_text(kosmos.vocabulary, hypothesis, search.stop)
-            yield {**record, "output": output, "score": hypothesis.score}
+        for record, generation in zip(records, kosmos.generations(prompts, search), strict=True):
+            yield {**record, **_described(generation, search)}
+
+
+def _described(generation: "Generation", search: SearchOptions) -> dict[str, Any]:
+    """The fields of a result."""
+    choices = [
+        {
+            "output": choice.text,
+            "score": choice.score,
+            "finish_reason": choice.finish_reason,
+            **({"logprobs": [_token(token) for token in choice.logprobs]} if choice.logprobs is not None else {}),
+        }
+        for choice in generation.choices
+    ]
+    return choices[0] if search.n == 1 else {"outputs": choices}
+
+
+def _token(token: "TokenLogprob") -> dict[str, Any]:
+    """The fields of a token, with the names of OpenAI's."""
+    described: dict[str, Any] = {"token": token.text, "logprob": token.logprob, "bytes": list(token.bytes)}
+    if token.top_logprobs:
+        described["top_logprobs"] = [_token(other) for other in token.top_logprobs]
+    return described
 
 
 def _record(number: int, line: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     import kosmos_plugin
 
     kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
-    kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
+    kosmos.generate("<image> Question: what is this? Answer:", "cat.png", num_beams=5)
 
 Importing this package imports neither fairseq nor torch. `register()` registers the task, the architectures, the
 criterion and the optimizer with fairseq; the module that is installed in fairseq's `tasks/` folder calls it.
@@ -33,10 +33,10 @@ def load(
     """Load a trained model, in evaluation mode.
 
     Args:
-        path: A checkpoint of fairseq-train (.pt) or kosmos-convert (.pt, .safetensors).
-        data: The data YAML that names the vocabulary (default: where it was in training).
-        vocabulary: A folder of sentencepiece.model and dict.txt (default: the folder `vocabulary` beside the
-            checkpoint, or the data YAML's).
+        path: A checkpoint of fairseq-train (.pt) or kosmos-convert (.pt, .safetensors), or a folder with one.
+        data: A data YAML that names the vocabulary (default: the checkpoint's own).
+        vocabulary: A folder of sentencepiece.model and dict.txt (default: the checkpoint's own; one of version 0.1 has
+            none, and takes the folder `vocabulary` beside it, or that of its training).
         device: Where it runs, e.g. "cpu", "cuda:1" (default: the GPU if there is one).
         dtype: "float32", "bfloat16" or "float16" (default: bfloat16 on a GPU, float32 on a CPU).
 
@@ -49,8 +49,11 @@ def load(
 
     Example:
         >>> kosmos = kosmos_plugin.load("checkpoints/checkpoint_best.pt")
-        >>> kosmos.generate("<image> Question: what is this? Answer:", ["cat.png"], beam=5)
-        >>> kosmos.score("<image> A photo of a", ["cat.png"], candidates=["cat", "dog"])  # log-probabilities
+        >>> kosmos.generate("<image> Question: what is this? Answer:", "cat.png", num_beams=5)
+        >>> for part in kosmos.stream("<image> An image of", "cat.png"):
+        ...     print(part, end="", flush=True)
+        >>> kosmos.chat(template="question-answer").ask("what is this?", "cat.png")
+        >>> kosmos.score("<image> A photo of a", "cat.png", candidates=["cat", "dog"])  # log-probabilities
     """
     register()
     from kosmos_plugin.compat.quiet_import import unchanged_root_logger

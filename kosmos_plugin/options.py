@@ -86,12 +86,12 @@ def _add(
     metadata = field.metadata
     required = field.default is REQUIRED
     default: Any = None if required else field.default
-    if isinstance(kind, types.UnionType):  # `int | None`
-        kind = typing.get_args(kind)[0]
     described = metadata["help"].replace("%", "%%")  # argparse formats help texts
     settings: dict[str, Any] = {"help": help_with_default(described, default, required)}
     several = typing.get_origin(kind) is tuple  # `tuple[str, ...]`
     if several:
+        kind = typing.get_args(kind)[0]
+    if isinstance(kind, types.UnionType):  # `int | None`
         kind = typing.get_args(kind)[0]
     if kind is bool:
         settings["action"] = argparse.BooleanOptionalAction

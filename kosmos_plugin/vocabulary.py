@@ -12,9 +12,10 @@ it SentencePiece normalizes them, by default to a space.
 
 import functools
 import hashlib
+import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsInt
 
@@ -32,9 +33,11 @@ MODEL_FILE = "sentencepiece.model"
 DICTIONARY_FILE = "dict.txt"
 FURTHER_TOKENS_FILE = "special_tokens.txt"
 ENCODING_FILE = "encoding.json"
+FILES = (MODEL_FILE, DICTIONARY_FILE, FURTHER_TOKENS_FILE, ENCODING_FILE)
 
 LINE_END = "</line>"
 _NEWLINE = re.compile("\r\n|\r|\n")
+_SPACE = "▁"  # how SentencePiece writes one
 
 
 class Vocabulary:
@@ -57,6 +60,7 @@ class Vocabulary:
         further_tokens: Sequence[str] = (),
         newlines: bool = False,
     ):
+        self.files: dict[str, bytes] = {}  # what `load` has read, by name
         special_tokens = (*SPECIAL_TOKENS, *further_tokens)
         self.newlines = newlines
         self.processor = processor
@@ -83,22 +87,38 @@ class Vocabulary:
         Raises:
             UserError: A file is missing or broken, or they do not belong together.
         """
-        import_fairseq()  # here, since importing fairseq imports this module
-        from fairseq.data import Dictionary
-
         folder = Path(folder)
         for name in (MODEL_FILE, DICTIONARY_FILE):
             if not (folder / name).is_file():
                 raise UserError(
                     f"The vocabulary folder {folder} has no {name}; it needs {MODEL_FILE} and {DICTIONARY_FILE}."
                 )
+        paths = [folder / name for name in FILES]
+        return cls.from_files({path.name: path.read_bytes() for path in paths if path.is_file()}, folder)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], folder: str | Path) -> "Vocabulary":
+        """Make a vocabulary of its files' contents, by name.
+
+        Args:
+            files: The contents.
+            folder: Where they are from, for error messages.
+
+        Raises:
+            UserError: A file is missing or broken, or they do not belong together.
+        """
+        import_fairseq()  # here, since importing fairseq imports this module
+        from fairseq.data import Dictionary
+
+        folder = Path(folder)
         processor = sentencepiece.SentencePieceProcessor()
         try:
-            processor.Load(str(folder / MODEL_FILE))
-        except (OSError, RuntimeError) as error:
+            processor.LoadFromSerializedProto(files[MODEL_FILE])
+        except (KeyError, OSError, RuntimeError) as error:
             raise UserError(f"{folder / MODEL_FILE} is not a SentencePiece model: {error}") from None
+        dictionary = Dictionary()
         try:
-            dictionary = Dictionary.load(str(folder / DICTIONARY_FILE))
+            dictionary.add_from_file(io.TextIOWrapper(io.BytesIO(files[DICTIONARY_FILE]), encoding="utf-8"))
         except Exception as error:  # fairseq raises anything from ValueError to bare Exception
             raise UserError(f"{folder / DICTIONARY_FILE} is not a dictionary of fairseq: {error}") from None
         pieces = [processor.id_to_piece(i) for i in _text_pieces(processor)]
@@ -108,22 +128,17 @@ class Vocabulary:
                 f"{folder / DICTIONARY_FILE} lacks {missing:,} of the {len(pieces):,} pieces of {folder / MODEL_FILE}: "
                 "they do not belong together."
             )
-        further_tokens = _further_tokens(folder / FURTHER_TOKENS_FILE)
-        return cls(processor, dictionary, further_tokens, _encodes_newlines(folder / ENCODING_FILE))
+        further_tokens = _further_tokens(files.get(FURTHER_TOKENS_FILE), folder / FURTHER_TOKENS_FILE)
+        newlines = _encodes_newlines(files.get(ENCODING_FILE), folder / ENCODING_FILE)
+        vocabulary = cls(processor, dictionary, further_tokens, newlines)
+        vocabulary.files = {name: files[name] for name in FILES if name in files}
+        return vocabulary
 
     def save(self, folder: str | Path) -> None:
-        """Write the files that `load` reads into an existing folder."""
-        folder = Path(folder)
-        (folder / MODEL_FILE).write_bytes(self.processor.serialized_model_proto())
-        seen, lines = set(type(self.dictionary)().symbols), []
-        for token in range(self.dictionary.nspecial, len(self) - len(self._special)):
-            symbol = self.dictionary[token]
-            overwrite = " #fairseq:overwrite" if symbol in seen else ""
-            lines.append(f"{symbol} {self.dictionary.count[token]}{overwrite}\n")
-            seen.add(symbol)
-        (folder / DICTIONARY_FILE).write_text("".join(lines), encoding="utf-8")
-        if further := list(self._special)[len(SPECIAL_TOKENS) :]:
-            (folder / FURTHER_TOKENS_FILE).write_text("".join(f"{token}\n" for token in further), encoding="utf-8")
+        """Write the files that `load` has read into an existing folder; whether newlines are encoded, as it is now."""
+        for name, data in self.files.items():
+            if name != ENCODING_FILE:
+                (Path(folder) / name).write_bytes(data)
         if self.newlines:
             write_encoding(folder)
 
@@ -208,9 +223,33 @@ class Vocabulary:
         lines = [self._piece_of_id[line[self._is_text[line]]].tolist() for line in np.split(ids, ends)]
         return "\n".join(map(self.processor.decode, lines))
 
+    def text_bytes(self, token: int) -> bytes:
+        r"""The bytes that a token adds to a text, in UTF-8: several tokens may make one character.
+
+        Special tokens add none, except, if newlines are encoded, `</line>`: a \n.
+        """
+        if token == self.line_end and self.newlines:
+            return b"\n"
+        if not self._is_text[token]:
+            return b""
+        piece = int(self._piece_of_id[token])
+        if self.is_byte(token):
+            return bytes([int(self.processor.id_to_piece(piece)[1:-1], 16)])  # <0xE2>
+        if token == self.unk:
+            return self.processor.decode([piece]).encode()
+        return self.processor.id_to_piece(piece).replace(_SPACE, " ").encode()
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is a single byte of a character that no piece covers."""
+        return bool(self._is_text[token]) and self.processor.is_byte(int(self._piece_of_id[token]))
+
     def as_decoded(self, text: str) -> str:
         r"""Write newlines as `decode` does: a run of them is one \n, if newlines are encoded."""
         return re.sub(r"[\r\n]+", "\n", text) if self.newlines else text
+
+    def index(self, symbol: str) -> int | None:
+        """The id of a token by how the dictionary spells it; None if it has no such token."""
+        return self.dictionary.indices.get(symbol)
 
     def symbol(self, token: int) -> str:
         """The token as the dictionary spells it, e.g. `▁the` or `<image>`."""
@@ -245,23 +284,30 @@ def write_encoding(folder: str | Path) -> Path:
     return path
 
 
-def _further_tokens(path: Path) -> list[str]:
-    tokens = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _further_tokens(data: bytes | None, path: Path) -> list[str]:
+    tokens = _text(data or b"", path).splitlines()
     if len({*tokens, *SPECIAL_TOKENS, ""}) != len(tokens) + len(SPECIAL_TOKENS) + 1:
         raise UserError(f"{path} must hold one new special token per line, each only once.")
     return tokens
 
 
-def _encodes_newlines(path: Path) -> bool:
-    if not path.is_file():
+def _encodes_newlines(data: bytes | None, path: Path) -> bool:
+    if data is None:
         return False
     try:
-        encoding = json.loads(path.read_text(encoding="utf-8"))
+        encoding = json.loads(_text(data, path))
     except ValueError:
         encoding = None
     if encoding not in ({"newline": LINE_END}, {"newline": None}):
         raise UserError(f'{path} must hold {{"newline": "{LINE_END}"}}, or null for newlines that are not encoded.')
     return encoding["newline"] is not None
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}.") from None
 
 
 def _text_pieces(processor: sentencepiece.SentencePieceProcessor) -> list[int]:

@@ -362,7 +362,9 @@ def test_says_that_it_reads_standard_input(checkpoint, capsys, monkeypatch):
 
 
 def test_options(checkpoint, capsys):
-    assert "--beam must be at least 1, not 0" in refused(capsys, "--path", checkpoint, "--prompt", "a", "--beam", 0)
+    assert "--num-beams must be at least 1, not 0" in refused(
+        capsys, "--path", checkpoint, "--prompt", "a", "--num-beams", 0
+    )
     assert "--image goes with --prompt" in refused(capsys, "--path", checkpoint, "--image", __file__)
 
 

@@ -45,7 +45,7 @@ def test_an_uncaught_user_error_is_one_line(error, plain):
     assert ("Traceback" in run.stderr) is not plain
 
 
-@pytest.mark.parametrize("options", [{"beam": 0}, {"max_new_tokens": 0}, {"stop": "Question"}])
+@pytest.mark.parametrize("options", [{"num_beams": 0}, {"max_new_tokens": 0}, {"stop": "Question"}])
 def test_search_options(options):
     with pytest.raises(UserError, match=f"^{next(iter(options))} must be "):
         SearchOptions(**options)

@@ -56,7 +56,7 @@ def kind_of(answer: str, question: str) -> str:
 
 def answers(kosmos: Generator, questions: list[dict], images: list[Path], name: str) -> list[str]:
     """The model's greedy answer to each question about its image."""
-    options = SearchOptions(max_new_tokens=6, stop=(".",))
+    options = SearchOptions(max_new_tokens=6, stop=".")
     said: list[str] = []
     for begin in tqdm(range(0, len(questions), BATCH), desc=name):
         prompts = [
@@ -134,7 +134,7 @@ def evaluate_openmoji(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
             true, *rest = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [tokens[name] for name in names])
             into.append(1 + sum(score > true for score in rest))
     for line in rng.sample(emoji, min(SHOWN, len(emoji))):
-        output = kosmos.generate("<image>", [folder / line["image"]], beam=5, max_new_tokens=16)
+        output = kosmos.generate("<image>", [folder / line["image"]], num_beams=5, max_new_tokens=16)
         image = str((folder / line["image"]).resolve())
         examples.append({"kind": "openmoji", "image": image, "prompt": "", "output": output, "truth": line["name"]})
     return {

@@ -62,7 +62,7 @@ class ShapeCaptions(Benchmark):
         return [f"a {color} {form}", f"a {form} that is {color}", f"a picture of a {color} {form}"]
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:
-        return Generate(question(CAPTION_PROMPT, item.image), beam=5, max_new_tokens=16)
+        return Generate(question(CAPTION_PROMPT, item.image), num_beams=5, max_new_tokens=16)
 
     def check_tools(self) -> None:
         check_caption_tools()
@@ -83,7 +83,7 @@ class ShapeNames(ShapeCaptions):
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:
         names = tuple(f"{color} {form}" for color, form in product(COLORS, SHAPES))
-        return Generate(question(f"{CAPTION_PROMPT} a", item.image), beam=2, among=names)
+        return Generate(question(f"{CAPTION_PROMPT} a", item.image), num_beams=2, among=names)
 
     def check_tools(self) -> None:
         pass

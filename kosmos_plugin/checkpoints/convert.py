@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import ModuleType
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, training_state, write_fairseq
+from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint, standing_alone, training_state, write_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import write_safetensors
 from kosmos_plugin.errors import UserError, missing_package
 
@@ -17,8 +17,8 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
         source: A fairseq checkpoint (.pt), a .safetensors file that this function wrote, or a Hugging Face folder.
         target: The new file (fairseq, safetensors) or folder (huggingface, or from a Hugging Face folder).
         to: One of FORMATS.
-        data: For `huggingface`: the data YAML of the source's training, if it moved.
-        vocabulary: For `huggingface`: the source's vocabulary folder, if it moved.
+        data: The data YAML of the source's training, if it carries no vocabulary and the YAML moved.
+        vocabulary: The source's vocabulary folder, if it carries none and the folder moved.
 
     Raises:
         UserError: The source cannot be read or converted, or the target exists or cannot be written. Nothing is left
@@ -35,9 +35,9 @@ def convert(source: Path, target: Path, to: str, data: str | None = None, vocabu
     elif source.is_dir():
         raise UserError(f"{source} is a folder, which only converts to fairseq; name the checkpoint in it.")
     elif to == "safetensors":
-        write_safetensors(read_checkpoint(source), target)
+        write_safetensors(standing_alone(source, read_checkpoint(source), data, vocabulary), target)
     else:
-        write_fairseq(training_state(read_checkpoint(source)), target)
+        write_fairseq(training_state(standing_alone(source, read_checkpoint(source), data, vocabulary)), target)
 
 
 def _huggingface() -> ModuleType:

@@ -1,6 +1,7 @@
 """Checkpoints of fairseq-train, as .pt or .safetensors: reading a KOSMOS model's, and writing new ones."""
 
 import dataclasses
+import logging
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 from kosmos_plugin.checkpoints.adapter import find_base, is_adapter, merge
+from kosmos_plugin.checkpoints.embedded import embedded_state, embedded_vision_model, embedded_vocabulary
 from kosmos_plugin.checkpoints.files import new_target, read_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import read_state
 from kosmos_plugin.data.config import read_data_config
@@ -20,7 +22,11 @@ from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.tensor_files import Tensors
 from kosmos_plugin.vocabulary import Vocabulary
 
+logger = logging.getLogger(__name__)
+
 VOCABULARY_FOLDER = "vocabulary"
+# In a folder, the first of these that it has is read.
+CHECKPOINT_FILES = ("model.pt", "model.safetensors", "checkpoint_best.pt", "checkpoint_last.pt")
 
 
 @dataclass(frozen=True)
@@ -53,28 +59,100 @@ def read_kosmos(path: Path, data: str | Path | None = None, vocabulary: str | Pa
     """Read a KOSMOS model's checkpoint and its vocabulary.
 
     Args:
-        path: The checkpoint, .pt or .safetensors.
-        data: The data YAML of its training, if it moved.
-        vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
-            so that a folder with both can be moved, otherwise the vocabulary of the training.
+        path: The checkpoint, .pt or .safetensors, or a folder with one.
+        data: A data YAML, to use its vocabulary.
+        vocabulary: A vocabulary folder to use. By default it is the vocabulary that the checkpoint carries. One of
+            version 0.1 carries none: then it is the folder `vocabulary` beside it, or that of the training.
 
     Raises:
         UserError: The file is not a checkpoint of a KOSMOS model, or there is no vocabulary.
     """
+    path = checkpoint_file(path)
     state = read_checkpoint(path)
     cfg = state.get("cfg") or {}
-    config = _model_config(path, cfg.get("model") or {})
+    config = _model_config(path, cfg.get("model") or {}, embedded_vision_model(state))
     if max(config.decoder_layers, config.resampler_layers) > len(state["model"]):
         raise UserError(f"{path} has fewer weights than its configuration has layers.")
-    beside = path.parent / VOCABULARY_FOLDER
-    if data is None and vocabulary is None and beside.is_dir():
-        vocabulary = beside
-    recorded = {name: value for name, value in (cfg.get("task") or {}).items() if isinstance(value, str)}
-    loaded = _load_vocabulary(data or recorded.get("data"), vocabulary or recorded.get("vocabulary"))
-    if vocabulary_of(state) not in (None, loaded.fingerprint):
-        raise UserError(f"{path} was trained with another vocabulary: give its own (--vocabulary or --data).")
+    loaded = read_vocabulary(path, state, data, vocabulary)
     loaded.newlines = (state.get("task_state") or {}).get("newlines", False)  # `</line>` of others was never trained
     return KosmosCheckpoint(config, loaded, state["model"])
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint at `path`, a file or a folder with one.
+
+    Raises:
+        UserError: There is none, or it cannot be told which.
+    """
+    if not path.is_dir():
+        return path
+    known = [path / name for name in CHECKPOINT_FILES if (path / name).is_file()]
+    found = known or sorted(file for ending in ("*.pt", "*.safetensors") for file in path.glob(ending))
+    if not found:
+        if (path / "config.json").is_file():
+            raise UserError(f"{path} is a folder of transformers: convert it first (kosmos-convert --to fairseq).")
+        raise UserError(f"The folder {path} has no checkpoint: none of {', '.join(CHECKPOINT_FILES)}.")
+    if not known and len(found) > 1:
+        raise UserError(f"{path} has {len(found)} checkpoints, {found[0].name} and others: name one of them.")
+    return found[0]
+
+
+def read_vocabulary(
+    path: Path, state: dict[str, Any], data: str | Path | None = None, vocabulary: str | Path | None = None
+) -> Vocabulary:
+    """The vocabulary of a checkpoint: the given one, that which it carries, that beside it, or that of its training.
+
+    Args:
+        path: The checkpoint's file.
+        state: Its content.
+        data: A data YAML, if its vocabulary is to be used.
+        vocabulary: A vocabulary folder, if it is to be used.
+
+    Raises:
+        UserError: There is none, or it is another one than in the training.
+    """
+    loaded = None
+    if data is None and vocabulary is None:
+        loaded = embedded_vocabulary(state, path)
+        if (path.parent / VOCABULARY_FOLDER).is_dir():
+            vocabulary = path.parent / VOCABULARY_FOLDER
+    if loaded is None:
+        task = (state.get("cfg") or {}).get("task") or {}
+        recorded = {name: value for name, value in task.items() if isinstance(value, str)}
+        loaded = _load_vocabulary(data or recorded.get("data"), vocabulary or recorded.get("vocabulary"))
+    if vocabulary_of(state) not in (None, loaded.fingerprint):
+        raise UserError(f"{path} was trained with another vocabulary: give its own (--vocabulary or --data).")
+    return loaded
+
+
+def standing_alone(
+    path: Path, state: dict[str, Any], data: str | Path | None = None, vocabulary: str | Path | None = None
+) -> dict[str, Any]:
+    """The content of a KOSMOS model's checkpoint with what it needs to load anywhere; of others as it is.
+
+    Args:
+        path: The checkpoint's file.
+        state: Its content.
+        data: A data YAML with its vocabulary, if that moved.
+        vocabulary: Its vocabulary folder, if that moved.
+
+    Raises:
+        UserError: A vocabulary is given, and is not that of the checkpoint.
+    """
+    options = (state.get("cfg") or {}).get("model") or {}
+    if options.get("_name") not in ARCHITECTURES:
+        return state
+    try:
+        loaded = read_vocabulary(path, state, data, vocabulary)
+    except UserError as error:
+        if data is not None or vocabulary is not None:
+            raise
+        logger.warning("The result will not load without its vocabulary: %s", error)
+        return state
+    config = _model_config(path, options, embedded_vision_model(state))
+    task_state = state.get("task_state") or {}
+    loaded.newlines = task_state.get("newlines", False)
+    return {**state, "task_state": {**task_state, **embedded_state(loaded, config.vision_model)}}
 
 
 def vocabulary_of(state: dict[str, Any]) -> str | None:
@@ -133,8 +211,11 @@ def build_empty(config: KosmosConfig, vocabulary: Vocabulary) -> Kosmos:
         return Kosmos.build(config, len(vocabulary), vocabulary.pad, pretrained_vision=False)
 
 
-def _model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
-    """The configuration in a checkpoint; options that it lacks have the architecture's defaults."""
+def _model_config(path: Path, options: dict[str, Any], vision_model: str | None = None) -> KosmosConfig:
+    """The configuration in a checkpoint; options that it lacks have the architecture's defaults.
+
+    `vision_model` is the content of its vision encoder's JSON file, if it carries that.
+    """
     architecture = options.get("_name")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise UserError(
@@ -149,8 +230,11 @@ def _model_config(path: Path, options: dict[str, Any]) -> KosmosConfig:
             raise UserError(f"{path} has an invalid configuration: {name} is {values[name]!r}.")
     config = KosmosConfig(**values)
     beside = path.parent / Path(config.vision_model).name
-    if config.vision_model.endswith(".json") and beside.is_file():
-        config.vision_model = str(beside)
+    if config.vision_model.endswith(".json"):
+        if beside.is_file():
+            config.vision_model = str(beside)
+        elif vision_model is not None and not Path(config.vision_model).is_file():
+            config.vision_model = vision_model
     return config
 
 

@@ -15,6 +15,7 @@ import torch
 from kosmos_plugin.checkpoints import huggingface_config as configs
 from kosmos_plugin.checkpoints import huggingface_processor as processors
 from kosmos_plugin.checkpoints import huggingface_weights as weights
+from kosmos_plugin.checkpoints.embedded import embedded_state
 from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, build_empty, new_checkpoint, read_kosmos
 from kosmos_plugin.checkpoints.files import new_target
 from kosmos_plugin.checkpoints.state_dict import require_matching_names, require_matching_weights
@@ -63,7 +64,7 @@ def import_folder(source: Path, target: Path) -> None:
         if tower is not None:
             config.vision_model = str(final / TOWER_FILE)
         state = new_checkpoint(configs.ARCHITECTURE, config, ours, str(final / VOCABULARY_FOLDER))
-        state["task_state"] = {"newlines": vocabulary.newlines}
+        state["task_state"] = embedded_state(vocabulary, str(folder / TOWER_FILE))
         torch.save(state, folder / CHECKPOINT_FILE)
 
 

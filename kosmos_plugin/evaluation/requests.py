@@ -14,7 +14,7 @@ class Generate:
     """Continue a prompt until `</s>`, greedily or by beam search. The generated text is the prediction."""
 
     prompt: Prompt  # without the demonstrations
-    beam: int = 1
+    num_beams: int = 1
     max_new_tokens: int = 32
     among: tuple[str, ...] | None = None  # constrains decoding: only these texts can be generated
     # Chain of thought: makes the next request from the generated text, which is a rationale.

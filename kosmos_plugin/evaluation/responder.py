@@ -59,7 +59,7 @@ class KosmosResponder:
         """Generate the text of each request; requests with equal options go in one batch."""
         batches: dict[tuple[SearchOptions, tuple[str, ...] | None], list[int]] = {}
         for index, request in enumerate(requests):
-            options = SearchOptions(request.beam, self._max_new_tokens(request))
+            options = SearchOptions(num_beams=request.num_beams, max_new_tokens=self._max_new_tokens(request))
             batches.setdefault((options, request.among), []).append(index)
         texts: dict[int, str] = {}
         for (options, among), indices in batches.items():

@@ -60,21 +60,22 @@ class KosmosModel(Kosmos, BaseFairseqModel):
     def from_pretrained(
         cls,
         model_name_or_path: str | Path,
-        checkpoint_file: str = "model.pt",
+        checkpoint_file: str | None = None,
         data_name_or_path: str | None = None,
         **kwargs: Any,
     ) -> "Generator":
         """Load a checkpoint for generation; fairseq's hub call.
 
         Args:
-            model_name_or_path: The folder of the checkpoint.
-            checkpoint_file: Its file name.
-            data_name_or_path: The data YAML of the training, if it moved.
-            **kwargs: Further arguments of `generation.generator.load`.
+            model_name_or_path: The checkpoint, or its folder.
+            checkpoint_file: Its name in the folder; by default model.pt, or another usual one.
+            data_name_or_path: A data YAML, to use its vocabulary.
+            **kwargs: Further arguments of `kosmos_plugin.load`.
         """
-        from kosmos_plugin.generation.generator import load
+        import kosmos_plugin
 
-        return load(f"{model_name_or_path}/{checkpoint_file}", data=data_name_or_path, **kwargs)
+        path = Path(model_name_or_path)
+        return kosmos_plugin.load(path / checkpoint_file if checkpoint_file else path, data_name_or_path, **kwargs)
 
     def get_normalized_probs(self, net_output: tuple, log_probs: bool, sample: Any = None) -> torch.Tensor:
         """(Log-)probabilities [B, T, V] in float32; called by fairseq's scorers."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from kosmos_plugin.atomic import write_text
 from kosmos_plugin.checkpoints.adapter import require_whole_model
-from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_kosmos, read_unmerged
+from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, checkpoint_file, read_kosmos, read_unmerged
 from kosmos_plugin.checkpoints.files import new_target
 from kosmos_plugin.data.config import DataConfig, read_data_config
 from kosmos_plugin.errors import UserError
@@ -67,7 +68,7 @@ def finetuning_command(finetuning: Finetuning, further: Sequence[str] = ()) -> l
     Raises:
         UserError: The checkpoint is not a whole KOSMOS model, its vocabulary is not found, or the data does not fit it.
     """
-    source, save_dir = finetuning.checkpoint, finetuning.save_dir
+    source, save_dir = checkpoint_file(finetuning.checkpoint), finetuning.save_dir
     if save_dir.resolve() == source.resolve().parent:
         raise UserError(f"--save-dir {save_dir} is the folder of {source}, which would be overwritten: give another.")
     state = read_unmerged(source)
@@ -78,9 +79,9 @@ def finetuning_command(finetuning: Finetuning, further: Sequence[str] = ()) -> l
     vocabulary = _written_vocabulary(checkpoint.vocabulary, save_dir / VOCABULARY_FOLDER)
     groups = (
         {"--task": "kosmos_multimodal", "--arch": state["cfg"]["model"]["_name"], "--criterion": CRITERION},
-        _start(finetuning),
+        _start(source, finetuning.lora_rank),
         {"--vocabulary": str(vocabulary)},
-        _architecture(state["cfg"]["model"]["_name"], checkpoint.config),
+        _architecture(state["cfg"]["model"]["_name"], checkpoint.config, save_dir),
         _training(finetuning, data),
         {"--save-dir": str(save_dir)},
     )
@@ -92,16 +93,17 @@ def finetuning_command(finetuning: Finetuning, further: Sequence[str] = ()) -> l
     return [*arguments, *further]
 
 
-def _start(finetuning: Finetuning) -> dict[str, str | None]:
+def _start(source: Path, lora_rank: int) -> dict[str, str | None]:
     """The weights to start from, as an absolute path: the result records it."""
-    path = str(finetuning.checkpoint.absolute())
-    if finetuning.lora_rank:
-        return {"--lora-base": path, "--lora-rank": str(finetuning.lora_rank)}
-    return {"--finetune-from-model": path}
+    path = str(source.absolute())
+    return {"--lora-base": path, "--lora-rank": str(lora_rank)} if lora_rank else {"--finetune-from-model": path}
 
 
-def _architecture(name: str, config: KosmosConfig) -> dict[str, str | None]:
-    """The options of the model and its input format that differ from their defaults."""
+def _architecture(name: str, config: KosmosConfig, save_dir: Path) -> dict[str, str | None]:
+    """The options of the model and its input format that differ from their defaults.
+
+    The JSON file of a vision encoder that the checkpoint carries is written to SAVE_DIR/vision_model.json.
+    """
     preset, options = ARCHITECTURES[name](), dict[str, str | None]()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -112,8 +114,12 @@ def _architecture(name: str, config: KosmosConfig) -> dict[str, str | None]:
             if value:
                 options[flag] = None
         elif value is not None:
-            is_file = field.name == "vision_model" and str(value).endswith(".json")
-            options[flag] = str(Path(value).absolute()) if is_file else str(value)
+            options[flag] = str(value)
+    if config.vision_model.endswith(".json"):
+        options["--vision-model"] = str(Path(config.vision_model).absolute())
+    elif config.vision_model.lstrip().startswith("{"):
+        write_text(save_dir / "vision_model.json", config.vision_model)
+        options["--vision-model"] = str((save_dir / "vision_model.json").absolute())
     return options
 
 

@@ -100,6 +100,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.skips = SkipCounter(cfg.max_skipped_rate)
         self.needs_pretrained_weights = True
         self.lora_base: str | None = None  # with --lora-rank, the fingerprint of the model that is adapted
+        self.vision_model = ""  # the content of the JSON file of the vision encoder, if it has one
         self.training_batches: EpochIterator | None = None
         self.planner: BatchPlanner | None = None  # known when the model is
         self.throughput: Throughput | None = None
@@ -149,6 +150,7 @@ class KosmosMultimodalTask(FairseqTask):
             UserError: The training was given options that it cannot honour.
         """
         # Imported here, as in other methods: every run of fairseq imports this module.
+        from kosmos_plugin.checkpoints.embedded import vision_model_content
         from kosmos_plugin.fairseq_modules.planner import planner_for
         from kosmos_plugin.fairseq_modules.restoring import restore_for
 
@@ -158,6 +160,7 @@ class KosmosMultimodalTask(FairseqTask):
         lora_base = getattr(cfg, "lora_base", None)
         if lora_base is not None:  # as checkpoints record it, so that they find it from anywhere
             cfg.lora_base = os.path.abspath(lora_base)  # type: ignore[attr-defined]
+        self.vision_model = vision_model_content(str(getattr(cfg, "vision_model", ""))) or ""
         model = super().build_model(cfg, from_checkpoint)
         if isinstance(model, Kosmos):
             if from_checkpoint and self.lora_base not in (None, model.lora_base):
@@ -299,9 +302,11 @@ class KosmosMultimodalTask(FairseqTask):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint records of the task: its vocabulary, whether newlines are encoded, an adapter's base."""
+        """What a checkpoint records of the task: all that it needs to load anywhere, and an adapter's base."""
+        from kosmos_plugin.checkpoints.embedded import embedded_state
+
         adapted = {} if self.lora_base is None else {"lora_base": self.lora_base}
-        return {"vocabulary": self.vocabulary.fingerprint, "newlines": self.vocabulary.newlines, **adapted}
+        return {**embedded_state(self.vocabulary, self.vision_model), **adapted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""

@@ -1,14 +1,24 @@
-"""Text from a trained model: greedy and beam search, likelihoods of given texts, conversations.
+"""Text from a trained model: greedy and beam search, sampling, likelihoods of given texts, conversations.
 
-    prompt.py          text with `<image>` and image files → Document
+    options.py         the options, with the names of the field
+    image_sources.py   paths, bytes, Pillow's images, arrays, … → images of a document
+    prompt.py          text with `<image>`, and images → Document
     prefill.py         prompts → DecodingState, and the hidden states that predict their next tokens
     decoding_state.py  the KV cache of a batch of sequences
     stepper.py         one step: the likeliest next tokens of each row, then one more token per row
     static_stepper.py  the same in steps of fixed shapes, which a GPU decodes in
     static_step.py     such a step, recorded as a CUDA graph
-    beam_search.py     the strategies: greedy and beam search
+    penalties.py       what prompt and text have already is made less likely
+    sampling.py        the next token, drawn from the model's distribution
+    token_by_token.py  greedy search and sampling
+    beam_search.py     beam search, and what chooses between it and the former
     token_trie.py      constrained decoding: only some texts can be generated
+    ending.py          what ends a text
+    text_stream.py     tokens → text, as they come
+    streaming.py       a text as it is generated
+    results.py         what was generated, in tokens and in text
     likelihood.py      log-probabilities of candidates after their prompts
+    template.py        what a user says → a prompt of the kind that a model was trained on
     conversation.py    turns whose text and images stay in the cache
     device.py          where a model runs, and in which precision
     generator.py       `Generator`, which puts all of it behind one class, and `load`

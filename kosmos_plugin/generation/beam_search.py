@@ -1,29 +1,26 @@
-"""Greedy search, sampling and beam search over a batch of prompts."""
+"""The continuations of a batch of prompts, by greedy search, sampling or beam search."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.generation.decoding_state import DecodingState
+from kosmos_plugin.generation.ending import Ending
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.prefill import prefill
-from kosmos_plugin.generation.sampling import Sampler, likeliest_token
+from kosmos_plugin.generation.results import Hypothesis, TokenProbs
 from kosmos_plugin.generation.static_stepper import make_stepper
-from kosmos_plugin.generation.stepper import Stepper
+from kosmos_plugin.generation.stepper import Row, Stepper
+from kosmos_plugin.generation.text_stream import text_of
+from kosmos_plugin.generation.token_by_token import token_by_token
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A generated sequence."""
-
-    tokens: tuple[int, ...]  # with the `</s>` that ended it, if one did
-    log_probability: float  # the sum over its tokens
-    score: float  # log_probability / length ** length_penalty; hypotheses are ranked by it
+__all__ = ["Hypothesis", "SearchOptions", "generate", "generate_n", "generated_text", "history", "search"]
 
 
 @torch.inference_mode()
@@ -34,7 +31,19 @@ def generate(
     options: SearchOptions,
     allowed: TokenTrie | None = None,
 ) -> list[Hypothesis]:
-    """Find the best continuation of each prompt.
+    """Find the best continuation of each prompt; see `generate_n`."""
+    return [hypotheses[0] for hypotheses in generate_n(model, vocabulary, prompts, options, allowed)]
+
+
+@torch.inference_mode()
+def generate_n(
+    model: Kosmos,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sample],
+    options: SearchOptions,
+    allowed: TokenTrie | None = None,
+) -> list[list[Hypothesis]]:
+    """Find continuations of each prompt.
 
     Args:
         model: The model, in evaluation mode.
@@ -45,118 +54,120 @@ def generate(
             renormalized over what is allowed.
 
     Returns:
-        The hypothesis with the highest score for each prompt.
+        For each prompt its `n` hypotheses; of beams the best ones, and fewer if no more are allowed.
 
     Raises:
-        UserError: An image cannot be decoded.
+        UserError: An image cannot be decoded, or a stop token is not in the vocabulary.
     """
     assert not model.training
+    ending = Ending(vocabulary, options)  # before what takes time
     state, last = prefill(model, prompts, vocabulary.pad)
-    return search(state, last, vocabulary, options, allowed)
+    return search(state, last, ending, options, [history(prompt) for prompt in prompts], allowed)
 
 
 @torch.inference_mode()
 def search(
     state: DecodingState,
     last: torch.Tensor,
-    vocabulary: Vocabulary,
+    ending: Ending,
     options: SearchOptions,
+    prompts: Sequence[np.ndarray] = (),
     allowed: TokenTrie | None = None,
-) -> list[Hypothesis]:
-    """Find the best continuation of each row of a prefilled state, which is not changed.
+    in_place: bool = False,
+) -> list[list[Hypothesis]]:
+    """Find continuations of each row of a prefilled state.
 
     Args:
         state: The state, of B rows.
         last: The hidden states [B, E] that predict the rows' next tokens.
-        vocabulary: The model's vocabulary.
-        options: Greedy search, sampling or beam search, and when to stop.
-        allowed: As for `generate`.
+        ending: What ends a sequence.
+        options: Greedy search, sampling or beam search.
+        prompts: The tokens of each row, as `history` gives them; needed by the penalties of repetition.
+        allowed: As for `generate_n`.
+        in_place: For one sequence: the state may be extended by what is generated; otherwise it is not changed.
+
+    Returns:
+        As `generate_n`.
     """
-    stepper = make_stepper(state, last, vocabulary, options, allowed)
-    return _one_by_one(stepper, options) if options.beam == 1 else _beam_search(stepper, options)
+    stepper = make_stepper(state, last, ending.vocabulary, options, prompts, allowed, in_place)
+    if options.num_beams > 1:
+        return _beam_search(stepper, options, ending, len(last))
+    *_, sequences = token_by_token(stepper, options, ending)
+    found = [sequence.hypothesis() for sequence in sequences]
+    return [found[first : first + options.n] for first in range(0, len(found), options.n)]
+
+
+def history(prompt: Sample) -> np.ndarray:
+    """The tokens of a prompt, int64, and −1 in image slots: what the penalties of repetition look at."""
+    return np.where(prompt.image_slots, -1, prompt.tokens)
 
 
 def generated_text(vocabulary: Vocabulary, hypothesis: Hypothesis, stop: Sequence[str] = ()) -> str:
     """The text of a hypothesis, up to the first of the `stop` strings."""
-    text = vocabulary.decode(hypothesis.tokens)
-    for mark in stop:
-        text = text.partition(vocabulary.as_decoded(mark))[0]
-    return text.strip()
+    return text_of(vocabulary, hypothesis.tokens, stop)
 
 
 @dataclass(frozen=True)
 class _Path:
-    """A sequence that is being generated: its tokens and the sum of their log-probabilities."""
+    """A beam: its tokens, and the sum of their log-probabilities after penalties."""
 
     tokens: tuple[int, ...] = ()
-    log_probability: float = 0.0
+    total: float = 0.0
+    logprobs: tuple[TokenProbs, ...] = ()  # before penalties
 
-    def extended(self, token: int, log_probability: float) -> "_Path":
-        return _Path((*self.tokens, token), self.log_probability + log_probability)
+    def score(self, options: SearchOptions) -> float:
+        """What beams are ranked by."""
+        return self.total / len(self.tokens) ** options.length_penalty
 
-    def hypothesis(self, options: SearchOptions) -> Hypothesis:
+    def hypothesis(self, options: SearchOptions, finish_reason: str) -> Hypothesis:
         """The path with its score, as it is now."""
-        score = self.log_probability / len(self.tokens) ** options.length_penalty
-        return Hypothesis(self.tokens, self.log_probability, score)
+        measured = options.logprobs or options.looks_back
+        log_probability = sum(logprob for logprob, _ in self.logprobs) if measured else self.total
+        logprobs = self.logprobs if options.logprobs else ()
+        return Hypothesis(self.tokens, log_probability, self.score(options), finish_reason, logprobs)
 
 
-def _one_by_one(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
-    """Greedy search and sampling, which choose one token after the other."""
-    choice = Sampler(options, stepper.log_probs.device) if options.samples else likeliest_token
-    paths = [_Path() for _ in stepper.log_probs]
-    running = list(range(len(paths)))  # the path of each row
-    steps = 0
+def _beam_search(stepper: Stepper, options: SearchOptions, ending: Ending, prompts: int) -> list[list[Hypothesis]]:
+    all_beams = [_Beams(options, ending) for _ in range(prompts)]
+    # Even if all tokens that end a sequence are among a beam's likeliest, as many go on as there are beams.
+    count = (1 + len(ending.tokens)) * options.num_beams
     while True:
-        prefixes = [paths[path].tokens for path in running]
-        taken = stepper.choose(choice, prefixes, steps, options.max_new_tokens)
-        steps += len(taken)
-        rows = []
-        for row, path in enumerate(running):
-            for values, tokens in taken:
-                paths[path] = paths[path].extended(tokens[row], values[row])
-                if stepper.is_end(paths[path].tokens):
-                    break
-            else:
-                rows.append(row)
-        running = [running[row] for row in rows]
-        if not running or steps == options.max_new_tokens:
-            return [path.hypothesis(options) for path in paths]
-        stepper.advance(rows, [paths[path].tokens[-1] for path in running])
-
-
-def _beam_search(stepper: Stepper, options: SearchOptions) -> list[Hypothesis]:
-    prompts = [_Beams(options) for _ in stepper.log_probs]
-    for step in range(options.max_new_tokens):
-        prefixes = [path.tokens for beams in prompts for path in beams.rows()]
-        values, tokens = stepper.likeliest(2 * options.beam, prefixes)
+        rows = [Row(prompt, prompt, path.tokens) for prompt, beams in enumerate(all_beams) for path in beams.rows()]
+        values, tokens = stepper.likeliest(count, rows)
+        measured = stepper.measure(tokens) if options.logprobs or options.looks_back else None
         parents: list[int] = []
         start = 0
-        for beams in prompts:
+        for beams in all_beams:
             end = start + len(beams.rows())
             if start < end:
-                kept = beams.advance(values[start:end], tokens[start:end], stepper.is_end)
+                of_prompt = slice(start, end)
+                kept = beams.advance(values[of_prompt], tokens[of_prompt], measured and measured[of_prompt])
                 parents += [start + row for row in kept]
             start = end
-        if not parents or step + 1 == options.max_new_tokens:
-            break
-        stepper.advance(parents, [path.tokens[-1] for beams in prompts for path in beams.rows()])
-    return [beams.best() for beams in prompts]
+        if not parents:
+            return [beams.best() for beams in all_beams]
+        stepper.advance(parents, [path.tokens[-1] for beams in all_beams for path in beams.rows()])
 
 
 class _Beams:
-    """The beam search of one prompt: running beams, finished hypotheses, and the greedy path.
+    """The beam search of one prompt, as fairseq and transformers do it: running beams and finished hypotheses.
 
-    Beam search may drop the greedy path although it would have had the best score in the end. From then on it keeps a
-    separate row for as long as it can still win, so that beam search never scores below greedy search.
+    With `keep_greedy` there is also the greedy path. Beam search may drop it although it would have had the best score
+    in the end; from then on it has a separate row for as long as it can still win.
+
+    Args:
+        options: The options.
+        ends: Whether a sequence ends after given tokens.
     """
 
-    def __init__(self, options: SearchOptions):
+    def __init__(self, options: SearchOptions, ends: Callable[[Sequence[int]], bool]):
         self.options = options
+        self.ends = ends
         self.running: list[_Path] = [_Path()]
-        self.finished: list[Hypothesis] = []  # best first, at most `beam`
-        self.greedy: _Path | None = _Path()  # None once it has ended or can no longer win
+        self.finished: list[Hypothesis] = []  # best first, at most `num_beams`
+        self.greedy: _Path | None = _Path() if options.keep_greedy else None  # None if it has ended or cannot win
         self.greedy_row = 0  # its row: one of the running beams', or the one after them
-        self.finished_greedy: Hypothesis | None = None
+        self.finished_greedy: list[Hypothesis] = []  # the greedy path when it has ended
 
     def rows(self) -> list[_Path]:
         """The path in each row: the running beams, then the greedy path if it is not one of them."""
@@ -165,66 +176,74 @@ class _Beams:
         return self.running
 
     def advance(
-        self, values: list[list[float]], tokens: list[list[int]], is_end: Callable[[Sequence[int]], bool]
+        self,
+        values: Sequence[Sequence[float]],
+        tokens: Sequence[Sequence[int]],
+        measured: Sequence[Sequence[TokenProbs]] | None = None,
     ) -> list[int]:
         """Take one step.
 
         Args:
-            values: Log-probabilities of the likeliest next tokens of each row, best first.
+            values: Log-probabilities, after penalties, of the likeliest next tokens of each row, best first.
             tokens: These tokens.
-            is_end: Whether generation ends after a path's tokens.
+            measured: Their log-probabilities before penalties; None: the same.
 
         Returns:
             For each new row, the row that it continues.
         """
-        parents = self._advance_beams(values, tokens, is_end)
-        if self.greedy is not None:
-            row = self.greedy_row
-            self._advance_greedy(self.greedy.extended(tokens[row][0], values[row][0]), is_end)
-            if len(self.rows()) > len(parents):
-                parents.append(row)
-        return parents
 
-    def best(self) -> Hypothesis:
-        """The hypothesis with the highest score, finished or cut off."""
-        hypotheses = [*self.finished, *(path.hypothesis(self.options) for path in self.running)]
-        if self.finished_greedy is not None:
-            hypotheses.append(self.finished_greedy)
-        return max(hypotheses, key=lambda hypothesis: hypothesis.score)
+        def extended(path: _Path, row: int, place: int) -> _Path:
+            more = () if measured is None else (measured[row][place],)
+            return _Path((*path.tokens, tokens[row][place]), path.total + values[row][place], path.logprobs + more)
 
-    def _advance_beams(
-        self, values: list[list[float]], tokens: list[list[int]], is_end: Callable[[Sequence[int]], bool]
-    ) -> list[int]:
+        greedy, greedy_row = self.greedy, self.greedy_row
         candidates = [
-            (path.log_probability + value, row, token)
+            (path.total + value, row, place)
             for row, path in enumerate(self.running)
-            for value, token in zip(values[row], tokens[row], strict=True)
+            for place, value in enumerate(values[row])
             if value > -torch.inf
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
-        beam = self.options.beam
         parents: list[int] = []
         running: list[_Path] = []
-        for rank, (log_probability, row, token) in enumerate(candidates[: 2 * beam]):
-            if len(running) == beam:
+        for rank, (_, row, place) in enumerate(candidates):
+            if len(running) == self.options.num_beams:
                 break
-            path = _Path((*self.running[row].tokens, token), log_probability)
-            # As in fairseq and transformers, only the `beam` best candidates may end.
-            if not is_end(path.tokens):
+            path = extended(self.running[row], row, place)
+            reason = self._finish_reason(path)
+            if reason is None:
                 parents.append(row)
                 running.append(path)
-            elif rank < beam:
-                ranked = sorted([*self.finished, path.hypothesis(self.options)], key=lambda found: -found.score)
-                self.finished = ranked[:beam]
-        full = len(self.finished) == beam
-        if full and running and running[0].hypothesis(self.options).score <= self.finished[-1].score:
+            elif rank < self.options.num_beams:  # only the best candidates may end
+                self._finish(path.hypothesis(self.options, reason))
+        full = len(self.finished) == self.options.num_beams
+        if full and running and running[0].score(self.options) <= self.finished[-1].score:
             parents, running = [], []  # not even the best of them beats the finished ones now
         self.running = running
+        if greedy is not None:
+            self._advance_greedy(extended(greedy, greedy_row, 0))
+            if len(self.rows()) > len(parents):
+                parents.append(greedy_row)
         return parents
 
-    def _advance_greedy(self, path: _Path, is_end: Callable[[Sequence[int]], bool]) -> None:
-        if is_end(path.tokens) or len(path.tokens) == self.options.max_new_tokens:
-            self.greedy, self.finished_greedy = None, path.hypothesis(self.options)
+    def best(self) -> list[Hypothesis]:
+        """The `n` best hypotheses, when no row goes on."""
+        found = {hypothesis.tokens: hypothesis for hypothesis in (*self.finished, *self.finished_greedy)}
+        return sorted(found.values(), key=lambda hypothesis: -hypothesis.score)[: self.options.n]
+
+    def _finish_reason(self, path: _Path) -> str | None:
+        if self.ends(path.tokens):
+            return "stop"
+        return "length" if len(path.tokens) == self.options.max_new_tokens else None
+
+    def _finish(self, hypothesis: Hypothesis) -> None:
+        ranked = sorted([*self.finished, hypothesis], key=lambda found: -found.score)
+        self.finished = ranked[: self.options.num_beams]
+
+    def _advance_greedy(self, path: _Path) -> None:
+        reason = self._finish_reason(path)
+        if reason is not None:
+            self.greedy, self.finished_greedy = None, [path.hypothesis(self.options, reason)]
         elif self.finished and self._bound(path) < self.finished[0].score:
             self.greedy = None
         else:
@@ -235,4 +254,4 @@ class _Beams:
     def _bound(self, path: _Path) -> float:
         """Upper bound on continuations' scores: log-probabilities only fall, and the length is limited."""
         lengths = (len(path.tokens), self.options.max_new_tokens)
-        return max(path.log_probability / length**self.options.length_penalty for length in lengths)
+        return max(path.total / length**self.options.length_penalty for length in lengths)

@@ -52,6 +52,10 @@ class DecodingState:
         """Rearrange the rows according to a new batch order, as beam search does. Rows may repeat."""
         self.cache.select(rows)
 
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions, of one row without padding and without branches."""
+        self.cache.truncate(length)
+
     def branch(self, parents: Sequence[int]) -> "DecodingState":
         """Start a new state whose row r continues row `parents[r]` of this one; the cache is shared, not copied.
 

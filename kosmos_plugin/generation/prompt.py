@@ -1,27 +1,34 @@
-"""Prompts: text with an `<image>` for each image, and the image files or bytes → a Document."""
+"""Prompts: text with an `<image>` for each image, and the images → a Document."""
 
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 from kosmos_plugin.data.documents import Document, Image, Text
-from kosmos_plugin.data.tar_files import read_bytes
-from kosmos_plugin.errors import UserError, require_file
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.image_sources import FetchUrl, ImageSource, image_of, several_images
 
 IMAGE_MARK = "<image>"
 
 
-def parse_prompt(text: str, images: Sequence[str | Path | bytes] = (), name: str = "prompt") -> Document:
+def parse_prompt(
+    text: str,
+    images: ImageSource | Sequence[ImageSource] = (),
+    name: str = "prompt",
+    fetch: FetchUrl | None = None,
+) -> Document:
     """Make a document of `text`, with an image in place of each `<image>`.
 
     Args:
         text: The prompt, with one `<image>` for each of `images`.
-        images: Paths of image files, or their bytes, in order.
+        images: The images in order, or one; see `image_of`.
         name: What error messages call the prompt.
+        fetch: What reads the image at a URL; None: a URL is an error.
 
     Raises:
-        UserError: The numbers of `<image>` and of images differ, or an image file does not exist.
+        UserError: The numbers of `<image>` and of images differ, or one of them is not an image, or does not exist.
     """
+    if not isinstance(text, str):
+        raise UserError(f"{name}: a prompt is a text, not of type {type(text).__name__}.")
+    images = several_images(images)
     pieces = text.split(IMAGE_MARK)
     marks = len(pieces) - 1
     if marks != len(images):
@@ -32,15 +39,14 @@ def parse_prompt(text: str, images: Sequence[str | Path | bytes] = (), name: str
     segments: list[Text | Image] = []
     for i, piece in enumerate(pieces):
         if i > 0:
-            segments.append(_image(images[i - 1]))
+            segments.append(_image(images[i - 1], i, name, fetch))
         if piece.strip():
             segments.append(Text(piece.strip()))
     return Document(name, tuple(segments))
 
 
-def _image(source: str | Path | bytes) -> Image:
-    if isinstance(source, bytes):
-        return Image(lambda: source)
-    path = Path(source)
-    require_file(path, "The image")
-    return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size), str(path))
+def _image(source: ImageSource, number: int, name: str, fetch: FetchUrl | None) -> Image:
+    try:
+        return image_of(source, f"image {number}", fetch)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None

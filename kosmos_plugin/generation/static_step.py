@@ -5,6 +5,7 @@ launches all at once. It can repeat only what it recorded, so sizes are rounded 
 two, the longest prompt to a multiple of PROMPT_LENGTHS, the steps to a multiple of STEPS.
 """
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,7 @@ class StaticStep:
 
     Attributes:
         log_probs: Float32 [B·G, V], of the next token of each beam.
+        normalizers: Float32 [B·G, 1]; added to `log_probs` they give logits.
     """
 
     def __init__(self, decoder: KosmosDecoder, shape: CacheShape, pad: int, store: torch.Tensor):
@@ -52,6 +54,8 @@ class StaticStep:
         self.pad = pad
         rows, words = shape.prompts * shape.beams, len(decoder.embed_tokens.weight)
         self.log_probs = torch.zeros(rows, words, device=store.device)
+        self.normalizers = torch.zeros(rows, 1, device=store.device)
+        self._own_beams = torch.arange(shape.beams, device=store.device)
         self.inputs = torch.zeros(2, rows, dtype=torch.int64, device=store.device)  # tokens and parents, as for `run`
         # The same, as the CPU makes them; they may be written again once a result of the step was read.
         self._inputs = torch.zeros(2, rows, dtype=torch.int64)
@@ -73,11 +77,23 @@ class StaticStep:
                 self.compute()
         self.graph = graph
 
-    def start(self, prompts: KeyValueCache, log_probs: torch.Tensor) -> None:
-        """Load prompts and the log-probabilities [rows, V] of their next tokens, each into its first beam."""
-        self.cache.load(prompts)
-        self.log_probs.view(self.shape.prompts, self.shape.beams, -1)[: len(log_probs), 0] = log_probs
+    def start(
+        self, prompts: KeyValueCache, log_probs: torch.Tensor, normalizers: torch.Tensor, copies: int = 1
+    ) -> None:
+        """Load prompts, and the predictions of their next tokens into their first beams.
+
+        Args:
+            prompts: Rows of one or more copies of each prompt.
+            log_probs: Of their next tokens [rows, V].
+            normalizers: See StaticStep [rows, 1].
+            copies: Rows of each prompt.
+        """
+        self.cache.load(prompts, copies)
+        for predictions, new in ((self.log_probs, log_probs), (self.normalizers, normalizers)):
+            of_beams = predictions.view(self.shape.prompts, self.shape.beams, -1)
+            of_beams[: len(new) // copies, :copies] = new.view(-1, copies, new.size(1))
         self.inputs.zero_()
+        self.inputs[1].view(self.shape.prompts, self.shape.beams).copy_(self._own_beams)
 
     def run(self, tokens: Sequence[int], parents: Sequence[int]) -> None:
         """Append a token to each beam. Nothing is waited for: after the call a GPU still computes.
@@ -105,7 +121,10 @@ class StaticStep:
         """What a graph records: `inputs` → `log_probs`, with all tensors in their places."""
         tokens = self.inputs[0].unsqueeze(1)
         hidden = self.decoder.extend(self.decoder.embed_tokens(tokens), self.cache)[:, -1]
-        self.log_probs.copy_(log_probabilities(self.decoder, hidden, self.pad))
+        for predictions, new in zip(
+            (self.log_probs, self.normalizers), log_probabilities(self.decoder, hidden, self.pad), strict=True
+        ):
+            predictions.copy_(new)
 
 
 class StaticSteps:
@@ -122,8 +141,13 @@ class StaticSteps:
         self.addresses = _addresses(decoder)
         self._store = decoder.embed_tokens.weight.new_empty(0)
         self._steps: OrderedDict[CacheShape, StaticStep] = OrderedDict()
+        self.user: weakref.ref[Any] | None = None  # the stepper that started last
         # What a step computes on its way is overwritten by the next one, whichever graph that is.
         self._pool = _new_pool(self._store.device)
+
+    def in_use(self) -> bool:
+        """Whether a text is still being generated, of a stream that was not closed."""
+        return self.user is not None and self.user() is not None
 
     def of(self, shape: CacheShape) -> StaticStep | None:
         """The step of a shape; None if its keys and values do not fit in the device's memory."""

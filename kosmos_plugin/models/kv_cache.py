@@ -155,6 +155,13 @@ class KeyValueCache:
             self.groupings = None
             self._drop_unused()
 
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions, of one row without padding and without branches."""
+        [level] = self.levels
+        assert level.rows == 1 and level.valid is None and length <= level.length
+        level.next_position = level.next_position - (level.length - length)
+        level.length = length
+
     def _drop_unused(self) -> None:
         """Drop unused rows of each level in which at most half the rows are continued, so that copies stay rare."""
         for number in reversed(range(len(self.levels) - 1)):

@@ -55,22 +55,26 @@ class StaticCache:
         self.new_keys = torch.zeros(shape.beams, dtype=torch.int64, device=device)  # where its keys belong among the S
         self.mask = store.new_zeros(shape.prompts, 1, shape.beams, shape.keys)  # added to the scores: 0 or −∞
 
-    def load(self, prompts: KeyValueCache) -> None:
-        """Start with the first beam of each row of `prompts`, of at most B rows and P positions.
+    def load(self, prompts: KeyValueCache, copies: int = 1) -> None:
+        """Start with the rows of `prompts`, of at most B prompts and P positions.
 
         The rows that share a prefix there have copies of it here.
+
+        Args:
+            prompts: Adjacent rows, `copies` of them, are the same prompt, which all of its beams see here.
+            copies: Rows of each prompt.
         """
         self.store.zero_()  # keys that are not seen get the weight 0, which does not make infinities vanish
         self.step.zero_()
         self.visible.zero_()
         self.next_position.zero_()
-        rows, first, device = prompts.levels[-1].rows, 0, self.store.device
-        self.next_position[:rows] = prompts.levels[-1].next_position
+        rows, first, device = prompts.levels[-1].rows // copies, 0, self.store.device
+        self.next_position[:rows] = prompts.levels[-1].next_position[::copies]
         for level, ancestors in zip(prompts.levels, prompts.ancestors(), strict=True):
             if level.length == 0:  # it has just branched off
                 continue
             assert level.store is not None, "nothing was written"
-            row, part = torch.tensor(ancestors, device=device), slice(first, first + level.length)
+            row, part = torch.tensor(ancestors[::copies], device=device), slice(first, first + level.length)
             self.store[:, :, :rows, :, part] = level.store[..., : level.length, :].index_select(2, row)
             self.visible[:rows, :, part] = True if level.valid is None else level.valid[row].unsqueeze(1)
             first += level.length

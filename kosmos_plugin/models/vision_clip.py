@@ -1,7 +1,9 @@
 """CLIP's vision transformers from open_clip: every token after `ln_post`, L2-normalized, without the projection."""
 
+import hashlib
 import json
 import os
+import tempfile
 import textwrap
 
 import open_clip
@@ -91,14 +93,17 @@ class FusedBlock(nn.Module):
 def clip(model: str, weights: str | None, image_size: int, trainable_layers: int, load_weights: bool) -> ClipVision:
     """Build the vision transformer of an open_clip model; see `build_vision_encoder`.
 
-    `model` is one of `open_clip.list_models()`, or a JSON file in open_clip's format. `weights` is one of the model's
-    tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None. For a tag whose weights were
-    trained with QuickGELU, the model gets it too. A file does not record that, so `model` must ("…-quickgelu").
+    `model` is one of `open_clip.list_models()`, a JSON file in open_clip's format, or its content. `weights` is one of
+    the model's tags ("openai" and others), a .pt or .safetensors file of the whole CLIP, or None. For a tag whose
+    weights were trained with QuickGELU, the model gets it too. A file does not record that, so `model` must
+    ("…-quickgelu").
 
     Raises:
         UserError: The model or its weights do not exist or cannot be loaded.
     """
-    if model.endswith(".json"):
+    if model.lstrip().startswith("{"):
+        model = _register_content(model)
+    elif model.endswith(".json"):
         _require_model_file(model)
         open_clip.add_model_config(model)
         model = os.path.basename(model).removesuffix(".json")
@@ -143,6 +148,19 @@ def clip(model: str, weights: str | None, image_size: int, trainable_layers: int
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = tag.get("std") or open_clip.OPENAI_DATASET_STD
     return ClipVision(visual, tuple(mean), tuple(std), trainable_layers)
+
+
+def _register_content(content: str) -> str:
+    """Make open_clip know a model by the content of its JSON file; returns its name there."""
+    name = f"kosmos-{hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}"
+    if open_clip.get_model_config(name) is None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, f"{name}.json")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(content)
+            _require_model_file(path)
+            open_clip.add_model_config(path)
+    return name
 
 
 def _require_model_file(path: str) -> None:

@@ -37,7 +37,7 @@ def words(rng: random.Random, count: int) -> str:
 
 def caption(rng: random.Random) -> Request:
     """COCO, zero-shot."""
-    return Generate(question("An image of", picture(rng)), beam=5, max_new_tokens=NEW_TOKENS)
+    return Generate(question("An image of", picture(rng)), num_beams=5, max_new_tokens=NEW_TOKENS)
 
 
 def visual_question(rng: random.Random) -> Request:

@@ -22,6 +22,7 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.generation.beam_search import SearchOptions, search
 from kosmos_plugin.generation.conversation import Conversation
+from kosmos_plugin.generation.ending import Ending
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
 from kosmos_plugin.generation.prefill import prefill
@@ -111,8 +112,10 @@ def long_context(kosmos: Generator) -> list[Cell]:
     state, last = prefill(model, [Sample("noise", tokens.numpy(), tokens.numpy(), slots)], vocabulary.pad)
     read = torchscale_generation.read_prompt(stock, tokens[None].to(device))
 
+    options = SearchOptions(BEAM, STEPS)
+
     def ours() -> list[int]:
-        return list(search(state, last, vocabulary, SearchOptions(BEAM, STEPS))[0].tokens)
+        return list(search(state, last, Ending(vocabulary, options), options)[0][0].tokens)
 
     def peer() -> list[int]:
         return torchscale_generation.beam_search(stock, read, BEAM, STEPS)
@@ -169,7 +172,7 @@ def conversation(kosmos: Generator) -> list[Cell]:
         return f"Question: {tiny.sentence(rng, (QUESTION_WORDS, QUESTION_WORDS))} Answer:"
 
     def talk(questions: int) -> Conversation:
-        found = kosmos.conversation()
+        found = kosmos.chat()
         found.ask(f"<image> {question()}", [image], max_new_tokens=ANSWER_TOKENS)
         for _ in range(questions - 1):
             found.ask(question(), max_new_tokens=ANSWER_TOKENS)

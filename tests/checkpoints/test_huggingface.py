@@ -88,7 +88,7 @@ def test_generations_are_identical(tmp_path, monkeypatch, seed, beam, static):
     convert(source, tmp_path / "ours", "fairseq")
     kosmos, theirs = load(tmp_path / "ours" / "model.pt"), peer.load_strictly(source)
     samples = prompts(kosmos, seed)
-    hypotheses = kosmos.search(samples, SearchOptions(beam=beam, max_new_tokens=16))
+    hypotheses = kosmos.search(samples, SearchOptions(num_beams=beam, max_new_tokens=16))
     vocabulary = kosmos.vocabulary
     for sample, hypothesis in zip(samples, hypotheses, strict=True):
         their_inputs = inputs(kosmos, sample)
@@ -109,6 +109,49 @@ def test_generations_are_identical(tmp_path, monkeypatch, seed, beam, static):
             pad_token_id=vocabulary.pad,
         )
         assert list(hypothesis.tokens) == generated[0, len(sample) :].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 5, "length_penalty": 0.0},
+        {"num_beams": 4, "length_penalty": 2.0},
+        {"num_beams": 3, "repetition_penalty": 1.5},
+        {"num_beams": 3, "no_repeat_ngram_size": 2},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+    ],
+)
+def test_all_beams_are_identical_with_penalties_too(source, imported, monkeypatch, static, options):
+    """Not only the best one, and with the scores of transformers."""
+    monkeypatch.setattr(static_stepper, "uses_static_shapes", lambda device: static)
+    kosmos, theirs = load(imported), peer.load_strictly(source)
+    count = options.get("num_beams", 1)
+    for text in ("a red cat", "the", "a house near the river"):
+        ids = torch.from_numpy(kosmos.prompt(text).tokens)[None]
+        expected = theirs.text_model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=12,
+            num_return_sequences=count,
+            eos_token_id=[kosmos.vocabulary.eos, kosmos.vocabulary.image_begin],
+            suppress_tokens=[kosmos.vocabulary.pad],
+            pad_token_id=kosmos.vocabulary.pad,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **options,
+        )
+        found = kosmos.generate(text, max_new_tokens=12, n=count, details=True, **options).choices
+        ended = [
+            sequence[: len(choice.tokens)].tolist()
+            for sequence, choice in zip(expected.sequences[:, ids.size(1) :], found, strict=True)
+        ]
+        assert [list(choice.tokens) for choice in found] == ended
+        if count > 1:
+            scores = pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
+            assert [choice.score for choice in found] == scores
 
 
 def test_there_and_back_gives_the_same_weights(source, imported, tmp_path):
@@ -270,7 +313,7 @@ def test_the_exported_processor_makes_the_models_number_of_slots(imported, tmp_p
         assert inputs["image_embeds_position_mask"].sum() == tiny.IMAGE_TOKENS, number
         generated = theirs.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
         prompt = kosmos.prompt(f"<image> {text}", [tmp_path / "image.png"])
-        assert list(kosmos.search([prompt], SearchOptions(beam=1, max_new_tokens=8))[0].tokens) == generated.tolist()
+        assert list(kosmos.search([prompt], SearchOptions(max_new_tokens=8))[0].tokens) == generated.tolist()
 
 
 def test_folder_can_be_moved(source, tmp_path):

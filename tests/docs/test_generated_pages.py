@@ -57,4 +57,4 @@ def test_the_page_of_commands_is_current():
     assert (DOCS / "commands.md").read_text(encoding="utf-8") == page, "run: python docs/generate_commands.py"
     for heading in ("## kosmos-generate", "## kosmos-inspect", "### kosmos-prepare pages", "### kosmos-prepare show"):
         assert f"\n{heading}\n" in page
-    assert re.search(r"\| `--beam N` \| .* \(default: 1\) \|", page)
+    assert re.search(r"\| `--num-beams N` \| .* \(default: 1\) \|", page)

@@ -57,10 +57,10 @@ def test_a_request_generates_the_same_in_a_mixed_batch(responder):
     names = ("cat", "old dog", "small green bird")
     requests = [
         Generate(prompt("<image> the red", images[0]), max_new_tokens=5),
-        Generate(prompt("a cat"), beam=3, max_new_tokens=7),
-        Generate(prompt("<image> of the", images[1]), beam=2, among=names),
+        Generate(prompt("a cat"), num_beams=3, max_new_tokens=7),
+        Generate(prompt("<image> of the", images[1]), num_beams=2, among=names),
         Generate(prompt("the river", *()), max_new_tokens=5),
-        Generate(prompt("<image>", images[2]), beam=2, among=names),
+        Generate(prompt("<image>", images[2]), num_beams=2, among=names),
     ]
     together = responder.generate(requests)
     assert together == [text for request in requests for text in responder.generate([request])]
@@ -91,7 +91,7 @@ def test_the_longest_prompt_that_fits_is_answered(kosmos, responder):
 def test_a_constrained_text_is_returned_as_requested(responder):
     """Tokens lose letters that the vocabulary lacks, and repeated spaces."""
     names = ("the  Ünïcorn", "old   dog")
-    found = responder.generate([Generate(prompt(text), beam=2, among=names) for text in ("a cat", "the")])
+    found = responder.generate([Generate(prompt(text), num_beams=2, among=names) for text in ("a cat", "the")])
     assert set(found) <= set(names)
 
 

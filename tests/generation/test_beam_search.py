@@ -1,4 +1,4 @@
-"""Cached generation equals recomputation, a batch equals its prompts one by one, beams never score below greedy."""
+"""Cached generation equals recomputation, a batch equals its prompts one by one, beams are those of the field."""
 
 import copy
 import random
@@ -9,10 +9,9 @@ import torch
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation import static_stepper
 from kosmos_plugin.generation.beam_search import Hypothesis, SearchOptions, _Beams, generate, generated_text
+from kosmos_plugin.generation.ending import Ending
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.likelihood import score_candidates
-from kosmos_plugin.generation.prefill import prefill
-from kosmos_plugin.generation.stepper import Stepper
 from kosmos_plugin.vocabulary import Vocabulary
 from tests import tiny
 
@@ -72,20 +71,19 @@ def test_greedy_with_the_cache_equals_recomputing(kosmos, prompts):
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_a_batch_equals_its_prompts_one_by_one(kosmos, prompts, beam):
-    together = search(kosmos, prompts, beam=beam, max_new_tokens=10)
+    together = search(kosmos, prompts, num_beams=beam, max_new_tokens=10)
     for prompt, found in zip(prompts, together, strict=True):
-        [single] = search(kosmos, [prompt], beam=beam, max_new_tokens=10)
+        [single] = search(kosmos, [prompt], num_beams=beam, max_new_tokens=10)
         assert found.tokens == single.tokens
         assert found.score == pytest.approx(single.score, abs=1e-4)
 
 
 @pytest.mark.parametrize("beam", [2, 3, 5])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_a_beam_never_scores_below_greedy(kosmos, prompts, beam, length_penalty):
+def test_with_the_greedy_path_a_beam_never_scores_below_greedy(kosmos, prompts, beam, length_penalty):
     options = {"max_new_tokens": 8, "length_penalty": length_penalty}
-    for greedy, wide in zip(
-        search(kosmos, prompts, **options), search(kosmos, prompts, beam=beam, **options), strict=True
-    ):
+    wider = search(kosmos, prompts, num_beams=beam, keep_greedy=True, **options)
+    for greedy, wide in zip(search(kosmos, prompts, **options), wider, strict=True):
         assert wide.score >= greedy.score - 1e-4
 
 
@@ -104,7 +102,7 @@ def plain_beam_search(kosmos, prompt, beam: int, length: int) -> float:
 
 
 @pytest.mark.parametrize("beam", [2, 3])
-def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
+def test_the_greedy_path_wins_where_it_is_kept_although_the_beams_drop_it(data, beam):
     task = tiny.task(data)
     model = tiny.model(task, seed=10, vision_encoder="none")
     for parameter in model.parameters():
@@ -112,8 +110,11 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
     kosmos = Generator(model, task.vocabulary, task.sample_builder)
     prompt = kosmos.prompt("a")
     greedy = search(kosmos, [prompt], max_new_tokens=12)[0]
-    assert plain_beam_search(kosmos, prompt, beam, 12) < greedy.log_probability - 1e-3
-    assert search(kosmos, [prompt], beam=beam, max_new_tokens=12)[0].tokens == greedy.tokens
+    plain = plain_beam_search(kosmos, prompt, beam, 12)
+    assert plain < greedy.log_probability - 1e-3
+    options = {"num_beams": beam, "max_new_tokens": 12}
+    assert search(kosmos, [prompt], **options)[0].log_probability == pytest.approx(plain, abs=1e-3)
+    assert search(kosmos, [prompt], keep_greedy=True, **options)[0].tokens == greedy.tokens
 
 
 @pytest.mark.parametrize(
@@ -126,14 +127,10 @@ def test_the_greedy_path_wins_although_the_beams_drop_it(data, beam):
 )
 def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalty, max_new_tokens, parents):
     end = 9
-    beams = _Beams(SearchOptions(2, max_new_tokens, length_penalty))
-
-    def advance(values, tokens):
-        return beams.advance(values, tokens, lambda path: path[-1] == end)
-
-    assert advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]]) == [0, 0]
+    beams = _Beams(SearchOptions(2, max_new_tokens, length_penalty, keep_greedy=True), lambda path: path[-1] == end)
+    assert beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]]) == [0, 0]
     # The greedy path is (1, 3); (2, end) ends, (2, 5) and (2, 6) are the beams that continue.
-    found = advance([[-3.0, -9.0, -9.1, -9.2], [-0.01, -1.0, -1.1, -9.0]], [[3, 4, 5, 6], [end, 5, 6, 7]])
+    found = beams.advance([[-3.0, -9.0, -9.1, -9.2], [-0.01, -1.0, -1.1, -9.0]], [[3, 4, 5, 6], [end, 5, 6, 7]])
     assert found == parents
     assert [path.tokens for path in beams.rows()] == [(2, 5), (2, 6), (1, 3)][: len(parents)]
 
@@ -141,22 +138,22 @@ def test_the_greedy_path_runs_in_a_row_of_its_own_while_it_can_win(length_penalt
 def test_a_sequence_may_only_end_among_the_best():
     """As in fairseq and transformers, a hypothesis may only end among the `beam` best continuations."""
     end = 9
-    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20))
-    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    beams = _Beams(SearchOptions(num_beams=2, max_new_tokens=20), lambda path: path[-1] == end)
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]])
     # Best first: (1, end), (1, 3), (2, end), (2, 4)
     values, tokens = [[-0.1, -0.2, -7.0, -8.0], [-0.1, -0.2, -7.0, -8.0]], [[end, 3, 5, 6], [end, 4, 5, 6]]
-    assert beams.advance(values, tokens, lambda path: path[-1] == end) == [0, 1]
+    assert beams.advance(values, tokens) == [0, 1]
     assert [hypothesis.tokens for hypothesis in beams.finished] == [(1, end)]
     assert [path.tokens for path in beams.running] == [(1, 3), (2, 4)]
 
 
 def test_beams_stop_when_none_beats_the_finished_ones():
     end = 9
-    beams = _Beams(SearchOptions(beam=2, max_new_tokens=20, length_penalty=0.0))
-    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]], lambda path: path[-1] == end)
+    beams = _Beams(SearchOptions(num_beams=2, max_new_tokens=20, length_penalty=0.0), lambda path: path[-1] == end)
+    beams.advance([[-0.1, -0.5, -7.0, -8.0]], [[1, 2, 3, 4]])
     values, tokens = [[-0.01, -5.0, -5.1, -5.2], [-0.02, -6.0, -6.1, -6.2]], [[end, 5, 6, 7], [end, 5, 6, 7]]
-    assert beams.advance(values, tokens, lambda path: path[-1] == end) == []
-    assert beams.best().tokens == (1, end)
+    assert beams.advance(values, tokens) == []
+    assert beams.best()[0].tokens == (1, end)
 
 
 def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
@@ -171,12 +168,12 @@ def test_a_beam_as_wide_as_the_vocabulary_is_exhaustive(kosmos, prompts):
             best = max(best, float(first[token]))
         else:
             best = max(best, float(first[token] + logits_from_scratch(kosmos, prompt, [token]).max()))
-    found = search(kosmos, [prompt], beam=len(vocabulary), max_new_tokens=2, length_penalty=0.0)[0]
+    found = search(kosmos, [prompt], num_beams=len(vocabulary), max_new_tokens=2, length_penalty=0.0)[0]
     assert found.log_probability == pytest.approx(best, abs=1e-3)
 
 
 def test_hypotheses_are_scored_as_the_model_scores_them(kosmos, prompts):
-    for prompt, found in zip(prompts, search(kosmos, prompts, beam=4, max_new_tokens=6), strict=True):
+    for prompt, found in zip(prompts, search(kosmos, prompts, num_beams=4, max_new_tokens=6), strict=True):
         assert found.score == pytest.approx(found.log_probability / len(found.tokens))
         [score] = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [found.tokens])
         assert score == pytest.approx(found.log_probability, abs=1e-3)
@@ -234,7 +231,7 @@ def test_stop_text_of_newlines(data):
 def test_generation_ends_at_a_stop_text_of_newlines(kosmos):
     vocabulary = copy.copy(kosmos.vocabulary)
     vocabulary.newlines = True
-    stepper = Stepper(*prefill(kosmos.model, [kosmos.prompt("a")], vocabulary.pad), vocabulary, stop=("\n\n",))
+    ends = Ending(vocabulary, SearchOptions(stop="\n\n"))
     line = vocabulary.encode("the red dog")
-    assert not stepper.is_end(line)
-    assert stepper.is_end([*line, vocabulary.line_end])
+    assert not ends(line)
+    assert ends([*line, vocabulary.line_end])

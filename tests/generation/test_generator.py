@@ -144,7 +144,7 @@ def test_the_precision_is_the_one_asked_for(model, saved, dtype):
     likely = Generator(model, kosmos.vocabulary, kosmos.sample_builder)
     arguments = ("<image> a", [image.getvalue()], ["cat", "the red dog"])
     assert kosmos.score(*arguments) == pytest.approx(likely.score(*arguments), rel=0.05)
-    assert isinstance(kosmos.generate("<image> a", [image.getvalue()], beam=3, max_new_tokens=4), str)
+    assert isinstance(kosmos.generate("<image> a", [image.getvalue()], num_beams=3, max_new_tokens=4), str)
 
 
 def test_by_default_a_cpu_computes_in_float32():

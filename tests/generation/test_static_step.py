@@ -4,6 +4,7 @@ import copy
 import gc
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from kosmos_plugin.generation.prefill import prefill
 from kosmos_plugin.generation.sampling import Sampler, likeliest_token
 from kosmos_plugin.generation.static_step import StaticStep, rounded_shape, static_steps
 from kosmos_plugin.generation.static_stepper import STEPS_AT_ONCE, StaticStepper
-from kosmos_plugin.generation.stepper import Stepper
+from kosmos_plugin.generation.stepper import Row, Stepper
 from kosmos_plugin.generation.token_trie import TokenTrie
 from kosmos_plugin.models.config import KosmosTinyConfig
 from kosmos_plugin.models.decoder import KosmosDecoder
@@ -91,9 +92,10 @@ def test_a_step_asks_the_device_nothing_and_is_the_same_each_time(positions, bea
 @pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.9, "min_p": 0.1, "temperature": 0.7}])
 def test_a_draw_asks_the_device_nothing(seed, options):
     with FakeTensorMode(), torch.no_grad():
-        sampler = Sampler(SearchOptions(do_sample=True, seed=seed, **options), torch.device("cuda"))
+        device, rows = torch.device("cuda"), torch.arange(3, device="cuda")
+        sampler = Sampler([SearchOptions(do_sample=True, seed=seed, **options)] * 3, [0, 1, 2], device)
         with Operations() as operations:
-            tokens = sampler(torch.zeros(3, WORDS, device="cuda"), 0)
+            tokens = sampler(torch.zeros(3, WORDS, device="cuda"), rows, 0)
     assert tokens.shape == (3,) and tokens.is_cuda
     for operation, tensors in operations.found:
         assert not any(question in operation for question in QUESTIONS), operation
@@ -112,7 +114,7 @@ def test_tensors_stay_in_their_places(kosmos):
     before = addresses()
     state, last = prefill(kosmos.model, [kosmos.prompt("a red cat"), kosmos.prompt("the")], kosmos.vocabulary.pad)
     with torch.inference_mode():
-        stepper = StaticStepper(step, state, last, kosmos.vocabulary)
+        stepper = StaticStepper(step, state, last, kosmos.vocabulary, SearchOptions())
         stepper.advance([0, 0, 1], [5, 6, 7])
         stepper.advance([1, 1, 0, 2], [8, 9, 4, 5])
     assert addresses() == before
@@ -148,37 +150,57 @@ def test_any_walk_equals_the_growing_cache(kosmos, walk, seed):
     prefilled = prefill(kosmos.model, samples, kosmos.vocabulary.pad)
     step = static_steps(kosmos.model, kosmos.vocabulary.pad).of(rounded_shape(prompts, beams, 64, 5))
     with torch.inference_mode():
-        static = StaticStepper(step, *prefilled, kosmos.vocabulary)
-        growing = Stepper(*prefilled, kosmos.vocabulary)
+        static = StaticStepper(step, *prefilled, kosmos.vocabulary, SearchOptions())
+        growing = Stepper(*prefilled, kosmos.vocabulary, SearchOptions())
         for rows, tokens in steps:
             for stepper in (static, growing):
                 stepper.advance(rows, tokens)
             expected = growing.log_probs
             torch.testing.assert_close(static.step.log_probs[static.beams], expected, atol=1e-4, rtol=1e-4)
+            normalizers = static.step.normalizers[static.beams]
+            torch.testing.assert_close(normalizers, growing.normalizers, atol=1e-4, rtol=1e-4)
+
+
+def rows_of(texts) -> list[Row]:
+    return [Row(number, number, text) for number, text in enumerate(texts)]
 
 
 def test_greedy_steps_at_once_are_those_one_by_one(kosmos):
     prefilled = prefill(kosmos.model, [kosmos.prompt("a red cat"), kosmos.prompt("the")], kosmos.vocabulary.pad)
     step = static_steps(kosmos.model, kosmos.vocabulary.pad).of(rounded_shape(2, 1, 64, 32))
+    options = SearchOptions(top_logprobs=3)
     with torch.inference_mode():
-        together = StaticStepper(step, *prefilled, kosmos.vocabulary).choose(likeliest_token, [(), ()], 0, 10)
+        stepper = StaticStepper(step, *prefilled, kosmos.vocabulary, options)
+        together = stepper.choose(likeliest_token, rows_of([(), ()]), 10)
         assert len(together) == STEPS_AT_ONCE
-        one = Stepper(*prefilled, kosmos.vocabulary)
-        for number, (values, tokens) in enumerate(together):
+        one, texts = Stepper(*prefilled, kosmos.vocabulary, options), ([], [])
+        for number, found in enumerate(together):
             if number:
-                one.advance([0, 1], together[number - 1][1])
-            [(expected, expected_tokens)] = one.choose(likeliest_token, [(), ()], number, 10)
-            assert tokens == expected_tokens
-            assert values == pytest.approx(expected, abs=1e-4)
+                one.advance([0, 1], [text[-1] for text in texts])
+            [expected] = one.choose(likeliest_token, rows_of(texts), 10)
+            for text, (token, (value, top)), (expected_token, (expected_value, expected_top)) in zip(
+                texts, found, expected, strict=True
+            ):
+                assert token == expected_token == top[0][0]
+                assert value == pytest.approx(expected_value, abs=1e-4)
+                assert [each[0] for each in top] == [each[0] for each in expected_top]
+                text.append(token)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("limit", [{"stop": ("the",)}, {"allowed": TokenTrie([[5, 6, 7, 8, 9, 10]])}])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"options": SearchOptions(stop="the")},
+        {"options": SearchOptions(repetition_penalty=1.5), "prompts": [np.array([5, 6])]},
+        {"options": SearchOptions(), "allowed": TokenTrie([[5, 6, 7, 8, 9, 10]])},
+    ],
+)
 def test_what_the_cpu_decides_is_asked_at_each_step(kosmos, limit):
     prefilled = prefill(kosmos.model, [kosmos.prompt("a")], kosmos.vocabulary.pad)
     step = static_steps(kosmos.model, kosmos.vocabulary.pad).of(rounded_shape(1, 1, 64, 32))
     stepper = StaticStepper(step, *prefilled, kosmos.vocabulary, **limit)
-    assert len(stepper.choose(likeliest_token, [()], 0, 10)) == 1
+    assert len(stepper.choose(likeliest_token, rows_of([()]), 10)) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -225,11 +247,13 @@ def test_nothing_of_an_earlier_search_remains(kosmos):
     with torch.inference_mode():
         step.cache.store.fill_(torch.nan)
         step.log_probs.fill_(torch.nan)
-        static, growing = StaticStepper(step, *prefilled, kosmos.vocabulary), Stepper(*prefilled, kosmos.vocabulary)
+        static = StaticStepper(step, *prefilled, kosmos.vocabulary, SearchOptions())
+        growing = Stepper(*prefilled, kosmos.vocabulary, SearchOptions())
         for stepper in (static, growing):
             stepper.advance([0, 0], [5, 6])
         assert not step.log_probs.isnan().any()
-        assert static.likeliest(3, [(5,), (6,)])[1] == growing.likeliest(3, [(5,), (6,)])[1]
+        rows = [Row(0, 0, (5,)), Row(0, 0, (6,))]
+        assert static.likeliest(3, rows)[1] == growing.likeliest(3, rows)[1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -64,7 +64,7 @@ def test_the_mask_leaves_the_values_of_what_may_follow(sequences, data):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 1000), beam=st.integers(1, 5), count=st.integers(1, 40))
+@given(seed=st.integers(0, 1000), num_beams=st.integers(1, 5), count=st.integers(1, 40))
 def test_never_an_impossible_name(kosmos, seed, beam, count):
     rng = random.Random(seed)
     names = names_of(kosmos, rng, count)
@@ -91,6 +91,6 @@ def test_probabilities_are_the_models_own(kosmos):
     rng = random.Random(4)
     prompt = prompts_of(kosmos, rng)[0]
     [name] = names_of(kosmos, rng, 1)
-    [found] = constrained(kosmos, [prompt], [name], beam=1)
+    [found] = constrained(kosmos, [prompt], [name], num_beams=1)
     [[score]] = score_batch(kosmos.model, kosmos.vocabulary, [prompt], [[name]])
     assert found.tokens == name and found.log_probability == pytest.approx(score, abs=1e-4) and score < -1

@@ -65,7 +65,7 @@ class Captioning(Benchmark[Picture]):
 
     def request(self, item: Picture, demonstrations: Sequence[Picture]) -> Request:
         shown = tuple(demonstration.demonstration for demonstration in demonstrations)
-        return Generate(question(PROMPT, item.image), beam=BEAM, demonstrations=shown)
+        return Generate(question(PROMPT, item.image), num_beams=BEAM, demonstrations=shown)
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
         return caption_metrics(items, answers)

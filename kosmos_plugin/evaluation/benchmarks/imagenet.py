@@ -68,7 +68,7 @@ class ImageNet(Benchmark[Photo]):
         return self._from_folders()
 
     def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:
-        return Generate(question(PROMPT, item.image), beam=2)
+        return Generate(question(PROMPT, item.image), num_beams=2)
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
         return accuracy(items, answers)
@@ -122,7 +122,7 @@ class ImageNetConstrained(ImageNet):
     title = "ImageNet, constrained to the category names"
 
     def request(self, item: Photo, demonstrations: Sequence[Item]) -> Request:
-        return Generate(question(PROMPT, item.image), beam=2, among=category_names())
+        return Generate(question(PROMPT, item.image), num_beams=2, among=category_names())
 
 
 @functools.cache

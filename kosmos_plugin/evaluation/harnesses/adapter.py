@@ -5,7 +5,6 @@ text are dropped; `<s>` and the images are kept.
 """
 
 import functools
-import io
 import logging
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -25,7 +24,6 @@ from kosmos_plugin.generation.beam_search import SearchOptions, generate, genera
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import Likelihood, likelihoods
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
-from kosmos_plugin.image_files import orientation, upright
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +90,12 @@ def make_prompt(context: str, images: Sequence[Any]) -> Prompt:
     """
     if not images:
         return (Text(context),)
-    encoded = []
     for image in images:
         if not isinstance(image, PIL.Image.Image):
             raise UserError(f"KOSMOS reads text and images; the task has a {type(image).__name__} (video or audio?).")
-        encoded.append(_png(image))
     if IMAGE_MARK not in context:
         context = IMAGE_MARK * len(images) + context
-    return parse_prompt(context, encoded, "a context of the task").segments
+    return parse_prompt(context, images, "a context of the task").segments
 
 
 def search_options(gen_kwargs: dict) -> SearchOptions:
@@ -121,7 +117,7 @@ def search_options(gen_kwargs: dict) -> SearchOptions:
     length_penalty = options.pop("length_penalty", 1.0)
     _warn_of_options(tuple(sorted(set(options) - set(_WITHOUT_EFFECT))))
     return SearchOptions(
-        beam=int(beam),
+        num_beams=int(beam),
         max_new_tokens=int(new_tokens[0]) if new_tokens else MAX_NEW_TOKENS,
         length_penalty=float(length_penalty),
         stop=tuple(mark for mark in ([until] if isinstance(until, str) else until) if mark),
@@ -250,13 +246,3 @@ def _truncated(kosmos: Generator, sample: Sample, most: int) -> Sample:
     return replace(
         sample, tokens=sample.tokens[kept], targets=sample.targets[kept], image_slots=sample.image_slots[kept]
     )
-
-
-def _png(image: PIL.Image.Image) -> bytes:
-    """Encode an image losslessly, upright: PNG would not keep the orientation of its EXIF."""
-    image = upright(image, orientation(image))
-    if image.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # the modes that PNG has
-        image = image.convert("RGB")
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

@@ -57,7 +57,7 @@ def test_both_animals_are_in_every_prompt_of_the_pair(folder, kind, prompt):
         request = benchmark.request(item, [])
         assert prompt_text(request.prompt) == prompt
         assert distinct_images(request) == [item.image]
-        assert request == Generate(request.prompt, beam=1)
+        assert request == Generate(request.prompt, num_beams=1)
 
 
 def test_predictions_are_compared_ignoring_case(folder):

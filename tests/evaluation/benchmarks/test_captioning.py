@@ -61,11 +61,11 @@ def test_prompts(coco):
     benchmark = Coco(coco)
     item, pool = benchmark.items()[0], benchmark.training_items()
     request = benchmark.request(item, [])
-    assert request == Generate(request.prompt, beam=5, max_new_tokens=32)
+    assert request == Generate(request.prompt, num_beams=5, max_new_tokens=32)
     assert prompt_text(request.full_prompt) == "<image> An image of"
     demonstrations = benchmark.demonstrations(item, pool, 2, seed=1)
     request = benchmark.request(item, demonstrations)
-    assert request.beam == 5
+    assert request.num_beams == 5
     assert prompt_text(request.full_prompt) == (
         "<image> An image of New red small under today car today. "
         "<image> An image of Stands behind green large new tree red. "

@@ -136,9 +136,9 @@ def test_the_name_is_generated_after_the_photo(folder):
     request = ImageNet(folder).request(item, [])
     assert prompt_text(request.prompt) == "<image> The photo of the"
     assert distinct_images(request) == [item.image]
-    assert request == Generate(request.prompt, beam=2)
+    assert request == Generate(request.prompt, num_beams=2)
     constrained = ImageNetConstrained(folder).request(item, [])
-    assert constrained == Generate(request.prompt, beam=2, among=category_names())
+    assert constrained == Generate(request.prompt, num_beams=2, among=category_names())
 
 
 def test_clips_names_are_in_the_order_of_torchvisions():

@@ -48,7 +48,7 @@ def test_a_chain_of_thought_first_describes_the_image(folder):
     benchmark = RenderedSst2ChainOfThought(folder)
     item = benchmark.items()[0]
     first = benchmark.request(item, [])
-    assert isinstance(first, Generate) and first.beam == 1 and first.among is None
+    assert isinstance(first, Generate) and first.num_beams == 1 and first.among is None
     assert prompt_text(first.prompt) == "<image> Introduce this picture in detail:"
     second = first.then("a dull film")
     assert isinstance(second, Choose)

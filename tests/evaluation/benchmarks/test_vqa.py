@@ -81,7 +81,7 @@ def test_prompts(vqav2):
     benchmark = VqaV2(vqav2, "val")
     item, pool = benchmark.items()[2], benchmark.training_items()
     request = benchmark.request(item, [])
-    assert request == Generate(request.prompt, beam=1, max_new_tokens=16)
+    assert request == Generate(request.prompt, num_beams=1, max_new_tokens=16)
     assert prompt_text(request.full_prompt) == "<image> Question: What is near the bird? Answer:"
     request = benchmark.request(item, benchmark.demonstrations(item, pool, 2, seed=1))
     assert prompt_text(request.full_prompt) == (

@@ -60,7 +60,7 @@ def test_the_prompt_is_the_papers(folder, kind, prompt):
     request = benchmark.request(item, [])
     assert prompt_text(request.prompt) == prompt
     assert distinct_images(request) == ([item.screenshot] if "<image>" in prompt else [])
-    assert request == Generate(request.prompt, beam=1)
+    assert request == Generate(request.prompt, num_beams=1)
 
 
 def test_exact_match_and_f1(folder):

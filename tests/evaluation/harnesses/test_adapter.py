@@ -80,8 +80,8 @@ def test_images_of_any_mode_are_read_as_they_are(mode):
     [
         ({}, SearchOptions(max_new_tokens=256)),
         ({"until": ["\n\n", "."], "max_gen_toks": 32, "do_sample": False}, SearchOptions(1, 32, stop=("\n\n", "."))),
-        ({"until": ".", "max_new_tokens": 16, "temperature": 0.0, "top_p": 1.0}, SearchOptions(1, 16, stop=(".",))),
-        ({"until": ["", "."], "max_tokens": 8, "top_p": None}, SearchOptions(1, 8, stop=(".",))),
+        ({"until": ".", "max_new_tokens": 16, "temperature": 0.0, "top_p": 1.0}, SearchOptions(1, 16, stop=".")),
+        ({"until": ["", "."], "max_tokens": 8, "top_p": None}, SearchOptions(1, 8, stop=".")),
         ({"max_gen_toks": 4, "max_new_tokens": 8, "num_beams": 5}, SearchOptions(5, 4)),
         ({"num_beams": 2, "length_penalty": 0.5, "max_gen_toks": 4}, SearchOptions(2, 4, 0.5)),
         ({"do_sample": False, "temperature": 0.7, "max_gen_toks": 4}, SearchOptions(1, 4)),

@@ -81,9 +81,9 @@ def test_answers_are_what_the_model_generates(model, varied):
         ("", {"max_gen_toks": 3}),
     ]
     expected = [
-        varied.generate("the red house", max_new_tokens=9, stop=("a",)),
+        varied.generate("the red house", max_new_tokens=9, stop="a"),
         varied.generate("a cat near the river", max_new_tokens=5),
-        varied.generate("the small", max_new_tokens=5, beam=3),
+        varied.generate("the small", max_new_tokens=5, num_beams=3),
         varied.generate("", max_new_tokens=3),
     ]
     assert model.generate_until(instances("generate_until", *asked)) == expected
@@ -100,10 +100,10 @@ def test_requests_with_images(model, varied):
         ("the red", options, {"visual": images[0]}),
     ]
     expected = [
-        varied.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
-        varied.generate("<image> the red", encoded[1:], max_new_tokens=6, stop=(".",)),
-        varied.generate("<image> and <image> of", encoded, max_new_tokens=6, stop=(".",)),
-        varied.generate("<image> the red", encoded[:1], max_new_tokens=6, stop=(".",)),
+        varied.generate("<image> the red", encoded[:1], max_new_tokens=6, stop="."),
+        varied.generate("<image> the red", encoded[1:], max_new_tokens=6, stop="."),
+        varied.generate("<image> and <image> of", encoded, max_new_tokens=6, stop="."),
+        varied.generate("<image> the red", encoded[:1], max_new_tokens=6, stop="."),
     ]
     assert model.generate_until(instances("generate_until", *asked)) == expected
     continuations = [" cat", " old dog"]
@@ -194,7 +194,7 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
     assert len(samples) == len(rows)
     for sample in samples:
         prompt = f"near {sample['doc']['question']}"
-        assert sample["resps"] == [[varied.generate(prompt, max_new_tokens=6, stop=(".",))]]
+        assert sample["resps"] == [[varied.generate(prompt, max_new_tokens=6, stop=".")]]
     assert len({sample["resps"][0][0] for sample in samples}) > len(rows) / 2, "the model says different things"
 
 

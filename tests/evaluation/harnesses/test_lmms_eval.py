@@ -95,10 +95,10 @@ def test_answers_are_what_the_model_generates(model, varied):
         ("the red house", {"until": ["a"], "max_new_tokens": 9, "do_sample": False, "temperature": 0}, 1),
     ]
     expected = [
-        varied.generate("<image> the red house", files(DOCUMENTS[0]), max_new_tokens=9, stop=("a",)),
-        varied.generate("the red house", max_new_tokens=9, stop=("a",)),
-        varied.generate("a <image> near <image> of", files(DOCUMENTS[1]), max_new_tokens=5, beam=3),
-        varied.generate("<image> <image> the red house", files(DOCUMENTS[1]), max_new_tokens=9, stop=("a",)),
+        varied.generate("<image> the red house", files(DOCUMENTS[0]), max_new_tokens=9, stop="a"),
+        varied.generate("the red house", max_new_tokens=9, stop="a"),
+        varied.generate("a <image> near <image> of", files(DOCUMENTS[1]), max_new_tokens=5, num_beams=3),
+        varied.generate("<image> <image> the red house", files(DOCUMENTS[1]), max_new_tokens=9, stop="a"),
     ]
     assert model.generate_until(instances("generate_until", asked)) == expected
 
@@ -217,7 +217,7 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
     for sample in samples:
         row = rows[sample["doc_id"]]
         prompt = f"<image> near {row['question']}"
-        expected = varied.generate(prompt, [row["picture"]], max_new_tokens=6, stop=(".",))
+        expected = varied.generate(prompt, [row["picture"]], max_new_tokens=6, stop=".")
         assert sample["filtered_resps"] == [expected]
     assert len({sample["filtered_resps"][0] for sample in samples}) > len(rows) / 2, "the model says different things"
 
