@@ -89,11 +89,10 @@ def merge(state: dict[str, Any], path: Path, base_state: dict[str, Any], base: P
     scale = _scale(options, path)
     weights, left = dict(base_state["model"]), dict(state["model"])
     for name in [name.removesuffix(A_SUFFIX) for name in left if name.endswith(A_SUFFIX)]:
-        a, b = left.pop(f"{name}{A_SUFFIX}"), left.pop(f"{name}{B_SUFFIX}", None)
-        weight = weights.get(f"{name}.weight")
-        if not _fit(weight, a, b):
+        a, b, matrix = left.pop(f"{name}{A_SUFFIX}"), left.pop(f"{name}{B_SUFFIX}", None), f"{name}.weight"
+        if not _fit(weights.get(matrix), a, b):
             raise UserError(f"{path} does not fit its base {base}: {name} differs.")
-        weights[f"{name}.weight"] = weight.float() + (b.float() @ a.float()) * scale
+        weights[matrix] = weights[matrix].float() + (b.float() @ a.float()) * scale
     if left:
         raise UserError(f"{path} is not an adapter: it has {min(left)}.")
     task_state = {key: value for key, value in (state.get("task_state") or {}).items() if key != "lora_base"}
