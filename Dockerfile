@@ -27,7 +27,7 @@ CMD ["kosmos-generate", "--help"]
 
 # With a compiler, which --compile needs, and the settings of NVIDIA's container toolkit.
 FROM cpu AS cuda
-USER root
+USER 0
 # hadolint ignore=DL3008
 RUN apt-get update \
   && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
