@@ -171,8 +171,10 @@ class Chat:
         if not self.conversation.turns:
             raise UserError("There is no message to edit.")
         text, images = _without_paths(line)
-        answer = self.conversation.edit(text, images or None, **self.options)
-        self._finish(iter([answer] if answer else []), self.conversation.dropped)
+        self._show(
+            lambda **options: self.conversation.stream_edit(text, images or None, **options),
+            lambda **options: self.conversation.edit(text, images or None, **options),
+        )
 
     def _show(self, stream: Callable[..., Iterator[str]], whole: Callable[..., str]) -> None:
         """Print an answer as it is generated; of beams when it is done."""

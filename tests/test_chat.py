@@ -66,12 +66,13 @@ def test_images_by_their_paths(picture, line, text, images):
     assert chat._without_paths(line) == (text, images)
 
 
-def test_images_are_seen(kosmos, talk, picture, capsys):
+def test_images_are_seen(kosmos, picture, capsys):
+    talk = Chat(lambda: kosmos.chat(), SearchOptions(max_new_tokens=5), interactive=False)
     for line in ("cat.PNG the red", "/image 'my cat.png' cat.PNG", "both", f"{picture}/cat.PNG"):
         talk.answer(line)
     turns = talk.conversation.turns
     assert [len(turn.images) for turn in turns] == [1, 2, 1]
-    expected = kosmos.chat(**TEMPLATE)
+    expected = kosmos.chat()
     assert turns[0].answer == expected.ask("the red", PICTURE, max_new_tokens=5)
     assert turns[1].answer == expected.ask("both", [PICTURE, PICTURE], max_new_tokens=5)
     assert talk.images == []

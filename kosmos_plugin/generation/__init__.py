@@ -19,6 +19,7 @@
     results.py         what was generated, in tokens and in text
     likelihood.py      log-probabilities of candidates after their prompts
     template.py        what a user says → a prompt of the kind that a model was trained on
+    turn.py            a turn of a conversation, and its answer
     conversation.py    turns whose text and images stay in the cache
     device.py          where a model runs, and in which precision
     generator.py       `Generator`, which puts all of it behind one class, and `load`

@@ -93,6 +93,7 @@ def search(
     if options.num_beams > 1:
         return _beam_search(stepper, options, ending, len(last))
     *_, sequences = token_by_token(stepper, options, ending)
+    stepper.finish()
     found = [sequence.hypothesis() for sequence in sequences]
     return [found[first : first + options.n] for first in range(0, len(found), options.n)]
 

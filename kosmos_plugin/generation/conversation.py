@@ -9,7 +9,8 @@ To take turns back, or to ask again, is to truncate the cache.
 import sys
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +24,13 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.beam_search import generated_text, search
 from kosmos_plugin.generation.decoding_state import DecodingState
 from kosmos_plugin.generation.ending import Ending
-from kosmos_plugin.generation.image_sources import FetchUrl, ImageSource, several_images
+from kosmos_plugin.generation.image_sources import FetchUrl, several_images
 from kosmos_plugin.generation.options import SearchOptions, TextArguments
 from kosmos_plugin.generation.prefill import ImageEmbeddings, extend_rows, ids_with_image_refs
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
 from kosmos_plugin.generation.streaming import stream_from
 from kosmos_plugin.generation.template import template_of
+from kosmos_plugin.generation.turn import Turn
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
 
@@ -37,38 +39,6 @@ INTRODUCTION = "Introduce this picture in detail:"  # §4.5
 
 class ConversationFull(UserError):
     """A turn does not fit in the model's positions after what was said."""
-
-
-@dataclass(eq=False)
-class Turn:
-    """What was said, and its answer.
-
-    Attributes:
-        text: What the user said.
-        images: The images that belong to it, as the user gave them.
-        segments: Both as the model reads them.
-        answer: The answer; a part of it if it was cancelled.
-        finish_reason: "stop" or "length"; None while it is generated, and if it was cancelled.
-        is_introduction: Whether it asks for the rationale of the turn after it.
-    """
-
-    text: str
-    images: list[ImageSource]
-    segments: tuple[Text | Image, ...]
-    answer: str = ""
-    finish_reason: str | None = None
-    is_introduction: bool = False
-    end: int = 0  # positions of the transcript up to the answer
-    in_cache: int = 0  # tokens of the answer that are in the cache
-    last: torch.Tensor | None = None  # the hidden state [1, E] that predicts the answer's first token
-
-    def said(self) -> tuple[Text | Image, ...]:
-        """The turn and its answer as the model reads them."""
-        return (*self.segments, *self.said_in_answer())
-
-    def said_in_answer(self) -> tuple[Text, ...]:
-        """The answer as the model reads it; nothing if it is empty."""
-        return (Text(self.answer),) if self.answer else ()
 
 
 class Conversation:
@@ -202,18 +172,30 @@ class Conversation:
             UserError: As for `ask`; or there is no such turn.
         """
         search_options = self._options(options)
+        self._replace(text, images, turn, search_options)
+        return self._answer(search_options)
+
+    def stream_edit(
+        self, text: str, images: Any = None, turn: int = -1, **options: Unpack[TextArguments]
+    ) -> Iterator[str]:
+        """As `edit`, and give the answer as it is generated."""
+        search_options = _one_text(self._options(options))
+        self._replace(text, images, turn, search_options)
+        return self._stream(search_options)
+
+    def _replace(self, text: str, images: Any, turn: int, options: SearchOptions) -> None:
+        """Append a turn in place of another and those after it; if it does not fit, nothing changes."""
         asked = [each for each in self.turns if not each.is_introduction]
         if not -len(asked) <= turn < len(asked):
             raise UserError(f"The conversation has {len(asked)} turns, and no turn {turn}.")
         new = self._new_turns(text, asked[turn].images if images is None else images)
         taken = self.undo(len(asked) - turn % len(asked))
         try:
-            self._begin(new, search_options)
+            self._begin(new, options)
         except UserError:
             for each in taken:
                 self._read(each)
             raise
-        return self._answer(search_options)
 
     def _options(self, arguments: TextArguments) -> SearchOptions:
         options = SearchOptions(**{"stop": self.template.stop, **cast("dict[str, Any]", arguments)})
@@ -228,7 +210,7 @@ class Conversation:
         given = several_images(images)
         turns = []
         asked, shown = text, given
-        if self.chain_of_thought and given:
+        if self.chain_of_thought and given and text.replace(IMAGE_MARK, " ").strip():
             introduction = parse_prompt(f"{IMAGE_MARK} " * len(given) + INTRODUCTION, given, "the turn", self.fetch)
             turns.append(Turn(INTRODUCTION, given, introduction.segments, is_introduction=True))
             asked, shown = text.replace(IMAGE_MARK, " "), []
@@ -311,11 +293,12 @@ class Conversation:
         assert turn.last is not None
         tokens: list[int] = []
         try:
-            for chunk in stream_from(self._state, turn.last, ending, options, self._history, in_place=True):
-                tokens += chunk.tokens
-                turn.answer, turn.finish_reason = turn.answer + chunk.text, chunk.finish_reason
-                if chunk.text:
-                    yield chunk.text
+            with closing(stream_from(self._state, turn.last, ending, options, self._history, in_place=True)) as chunks:
+                for chunk in chunks:
+                    tokens += chunk.tokens
+                    turn.answer, turn.finish_reason = turn.answer + chunk.text, chunk.finish_reason
+                    if chunk.text:
+                        yield chunk.text
         finally:
             self._keep_answer(turn, tokens)
 

@@ -37,6 +37,8 @@ Images = ImageSource | Sequence[ImageSource] | None
 
 Prompts = list[str] | tuple[str, ...]
 
+PROMPTS_AT_ONCE = 32  # of a list that `generate` is given
+
 
 class Generator:
     """A trained model with its vocabulary and input format.
@@ -91,7 +93,7 @@ class Generator:
     def generate(
         self, prompt: Any, images: Any = None, *, details: bool = False, **options: Unpack[SearchArguments]
     ) -> Any:
-        """Continue one prompt, or several in one batch.
+        """Continue one prompt, or several, which are batched.
 
         Args:
             prompt: The prompt, with one `<image>` for each image; or a list of prompts.
@@ -112,7 +114,11 @@ class Generator:
         """
         search_options = SearchOptions.of(**options)
         samples = self._samples(prompt, images)
-        found: list[Any] = self.generations(samples, search_options)
+        if samples:
+            self._require_room(samples, search_options)
+        found: list[Any] = []
+        for first in range(0, len(samples), PROMPTS_AT_ONCE):
+            found += self.generations(samples[first : first + PROMPTS_AT_ONCE], search_options)
         if not (details or search_options.logprobs or search_options.n > 1):
             found = [generation.text for generation in found]
         return found[0] if isinstance(prompt, str) else found
@@ -265,7 +271,7 @@ class Generator:
             images = [None] * len(prompt)
         if not isinstance(images, list | tuple) or len(images) != len(prompt):
             raise UserError(f"images must be a list with those of each of the {len(prompt)} prompts.")
-        names = [f"prompt {number}" for number in range(1, len(prompt) + 1)] if len(prompt) > 1 else ["prompt"]
+        names = ["prompt"] if len(prompt) == 1 else [f"prompt {number + 1}" for number in range(len(prompt))]
         return [self.prompt(*each) for each in zip(prompt, images, names, strict=True)]
 
     def _require_room(self, prompts: Sequence[Sample], options: SearchOptions) -> None:

@@ -30,7 +30,7 @@ FetchUrl = Callable[[str], bytes]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _CHANNELS = (1, 3, 4)
-_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 def several_images(images: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
@@ -81,7 +81,11 @@ def image_of(source: ImageSource, name: str = "an image", fetch: FetchUrl | None
 
 def png(image: "PIL.Image.Image") -> bytes:
     """Encode an image of Pillow losslessly, upright: PNG would not keep the orientation of its EXIF."""
+    from PIL import Image
+
     image = upright(image, orientation(image))
+    if image.mode == "I":  # pixels of 32 bits, of which Pillow reads and writes files with 16
+        image = Image.fromarray(np.asarray(image).clip(0, 65535).astype(np.uint16))
     if image.mode not in _PNG_MODES:
         image = image.convert("RGB")
     buffer = io.BytesIO()

@@ -34,9 +34,9 @@ def penalize(scores: torch.Tensor, histories: Sequence[np.ndarray], options: Seq
 
 def _repeating(history: np.ndarray, size: int) -> np.ndarray:
     """The tokens that would repeat `size` tokens of the history, int64."""
-    if len(history) < size:
+    last = history[max(0, len(history) - size + 1) :]
+    if len(history) < size or (last < 0).any():  # an image is no word that could be said again
         return np.zeros(0, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(history, size)
-    last = history[len(history) - size + 1 :]
     found = windows[(windows[:, :-1] == last).all(axis=1), -1]
     return found[found >= 0]

@@ -31,9 +31,10 @@ def make_stepper(
 ) -> Stepper:
     """The stepper of the state's device; the arguments are those of `search`.
 
-    `in_place` is for one sequence: the state is extended by what is generated, where that is no more work.
+    `in_place` is for one sequence: the state itself is extended by what is generated, at the latest by `finish`.
     """
     copies = options.n if options.num_beams == 1 else 1
+    in_place = in_place and options.num_beams == 1
     if uses_static_shapes(last.device):
         # Each prompt has as many rows as it has beams or samples, and perhaps one for the greedy path.
         beams = max(copies, options.num_beams + options.keep_greedy)
@@ -41,10 +42,10 @@ def make_stepper(
         shape = rounded_shape(len(last), beams, state.length, options.max_new_tokens)
         step = None if steps.in_use() else steps.of(shape)
         if step is not None:
-            stepper = StaticStepper(step, state, last, vocabulary, options, prompts, copies, allowed)
+            stepper = StaticStepper(step, state, last, vocabulary, options, prompts, copies, allowed, in_place)
             steps.user = weakref.ref(stepper)
             return stepper
-    return Stepper(state, last, vocabulary, options, prompts, copies, allowed, in_place and options.num_beams == 1)
+    return Stepper(state, last, vocabulary, options, prompts, copies, allowed, in_place)
 
 
 def uses_static_shapes(device: torch.device) -> bool:
@@ -64,6 +65,7 @@ class StaticStepper(Stepper):
         prompts: The tokens of each prompt.
         copies: Rows that begin with each prompt.
         allowed: The only sequences that may be generated.
+        in_place: Let `finish` extend the state, of one row, by the tokens that were appended.
     """
 
     def __init__(
@@ -76,8 +78,11 @@ class StaticStepper(Stepper):
         prompts: Sequence[np.ndarray] = (),
         copies: int = 1,
         allowed: TokenTrie | None = None,
+        in_place: bool = False,
     ):
         super().__init__(state, last, vocabulary, options, prompts, copies, allowed)
+        self.extended = state if in_place else None
+        self.appended = 0  # tokens of each sequence
         self.step = step
         self.step.start(self.state.cache, self.log_probs, self.normalizers, copies)
         beams = step.shape.beams
@@ -110,6 +115,7 @@ class StaticStepper(Stepper):
         for number in range(first, min(first + STEPS_AT_ONCE, limit)):
             if steps:
                 self.step.continue_with(steps[-1][1][:, 0])
+                self.appended += 1
             tokens = choice(self.step.log_probs, self.sequences, number).unsqueeze(1)
             steps.append(with_likeliest(self.step.log_probs, tokens, self.options.top_logprobs))
         values, found = read(*(torch.stack(each) for each in zip(*steps, strict=True)))
@@ -132,7 +138,13 @@ class StaticStepper(Stepper):
             next_tokens[place], parents[place] = token, beam
             advanced.append(place)
         self.step.run(next_tokens, parents)
+        self.appended += 1
         self.beams = advanced
+
+    def finish(self) -> None:
+        """See Stepper."""
+        if self.extended is not None and self.appended > 0:
+            self.extended.cache.append(self.step.cache.of_steps(self.appended))
 
     def _take_predictions(self) -> None:
         """Take the rows' predictions out of the step's."""

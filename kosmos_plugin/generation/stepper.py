@@ -115,6 +115,9 @@ class Stepper:
         hidden = self.state.extend(torch.tensor(tokens, device=self.log_probs.device).unsqueeze(1))[:, -1]
         self.log_probs, self.normalizers = log_probabilities(self.state.model.decoder, hidden, self.vocabulary.pad)
 
+    def finish(self) -> None:
+        """Extend the state by what was appended, if that was asked for: here it is already."""
+
     def _penalized(self, scores: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         if not self.options.looks_back:
             return scores

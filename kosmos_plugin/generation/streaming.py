@@ -1,6 +1,6 @@
 """A text as it is generated, in parts that can be shown."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def stream_from(
     options: SearchOptions,
     prompt: np.ndarray,
     in_place: bool = False,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """As `stream`, from a prefilled state of one row.
 
     Args:
@@ -56,12 +56,15 @@ def stream_from(
     text = TextStream(ending.vocabulary, ending.stop)
     taken = 0
     stepper = make_stepper(state, last, ending.vocabulary, options, [prompt], in_place=in_place)
-    for [sequence] in token_by_token(stepper, options, ending):
-        new, logprobs = sequence.tokens[taken:], sequence.logprobs[taken:]
-        taken = len(sequence.tokens)
-        part = "".join(map(text.add, new))
-        if sequence.finish_reason is not None:
-            part += text.end()
-        if part or options.logprobs or sequence.finish_reason is not None:
-            described = token_logprobs(ending.vocabulary, new, logprobs) if options.logprobs else None
-            yield Chunk(part, tuple(new), described, sequence.finish_reason)
+    try:
+        for [sequence] in token_by_token(stepper, options, ending):
+            new, logprobs = sequence.tokens[taken:], sequence.logprobs[taken:]
+            taken = len(sequence.tokens)
+            part = "".join(map(text.add, new))
+            if sequence.finish_reason is not None:
+                part += text.end()
+            if part or options.logprobs or sequence.finish_reason is not None:
+                described = token_logprobs(ending.vocabulary, new, logprobs) if options.logprobs else None
+                yield Chunk(part, tuple(new), described, sequence.finish_reason)
+    finally:
+        stepper.finish()

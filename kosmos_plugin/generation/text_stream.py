@@ -28,7 +28,7 @@ class TextStream:
         self.stop = {vocabulary.as_decoded(text): text for text in stop}
         self.stopped_by: str | None = None
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._line_begin: list[int] | None = None  # the tokens of a line that has no text yet
+        self._line_begin: list[int] | None = []  # the tokens of a line that has no text yet; None: it has
         self._pending = ""  # decoded, but not shown
         self._shown = False  # whether anything is
 

@@ -155,6 +155,12 @@ class KeyValueCache:
             self.groupings = None
             self._drop_unused()
 
+    def append(self, keys_and_values: torch.Tensor) -> None:
+        """Append positions of one row that were computed elsewhere, [layers, 2, 1, H, T, D]."""
+        self.reserve(1, keys_and_values.size(4), keys_and_values.device)
+        for layer, (k_BHTD, v_BHTD) in enumerate(keys_and_values):
+            self.levels[-1].write(layer, self.num_layers, k_BHTD, v_BHTD)
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` positions, of one row without padding and without branches."""
         [level] = self.levels

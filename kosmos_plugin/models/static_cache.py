@@ -79,6 +79,11 @@ class StaticCache:
             self.visible[:rows, :, part] = True if level.valid is None else level.valid[row].unsqueeze(1)
             first += level.length
 
+    def of_steps(self, count: int) -> torch.Tensor:
+        """Keys and values of the first prompt in the first `count` steps of its only beam, [layers, 2, 1, H, T, D]."""
+        assert self.shape.beams == 1
+        return self.store[:, :, :1, :, self.shape.prompt_length : self.shape.prompt_length + count]
+
     def reserve(self, rows: int, length: int, device: torch.device, valid: torch.Tensor | None = None) -> torch.Tensor:
         """Begin a step: one position for each of the B·G beams; returns positions int64 [B·G, 1]."""
         assert length == 1 and valid is None and rows == self.parents.numel()

@@ -134,7 +134,7 @@ def test_stop_tokens(kosmos, shapes):
         assert choice.tokens == free[: free.index(end) + 1] and choice.finish_reason == "stop"
     for token, message in (("no such", "'no such' is not in the vocabulary"), (10**6, "1000000 is not in"), (-1, "-1")):
         with pytest.raises(UserError, match=message):
-            kosmos.generate("a", stop_tokens=token)
+            kosmos.generate("a", stop_tokens=token, max_new_tokens=4)
 
 
 def test_a_stop_text_needs_no_list(kosmos, shapes):
@@ -179,7 +179,7 @@ def test_score(kosmos):
         (lambda k: k.generate("a", n=3), "n=3 texts need do_sample, or num_beams of at least 3"),
         (lambda k: k.generate("a", keep_greedy=True), "keep_greedy is for beam search"),
         (lambda k: k.generate("a", max_new_tokens=64), r"64 new ones do not fit .* \(max_new_tokens\)"),
-        (lambda k: k.generate("<image>", b"no image"), "prompt: image 1 cannot be read"),
+        (lambda k: k.generate("<image>", b"no image", max_new_tokens=4), "prompt: image 1 cannot be read"),
         (lambda k: k.stream("a", num_beams=2), "A stream is one text"),
         (lambda k: k.stream(["a"]), "a prompt is a text, not of type list"),
         (lambda k: k.stream("a", max_new_tokens=64), "do not fit"),

@@ -88,12 +88,11 @@ def test_a_step_asks_the_device_nothing_and_is_the_same_each_time(positions, bea
         assert {device for _, _, device in tensors} <= {"cuda"}, operation
 
 
-@pytest.mark.parametrize("seed", [None, 1])
 @pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.9, "min_p": 0.1, "temperature": 0.7}])
-def test_a_draw_asks_the_device_nothing(seed, options):
+def test_a_draw_asks_the_device_nothing(options):
     with FakeTensorMode(), torch.no_grad():
         device, rows = torch.device("cuda"), torch.arange(3, device="cuda")
-        sampler = Sampler([SearchOptions(do_sample=True, seed=seed, **options)] * 3, [0, 1, 2], device)
+        sampler = Sampler([SearchOptions(do_sample=True, seed=1, **options)] * 3, [0, 1, 2], device)
         with Operations() as operations:
             tokens = sampler(torch.zeros(3, WORDS, device="cuda"), rows, 0)
     assert tokens.shape == (3,) and tokens.is_cuda

@@ -112,7 +112,7 @@ def test_stop_texts_are_cut_whole(vocabulary, text, stop):
 
 
 def raw_text(vocabulary, tokens) -> str:
-    """With the space that the first token begins with, without half a character."""
+    """Before whitespace at its ends is left out, without half a character."""
     stream = TextStream(vocabulary)
     data = b"".join(stream._bytes_of(token) for token in tokens)
     return data.decode(errors="ignore")
@@ -123,7 +123,7 @@ def raw_text(vocabulary, tokens) -> str:
     [
         ("the dog runs", ("dog",), "the"),
         ("the dog runs", ("dog", "he"), "t"),
-        ("the dog runs", (" the",), ""),
+        ("the dog runs", (" the", " "), "the"),
         ("the dog runs", ("runs the",), "the dog runs"),
         ("the dog\n\ncat", ("\n\n",), "the dog"),
         (f"the {FAMILY} cat", (FAMILY,), "the"),
