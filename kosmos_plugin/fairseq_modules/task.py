@@ -159,7 +159,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.needs_pretrained_weights = not from_checkpoint and not starts_from_model(self.cfg)
         lora_base = getattr(cfg, "lora_base", None)
         if lora_base is not None:  # as checkpoints record it, so that they find it from anywhere
-            cfg.lora_base = os.path.abspath(lora_base)  # type: ignore[attr-defined]
+            cfg.lora_base = os.path.abspath(lora_base)
         self.vision_model = vision_model_content(str(getattr(cfg, "vision_model", ""))) or ""
         model = super().build_model(cfg, from_checkpoint)
         if isinstance(model, Kosmos):

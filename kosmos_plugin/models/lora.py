@@ -68,9 +68,10 @@ def add_adapter(model: "Kosmos") -> None:
     except ModuleNotFoundError as error:
         raise missing_package("--lora-rank", error, "lora") from None
     config = model.config
+    alpha: Any = lora_alpha(config.lora_rank, config.lora_alpha)  # PEFT says int, and takes any number
     settings = LoraConfig(
         r=config.lora_rank,
-        lora_alpha=lora_alpha(config.lora_rank, config.lora_alpha),
+        lora_alpha=alpha,
         lora_dropout=config.lora_dropout,
         target_modules=lora_targets(config),
         exclude_modules=r"vision\..*" if model.vision is not None else None,
