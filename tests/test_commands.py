@@ -14,7 +14,7 @@ import kosmos_plugin
 from kosmos_plugin.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("chat", "convert", "evaluate", "generate", "inspect", "prepare", "serve")
+COMMANDS = ("chat", "convert", "evaluate", "finetune", "generate", "inspect", "prepare", "serve")
 # Everything that is slow to import or belongs to an extra.
 HEAVY = ("torch", "fairseq", "numpy", "datatrove", "transformers", "matplotlib", "PIL", "fastapi", "uvicorn")
 

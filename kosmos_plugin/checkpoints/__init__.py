@@ -4,6 +4,7 @@ files.py                 reads files of weights; writes new files and folders at
 state_dict.py            checks that weights match a configuration
 safetensors_file.py      any fairseq checkpoint ⇄ one .safetensors file
 fairseq_checkpoint.py    reads a KOSMOS model's checkpoint; writes new ones
+adapter.py               --lora-rank: an adapter finds its base and is merged into it
 embedded.py              the vocabulary that a checkpoint carries, so that it loads anywhere
 decoder_weights.py       --decoder-weights: a decoder that starts from a text-only model
 transformers_*.py        any architecture ⇄ a folder for transformers, with the code in `transformers_code/`

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kosmos_plugin.checkpoints.files import read_fairseq
+from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint
 from kosmos_plugin.checkpoints.safetensors_file import METADATA_KEY
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.decoder import KosmosDecoder
@@ -66,7 +66,7 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
             tensors, metadata = read_safetensors(path)
             cfg = json.loads(metadata.get(METADATA_KEY, "{}")).get("cfg")
         else:
-            state = read_fairseq(path)
+            state = read_checkpoint(path)
             tensors, cfg = state["model"], state.get("cfg")
     except UserError as error:
         raise UserError(f"--decoder-weights {error}") from None

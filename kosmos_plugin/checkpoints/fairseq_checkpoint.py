@@ -11,6 +11,7 @@ import torch
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
+from kosmos_plugin.checkpoints.adapter import find_base, is_adapter, merge
 from kosmos_plugin.checkpoints.embedded import embedded_state, embedded_vision_model, embedded_vocabulary
 from kosmos_plugin.checkpoints.files import new_target, read_fairseq
 from kosmos_plugin.checkpoints.safetensors_file import read_state
@@ -38,7 +39,19 @@ class KosmosCheckpoint:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read `model`, `cfg` and, if it has one, `task_state` of any fairseq checkpoint, .pt or .safetensors."""
+    """Read `model`, `cfg` and, if it has one, `task_state` of any fairseq checkpoint, .pt or .safetensors.
+
+    An adapter (`--lora-rank`) is merged into its base.
+    """
+    state = read_unmerged(path)
+    if not is_adapter(state):
+        return state
+    base = find_base(state, path)
+    return merge(state, path, read_unmerged(base), base)
+
+
+def read_unmerged(path: Path) -> dict[str, Any]:
+    """As `read_checkpoint`, but an adapter as it is."""
     return read_state(path) if path.suffix == ".safetensors" else read_fairseq(path)
 
 

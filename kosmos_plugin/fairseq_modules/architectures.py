@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from kosmos_plugin.models.config import ARCHITECTURES, INPUT_FORMAT, KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.models.lora import add_adapter, check_lora
 
 if TYPE_CHECKING:
     from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
@@ -41,7 +42,14 @@ class KosmosModel(Kosmos, BaseFairseqModel):
         """
         dictionary = task.source_dictionary
         config = kosmos_config(options)
-        model = cls.build(config, len(dictionary), dictionary.pad(), task.needs_pretrained_weights)
+        check_lora(config)
+        needs_weights = task.needs_pretrained_weights and config.lora_base is None
+        model = cls.build(config, len(dictionary), dictionary.pad(), needs_weights)
+        if config.lora_base is not None:
+            from kosmos_plugin.fairseq_modules.restoring import load_base
+
+            model.lora_base = load_base(model, Path(config.lora_base), task.vocabulary)
+            add_adapter(model)
         if config.decoder_weights is not None and task.needs_pretrained_weights:
             from kosmos_plugin.checkpoints.decoder_weights import load_decoder_weights
 

@@ -12,11 +12,18 @@ from fairseq import checkpoint_utils
 from fairseq.dataclass.utils import overwrite_args_by_name
 from omegaconf import OmegaConf
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import training_state, vocabulary_of
+from kosmos_plugin.checkpoints.adapter import (
+    base_fingerprint,
+    is_adapter,
+    require_same_base,
+    require_whole_model,
+)
+from kosmos_plugin.checkpoints.fairseq_checkpoint import read_unmerged, training_state, vocabulary_of
 from kosmos_plugin.checkpoints.files import read_fairseq
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.models.lora import lora_alpha
 from kosmos_plugin.vocabulary import Vocabulary
 
 EMBEDDINGS = "decoder.embed_tokens.weight"
@@ -35,6 +42,8 @@ WEIGHT_OPTIONS = (
 )
 # Options that change what the same weights compute.
 OTHER_OPTIONS = ("decoder_attention_heads", "activation_fn", "layernorm_eps", "positions", "untied_embeddings")
+# The same, of an adapter.
+ADAPTER_WEIGHT_OPTIONS, ADAPTER_OTHER_OPTIONS = ("lora_rank", "lora_targets"), ("lora_alpha",)
 
 
 def restore_for(vocabulary: Vocabulary, model: Kosmos | None = None) -> None:
@@ -80,6 +89,22 @@ def load_checkpoint(
         raise UserError(f"{path} lacks a part of what fairseq writes: {type(error).__name__}: {error}") from None
 
 
+def load_base(model: Kosmos, path: Path, vocabulary: Vocabulary) -> str:
+    """Fill a model from the checkpoint that `--lora-rank` is to adapt, and return the fingerprint of its weights.
+
+    Raises:
+        UserError: As for `load_checkpoint`.
+    """
+    try:
+        state = read_unmerged(path)
+    except UserError as error:
+        raise UserError(f"--lora-base {error}") from None
+    require_whole_model(state, path)
+    _require_fit(state, path, vocabulary, model)
+    model.load_state_dict(state["model"])
+    return base_fingerprint(state["model"])
+
+
 def _way_out(path: Path) -> str:
     """What to do about a damaged checkpoint of a training."""
     if not path.name.startswith("checkpoint_last"):
@@ -112,6 +137,13 @@ def _require_fit(state: dict[str, Any], path: Path, vocabulary: Vocabulary, mode
             "text-only model's can start the decoder (--decoder-weights)."
         )
     differences = _of_vocabularies(state, vocabulary)
+    adapted = model.lora_base if model is not None else None
+    if model is not None and adapted is None:
+        require_whole_model(state, path)
+    if adapted is not None:
+        if not is_adapter(state):
+            raise UserError(f"{path} holds a whole model, no adapter: to adapt it, give it as --lora-base.")
+        require_same_base(state, adapted, path, "--lora-base")
     if model is not None:
         differences += _of_models(model, options, state["model"])
     if differences:
@@ -133,7 +165,10 @@ def _of_models(model: Kosmos, options: dict[str, Any], weights: dict[str, Any]) 
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: getattr(tensor, "shape", None) for name, tensor in weights.items()}
     other = [name for name in (expected.keys() | found.keys()) - OF_VOCABULARY if expected.get(name) != found.get(name)]
-    names = (*OTHER_OPTIONS, *WEIGHT_OPTIONS) if other else OTHER_OPTIONS
+    of_adapter = model.lora_base is not None
+    always = (*ADAPTER_OTHER_OPTIONS, *OTHER_OPTIONS) if of_adapter else OTHER_OPTIONS
+    of_weights = (*ADAPTER_WEIGHT_OPTIONS, *WEIGHT_OPTIONS) if of_adapter else WEIGHT_OPTIONS
+    names = (*always, *of_weights) if other else always
     differences = [
         f"--{name.replace('_', '-')} is {there[name]} there and {here[name]} here"
         for name in names
@@ -152,6 +187,8 @@ def _comparable(options: dict[str, Any]) -> dict[str, Any]:
         options["vision_model"] = Path(options["vision_model"]).name  # it may have been moved
     if options.get("resampler") != "perceiver":
         options["resampler_layers"] = None  # not used
+    if options.get("lora_rank") and options.get("lora_alpha") is None:
+        options["lora_alpha"] = lora_alpha(options["lora_rank"], None)
     return options
 
 

@@ -1,6 +1,7 @@
 """The fairseq task: wires the data YAML, the mixture and the model together. No tensor code."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plai
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion, read_at_once
 from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 from kosmos_plugin.fairseq_modules.throughput import Throughput
-from kosmos_plugin.fairseq_modules.training_options import check_training_options
+from kosmos_plugin.fairseq_modules.training_options import check_training_options, starts_from_model
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
@@ -98,6 +99,7 @@ class KosmosMultimodalTask(FairseqTask):
         self.sample_builder = SampleBuilder(vocabulary, cfg.image_tokens, cfg.tokens_per_sample)
         self.skips = SkipCounter(cfg.max_skipped_rate)
         self.needs_pretrained_weights = True
+        self.lora_base: str | None = None  # with --lora-rank, the fingerprint of the model that is adapted
         self.vision_model = ""  # the content of the JSON file of the vision encoder, if it has one
         self.training_batches: EpochIterator | None = None
         self.planner: BatchPlanner | None = None  # known when the model is
@@ -154,9 +156,18 @@ class KosmosMultimodalTask(FairseqTask):
 
         if not from_checkpoint:
             check_training_options(self.cfg, self.data)
-        self.needs_pretrained_weights = not from_checkpoint
+        self.needs_pretrained_weights = not from_checkpoint and not starts_from_model(self.cfg)
+        lora_base = getattr(cfg, "lora_base", None)
+        if lora_base is not None:  # as checkpoints record it, so that they find it from anywhere
+            cfg.lora_base = os.path.abspath(lora_base)
         self.vision_model = vision_model_content(str(getattr(cfg, "vision_model", ""))) or ""
         model = super().build_model(cfg, from_checkpoint)
+        if isinstance(model, Kosmos):
+            if from_checkpoint and self.lora_base not in (None, model.lora_base):
+                raise UserError(
+                    f"The checkpoint is an adapter for another model than {lora_base}, whose weights differ."
+                )
+            self.lora_base = model.lora_base
         if not from_checkpoint:
             restore_for(self.vocabulary, model)
         if isinstance(model, Kosmos):
@@ -292,14 +303,16 @@ class KosmosMultimodalTask(FairseqTask):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint records of the task: all that it needs to load anywhere."""
+        """What a checkpoint records of the task: all that it needs to load anywhere, and an adapter's base."""
         from kosmos_plugin.checkpoints.embedded import embedded_state
 
-        return embedded_state(self.vocabulary, self.vision_model)
+        adapted = {} if self.lora_base is None else {"lora_base": self.lora_base}
+        return {**embedded_state(self.vocabulary, self.vision_model), **adapted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""
         self.vocabulary.newlines = state.get("newlines", False)
+        self.lora_base = state.get("lora_base")
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
         """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus."""

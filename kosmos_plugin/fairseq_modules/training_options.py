@@ -57,17 +57,29 @@ def check_training_options(task: Any, data: DataConfig | None = None) -> None:
     Raises:
         UserError: An option cannot be honoured, or names a file that does not exist.
     """
-    try:
-        config = OmegaConf.select(task, "..") if OmegaConf.is_config(task) else None
-    except ConfigKeyError:
-        config = None
+    config = _fairseq_config(task)
     if config is not None:
         _check_unused(config)
         _check_optimizer(config)
+        _check_adapter(config)
         _check_checkpoints(config)
         if data is not None and not config.dataset.disable_validation:
             _check_best_checkpoint_metric(config, data)
         _check_profile(config)
+
+
+def starts_from_model(task: Any) -> bool:
+    """Whether a training has `--finetune-from-model`: that checkpoint, or later its own, replaces all weights."""
+    config = _fairseq_config(task)
+    return config is not None and config.checkpoint.finetune_from_model is not None
+
+
+def _fairseq_config(task: Any) -> Any:
+    """The whole configuration that the task's options are a part of; None if there is none, as in a script."""
+    try:
+        return OmegaConf.select(task, "..") if OmegaConf.is_config(task) else None
+    except ConfigKeyError:
+        return None
 
 
 def _check_unused(config: Any) -> None:
@@ -90,6 +102,11 @@ def _check_optimizer(config: Any) -> None:
                 f"--optimizer fused_adamw updates float32 weights, and --memory-efficient-{kind} keeps none: "
                 f"use --optimizer adam, or --{kind}."
             )
+
+
+def _check_adapter(config: Any) -> None:
+    if OmegaConf.select(config, "model.lora_rank") and config.distributed_training.ddp_backend == "fully_sharded":
+        raise UserError("--lora-rank does not work with --ddp-backend fully_sharded: use pytorch_ddp.")
 
 
 def _check_best_checkpoint_metric(config: Any, data: DataConfig) -> None:

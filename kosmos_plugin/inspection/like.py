@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_checkpoint
+from kosmos_plugin.checkpoints.fairseq_checkpoint import VOCABULARY_FOLDER, read_unmerged
 from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.planning.command import read_training_command
@@ -41,7 +41,7 @@ def read_like(path: str) -> dict[str, Any]:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     require_file(path)
     try:
-        config = OmegaConf.create(read_checkpoint(path).get("cfg") or {})
+        config = OmegaConf.create(read_unmerged(path).get("cfg") or {})
         architecture = OmegaConf.select(config, "model._name")
     except OmegaConfBaseException:
         raise UserError(f"--like {path} has a configuration that cannot be read.") from None

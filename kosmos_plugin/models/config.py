@@ -79,6 +79,18 @@ class KosmosConfig:
         ("attentive", "perceiver", "linear"),
     )
     resampler_layers: int = option(6, "layers of the perceiver resampler (Flamingo: 6)")
+    lora_rank: int = option(
+        0,
+        "train an adapter of this rank (LoRA) to the frozen model of --lora-base, and save only the adapter; "
+        "0: train the model itself",
+    )
+    lora_base: str | None = option(None, "the trained model to adapt, a checkpoint (.pt, .safetensors)")
+    lora_alpha: float | None = option(None, "the adapter is scaled by this over its rank (default: twice the rank)")
+    lora_dropout: float = option(0.0, "dropout on the adapter's input")
+    lora_targets: str = option(
+        "q_proj,k_proj,v_proj,out_proj,fc1,fc2,dense",
+        "linear layers of the decoder and the resampler to adapt, by the last part of their names",
+    )
     # INPUT_FORMAT: under fairseq these are options of the task, and the model takes their values.
     image_tokens: int = 64  # K, embeddings per image in a sequence
     image_size: int = 224  # S, height and width in pixels

@@ -71,12 +71,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
         with_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         words = len(weight_VE)
+        weight_is_trained = with_gradient and ctx.needs_input_grad[1]
         cast_VE = weight_VE.to(dtype)  # from here on V counts the padding
         if padding := -words % row_multiple:
             cast_VE = F.pad(cast_VE, (0, 0, 0, padding))
         nll_M = torch.empty(len(targets_M), dtype=torch.float32, device=hidden_ME.device)
         if with_gradient:
             grad_hidden_ME = torch.empty_like(hidden_ME)
+        if weight_is_trained:
             grad_weight_VE = torch.zeros_like(cast_VE, dtype=torch.float32)
         size = _chunk_size(len(cast_VE), hidden_ME.device)
         for start in range(0, len(targets_M), size):
@@ -95,19 +97,21 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 if num_targets < start + len(grad_logits_CV):
                     grad_logits_CV[max(num_targets - start, 0) :] = 0
                 grad_hidden_ME[chunk] = grad_logits_CV @ cast_VE
-                if dtype == torch.float32:
+                if weight_is_trained and dtype == torch.float32:
                     torch.addmm(grad_weight_VE, grad_logits_CV.T, hidden_CE, out=grad_weight_VE)
-                else:
+                elif weight_is_trained:
                     grad_weight_VE += grad_logits_CV.T @ hidden_CE
         nll_M[num_targets:] = 0
         if with_gradient:
-            ctx.save_for_backward(grad_hidden_ME, grad_weight_VE[:words].to(weight_VE.dtype))
+            grads = [grad_weight_VE[:words].to(weight_VE.dtype)] if weight_is_trained else []
+            ctx.save_for_backward(grad_hidden_ME, *grads)
         ctx.mark_non_differentiable(nll_M)
         return nll_M.sum(), nll_M
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # In place: the weight's gradient is as large as the weight. A second backward pass raises an error.
-        grad_hidden_ME, grad_weight_VE = ctx.saved_tensors
+        grad_hidden_ME, *of_weight = ctx.saved_tensors  # none for a frozen weight
         grad_sum, _ = grads
-        return grad_hidden_ME.mul_(grad_sum), grad_weight_VE.mul_(grad_sum), None, None, None, None, None
+        grad_weight_VE = of_weight[0].mul_(grad_sum) if of_weight else None
+        return grad_hidden_ME.mul_(grad_sum), grad_weight_VE, None, None, None, None, None

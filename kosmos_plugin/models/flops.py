@@ -8,6 +8,8 @@ width E and V tokens in the vocabulary:
     a target          6 · V · E       a token in the loss, which needs logits
     an image          forward, and backward where there is a graph, by torch's counter
 
+A frozen weight, as in the base of an adapter (`--lora-rank`), needs no gradient of its own: 4 in place of 6.
+
 What is recomputed, padding, norms, activations and dropout are not counted.
 """
 
@@ -20,9 +22,12 @@ from torch import nn
 
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.models.lora import add_adapter
 
 if TYPE_CHECKING:
     from kosmos_plugin.models.decoder import KosmosDecoder
+
+TRAINED, FROZEN = 6, 4  # operations for a position and a weight
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,19 @@ def unit_flops(model: Kosmos) -> UnitFlops:
 
 def decoder_flops(decoder: "KosmosDecoder") -> UnitFlops:
     """The operations of the decoder, without those of images."""
+    (trained, frozen), output = linear_weights(decoder.layers), decoder.output_projection.weight
     return UnitFlops(
-        position=6 * linear_weights(decoder.layers),
+        position=TRAINED * trained + FROZEN * frozen,
         pair=12 * len(decoder.layers) * decoder.args.decoder_embed_dim,
-        target=6 * decoder.output_projection.weight.numel(),
+        target=(TRAINED if output.requires_grad else FROZEN) * output.numel(),
     )
 
 
-def linear_weights(module: nn.Module) -> int:
-    """Weights of the linear layers, each of which a position passes through once."""
-    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+def linear_weights(module: nn.Module) -> tuple[int, int]:
+    """Trained and frozen weights of the linear layers, each of which a position passes through once."""
+    layers = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+    trained = sum(weight.numel() for weight in layers if weight.requires_grad)
+    return trained, sum(weight.numel() for weight in layers) - trained
 
 
 def image_flops(model: Kosmos) -> tuple[int, int, int]:
@@ -78,8 +86,9 @@ def image_flops(model: Kosmos) -> tuple[int, int, int]:
         features = model.vision(torch.zeros(1, 3, size, size, dtype=torch.uint8, device="meta"))
     with counters[1]:
         embeddings = model.resampler(features)
-    with counters[2]:
-        embeddings.sum().backward()
+    if embeddings.requires_grad:  # not with an adapter of the decoder alone
+        with counters[2]:
+            embeddings.sum().backward()
     vision, resampler, backward = (counter.get_total_flops() for counter in counters)
     return vision, resampler, backward
 
@@ -89,4 +98,7 @@ def without_weights(config: KosmosConfig, vocabulary_size: int, pad: int) -> Kos
     # The meta device compiles nothing, has no autocast, and no pixels for a cache to read.
     plain = dataclasses.replace(config, compile=False, frozen_vision_dtype="model", cache_vision_features=False)
     with torch.device("meta"):
-        return Kosmos.build(plain, vocabulary_size, pad, pretrained_vision=False).train()
+        model = Kosmos.build(plain, vocabulary_size, pad, pretrained_vision=False).train()
+        if config.lora_rank:
+            add_adapter(model)
+    return model

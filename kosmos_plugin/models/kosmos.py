@@ -34,7 +34,12 @@ class Kosmos(nn.Module):
         vision: The vision tower; None for a text-only model (`--vision-encoder none`).
         resampler: features [N, L, W] → image embeddings [N, K, E]; None for a text-only model.
         decoder: The language model.
+
+    Attributes:
+        lora_base: With `--lora-rank`, the fingerprint of the weights of the model that is adapted; otherwise None.
     """
+
+    lora_base: str | None = None
 
     def __init__(
         self,

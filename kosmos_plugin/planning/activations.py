@@ -12,6 +12,9 @@ feed-forward network, s bytes for a number of the computation and r for one of t
 `--compile` keeps the output of the attention's matrix in place of the second residual, and recomputes GELU and
 LayerNorm from one tensor each: 2 s F. `--checkpoint-activations selective` keeps the layer's input and the results of
 matrix products and attention, `full` only the input; both then need one whole layer at a time.
+
+An adapter (`--lora-rank`) adds the product A x of each adapted matrix, s N, and with dropout the input of A and its
+mask. A layer's other tensors stay, as they are the inputs of A; the gradient of the output matrix is not computed.
 """
 
 from typing import Any
@@ -40,15 +43,18 @@ def activation_items(
     size = 2 if half or autocast else 4
     kept = config.decoder_layers * layer_bytes(config, half)
     whole = layer_bytes(config, half, checkpointing="none")
-    output = model.decoder.output_projection.weight.numel()
+    output = model.decoder.output_projection.weight
     items = [
         MemoryItem(f"activations of {config.decoder_layers} decoder layers", kept, tokens, "tokens"),
         MemoryItem("one layer in its backward pass", whole, tokens, "tokens"),
-        # Summed in float32, beside its final form.
-        MemoryItem("gradient of the output matrix", 4 + (2 if half else 4), output, "parameters"),
-        # Logits and their gradient in the precision of the matrix products, log-probabilities in float32.
-        MemoryItem("a chunk of logits", 4 + 2 * size, CHUNK_BYTES // 4, "logits"),
     ]
+    if output.requires_grad:  # summed in float32, beside its final form
+        each = 4 + (2 if half else 4)
+        items.append(MemoryItem("gradient of the output matrix", each, output.numel(), "parameters"))
+    items.append(
+        # Logits and their gradient in the precision of the matrix products, log-probabilities in float32.
+        MemoryItem("a chunk of logits", 4 + 2 * size, CHUNK_BYTES // 4, "logits")
+    )
     if autocast:
         weights = sum(parameter.numel() for parameter in model.decoder.layers.parameters())
         items.append(MemoryItem("weights of the layers in 16 bits", 2, weights, "parameters"))
@@ -72,18 +78,29 @@ def layer_bytes(config: Any, half: bool, checkpointing: str | None = None) -> in
     checkpointing = checkpointing or str(config.checkpoint_activations)
     if checkpointing == "full":
         return residual * width
+    adapter = _adapter_bytes(config, size)
     if checkpointing == "selective":
-        return (residual + 6 * size) * width + size * inner
+        # All products B A x are kept too.
+        products = size * (5 * width + inner) if adapter else 0
+        return (residual + 6 * size) * width + size * inner + adapter + products
     masks, inner_mask = 2 * (config.dropout > 0), int(config.activation_dropout > 0)
     statistics = 4 * config.decoder_attention_heads + 4 * 2 * 4  # of attention's softmax, and of four LayerNorms
     if config.compile:
-        return (residual + 8 * size + masks) * width + (2 * size + inner_mask) * inner + statistics
+        return (residual + 8 * size + masks) * width + (2 * size + inner_mask) * inner + statistics + adapter
     # Under autocast, LayerNorm's input is cast to float32: twice a copy.
     copy, norm_input = (4, 4) if autocast else (0, size)
     each_width = 2 * residual + 7 * size + masks + copy
     # xPos's factors for queries and keys, as complex numbers
     factors = 0 if config.positions == "sinusoidal" else 2 * 4 * width // config.decoder_attention_heads
-    return each_width * width + (4 + norm_input + size + inner_mask) * inner + factors + statistics
+    return each_width * width + (4 + norm_input + size + inner_mask) * inner + factors + statistics + adapter
+
+
+def _adapter_bytes(config: Any, size: int) -> int:
+    """What an adapter of all six matrices of a layer adds for a position; `size` is that of a number."""
+    if not config.lora_rank:
+        return 0
+    dropout = (size + 1) * (5 * config.decoder_embed_dim + config.decoder_ffn_embed_dim)
+    return 6 * config.lora_rank * size + (dropout if config.lora_dropout else 0)
 
 
 def image_bytes(model: Kosmos) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from kosmos_plugin.models.flops import decoder_flops, image_flops, linear_weights
+from kosmos_plugin.models.flops import FROZEN, TRAINED, decoder_flops, image_flops, linear_weights
 from kosmos_plugin.models.kosmos import Kosmos
 
 ADAM_MOMENTS = 2
@@ -92,9 +92,13 @@ def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> lis
     """
     decoder, each, slots = model.decoder, decoder_flops(model.decoder), images * model.config.image_tokens
     layers, width = len(decoder.layers), decoder.args.decoder_embed_dim
-    weights, output = linear_weights(decoder.layers), decoder.output_projection.weight.numel()
+    (trained, frozen), output = linear_weights(decoder.layers), decoder.output_projection.weight
+    of_output = TRAINED if output.requires_grad else FROZEN
+    weights = f"{TRAINED} × {trained:,} weights"
+    if frozen:  # by an adapter
+        weights = f"({weights} + {FROZEN} × {frozen:,} frozen)"
     items = [
-        FlopsItem("decoder layers", f"6 × {weights:,} weights × {tokens:,} tokens", each.position * tokens),
+        FlopsItem("decoder layers", f"{weights} × {tokens:,} tokens", each.position * tokens),
         FlopsItem(
             "attention",
             f"6 × {layers} layers × {row_tokens:,} × {width:,} × {tokens:,} tokens",
@@ -102,7 +106,7 @@ def flops_items(model: Kosmos, tokens: int, images: int, row_tokens: int) -> lis
         ),
         FlopsItem(
             "output matrix",
-            f"6 × {output:,} weights × {tokens - slots:,} text tokens",
+            f"{of_output} × {output.numel():,} weights × {tokens - slots:,} text tokens",
             each.target * (tokens - slots),
         ),
     ]

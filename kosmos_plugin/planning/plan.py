@@ -22,6 +22,7 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import kosmos_config
 from kosmos_plugin.models.flops import without_weights
 from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.models.lora import check_lora
 from kosmos_plugin.planning.activations import activation_items, image_bytes
 from kosmos_plugin.planning.command import TrainingCommand
 from kosmos_plugin.planning.costs import ADAM, GRADIENT_COPY, FlopsItem, MemoryItem, flops_items, memory_items
@@ -211,7 +212,9 @@ def make_plan(command: TrainingCommand, assumptions: Assumptions) -> Plan:
         size, size_from = len(Vocabulary.load(vocabulary)), f"from {vocabulary}"
     else:
         size, size_from = assumptions.vocabulary_size, f"by --vocabulary-size, as {vocabulary} does not exist"
-    model = without_weights(kosmos_config(config.model), size, PAD)
+    architecture = kosmos_config(config.model)
+    check_lora(architecture)
+    model = without_weights(architecture, size, PAD)
     images = [stream.config.name for stream in streams if stream.images]
     if model.vision is None and images:
         raise UserError(f"{command.path}: the model reads only text, and the stream {images[0]} has images.")

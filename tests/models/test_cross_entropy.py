@@ -151,3 +151,16 @@ def test_no_gradients_are_computed_under_no_grad():
         loss, nll = summed_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), targets)
     assert not loss.requires_grad
     torch.testing.assert_close(nll, plain(hidden, weight, targets)[1].detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_weight_costs_nothing(dtype):
+    """Neither a product nor memory, and the hidden states have the same gradient."""
+    hidden, weight, targets = inputs(30, 997, dtype=dtype)
+    trained = run(functools.partial(summed_cross_entropy, row_multiple=64), hidden, weight, targets)
+    hidden.requires_grad_()
+    with Shapes() as shapes:
+        loss, _ = summed_cross_entropy(hidden, weight, targets, row_multiple=64)
+        loss.backward()
+    assert len(shapes.multiplied) == 2 and weight.grad is None
+    assert torch.equal(loss, trained[0]) and torch.equal(hidden.grad, trained[2])

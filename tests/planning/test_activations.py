@@ -12,6 +12,8 @@ from kosmos_plugin.gpus import gpu_named
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.decoder import KosmosDecoder
 from kosmos_plugin.models.flops import without_weights
+from kosmos_plugin.models.kosmos import Kosmos
+from kosmos_plugin.models.lora import add_adapter
 from kosmos_plugin.models.positions import xpos_rotation
 from kosmos_plugin.planning.activations import image_bytes, layer_bytes
 from kosmos_plugin.planning.command import read_training_command
@@ -62,7 +64,10 @@ def kept_by_a_layer(config: KosmosConfig, dtype: torch.dtype, compiled: bool) ->
     """The difference between three layers and two, for each position; compiled by torch's partitioner alone."""
     torch.manual_seed(0)
     torch._dynamo.reset()
-    decoder = KosmosDecoder(config, 50, 1).train().to(dtype)
+    model = Kosmos(config, None, None, KosmosDecoder(config, 50, 1)).train().to(dtype)
+    if config.lora_rank:
+        add_adapter(model)
+    decoder = model.decoder
     rotation = xpos_rotation(torch.arange(TOKENS).unsqueeze(0), decoder.head_dim, decoder.args.xpos_scale_base)
     layers = [torch.compile(x, backend="aot_eager_decomp_partition") if compiled else x for x in decoder.layers]
     found = []
@@ -83,6 +88,19 @@ def test_a_layer_keeps_what_is_predicted(dtype, compiled, width, inner):
     config = KosmosConfig(
         decoder_layers=3, decoder_embed_dim=width, decoder_ffn_embed_dim=inner, decoder_attention_heads=4,
         dropout=0.0, attention_dropout=0.0, compile=compiled,
+    )  # fmt: skip
+    measured = kept_by_a_layer(config, dtype, compiled)
+    assert layer_bytes(config, half=dtype == torch.bfloat16) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [4, 32])
+def test_a_layer_with_an_adapter_keeps_what_is_predicted(dtype, compiled, rank):
+    pytest.importorskip("peft")
+    config = KosmosConfig(
+        decoder_layers=3, decoder_embed_dim=128, decoder_ffn_embed_dim=256, decoder_attention_heads=4,
+        dropout=0.0, attention_dropout=0.0, compile=compiled, lora_rank=rank,
     )  # fmt: skip
     measured = kept_by_a_layer(config, dtype, compiled)
     assert layer_bytes(config, half=dtype == torch.bfloat16) == pytest.approx(measured, rel=0.05)

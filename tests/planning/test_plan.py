@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_cli_ext.inspect import cli_main
+from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.fairseq_modules.criterion import MultimodalCrossEntropyCriterion
 from kosmos_plugin.planning.command import read_training_command
 from kosmos_plugin.planning.costs import flops_items, memory_items
@@ -45,6 +46,15 @@ def script_of(folder, data, options: str = "", begin: str = "fairseq-train"):
     return path
 
 
+def saved_model(task, folder):
+    """A checkpoint of the tiny model."""
+    config = tiny.model_config(Path(task.cfg.data))
+    weights = tiny.model(task).state_dict()
+    vocabulary = str(Path(task.cfg.data).parent / "vocabulary")
+    write_fairseq(new_checkpoint("kosmos_tiny", config, weights, vocabulary), folder / "base.pt")
+    return folder / "base.pt"
+
+
 def plan_of(path):
     return make_plan(read_training_command(str(path)), ASSUMPTIONS)
 
@@ -56,11 +66,16 @@ def plan_of(path):
         {"untied_embeddings": True},
         {"resampler": "perceiver", "resampler_layers": 2},
         {"trainable_vision_layers": 0},
+        {"lora_rank": 8, "lora_base": "base.pt"},
+        {"lora_rank": 8, "lora_base": "base.pt", "lora_targets": "fc1,q_proj"},
     ],
     ids=lambda options: " ".join(options) or "default",
 )
-def test_flops_are_those_that_torch_counts(task, options):
+def test_flops_are_those_that_torch_counts(task, options, tmp_path):
     """Equal, except that torch counts all pairs of positions in attention, twice those under the causal mask."""
+    if "lora_rank" in options:
+        pytest.importorskip("peft")
+        options["lora_base"] = str(saved_model(task, tmp_path))
     model = tiny.model(task, **options).train()
     rows, length, images = 2, tiny.TOKENS_PER_SAMPLE, 6
     tokens, slots = torch.full((rows, length), 10), torch.zeros(rows, length, dtype=torch.bool)
