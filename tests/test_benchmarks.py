@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import re
 
 import pytest
 
+from tests import tiny
 from tests.benchmarks import BENCHMARKS, LONG, ON_A_GPU
 from tests.benchmarks.__main__ import main, run_all, run_one
+from tests.benchmarks.loader import seconds_to_first_batch
 from tests.benchmarks.result import Result, Spread
 
 
@@ -84,3 +87,10 @@ def test_a_result_as_markdown_and_as_json():
     ]
     written = json.loads(json.dumps(result.json(), allow_nan=False))
     assert written["rows"] == [["a", 1234, 0.123456], ["b", [3.0, 1.0, 2.0], "nan"]]
+
+
+def test_the_loader_starts_anywhere(tmp_path):
+    path = tiny.write_data(tmp_path)
+    # Rows for all ranks.
+    path.write_text(re.sub(r"sequences_per_update: \d+", "sequences_per_update: 2000", path.read_text()))
+    assert all(seconds_to_first_batch(path, update) > 0 for update in (0, 1000))

@@ -274,8 +274,7 @@ def seconds_to_first_batch(data: Path, update: int) -> float:
     begin = time.perf_counter()
     epochs = task.get_batch_iterator(task.dataset("train"), num_shards=RANKS, num_workers=WORKERS)
     length = epochs.updates
-    state = {"epoch": update // length + 1, "updates_in_epoch": update % length, "updates_per_epoch": length}
-    epochs.load_state_dict(state)
+    epochs.load_state_dict(epochs.state_dict() | {"epoch": update // length + 1, "updates_in_epoch": update % length})
     next(epochs.next_epoch_itr())
     return time.perf_counter() - begin
 
