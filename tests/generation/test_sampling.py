@@ -17,23 +17,13 @@ from transformers.generation.logits_process import (
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation import static_stepper
 from kosmos_plugin.generation.beam_search import generate
-from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.generation.sampling import Filters, Sampler, draw, kept_tokens, likeliest_token, uniform_numbers
 from kosmos_plugin.generation.token_trie import TokenTrie
-from tests import tiny
 
 DRAWS = 20_000
 CPU = torch.device("cpu")
 FIRST = torch.zeros(1, dtype=torch.int64)  # one row, of the first sequence
-
-
-@pytest.fixture(scope="module")
-def kosmos(data):
-    task = tiny.task(data)
-    model = tiny.model(task, seed=3)
-    model.decoder.embed_tokens.weight.data *= 3
-    return Generator(model, task.vocabulary, task.sample_builder)
 
 
 def sampling(**options) -> SearchOptions:

@@ -32,14 +32,6 @@ WORDS, PAD = 203, 1
 QUESTIONS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero", "equal.default")
 
 
-@pytest.fixture(scope="module")
-def kosmos(data):
-    task = tiny.task(data)
-    model = tiny.model(task, seed=3)
-    model.decoder.embed_tokens.weight.data *= 3
-    return Generator(model, task.vocabulary, task.sample_builder)
-
-
 class Operations(TorchDispatchMode):
     """Records each operation with the shapes, dtypes and devices of its tensors."""
 
