@@ -122,23 +122,24 @@ def _of_file(file: Any, name: str) -> bytes:
 def _of_pixels(pixels: np.ndarray | torch.Tensor, name: str) -> "PIL.Image.Image":
     from PIL import Image
 
-    shape = tuple(pixels.shape)
     if isinstance(pixels, torch.Tensor):
-        first = True
+        channels_first = True
         pixels = pixels.detach().cpu()
-        pixels = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+        array: np.ndarray = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
     else:
-        first = False
-    if pixels.ndim == 2:
-        pixels = pixels[..., np.newaxis]
-    elif pixels.ndim == 3 and shape[0] in _CHANNELS and (first or shape[2] not in _CHANNELS):
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or 0 in shape:
+        array = pixels
+        channels_first = array.ndim == 3 and array.shape[2] not in _CHANNELS
+    shape = array.shape
+    if array.ndim == 2:
+        array = array[..., np.newaxis]
+    elif array.ndim == 3 and channels_first and shape[0] in _CHANNELS:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] not in _CHANNELS or 0 in shape:
         raise UserError(f"{name} has the shape {shape}; an image is [H, W, 3], or [3, H, W] as a tensor.")
-    if np.issubdtype(pixels.dtype, np.floating):
-        if not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise UserError(f"{name} has numbers from {pixels.min():g} to {pixels.max():g}: give 0 to 1, or bytes.")
-        pixels = (pixels * 255).round().astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise UserError(f"{name} has pixels of type {pixels.dtype}: give bytes (uint8), or numbers from 0 to 1.")
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UserError(f"{name} has numbers from {array.min():g} to {array.max():g}: give 0 to 1, or bytes.")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"{name} has pixels of type {array.dtype}: give bytes (uint8), or numbers from 0 to 1.")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
