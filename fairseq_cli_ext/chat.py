@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
-from kosmos_plugin.generation.options import DeviceOptions, SearchOptions
+from kosmos_plugin.generation.options import DeviceOptions, ModelOptions, SearchOptions
 from kosmos_plugin.image_files import IMAGE_EXTENSIONS
-from kosmos_plugin.options import REQUIRED, add_options, option, parsed_options
+from kosmos_plugin.options import add_options, option, parsed_options
 
 if TYPE_CHECKING:
     from kosmos_plugin.generation.conversation import Conversation
@@ -42,23 +42,8 @@ _PATH = re.compile(rf"""(?<!\S)(?:"([^"]+)"|'([^']+)'|((?:\\.|\S)+?\.(?:{"|".joi
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """The command line of kosmos-chat, besides SearchOptions."""
+    """How kosmos-chat talks."""
 
-    path: Path = option(
-        REQUIRED, "checkpoint of fairseq-train or kosmos-convert, or its folder", metavar="CHECKPOINT", must_exist=True
-    )
-    data: str | None = option(
-        None,
-        "data YAML with the vocabulary (default: the checkpoint's own)",
-        metavar="DATA.yaml",
-        must_exist=True,
-    )
-    vocabulary: str | None = option(
-        None,
-        "folder of sentencepiece.model and dict.txt (default: the checkpoint's own)",
-        metavar="FOLDER",
-        must_exist=True,
-    )
     template: str = option(
         "question-answer",
         'how a message is asked: plain, question-answer ("Question: … Answer:"), or a file with {text} in it',
@@ -73,6 +58,7 @@ class ChatOptions:
 def parser() -> CommandParser:
     """Build the command's parser."""
     parser = CommandParser("kosmos-chat", __doc__)
+    add_options(parser, ModelOptions)
     add_options(parser, ChatOptions)
     add_options(parser.add_argument_group("device"), DeviceOptions)
     add_options(parser.add_argument_group("search"), SearchOptions)
@@ -83,11 +69,11 @@ def run(args: argparse.Namespace) -> None:
     """Talk until the input ends."""
     import kosmos_plugin
 
+    model, where = parsed_options(args, ModelOptions), parsed_options(args, DeviceOptions)
     options, search = parsed_options(args, ChatOptions), parsed_options(args, SearchOptions)
-    where = parsed_options(args, DeviceOptions)
     if search.n > 1 or search.logprobs:
         raise UserError("A message has one answer: leave out --n, --logprobs and --top-logprobs.")
-    kosmos = kosmos_plugin.load(options.path, options.data, options.vocabulary, where.device, where.dtype)
+    kosmos = kosmos_plugin.load(model.path, model.data, model.vocabulary, where.device, where.dtype)
 
     def start() -> "Conversation":
         return kosmos.chat(options.template, options.chain_of_thought, options.drop_oldest)

@@ -16,14 +16,13 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_cli_ext import run_command
 from fairseq_cli_ext.parser import CommandParser
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.options import DeviceOptions, SearchOptions
-from kosmos_plugin.options import REQUIRED, add_options, option, parsed_options
+from kosmos_plugin.generation.options import DeviceOptions, ModelOptions, SearchOptions
+from kosmos_plugin.options import add_options, option, parsed_options
 
 if TYPE_CHECKING:
     from kosmos_plugin.generation.generator import Generator
@@ -32,20 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """The command line of kosmos-generate, besides SearchOptions."""
+    """The prompts of kosmos-generate."""
 
-    path: Path = option(
-        REQUIRED, "checkpoint of fairseq-train or kosmos-convert, or its folder", metavar="CHECKPOINT", must_exist=True
-    )
-    data: str | None = option(
-        None, "data YAML with the vocabulary (default: the checkpoint's own)", metavar="DATA.yaml", must_exist=True
-    )
-    vocabulary: str | None = option(
-        None,
-        "folder of sentencepiece.model and dict.txt (default: the checkpoint's own)",
-        metavar="FOLDER",
-        must_exist=True,
-    )
     prompt: str | None = option(None, "text with <image> for each image (default: JSON lines on standard input)")
     image: tuple[str, ...] = option(
         (), "image file of --prompt; repeat it for each <image>", metavar="FILE", repeated=True, must_exist=True
@@ -56,6 +43,7 @@ class GenerateOptions:
 def parser() -> CommandParser:
     """Build the command's parser."""
     parser = CommandParser("kosmos-generate", __doc__)
+    add_options(parser, ModelOptions)
     add_options(parser, GenerateOptions)
     add_options(parser.add_argument_group("device"), DeviceOptions)
     add_options(parser.add_argument_group("search"), SearchOptions)
@@ -66,11 +54,11 @@ def run(args: argparse.Namespace) -> None:
     """Print the continuation of --prompt, or of each line of standard input."""
     from kosmos_plugin.generation.generator import load
 
+    model, where = parsed_options(args, ModelOptions), parsed_options(args, DeviceOptions)
     options, search = parsed_options(args, GenerateOptions), parsed_options(args, SearchOptions)
-    where = parsed_options(args, DeviceOptions)
     if options.prompt is None and options.image:
         raise UserError("--image goes with --prompt; JSON lines name their own images.")
-    kosmos = load(options.path, options.data, options.vocabulary, where.device, where.dtype)
+    kosmos = load(model.path, model.data, model.vocabulary, where.device, where.dtype)
     if options.prompt is not None:
         [generation] = kosmos.generations([kosmos.prompt(options.prompt, list(options.image), "--prompt")], search)
         if search.logprobs:

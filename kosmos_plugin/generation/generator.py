@@ -309,7 +309,7 @@ def load(
     """Load a trained model for generation.
 
     Args:
-        path: A checkpoint of fairseq-train or kosmos-convert, .pt or .safetensors.
+        path: A checkpoint of fairseq-train or kosmos-convert, .pt or .safetensors, or its folder.
         data: The data YAML of its training, if it moved; only its vocabulary is used.
         vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
             or the vocabulary of the training.

@@ -7,14 +7,33 @@ import numbers
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self, TypedDict, Unpack
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.options import option
+from kosmos_plugin.options import REQUIRED, option
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The trained model that a command uses; the arguments of `generator.load`."""
+
+    path: Path = option(
+        REQUIRED, "checkpoint of fairseq-train or kosmos-convert, or its folder", metavar="CHECKPOINT", must_exist=True
+    )
+    data: Path | None = option(
+        None, "data YAML with the vocabulary (default: the checkpoint's own)", metavar="DATA.yaml", must_exist=True
+    )
+    vocabulary: Path | None = option(
+        None,
+        "folder of sentencepiece.model and dict.txt (default: the checkpoint's own)",
+        metavar="FOLDER",
+        must_exist=True,
+    )
 
 
 @dataclass(frozen=True)
