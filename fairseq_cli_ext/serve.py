@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--port must be at most 65535, not {server.port}.")
     template_of(server.template)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that go away
     with listening_socket(server.host, server.port) as listening:  # before what takes time
         kosmos = load(model.path, model.data, model.vocabulary, where.device, where.dtype)
         with Engine(kosmos, parsed_options(args, EngineOptions)) as engine:

@@ -385,7 +385,7 @@ def test_damaged_hugging_face_folders(part, tmp_path):
             try:
                 huggingface_config.from_hf(huggingface._read_config(folder))
                 huggingface_processor.image_fit(folder)
-                huggingface._read_weights(folder)
+                huggingface.read_weights(folder)
             except UserError as error:
                 refused += 1
                 assert len(str(error)) < 10_000, (name, case)

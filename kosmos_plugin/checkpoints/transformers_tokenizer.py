@@ -121,6 +121,7 @@ def _normalizer(spec: Any, newlines: bool) -> Any:
     steps: list[Any] = []
     if newlines:  # lines that are not blank, with one mark between them
         steps += [
+            normalizers.Replace(Regex(f"\\A{_SPACE}*[\r\n]{_SPACE}*\\z"), ""),
             normalizers.Replace(Regex(f"^(?:{_SPACE}*[\r\n])+"), ""),
             normalizers.Replace(Regex(f"(?:[\r\n]{_SPACE}*)+$"), ""),
             normalizers.Replace(Regex(f"[\r\n](?:{_SPACE}*[\r\n])*"), _LINE),

@@ -7,20 +7,20 @@ import io
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.tar_files import read_bytes
 from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.image_files import orientation, upright
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported neither for `--help` nor for the images of others
     import PIL.Image
+    import torch
 
 ImageSource = Any
 """A path, bytes, a file object, a data URI, a Pillow image, or an array or tensor of pixels."""
@@ -33,11 +33,11 @@ _CHANNELS = (1, 3, 4)
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
-def several_images(images: ImageSource | Sequence[ImageSource] | None) -> list[ImageSource]:
+def several_images(images: Any) -> list[ImageSource]:
     """The images of one prompt as a list: none for None, and one that is not in a list as the only one."""
     if images is None:
         return []
-    if isinstance(images, np.ndarray | torch.Tensor):
+    if _is_array(images):
         return list(images) if images.ndim == 4 else [images]
     return list(images) if isinstance(images, list | tuple) else [images]
 
@@ -67,11 +67,11 @@ def image_of(source: ImageSource, name: str = "an image", fetch: FetchUrl | None
         return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size), str(path))
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-    elif isinstance(source, np.ndarray | torch.Tensor):
+    elif _is_array(source):
         data = png(_of_pixels(source, name))
     elif callable(getattr(source, "read", None)):
         data = _of_file(source, name)
-    elif hasattr(source, "convert") and hasattr(source, "getexif"):  # Pillow's, without importing it
+    elif hasattr(source, "convert") and hasattr(source, "getexif"):  # Pillow's
         data = png(source)
     else:
         kind = type(source).__name__
@@ -119,15 +119,20 @@ def _of_file(file: Any, name: str) -> bytes:
     return data
 
 
-def _of_pixels(pixels: np.ndarray | torch.Tensor, name: str) -> "PIL.Image.Image":
+def _is_array(source: Any) -> bool:
+    """Whether it is an array of NumPy, a tensor, or the like."""
+    return hasattr(source, "ndim") and hasattr(source, "dtype")
+
+
+def _of_pixels(pixels: "np.ndarray | torch.Tensor", name: str) -> "PIL.Image.Image":
     from PIL import Image
 
-    if isinstance(pixels, torch.Tensor):
-        channels_first = True
+    if hasattr(pixels, "detach"):  # torch's
         pixels = pixels.detach().cpu()
-        array: np.ndarray = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+        array = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+        channels_first = True
     else:
-        array = pixels
+        array = np.asarray(pixels)
         channels_first = array.ndim == 3 and array.shape[2] not in _CHANNELS
     shape = array.shape
     if array.ndim == 2:

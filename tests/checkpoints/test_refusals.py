@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fairseq_cli_ext import convert
 from kosmos_plugin.checkpoints.convert import convert as convert_checkpoint
+from kosmos_plugin.checkpoints.embedded import FILES
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.checkpoints import peer
@@ -139,6 +140,7 @@ def test_vocabulary_is_gone(ours, tmp_path, refusal):
     shutil.rmtree(tmp_path / "ours" / "vocabulary")
     state = torch.load(checkpoint, weights_only=True)
     state["cfg"]["task"]["vocabulary"] = str(tmp_path / "gone")
+    del state["task_state"][FILES]  # as before 0.2
     torch.save(state, checkpoint)
     assert "sentencepiece.model" in refusal("huggingface", checkpoint)
     (tmp_path / "empty").mkdir()
@@ -220,4 +222,4 @@ def test_unknown_format(ours, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
-    assert "--to must be one of fairseq, huggingface, safetensors, not 'onnx'" in capsys.readouterr().err
+    assert "--to must be one of fairseq, transformers, huggingface, safetensors, not 'onnx'" in capsys.readouterr().err

@@ -62,6 +62,7 @@ def test_any_text_has_the_same_tokens_and_back(vocabulary):
     @given(TEXT)
     @example("  the red\r\n\r\n \ncat\t sees\n")
     @example("\n\n")
+    @example("\r\x85")
     @example("ﬁne ½ e\u0301 n\u0303a x\u200by \u3000 z")
     @example("🙂👍🏽 日本")
     def check(text: str) -> None:

@@ -242,7 +242,7 @@ def test_fairseqs_own_validation(data, adapter, task, caplog, monkeypatch):
     arguments = ["--task", "kosmos_multimodal", "--path", adapter, "--batch-size", 64, "--valid-subset", "valid"]
     monkeypatch.setattr(sys, "argv", ["fairseq-validate", *map(str, [data, *arguments, "--log-format", "json"])])
     validate.cli_main()
-    [found] = [json.loads(record.message) for record in caplog.records if '"valid_loss"' in record.message]
+    [found] = [json.loads(line) for line in caplog.messages if '"valid_loss"' in line]
     assert float(found["valid_loss"]) < 8
 
 

@@ -11,7 +11,7 @@ import kosmos_plugin.models
 FOLDER = Path(kosmos_plugin.models.__file__).parent
 # Modules that models/ may import besides the standard library, inside functions too.
 ALLOWED = {
-    "torch", "torchscale", "open_clip", "efficientnet_lite_pytorch", "typing_extensions",
+    "torch", "torchscale", "open_clip", "efficientnet_lite_pytorch", "peft", "typing_extensions",
     "kosmos_plugin.models", "kosmos_plugin.errors", "kosmos_plugin.images", "kosmos_plugin.tensor_files",
     "kosmos_plugin.options",
 }  # fmt: skip
