@@ -14,7 +14,7 @@ Attention tells what was read, not what the answer depends on.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -155,13 +155,13 @@ def _encode(vocabulary: Vocabulary, answer: str) -> tuple[list[int], list[str]]:
 def _layers(layers: int | Sequence[int] | None, count: int) -> list[int]:
     if layers is None:
         return list(range(count))
-    chosen = list(layers) if isinstance(layers, list | tuple | range) else [layers]
+    chosen: list[Any] = list(layers) if isinstance(layers, list | tuple | range) else [layers]
     if not chosen:
         raise UserError("layers names none: leave it out for all of them.")
     return sorted({_number(layer, count, "layer", "decoder") for layer in chosen})
 
 
-def _number(number: SupportsIndex, count: int, what: str, whose: str) -> int:
+def _number(number: int, count: int, what: str, whose: str) -> int:
     """A number from 0 to `count` − 1, for one that may count from the end."""
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
         raise UserError(f"A {what} is given by its number, not by {number!r}.")

@@ -2,11 +2,9 @@
 
 The paper says "Resampler [ADL+22]", which is Flamingo's (Alayrac et al. 2022), but its parameter count fits KOSMOS-2's
 form of it, one attention layer. `--resampler` chooses among those in RESAMPLERS.
-
-`rollout` tells which features an image embedding was made of: the attention of all layers, composed as in attention
-rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928). Weights are means over heads, and where a layer has
-a residual, half of its output is taken to come from there.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,27 @@ from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.torchscale import DecoderConfig, MultiheadAttention
 
 
-class AttentiveResampler(nn.Module):
+class Resampler(nn.Module):
+    """Interface of a resampler."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features [N, L, W] → image embeddings [N, K, E]"""
+        raise NotImplementedError
+
+    def rollout(self, features: torch.Tensor) -> torch.Tensor:
+        """Which features the embeddings are made of, by the attention of all layers, mean over heads.
+
+        The layers are composed by attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928), in
+        which half of a layer's output comes from its residual, if it has one.
+
+        Returns:
+            The share of each feature in each embedding, float32 [N, K, L]. They sum to less than 1: the rest is that of
+            the resampler's own latents.
+        """
+        raise NotImplementedError
+
+
+class AttentiveResampler(Resampler):
     """KOSMOS-2's resampler: a linear map, then one attention layer.
 
     Learned latents attend to the image's features and to themselves; no residual, no feed-forward network.
@@ -42,7 +60,6 @@ class AttentiveResampler(nn.Module):
         return self._attend(features)[0]
 
     def rollout(self, features: torch.Tensor) -> torch.Tensor:
-        """features [N, L, W] → the share of each in the embeddings, float32 [N, K, L]; the rest is the latents'."""
         weights_HNKP = self._attend(features)[1]
         return weights_HNKP.float().mean(dim=0)[..., : features.size(1)]
 
@@ -53,7 +70,7 @@ class AttentiveResampler(nn.Module):
         return self.attention(latents_NKE, keys, keys)
 
 
-class PerceiverResampler(nn.Module):
+class PerceiverResampler(Resampler):
     """Flamingo's resampler of any depth, then a linear map to the decoder's width.
 
     An image is a video of one frame: one time embedding is added to all of its features, which get no spatial
@@ -82,11 +99,11 @@ class PerceiverResampler(nn.Module):
         return self.dense(self.layer_norm(latents))
 
     def rollout(self, features: torch.Tensor) -> torch.Tensor:
-        """features [N, L, W] → the share of each in the embeddings, float32 [N, K, L]; the rest is the latents'."""
         features = features + self.time_embeddings
         latents = self.latents.unsqueeze(0).expand(features.size(0), -1, -1)
         shares_NKL = features.new_zeros(*latents.shape[:2], features.size(1), dtype=torch.float32)
         for layer in self.layers:
+            assert isinstance(layer, PerceiverLayer)
             to_features, to_latents = layer.attention_weights(latents, features).split(
                 [features.size(1), latents.size(1)], dim=-1
             )
@@ -141,7 +158,7 @@ class PerceiverLayer(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class LinearResampler(nn.Module):
+class LinearResampler(Resampler):
     """No resampling: a linear map of each feature, so K = L."""
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):
@@ -158,14 +175,17 @@ class LinearResampler(nn.Module):
         return self.dense(features)
 
     def rollout(self, features: torch.Tensor) -> torch.Tensor:
-        """features [N, L, W] → the share of each in the embeddings, float32 [N, L, L]: all of one in each."""
         return torch.eye(features.size(1), device=features.device).expand(features.size(0), -1, -1)
 
 
-RESAMPLERS = {"attentive": AttentiveResampler, "perceiver": PerceiverResampler, "linear": LinearResampler}
+RESAMPLERS: dict[str, Callable[..., Resampler]] = {
+    "attentive": AttentiveResampler,
+    "perceiver": PerceiverResampler,
+    "linear": LinearResampler,
+}
 
 
-def build_resampler(config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int) -> nn.Module:
+def build_resampler(config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int) -> Resampler:
     """Build the resampler that `config` names.
 
     Args:
