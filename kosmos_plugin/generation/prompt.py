@@ -51,7 +51,7 @@ def require_text(text: object, name: str) -> None:
         raise UserError(f"{name} is a text, not of type {type(text).__name__}.")
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell it: "\\ud83d"
+    except UnicodeEncodeError:  # JSON can spell it: "\ud83d"
         raise UserError(f"{name} has half a surrogate pair, which is not a character.") from None
 
 
