@@ -18,6 +18,7 @@ from kosmos_plugin.checkpoints.fairseq_checkpoint import KosmosCheckpoint, build
 from kosmos_plugin.checkpoints.state_dict import require_matching_weights
 from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.attention_map import AttentionMap, attention_map
 from kosmos_plugin.generation.beam_search import generate_n, generated_text
 from kosmos_plugin.generation.conversation import Conversation
 from kosmos_plugin.generation.device import inference_device, inference_dtype
@@ -25,7 +26,7 @@ from kosmos_plugin.generation.ending import Ending
 from kosmos_plugin.generation.image_sources import FetchUrl, ImageSource
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.options import SearchArguments, SearchOptions, TextArguments
-from kosmos_plugin.generation.prompt import parse_prompt
+from kosmos_plugin.generation.prompt import parse_prompt, require_text
 from kosmos_plugin.generation.results import Choice, Chunk, Generation, Hypothesis, token_logprobs
 from kosmos_plugin.generation.streaming import stream
 from kosmos_plugin.models.kosmos import Kosmos
@@ -186,6 +187,26 @@ class Generator:
             raise UserError(f"candidates must be a list with those of each of the {len(samples)} prompts.")
         return self.score_batch(samples, candidates)
 
+    def attention_map(
+        self, prompt: str, images: Images, answer: str, layers: int | Sequence[int] | None = None
+    ) -> AttentionMap:
+        """Find where the model looks when it predicts each token of an answer.
+
+        Args:
+            prompt: The prompt, with one `<image>` for each image.
+            images: See `generate`; one at least.
+            answer: The text after the prompt: what `generate` gave, or any other.
+            layers: The layers of the decoder to average, one or several, counted from 0 or, if negative, from the end
+                (default: all).
+
+        Returns:
+            Of each token and image a map over the encoder's patches, and a method that draws it over the picture.
+
+        Raises:
+            UserError: As for `generate`; or there is no image or no such layer, or the answer is empty or too long.
+        """
+        return attention_map(self.model, self.vocabulary, self.prompt(prompt, images), answer, layers)
+
     def chat(
         self, template: str | Path = "plain", chain_of_thought: bool = False, drop_oldest: bool = False
     ) -> Conversation:
@@ -249,6 +270,9 @@ class Generator:
             return []
         if any(isinstance(texts, str) for texts in candidates):
             raise UserError("The candidates of a prompt are a list of texts, not one text.")
+        for prompt, texts in zip(prompts, candidates, strict=True):
+            for number, text in enumerate(texts, start=1):
+                require_text(text, f"{prompt.id}: candidate {number}")
         tokens = [[self.vocabulary.encode(text) for text in texts] for texts in candidates]
         for prompt, prompt_candidates in zip(prompts, tokens, strict=True):
             lengths = [len(candidate) for candidate in prompt_candidates]
