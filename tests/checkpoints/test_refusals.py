@@ -189,7 +189,7 @@ def test_existing_targets_stay(ours, theirs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "to", ["fairseq", *(pytest.param(to, marks=pytest.mark.slow) for to in ("huggingface", "safetensors"))]
+    "to", ["safetensors", *(pytest.param(to, marks=pytest.mark.slow) for to in ("huggingface", "fairseq"))]
 )
 def test_full_disk(ours, theirs, tmp_path, to):
     """No file can grow beyond 60 kB: the files written first fit, the weights do not."""

@@ -70,6 +70,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(architecture=st.sampled_from(sorted(ARCHITECTURES)), options=st.fixed_dictionaries({}, optional=CHANGES))
 def test_the_model_is_the_checkpoints(data, tmp_path_factory, architecture, options):

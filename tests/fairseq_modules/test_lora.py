@@ -73,7 +73,10 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize("options", PRECISIONS.values(), ids=PRECISIONS)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(o, id=name, marks=[] if name == "bf16" else pytest.mark.slow) for name, o in PRECISIONS.items()],
+)
 def test_six_updates_equal_three_and_three(data, base, tmp_path, options):
     given = lora(base, "--dropout", 0.1, *options)
     once = training_state(tiny.train(data, tmp_path / "once", *given, "--max-update", 6))

@@ -101,6 +101,7 @@ def test_streams_of_the_same_time_do_not_disturb_each_other(kosmos, shapes):
     assert found == expected
 
 
+@pytest.mark.slow  # it counts all objects of the process
 def test_a_stream_that_is_dropped_keeps_no_memory(kosmos):
     def held() -> int:
         gc.collect()

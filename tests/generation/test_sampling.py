@@ -57,6 +57,7 @@ def test_frequencies_are_the_softmax(options):
     assert_drawn_from(drawn, expected / expected.sum())
 
 
+@pytest.mark.slow
 def test_seeds_draw_from_the_softmax_too():
     log_probs = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
     for step in (0, 5):

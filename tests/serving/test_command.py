@@ -1,6 +1,5 @@
 """kosmos-serve as a program: it says where it is, answers, and ends with one line."""
 
-import os
 import re
 import signal
 import socket
@@ -11,7 +10,7 @@ import time
 import httpx2
 import pytest
 
-from fairseq_cli_ext.serve import parser, run
+from fairseq_cli_ext.serve import cli_main, parser, run
 from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.serving.listening import listening_socket
@@ -77,15 +76,12 @@ def test_ipv6():
         pytest.skip("there is no ::1")
 
 
-def test_without_the_extra():
+def test_without_the_extra(monkeypatch, capsys):
     """One line that says what to install."""
-    code = (
-        "import sys; sys.modules['fastapi'] = None\n"
-        "from fairseq_cli_ext.serve import cli_main\n"
-        f"cli_main(['--path', {__file__!r}])"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == (
-        'error: kosmos-serve needs the package fastapi: pip install "kosmos-plugin[serve]"'
-    )
+    monkeypatch.setitem(sys.modules, "fastapi", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "kosmos_plugin.serving.app", raising=False)
+    with pytest.raises(SystemExit) as end:
+        cli_main(["--path", __file__])
+    assert end.value.code == 2
+    line = 'error: kosmos-serve needs the package fastapi: pip install "kosmos-plugin[serve]"'
+    assert capsys.readouterr().err.splitlines()[-1] == line
