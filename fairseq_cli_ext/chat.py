@@ -213,12 +213,14 @@ def _cancelled_by_ctrl_c() -> Iterator[None]:
 
 
 def _without_paths(line: str) -> tuple[str, list[str]]:
-    """What a line says, and the images whose paths are in it. Only paths of files count."""
+    """What a line says, and the images whose paths are in it. A path of no file is text."""
     images = []
 
     def take(match: "re.Match[str]") -> str:
         path = match[1] or match[2] or re.sub(r"\\(.)", r"\1", match[3])
         if not Path(path).expanduser().is_file():
+            if match[3]:  # not in quotation marks, where it may be anything
+                _say(f"(There is no file {path}: it was read as text.)")
             return match[0]
         images.append(str(Path(path).expanduser()))
         return " "

@@ -66,6 +66,12 @@ def test_images_by_their_paths(picture, line, text, images):
     assert chat._without_paths(line) == (text, images)
 
 
+def test_a_path_of_no_file_is_text_and_says_so(picture, capsys):
+    line = 'cat.PNG dog.png and "a quotation" in a.jpg?'
+    assert chat._without_paths(line) == ('dog.png and "a quotation" in a.jpg?', ["cat.PNG"])
+    assert capsys.readouterr().err == "(There is no file dog.png: it was read as text.)\n"
+
+
 def test_images_are_seen(kosmos, picture, capsys):
     talk = Chat(lambda: kosmos.chat(), SearchOptions(max_new_tokens=5), interactive=False)
     for line in ("cat.PNG the red", "/image 'my cat.png' cat.PNG", "both", f"{picture}/cat.PNG"):
