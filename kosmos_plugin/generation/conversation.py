@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,7 +198,8 @@ class Conversation:
             raise
 
     def _options(self, arguments: TextArguments) -> SearchOptions:
-        options = SearchOptions(**{"stop": self.template.stop, **cast("dict[str, Any]", arguments)})
+        arguments.setdefault("stop", self.template.stop)
+        options = SearchOptions.of(**arguments)
         if options.n > 1:
             raise UserError("A turn has one answer: leave out n; to get another one, retry.")
         return options

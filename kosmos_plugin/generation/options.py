@@ -12,7 +12,7 @@ from typing import Any
 
 from typing_extensions import Self, TypedDict, Unpack
 
-from kosmos_plugin.errors import UserError
+from kosmos_plugin.errors import UserError, did_you_mean
 from kosmos_plugin.options import REQUIRED, option
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -146,6 +146,9 @@ class SearchOptions:
     @classmethod
     def of(cls, **arguments: Unpack[SearchArguments]) -> Self:
         """Make options of keyword arguments."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in arguments.keys() - set(names):
+            raise TypeError(f"There is no option {name!r} of generation.{did_you_mean(name, names)}")
         return cls(**typing.cast("dict[str, Any]", arguments))
 
     def _require_no_sampling(self) -> None:
