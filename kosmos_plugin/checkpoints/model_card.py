@@ -46,6 +46,10 @@ print(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_t
 ```"""
 
 
+_VISION = """
+Of the vision encoder only the last layers were trained; freeze the others to train it in the same way."""
+
+
 def model_card(name: str, model: Kosmos, state: dict[str, Any]) -> str:
     """The card in Markdown.
 
@@ -77,8 +81,7 @@ A model of the architecture `{architecture}`, an open KOSMOS-1
 |---|---|
 {facts}
 
-A trained copy of this folder goes back to fairseq with `kosmos-convert --to fairseq`. Of the vision encoder only the
-last layers were trained; freeze the others to train it in the same way.
+A trained copy of this folder goes back to fairseq with `kosmos-convert --to fairseq`.{_VISION if reads_images else ""}
 """
 
 

@@ -262,6 +262,12 @@ def test_the_card_and_generation_settings(clip):
     assert str(folder.parent) not in (folder / "config.json").read_text()  # no path of this machine
 
 
+def test_the_card_of_a_language_model(tmp_path):
+    _, folder = exported.write_folder(tmp_path, "text")
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: text-generation" in card and "vision encoder" not in card
+
+
 def test_a_seed_gives_reproducible_samples(clip):
     checkpoint, folder = clip
     texts, images = exported.prompts(load(checkpoint))
