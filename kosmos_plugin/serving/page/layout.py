@@ -1,0 +1,274 @@
+"""The page: its components, and what each of them does.
+
+A dialogue is kept on the server for as long as its page is open; a page never sends one, so it cannot send one that
+names files or components of its own choice. All that users and the model write is shown as plain text.
+"""
+
+import html
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.template import TEMPLATES, Template, template_of
+from kosmos_plugin.serving.errors import ApiError
+from kosmos_plugin.serving.options import ServerOptions
+from kosmos_plugin.serving.page.answering import Answering, Settings
+from kosmos_plugin.serving.page.dialogue import Dialogue, Turn
+from kosmos_plugin.serving.page.examples import EXAMPLES
+from kosmos_plugin.serving.page.looking import Looked, Looking
+
+HOURS_KEPT = 24
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+"""Fonts of the system: others are fetched from elsewhere."""
+
+CSS = ".tokens label {padding: 2px 8px}"
+"""The choices of tokens are close together, as text is."""
+
+Updates = dict[Any, Any]
+
+
+class Page:
+    """The page.
+
+    Args:
+        answering: Answers dialogues.
+        looking: Finds where the model looked.
+        options: The server's.
+        name: The model's name.
+        folder: Where pictures of the examples are written.
+
+    Attributes:
+        blocks: The page as Gradio has it.
+    """
+
+    def __init__(self, answering: Answering, looking: Looking, options: ServerOptions, name: str, folder: Path):
+        self.answering = answering
+        self.looking = looking
+        self.options = options
+        self.templates: dict[str, Template] = dict(TEMPLATES)
+        self.templates.setdefault(options.template, template_of(options.template))
+        self.sees = looking.kosmos.model.vision is not None
+        self.examples = [(example, example.save(folder)) for example in EXAMPLES] if self.sees else []
+        with gr.Blocks(title=name, analytics_enabled=False, fill_height=True) as self.blocks:
+            self.dialogue = gr.State(Dialogue(), time_to_live=HOURS_KEPT * 3600)
+            self.looked = gr.State(None, time_to_live=HOURS_KEPT * 3600)
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=3, min_width=320):
+                    self._chat(name)
+                with gr.Column(scale=1, min_width=280):
+                    self._controls()
+                    if self.sees:
+                        self._map()
+            self._events()
+        self.blocks.queue(max_size=None, api_open=False)
+
+    def _chat(self, name: str) -> None:
+        self.chatbot = gr.Chatbot(
+            label=name,
+            height="65vh",
+            editable="user",
+            render_markdown=False,
+            latex_delimiters=[],
+            buttons=["copy"],
+            feedback_options=None,
+            examples=[
+                {"display_text": example.label, "text": example.text, "files": paths, "icon": paths[-1]}
+                for example, paths in self.examples
+            ],
+        )
+        self.message = gr.MultimodalTextbox(
+            show_label=False,
+            label="Message",
+            placeholder="Ask something; drop pictures here.",
+            file_types=["image"],
+            file_count="multiple",
+            sources=["upload"] if self.sees else [],
+            max_plain_text_length=100_000,
+            autofocus=True,
+        )
+        self.usage = gr.Markdown(elem_id="usage")
+
+    def _controls(self) -> None:
+        options, positions = self.options, self.looking.kosmos.model.max_positions()
+        self.template = gr.Radio(
+            list(self.templates),
+            value=options.template,
+            label="template",
+            info="How a message is asked: as it is, or as the model was trained on questions.",
+        )
+        most = min(positions - 1, options.max_new_tokens or positions)
+        with gr.Accordion("Generation", open=False):
+            self.settings = {
+                "temperature": gr.Slider(
+                    0, 2, options.temperature, step=0.05, label="temperature", info="0: the likeliest tokens"
+                ),
+                "top_p": gr.Slider(0, 1, 1, step=0.01, label="top_p"),
+                "top_k": gr.Slider(0, 200, 0, step=1, label="top_k", info="0: all"),
+                "min_p": gr.Slider(0, 1, 0, step=0.01, label="min_p"),
+                "seed": gr.Number(None, precision=0, label="seed", info="empty: other draws each time"),
+                "max_new_tokens": gr.Slider(1, most, min(64, most), step=1, label="max_new_tokens"),
+                "repetition_penalty": gr.Slider(0.5, 2, 1, step=0.05, label="repetition_penalty"),
+                "no_repeat_ngram_size": gr.Slider(
+                    0, 10, 0, step=1, label="no_repeat_ngram_size", info="0: n-grams may come again"
+                ),
+                "stop": gr.Textbox("", label="stop", lines=1, info="texts that end an answer, one a line"),
+            }
+
+    def _map(self) -> None:
+        with gr.Accordion("Where it looked", open=True):
+            self.look = gr.Button("Show it for the last answer", size="sm")
+            self.token = gr.Radio([], label="token of the answer", visible=False, elem_classes="tokens")
+            self.map = gr.Gallery(
+                visible=False, label="attention", columns=1, height="auto", object_fit="contain", preview=True
+            )
+
+    def _events(self) -> None:
+        settings = list(self.settings.values())
+        shown = [self.chatbot, self.message, self.usage, *self._of_map()]
+        streamed = {"outputs": shown, "show_progress": "hidden", "concurrency_limit": None, "api_name": None}
+        at_once = {"show_progress": "hidden", "queue": False, "api_name": None}
+        answers = [
+            self.message.submit(
+                self.ask, [self.dialogue, self.message, self.template, *settings], **streamed | {"api_name": "ask"}
+            ),
+            self.chatbot.retry(self.retry, [self.dialogue, *settings], **streamed | {"api_name": "retry"}),
+            self.chatbot.edit(self.edit, [self.dialogue, *settings], **streamed | {"api_name": "edit"}),
+            self.chatbot.example_select(
+                self.example, [self.dialogue, *settings], [*shown, self.template], **_without(streamed, "outputs")
+            ),
+        ]
+        self.message.stop(self.stop, [self.dialogue], shown, cancels=answers, **at_once)
+        self.chatbot.undo(self.undo, [self.dialogue], shown, **at_once)
+        self.chatbot.clear(self.clear, [self.dialogue], shown, **at_once)
+        if self.sees:
+            self.look.click(
+                self.show_map, [self.dialogue], [self.looked, *self._of_map()], concurrency_limit=1, api_name="look"
+            )
+            self.token.input(
+                self.choose_token, [self.looked, self.token], [self.map], show_progress="hidden", api_name="token"
+            )
+
+    def _of_map(self) -> list[Any]:
+        return [self.token, self.map] if self.sees else []
+
+    async def ask(
+        self, dialogue: Dialogue, message: dict[str, Any], template: str, *settings: Any
+    ) -> AsyncIterator[Updates]:
+        """Answer a message."""
+        turn = Turn(message["text"].strip(), tuple(message["files"]), self.templates[template])
+        async for updates in self._answer(dialogue, [*dialogue.turns, turn], settings):
+            yield updates
+
+    async def retry(self, dialogue: Dialogue, *settings: Any) -> AsyncIterator[Updates]:
+        """Answer the last message again."""
+        if dialogue.turns:
+            async for updates in self._answer(dialogue, _asked_again(dialogue.turns), settings):
+                yield updates
+
+    async def edit(self, dialogue: Dialogue, *settings: Any, edited: gr.EditData) -> AsyncIterator[Updates]:
+        """Answer another text in place of a message, with its images; what followed is dropped."""
+        number = dialogue.number_of(_first(edited.index))
+        if 0 <= number < len(dialogue.turns) and isinstance(edited.value, str):
+            turns = _asked_again(dialogue.turns[: number + 1])
+            turns[-1].text = edited.value.strip()
+            async for updates in self._answer(dialogue, turns, settings):
+                yield updates
+
+    async def example(self, dialogue: Dialogue, *settings: Any, selected: gr.SelectData) -> AsyncIterator[Updates]:
+        """Begin with an example."""
+        example, paths = self.examples[_first(selected.index)]
+        turn = Turn(example.text, tuple(paths), TEMPLATES[example.template])
+        yield {self.template: example.template}
+        async for updates in self._answer(dialogue, [turn], settings):
+            yield updates
+
+    async def _answer(self, dialogue: Dialogue, turns: list[Turn], settings: Sequence[Any]) -> AsyncIterator[Updates]:
+        """Answer the last of some turns, which are the dialogue from now on; as it was if that is not possible."""
+        before, dialogue.turns = dialogue.turns, turns
+        asked = turns[-1]
+        yield {
+            self.chatbot: dialogue.messages(),
+            self.message: gr.MultimodalTextbox(None, interactive=False, submit_btn=False, stop_btn=True),
+            self.usage: "",
+            **self._no_map(),
+        }
+        try:
+            chosen = Settings(**dict(zip(self.settings, settings, strict=True)))
+            async with aclosing(self.answering.answer(dialogue, chosen)) as parts:
+                async for usage in parts:
+                    yield {self.chatbot: dialogue.messages(), self.usage: str(usage)}
+        except (ApiError, UserError) as error:
+            dialogue.turns = before
+            gr.Warning(html.escape(str(error)), title="This cannot be answered")
+            given = {"text": asked.text, "files": list(asked.images)}
+            yield {self.chatbot: dialogue.messages(), self.message: self._ready(given)}
+        else:
+            yield {self.message: self._ready()}
+
+    def stop(self, dialogue: Dialogue) -> Updates:
+        """Keep of an answer what there is."""
+        if dialogue.turns:
+            dialogue.turns[-1].finished = True
+        return {self.chatbot: dialogue.messages(), self.message: self._ready()}
+
+    def undo(self, dialogue: Dialogue) -> Updates:
+        """Take the last message back, into the box."""
+        given = None
+        if dialogue.turns:
+            *dialogue.turns, last = dialogue.turns
+            given = {"text": last.text, "files": list(last.images)}
+        shown = {self.chatbot: dialogue.messages(), self.usage: "", **self._no_map()}
+        return shown | {self.message: self._ready(given)}
+
+    def clear(self, dialogue: Dialogue) -> Updates:
+        """Start again."""
+        dialogue.turns = []
+        return {self.chatbot: [], self.usage: "", **self._no_map()}
+
+    async def show_map(self, dialogue: Dialogue) -> Updates:
+        """Offer the tokens of the last answer, and show where the model looked for the first."""
+        try:
+            looked = await self.looking.look(dialogue)
+        except UserError as error:
+            gr.Warning(html.escape(str(error)), title="There is nothing to show")
+            return self._no_map()
+        choices = [(token, number) for number, token in enumerate(looked.tokens())]
+        return {
+            self.looked: looked,
+            self.token: gr.Radio(choices, value=0, visible=True),
+            self.map: gr.Gallery(looked.pictures(0), visible=True, selected_index=0),
+        }
+
+    def choose_token(self, looked: Looked | None, token: int) -> Any:
+        """Show where the model looked for a token."""
+        if looked is None or not 0 <= token < len(looked.maps.tokens):
+            return gr.skip()
+        return looked.pictures(token)
+
+    def _ready(self, value: dict[str, Any] | None = None) -> gr.MultimodalTextbox:
+        """The box for the next message."""
+        kept = {} if value is None else {"value": value}
+        return gr.MultimodalTextbox(**kept, interactive=True, submit_btn=True, stop_btn=False)
+
+    def _no_map(self) -> Updates:
+        return {self.token: gr.Radio([], visible=False), self.map: gr.Gallery(None, visible=False)} if self.sees else {}
+
+
+def _asked_again(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns, the last one without its answer."""
+    *before, last = turns
+    return [*before, Turn(last.text, last.images, last.template)]
+
+
+def _first(index: Any) -> int:
+    """The number of a message or example that an event is about; −1 if it has none."""
+    number = index[0] if isinstance(index, list | tuple) and index else index
+    return number if isinstance(number, int) else -1
+
+
+def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != name}
