@@ -70,7 +70,7 @@ class Preparation:
         Raises:
             ApiError: As for `chat`.
         """
-        if document.images and self.kosmos.model.vision is None:
+        if any(isinstance(part, Image) for part in document.segments) and self.kosmos.model.vision is None:
             raise ApiError(400, "The model reads only text: leave out the images.")
         return await self._in_thread(self._prompt, document)
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.serving.engine import Engine
 from kosmos_plugin.serving.generation import Generation
@@ -21,7 +22,7 @@ class Settings:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    seed: int | None = None
+    seed: str = ""  # a number, or empty
     max_new_tokens: int = 64
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -36,12 +37,16 @@ class Settings:
         Raises:
             UserError: A number is out of its range.
         """
+        try:
+            seed = int(self.seed) if self.seed.strip() else None
+        except ValueError:
+            raise UserError(f"seed must be a whole number, not {self.seed[:50]!r}.") from None
         stop = tuple(line for line in self.stop.splitlines() if line)
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p}
         return SearchOptions(
             do_sample=self.temperature > 0,
             **(sampling if self.temperature > 0 else {}),
-            seed=self.seed,
+            seed=seed,
             max_new_tokens=self.max_new_tokens,
             repetition_penalty=self.repetition_penalty,
             no_repeat_ngram_size=self.no_repeat_ngram_size,

@@ -9,6 +9,9 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
 from kosmos_plugin.generation.template import Template
 
+# Invisible. Gradio shows a text as HTML; one of these after each < and & leaves no tags and entities in it.
+WORD_JOINER = "\N{WORD JOINER}"
+
 NO_ANSWER = "(The model had nothing to say. Another template may suit it, or a temperature above 0.)"
 
 
@@ -73,19 +76,24 @@ class Dialogue:
         images = [image for turn in self.turns for image in turn.images]
         return " ".join([*map(str.strip, said), self.turns[-1].prompt]), images
 
-    def number_of(self, message: int) -> int:
-        """The turn of one of `messages`."""
-        roles = [shown["role"] for shown in self.messages()[: message + 1]]
-        return roles.count("user") - 1
-
     def messages(self) -> list[dict[str, Any]]:
-        """The dialogue as Gradio shows it, as plain text."""
-        messages: list[dict[str, Any]] = []
-        for turn in self.turns:
-            content: list[dict[str, Any]] = [{"path": image} for image in turn.images]
-            if turn.text:
-                content.append({"type": "text", "text": turn.text})
-            messages.append({"role": "user", "content": content})
-            if answer := turn.answer or (NO_ANSWER if turn.finished else ""):
-                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return messages
+        """The dialogue as Gradio shows it, as plain text. A turn's text is a message of its own, so it can be edited."""
+        return [message for turn in self.turns for message in _messages(turn)]
+
+    def number_of(self, message: int) -> int | None:
+        """The turn that one of `messages` belongs to."""
+        turns = [number for number, turn in enumerate(self.turns) for _ in _messages(turn)]
+        return turns[message] if 0 <= message < len(turns) else None
+
+
+def _messages(turn: Turn) -> list[dict[str, Any]]:
+    texts = [("user", turn.text), ("assistant", turn.answer or (NO_ANSWER if turn.finished else ""))]
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": [{"type": "text", "text": _not_html(text)}]} for role, text in texts if text
+    ]
+    images = [{"path": image} for image in turn.images]
+    return [{"role": "user", "content": images}, *messages] if images else messages
+
+
+def _not_html(text: str) -> str:
+    return text.replace("<", f"<{WORD_JOINER}").replace("&", f"&{WORD_JOINER}")

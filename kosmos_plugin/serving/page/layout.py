@@ -5,6 +5,7 @@ names files or components of its own choice. All that users and the model write 
 """
 
 import html
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -15,18 +16,21 @@ import gradio as gr
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.template import TEMPLATES, Template, template_of
 from kosmos_plugin.serving.errors import ApiError
+from kosmos_plugin.serving.generation import FAILED
 from kosmos_plugin.serving.options import ServerOptions
 from kosmos_plugin.serving.page.answering import Answering, Settings
-from kosmos_plugin.serving.page.dialogue import Dialogue, Turn
+from kosmos_plugin.serving.page.dialogue import WORD_JOINER, Dialogue, Turn
 from kosmos_plugin.serving.page.examples import EXAMPLES
 from kosmos_plugin.serving.page.looking import Looked, Looking
+
+logger = logging.getLogger(__name__)
 
 HOURS_KEPT = 24
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 """Fonts of the system: others are fetched from elsewhere."""
 
-CSS = ".tokens label {padding: 2px 8px}"
-"""The choices of tokens are close together, as text is."""
+CSS = '.tokens label {padding: 2px 8px} [aria-label="Share"] {display: none}'
+"""Tokens to choose from are close together. Nothing is shared: Gradio's button would send a picture to another site."""
 
 Updates = dict[Any, Any]
 
@@ -75,6 +79,7 @@ class Page:
             latex_delimiters=[],
             buttons=["copy"],
             feedback_options=None,
+            group_consecutive_messages=False,
             examples=[
                 {"display_text": example.label, "text": example.text, "files": paths, "icon": paths[-1]}
                 for example, paths in self.examples
@@ -109,7 +114,7 @@ class Page:
                 "top_p": gr.Slider(0, 1, 1, step=0.01, label="top_p"),
                 "top_k": gr.Slider(0, 200, 0, step=1, label="top_k", info="0: all"),
                 "min_p": gr.Slider(0, 1, 0, step=0.01, label="min_p"),
-                "seed": gr.Number(None, precision=0, label="seed", info="empty: other draws each time"),
+                "seed": gr.Textbox("", label="seed", lines=1, info="a number; empty: other draws each time"),
                 "max_new_tokens": gr.Slider(1, most, min(64, most), step=1, label="max_new_tokens"),
                 "repetition_penalty": gr.Slider(0.5, 2, 1, step=0.05, label="repetition_penalty"),
                 "no_repeat_ngram_size": gr.Slider(
@@ -129,21 +134,17 @@ class Page:
     def _events(self) -> None:
         settings = list(self.settings.values())
         shown = [self.chatbot, self.message, self.usage, *self._of_map()]
-        streamed = {"outputs": shown, "show_progress": "hidden", "concurrency_limit": None, "api_name": None}
-        at_once = {"show_progress": "hidden", "queue": False, "api_name": None}
+        common = {"show_progress": "hidden", "concurrency_limit": None}  # the engine has limits of its own
+        inputs, asked = [self.dialogue, *settings], [self.dialogue, self.message, self.template, *settings]
         answers = [
-            self.message.submit(
-                self.ask, [self.dialogue, self.message, self.template, *settings], **streamed | {"api_name": "ask"}
-            ),
-            self.chatbot.retry(self.retry, [self.dialogue, *settings], **streamed | {"api_name": "retry"}),
-            self.chatbot.edit(self.edit, [self.dialogue, *settings], **streamed | {"api_name": "edit"}),
-            self.chatbot.example_select(
-                self.example, [self.dialogue, *settings], [*shown, self.template], **_without(streamed, "outputs")
-            ),
+            self.message.submit(self.ask, asked, shown, api_name="ask", **common),
+            self.chatbot.retry(self.retry, inputs, shown, api_name="retry", **common),
+            self.chatbot.edit(self.edit, inputs, shown, api_name="edit", **common),
+            self.chatbot.example_select(self.example, inputs, [*shown, self.template], api_name="example", **common),
         ]
-        self.message.stop(self.stop, [self.dialogue], shown, cancels=answers, **at_once)
-        self.chatbot.undo(self.undo, [self.dialogue], shown, **at_once)
-        self.chatbot.clear(self.clear, [self.dialogue], shown, **at_once)
+        self.message.stop(self.stop, [self.dialogue], shown, cancels=answers, api_name="stop", **common)
+        self.chatbot.undo(self.undo, [self.dialogue], shown, api_name="undo", **common)
+        self.chatbot.clear(self.clear, [self.dialogue], shown, api_name="clear", **common)
         if self.sees:
             self.look.click(
                 self.show_map, [self.dialogue], [self.looked, *self._of_map()], concurrency_limit=1, api_name="look"
@@ -169,16 +170,16 @@ class Page:
             async for updates in self._answer(dialogue, _asked_again(dialogue.turns), settings):
                 yield updates
 
-    async def edit(self, dialogue: Dialogue, *settings: Any, edited: gr.EditData) -> AsyncIterator[Updates]:
+    async def edit(self, dialogue: Dialogue, edited: gr.EditData, *settings: Any) -> AsyncIterator[Updates]:
         """Answer another text in place of a message, with its images; what followed is dropped."""
         number = dialogue.number_of(_first(edited.index))
-        if 0 <= number < len(dialogue.turns) and isinstance(edited.value, str):
+        if number is not None and isinstance(edited.value, str):
             turns = _asked_again(dialogue.turns[: number + 1])
-            turns[-1].text = edited.value.strip()
+            turns[-1].text = edited.value.replace(WORD_JOINER, "").strip()
             async for updates in self._answer(dialogue, turns, settings):
                 yield updates
 
-    async def example(self, dialogue: Dialogue, *settings: Any, selected: gr.SelectData) -> AsyncIterator[Updates]:
+    async def example(self, dialogue: Dialogue, selected: gr.SelectData, *settings: Any) -> AsyncIterator[Updates]:
         """Begin with an example."""
         example, paths = self.examples[_first(selected.index)]
         turn = Turn(example.text, tuple(paths), TEMPLATES[example.template])
@@ -201,9 +202,9 @@ class Page:
             async with aclosing(self.answering.answer(dialogue, chosen)) as parts:
                 async for usage in parts:
                     yield {self.chatbot: dialogue.messages(), self.usage: str(usage)}
-        except (ApiError, UserError) as error:
+        except Exception as error:
             dialogue.turns = before
-            gr.Warning(html.escape(str(error)), title="This cannot be answered")
+            _warn(error, "This cannot be answered")
             given = {"text": asked.text, "files": list(asked.images)}
             yield {self.chatbot: dialogue.messages(), self.message: self._ready(given)}
         else:
@@ -233,8 +234,8 @@ class Page:
         """Offer the tokens of the last answer, and show where the model looked for the first."""
         try:
             looked = await self.looking.look(dialogue)
-        except UserError as error:
-            gr.Warning(html.escape(str(error)), title="There is nothing to show")
+        except Exception as error:
+            _warn(error, "There is nothing to show")
             return self._no_map()
         choices = [(token, number) for number, token in enumerate(looked.tokens())]
         return {
@@ -258,6 +259,14 @@ class Page:
         return {self.token: gr.Radio([], visible=False), self.map: gr.Gallery(None, visible=False)} if self.sees else {}
 
 
+def _warn(error: Exception, title: str) -> None:
+    """Say on the page what is wrong, in one line."""
+    if not isinstance(error, ApiError | UserError):
+        logger.error("The page failed", exc_info=error)
+        error = ApiError(500, FAILED)
+    gr.Warning(html.escape(str(error)), title=title)
+
+
 def _asked_again(turns: Sequence[Turn]) -> list[Turn]:
     """The turns, the last one without its answer."""
     *before, last = turns
@@ -268,7 +277,3 @@ def _first(index: Any) -> int:
     """The number of a message or example that an event is about; −1 if it has none."""
     number = index[0] if isinstance(index, list | tuple) and index else index
     return number if isinstance(number, int) else -1
-
-
-def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != name}
