@@ -13,6 +13,7 @@ it SentencePiece normalizes them, by default to a space.
 import functools
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -209,13 +210,42 @@ class Vocabulary:
         If newlines are encoded, `</line>` stands between the lines of the text. Lines end with \r\n, \r or \n; empty
         ones are left out.
         """
-        if not self.newlines or ("\n" not in text and "\r" not in text):
-            return self._id_of_piece[self.processor.encode(text)].tolist()
-        lines = [line for line in _NEWLINE.split(text) if line.strip()]
+        lines = self._lines(text)
+        if len(lines) == 1:
+            return self._id_of_piece[self.processor.encode(lines[0])].tolist()
         tokens: list[int] = []
         for pieces in filter(None, self.processor.encode(lines)):
             tokens += [self.line_end] * bool(tokens) + self._id_of_piece[pieces].tolist()
         return tokens
+
+    def encode_parts(self, text: str) -> tuple[list[int], list[str]]:
+        """Encode `text` as `encode` does, and give the part of it that each token stands for.
+
+        The parts together are the text, with its spaces and newlines. Of several tokens that make one character, one
+        has it, and the others have "".
+        """
+        tokens: list[int] = []
+        begins: list[int] = []  # of each token's part
+        end = 0  # of the last line
+        for line in self._lines(text):
+            pieces = self.processor.encode(line, out_type="immutable_proto").pieces
+            if not pieces:
+                continue
+            if tokens:
+                tokens.append(self.line_end)
+                begins.append(end)
+            start = text.index(line, end)
+            tokens += self._id_of_piece[[piece.id for piece in pieces]].tolist()
+            begins += [start + piece.begin for piece in pieces]
+            end = start + len(line)
+        bounds = [0, *begins[1:], len(text)]
+        return tokens, [text[begin:end] for begin, end in itertools.pairwise(bounds)] if tokens else []
+
+    def _lines(self, text: str) -> list[str]:
+        """What is encoded by itself: the lines of a text or, if newlines are not encoded, all of it."""
+        if not self.newlines or ("\n" not in text and "\r" not in text):
+            return [text]
+        return [line for line in _NEWLINE.split(text) if line.strip()]
 
     def decode(self, tokens: Iterable[SupportsInt]) -> str:
         """Decode token ids as text, without special tokens except, if newlines are encoded, `</line>`."""

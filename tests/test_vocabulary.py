@@ -237,6 +237,43 @@ def test_lines_of_any_text(of_lines, plain, parts):
     assert of_lines.encode(of_lines.decode(tokens)) == of_lines.encode("\n".join(map(plain.decode, lines)))
 
 
+PARTS = [
+    *tiny.WORDS,
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\r",
+    " \n\n",
+    "\x00",
+    "\x1c",
+    "\x85",
+    "\u200b",
+    "\u3000",
+    "Ａ",
+    "ﷺ",
+    "é",
+    "▁",
+]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=15))
+@example(["  the ", "象", " \r\n\r\n ", "ﬁ", "\n\n"])
+@pytest.mark.parametrize("kind", ["plain", "of_lines", "bytewise"])
+def test_parts_of_tokens_are_the_text(request, kind, parts):
+    vocabulary, text = request.getfixturevalue(kind), "".join(parts)
+    tokens, found = vocabulary.encode_parts(text)
+    assert tokens == vocabulary.encode(text)
+    assert len(found) == len(tokens) and "".join(found) == (text if tokens else "")
+
+
+def test_parts_of_tokens(plain, of_lines, bytewise):
+    assert plain.encode_parts("a red  dog ")[1] == ["a", " red", "  dog "]
+    assert of_lines.encode_parts("\na\r\n\n red")[1] == ["\na", "\r\n\n ", "red"]
+    assert [part for part in bytewise.encode_parts("象é")[1] if part] == ["象", "é"]
+
+
 @pytest.mark.parametrize("newline, expected", [('"</line>"', True), ("null", False)])
 def test_record_of_newlines(folder, tmp_path, newline, expected):
     shutil.copytree(folder, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Text from a trained model: greedy and beam search, sampling, likelihoods of given texts, conversations.
+"""Text from a trained model: greedy and beam search, sampling, likelihoods of given texts, conversations, attention.
 
     options.py         the options, with the names of the field
     image_sources.py   paths, bytes, Pillow's images, arrays, … → images of a document
@@ -21,9 +21,11 @@
     template.py        what a user says → a prompt of the kind that a model was trained on
     turn.py            a turn of a conversation, and its answer
     conversation.py    turns whose text and images stay in the cache
+    attention_map.py   where in the images the model looked for each token of an answer
+    overlay.py         such a map, drawn over the picture
     device.py          where a model runs, and in which precision
     generator.py       `Generator`, which puts all of it behind one class, and `load`
 
 Shapes: B prompts, R rows (prompts, beams or candidates), T positions, L tokens of one sequence, M scored positions,
-N images, E width of the decoder, V vocabulary.
+N images, K image tokens, Q positions whose attention is kept, E width of the decoder, V vocabulary.
 """

@@ -18,6 +18,7 @@ from kosmos_plugin.checkpoints.fairseq_checkpoint import KosmosCheckpoint, build
 from kosmos_plugin.checkpoints.state_dict import require_matching_weights
 from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.attention_map import AttentionMap, attention_map
 from kosmos_plugin.generation.beam_search import generate_n, generated_text
 from kosmos_plugin.generation.conversation import Conversation
 from kosmos_plugin.generation.device import inference_device, inference_dtype
@@ -185,6 +186,26 @@ class Generator:
         if isinstance(candidates, str) or len(candidates) != len(samples):
             raise UserError(f"candidates must be a list with those of each of the {len(samples)} prompts.")
         return self.score_batch(samples, candidates)
+
+    def attention_map(
+        self, prompt: str, images: Images, answer: str, layers: int | Sequence[int] | None = None
+    ) -> AttentionMap:
+        """Find where the model looks when it predicts each token of an answer.
+
+        Args:
+            prompt: The prompt, with one `<image>` for each image.
+            images: See `generate`; one at least.
+            answer: The text after the prompt: what `generate` gave, or any other.
+            layers: The layers of the decoder to average, one or several, counted from 0 or, if negative, from the end
+                (default: all).
+
+        Returns:
+            Of each token and image a map over the encoder's patches, and a method that draws it over the picture.
+
+        Raises:
+            UserError: As for `generate`; or there is no image or no such layer, or the answer is empty or too long.
+        """
+        return attention_map(self.model, self.vocabulary, self.prompt(prompt, images), answer, layers)
 
     def chat(
         self, template: str | Path = "plain", chain_of_thought: bool = False, drop_oldest: bool = False

@@ -50,7 +50,7 @@ class ImageEmbeddings:
                 encoded = image.read()
                 key = hashlib.blake2b(encoded, digest_size=16).digest()
                 if key not in self._indices and key not in new:
-                    new[key] = _decode(prompt, image, encoded, self.model.config)
+                    new[key] = decode_prompt_image(prompt, image, encoded, self.model.config)
                 keys[-1].append(key)
         if new:
             pixels = torch.stack([*new.values()]).to(self.model.decoder.embed_tokens.weight.device)
@@ -173,7 +173,12 @@ def _common_prefix_length(first: np.ndarray, second: np.ndarray, limit: int) -> 
     return length if equal.all() else int(equal.argmin())
 
 
-def _decode(prompt: Sample, image: Image, encoded: bytes, config: KosmosConfig) -> torch.Tensor:
+def decode_prompt_image(prompt: Sample, image: Image, encoded: bytes, config: KosmosConfig) -> torch.Tensor:
+    """Decode the image of a prompt, whose bytes are `encoded`, as the model takes it: uint8 [3, S, S].
+
+    Raises:
+        UserError: It cannot be decoded.
+    """
     try:
         return decode_image(encoded, config.image_size, config.image_fit)
     except BrokenImage as error:

@@ -12,6 +12,6 @@ Letters of tensor shapes, in docstrings (`[B, T, E]`) and as suffixes of names (
     V  vocabulary
 
 Files in reading order: config, kosmos, batch_plan, decoder, attention, attention_plan, positions, resampler, vision,
-cross_entropy; then varlen_attention and dropout_attention (kernels for GPUs and CPUs) and kv_cache, static_cache and
-paged_cache (generation).
+cross_entropy; then varlen_attention and dropout_attention (kernels for GPUs and CPUs) and kv_cache, static_cache,
+paged_cache and attention_weights (generation).
 """

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import (
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.attention import AttentionContext, SelfAttention
 from kosmos_plugin.models.attention_plan import AttentionPlan, moved, plan_packed_attention
+from kosmos_plugin.models.attention_weights import AttentionRecorder
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.kv_cache import KeyValueCache
 from kosmos_plugin.models.paged_cache import PagedStep
@@ -124,7 +125,7 @@ class KosmosDecoder(Decoder):
     def extend(
         self,
         token_embeddings: torch.Tensor,
-        cache: KeyValueCache | StaticCache | PagedStep,
+        cache: KeyValueCache | StaticCache | PagedStep | AttentionRecorder,
         valid: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the decoder over the next positions of the rows in `cache`, which grows by them.

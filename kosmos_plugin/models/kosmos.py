@@ -21,6 +21,7 @@ from kosmos_plugin.models.cross_entropy import summed_cross_entropy
 if TYPE_CHECKING:  # TorchScale and open_clip take seconds to import
     from kosmos_plugin.models.batch_plan import BatchPlan
     from kosmos_plugin.models.decoder import KosmosDecoder
+    from kosmos_plugin.models.resampler import Resampler
     from kosmos_plugin.models.vision import VisionTower
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Kosmos(nn.Module):
         self,
         config: KosmosConfig,
         vision: "VisionTower | None",
-        resampler: nn.Module | None,
+        resampler: "Resampler | None",
         decoder: "KosmosDecoder",
     ):
         super().__init__()

@@ -4,6 +4,8 @@ The paper says "Resampler [ADL+22]", which is Flamingo's (Alayrac et al. 2022), 
 form of it, one attention layer. `--resampler` chooses among those in RESAMPLERS.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,7 +15,27 @@ from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.torchscale import DecoderConfig, MultiheadAttention
 
 
-class AttentiveResampler(nn.Module):
+class Resampler(nn.Module):
+    """Interface of a resampler."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features [N, L, W] → image embeddings [N, K, E]"""
+        raise NotImplementedError
+
+    def rollout(self, features: torch.Tensor) -> torch.Tensor:
+        """Which features the embeddings are made of, by the attention of all layers, mean over heads.
+
+        The layers are composed by attention rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928), in
+        which half of a layer's output comes from its residual, if it has one.
+
+        Returns:
+            The share of each feature in each embedding, float32 [N, K, L]. They sum to less than 1: the rest is that of
+            the resampler's own latents.
+        """
+        raise NotImplementedError
+
+
+class AttentiveResampler(Resampler):
     """KOSMOS-2's resampler: a linear map, then one attention layer.
 
     Learned latents attend to the image's features and to themselves; no residual, no feed-forward network.
@@ -35,12 +57,20 @@ class AttentiveResampler(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """features [N, L, W] → [N, K, E]"""
+        return self._attend(features)[0]
+
+    def rollout(self, features: torch.Tensor) -> torch.Tensor:
+        weights_HNKP = self._attend(features)[1]
+        return weights_HNKP.float().mean(dim=0)[..., : features.size(1)]
+
+    def _attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings [N, K, E], and the attention weights [H, N, K, L + K]."""
         latents_NKE = self.latents.unsqueeze(0).expand(features.size(0), -1, -1)
         keys = torch.cat((self.dense(features), latents_NKE), dim=1)  # [N, L + K, E]
-        return self.attention(latents_NKE, keys, keys)[0]
+        return self.attention(latents_NKE, keys, keys)
 
 
-class PerceiverResampler(nn.Module):
+class PerceiverResampler(Resampler):
     """Flamingo's resampler of any depth, then a linear map to the decoder's width.
 
     An image is a video of one frame: one time embedding is added to all of its features, which get no spatial
@@ -68,6 +98,19 @@ class PerceiverResampler(nn.Module):
             latents = layer(latents, features)
         return self.dense(self.layer_norm(latents))
 
+    def rollout(self, features: torch.Tensor) -> torch.Tensor:
+        features = features + self.time_embeddings
+        latents = self.latents.unsqueeze(0).expand(features.size(0), -1, -1)
+        shares_NKL = features.new_zeros(*latents.shape[:2], features.size(1), dtype=torch.float32)
+        for layer in self.layers:
+            assert isinstance(layer, PerceiverLayer)
+            to_features, to_latents = layer.attention_weights(latents, features).split(
+                [features.size(1), latents.size(1)], dim=-1
+            )
+            shares_NKL = (shares_NKL + to_features + to_latents @ shares_NKL) / 2
+            latents = layer(latents, features)
+        return shares_NKL
+
 
 class PerceiverLayer(nn.Module):
     """One layer of the perceiver resampler, as wide as the vision features."""
@@ -90,20 +133,32 @@ class PerceiverLayer(nn.Module):
 
     def forward(self, latents: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """latents [N, K, W], features [N, L, W] → latents [N, K, W]"""
-        queries = self.latents_layer_norm(latents)
-        keys = torch.cat((self.features_layer_norm(features), queries), dim=1)  # [N, L + K, W]
-        q, k, v = (
-            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(queries), self.k_proj(keys), self.v_proj(keys))
-        )
+        queries, keys = self._queries_and_keys(latents, features)
+        q, k, v = map(self._heads, (self.q_proj(queries), self.k_proj(keys), self.v_proj(keys)))
         dropout = self.attention_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         latents = latents + self.out_proj(attended.transpose(1, 2).flatten(2))
         squared_relu = F.relu(self.fc1(self.ffn_layer_norm(latents))).square()
         return latents + self.fc2(squared_relu)
 
+    def attention_weights(self, latents: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """As `forward` → the attention of each latent to features, then latents: mean over heads, [N, K, L + K]."""
+        queries, keys = self._queries_and_keys(latents, features)
+        q_NHKD, k_NHPD = self._heads(self.q_proj(queries)).float(), self._heads(self.k_proj(keys)).float()
+        scores_NHKP = q_NHKD @ k_NHPD.transpose(-2, -1) * q_NHKD.size(-1) ** -0.5
+        return scores_NHKP.softmax(dim=-1).mean(dim=1)
 
-class LinearResampler(nn.Module):
+    def _queries_and_keys(self, latents: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attends [N, K, W], and to what [N, L + K, W]."""
+        queries = self.latents_layer_norm(latents)
+        return queries, torch.cat((self.features_layer_norm(features), queries), dim=1)
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, P, W] → [N, H, P, D]"""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class LinearResampler(Resampler):
     """No resampling: a linear map of each feature, so K = L."""
 
     def __init__(self, config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int):
@@ -119,11 +174,18 @@ class LinearResampler(nn.Module):
         """features [N, L, W] → [N, L, E]"""
         return self.dense(features)
 
+    def rollout(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.eye(features.size(1), device=features.device).expand(features.size(0), -1, -1)
 
-RESAMPLERS = {"attentive": AttentiveResampler, "perceiver": PerceiverResampler, "linear": LinearResampler}
+
+RESAMPLERS: dict[str, Callable[..., Resampler]] = {
+    "attentive": AttentiveResampler,
+    "perceiver": PerceiverResampler,
+    "linear": LinearResampler,
+}
 
 
-def build_resampler(config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int) -> nn.Module:
+def build_resampler(config: KosmosConfig, decoder: DecoderConfig, num_features: int, vision_width: int) -> Resampler:
     """Build the resampler that `config` names.
 
     Args:

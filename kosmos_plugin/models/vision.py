@@ -28,6 +28,7 @@ class VisionEncoder(nn.Module):
 
     width: int  # W
     num_features: int  # L
+    grid: tuple[int, int]  # rows and columns of patches; the last rows·columns features are theirs, row by row
     mean: tuple[float, float, float]  # per channel (RGB, pixels in 0 … 1), for normalizing images
     std: tuple[float, float, float]
 

@@ -46,6 +46,7 @@ class ClipVision(VisionEncoder):
         self.visual = visual
         self.mean, self.std = mean, std
         self.num_features, self.width = visual.positional_embedding.shape
+        self.grid = visual.grid_size  # the class token comes before the patches
         self.first_trained = len(blocks) - trainable_layers
         self.train_ln_post = trainable_layers > 0
 

@@ -42,7 +42,8 @@ class EfficientNetLite(VisionEncoder):
         self.net = net
         self.first_trained = len(net._blocks) - trainable_layers
         self.width = net._conv_head.out_channels
-        self.num_features = math.ceil(image_size / STRIDE) ** 2
+        side = math.ceil(image_size / STRIDE)
+        self.num_features, self.grid = side**2, (side, side)
         self.train_head = trainable_layers > 0
 
     def frozen(self, images: torch.Tensor) -> torch.Tensor:

@@ -148,3 +148,60 @@ def test_the_order_of_features_does_not_matter(data, kind):
     features = torch.randn(2, 10, 40)
     torch.testing.assert_close(ours(features), ours(features.flip(1)), atol=1e-5, rtol=0)
     assert not torch.allclose(ours(features), ours(torch.randn(2, 10, 40)), atol=1e-2)
+
+
+def peers_weights(queries, keys, q_proj, k_proj, heads):
+    """The attention weights by `torch.nn.MultiheadAttention`, mean over heads."""
+    width = queries.size(-1)
+    peer = torch.nn.MultiheadAttention(width, heads, batch_first=True)
+    for number, projection in enumerate((q_proj, k_proj)):
+        peer.in_proj_weight[number * width : (number + 1) * width] = projection.weight
+        if projection.bias is not None:
+            peer.in_proj_bias[number * width : (number + 1) * width] = projection.bias
+    return peer(queries, keys, keys, need_weights=True, average_attn_weights=True)[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("image_tokens", [1, 6])
+def test_rollout_of_one_attention_layer_is_its_weights(data, image_tokens):
+    ours = resampler(data, "attentive", image_tokens=image_tokens)
+    features = torch.randn(3, 10, 40)
+    latents = ours.latents.expand(3, -1, -1)
+    keys = torch.cat((ours.dense(features), latents), dim=1)
+    expected = peers_weights(latents, keys, ours.attention.q_proj, ours.attention.k_proj, HEADS)
+    found = ours.rollout(features)
+    torch.testing.assert_close(found, expected[..., :10], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.sum(-1), 1 - expected[..., 10:].sum(-1), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 2, 6])
+@pytest.mark.parametrize("vision_width", [40, 128])
+def test_rollout_of_layers_is_the_product_of_their_matrices(data, depth, vision_width):
+    """Abnar and Zuidema's (A + I) / 2, over features, which no layer changes, and latents."""
+    ours = resampler(data, "perceiver", 10, vision_width, resampler_layers=depth)
+    inputs = []
+    hooks = [layer.register_forward_pre_hook(lambda module, args: inputs.append(args)) for layer in ours.layers]
+    features = torch.randn(3, 10, vision_width)
+    ours(features)
+    for hook in hooks:
+        hook.remove()
+    whole = torch.eye(16)
+    for layer, (latents, read) in zip(ours.layers, inputs, strict=True):
+        queries = layer.latents_layer_norm(latents)
+        keys = torch.cat((layer.features_layer_norm(read), queries), dim=1)
+        attention = torch.eye(16).repeat(3, 1, 1)
+        attention[:, 10:] = peers_weights(queries, keys, layer.q_proj, layer.k_proj, layer.heads)
+        whole = (attention + torch.eye(16)) / 2 @ whole
+    torch.testing.assert_close(whole.sum(-1), torch.ones(3, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.rollout(features), whole[:, 10:, :10], atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["attentive", "perceiver", "linear"])
+def test_rollout_in_half_precision(data, kind):
+    ours = resampler(data, kind, num_features=6)
+    features = torch.randn(2, 6, 40)
+    exact, half = ours.rollout(features), ours.bfloat16().rollout(features.bfloat16())
+    assert exact.dtype == half.dtype == torch.float32 and exact.shape == half.shape == (2, 6, 6)
+    torch.testing.assert_close(exact, half, atol=2e-2, rtol=0)
