@@ -4,6 +4,7 @@ A dialogue is kept on the server for as long as its page is open; a page never s
 names files or components of its own choice. All that users and the model write is shown as plain text.
 """
 
+import asyncio
 import html
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +22,7 @@ from kosmos_plugin.serving.options import ServerOptions
 from kosmos_plugin.serving.page.answering import Answering, Settings
 from kosmos_plugin.serving.page.dialogue import WORD_JOINER, Dialogue, Turn
 from kosmos_plugin.serving.page.examples import EXAMPLES
-from kosmos_plugin.serving.page.looking import Looked, Looking
+from kosmos_plugin.serving.page.looking import Looking
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,12 @@ HOURS_KEPT = 24
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 """Fonts of the system: others are fetched from elsewhere."""
 
-CSS = '.tokens label {padding: 2px 8px} [aria-label="Share"] {display: none}'
-"""Tokens to choose from are close together. Nothing is shared: Gradio's button would send a picture to another site."""
+CSS = """
+.tokens label {padding: 2px 8px}
+.maps img {width: 100%}
+.maps figcaption {text-align: center}
+[aria-label="Share"] {display: none}  /* it would send a picture to another site */
+"""
 
 Updates = dict[Any, Any]
 
@@ -59,7 +64,7 @@ class Page:
         self.examples = [(example, example.save(folder)) for example in EXAMPLES] if self.sees else []
         with gr.Blocks(title=name, analytics_enabled=False, fill_height=True) as self.blocks:
             self.dialogue = gr.State(Dialogue(), time_to_live=HOURS_KEPT * 3600)
-            self.looked = gr.State(None, time_to_live=HOURS_KEPT * 3600)
+            self.looked = gr.State(-1)  # the number of the maps that are shown
             with gr.Row(equal_height=False):
                 with gr.Column(scale=3, min_width=320):
                     self._chat(name)
@@ -80,6 +85,7 @@ class Page:
             buttons=["copy"],
             feedback_options=None,
             group_consecutive_messages=False,
+            allow_file_downloads=False,
             examples=[
                 {"display_text": example.label, "text": example.text, "files": paths, "icon": paths[-1]}
                 for example, paths in self.examples
@@ -127,9 +133,7 @@ class Page:
         with gr.Accordion("Where it looked", open=True):
             self.look = gr.Button("Show it for the last answer", size="sm")
             self.token = gr.Radio([], label="token of the answer", visible=False, elem_classes="tokens")
-            self.map = gr.Gallery(
-                visible=False, label="attention", columns=1, height="auto", object_fit="contain", preview=True
-            )
+            self.map = gr.HTML(visible=False, elem_classes="maps")
 
     def _events(self) -> None:
         settings = list(self.settings.values())
@@ -233,22 +237,25 @@ class Page:
     async def show_map(self, dialogue: Dialogue) -> Updates:
         """Offer the tokens of the last answer, and show where the model looked for the first."""
         try:
-            looked = await self.looking.look(dialogue)
+            number, tokens = await self.looking.look(dialogue)
+            maps = await asyncio.to_thread(self.looking.html, number, 0)
         except Exception as error:
             _warn(error, "There is nothing to show")
             return self._no_map()
-        choices = [(token, number) for number, token in enumerate(looked.tokens())]
+        choices = [(token.strip() or repr(token)[1:-1], which) for which, token in enumerate(tokens)]
         return {
-            self.looked: looked,
+            self.looked: number,
             self.token: gr.Radio(choices, value=0, visible=True),
-            self.map: gr.Gallery(looked.pictures(0), visible=True, selected_index=0),
+            self.map: gr.HTML(maps, visible=True),
         }
 
-    def choose_token(self, looked: Looked | None, token: int) -> Any:
+    async def choose_token(self, number: int, token: int) -> Any:
         """Show where the model looked for a token."""
-        if looked is None or not 0 <= token < len(looked.maps.tokens):
+        try:
+            return await asyncio.to_thread(self.looking.html, number, token)
+        except Exception as error:
+            _warn(error, "There is nothing to show")
             return gr.skip()
-        return looked.pictures(token)
 
     def _ready(self, value: dict[str, Any] | None = None) -> gr.MultimodalTextbox:
         """The box for the next message."""
@@ -256,7 +263,7 @@ class Page:
         return gr.MultimodalTextbox(**kept, interactive=True, submit_btn=True, stop_btn=False)
 
     def _no_map(self) -> Updates:
-        return {self.token: gr.Radio([], visible=False), self.map: gr.Gallery(None, visible=False)} if self.sees else {}
+        return {self.token: gr.Radio([], visible=False), self.map: gr.HTML(visible=False)} if self.sees else {}
 
 
 def _warn(error: Exception, title: str) -> None:

@@ -1,33 +1,18 @@
-"""Where the model looked for the tokens of an answer, as pictures."""
+"""Where the model looked for the tokens of an answer."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any
+import base64
+import io
+import itertools
+from collections import OrderedDict
 
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.generation.attention_map import AttentionMap
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.serving.page.dialogue import Dialogue
 
 SIDE = 448  # pixels of a picture's longer side
-
-
-@dataclass
-class Looked:
-    """The maps of an answer."""
-
-    maps: Any  # as Generator.attention_map gives them
-
-    def tokens(self) -> list[str]:
-        """How the answer's tokens are written, so that each is seen."""
-        return [token.strip() or repr(token)[1:-1] for token in self.maps.tokens]
-
-    def pictures(self, token: int) -> list[Any]:
-        """For one token, each image with its map over it, and what share of the attention is on it."""
-        shares = [float(each[token].sum()) for each in self.maps.maps]
-        return [
-            (self.maps.overlay(token, image, SIDE), f"{share:.1%} of the attention")
-            for image, share in enumerate(shares)
-        ]
+KEPT = 16  # maps of all users; each has its pictures with it
 
 
 class Looking:
@@ -40,12 +25,17 @@ class Looking:
     def __init__(self, kosmos: Generator):
         self.kosmos = kosmos
         self._one = asyncio.Lock()
+        self._maps: OrderedDict[int, AttentionMap] = OrderedDict()
+        self._numbers = itertools.count()
 
-    async def look(self, dialogue: Dialogue) -> Looked:
-        """The maps of the last answer.
+    async def look(self, dialogue: Dialogue) -> tuple[int, list[str]]:
+        """Make the maps of the last answer.
+
+        Returns:
+            A number for `html`, and the answer's tokens.
 
         Raises:
-            UserError: There is no answer yet, or no image.
+            UserError: There is no answer, or no image.
         """
         if not dialogue.turns or not dialogue.turns[-1].answer:
             raise UserError("There is no answer yet.")
@@ -54,4 +44,26 @@ class Looking:
             raise UserError("There is no image in this dialogue.")
         async with self._one:
             maps = await asyncio.to_thread(self.kosmos.attention_map, prompt, images, dialogue.turns[-1].answer)
-        return Looked(maps)
+        number = next(self._numbers)
+        self._maps[number] = maps
+        if len(self._maps) > KEPT:
+            self._maps.popitem(last=False)
+        return number, maps.tokens
+
+    def html(self, number: int, token: int) -> str:
+        """Each image with the map of one token over it, and what share of the token's attention is on it.
+
+        Raises:
+            UserError: The maps are not kept any longer.
+        """
+        maps = self._maps.get(number)
+        if maps is None:
+            raise UserError("These maps are not kept any longer: show them again.")
+        figures = []
+        for image, values in enumerate(maps.maps):
+            buffer = io.BytesIO()
+            maps.overlay(token, image, SIDE).save(buffer, "WEBP", quality=85)
+            source = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            share = f"{values[token].sum():.1%} of the attention"
+            figures.append(f'<figure><img src="{source}" alt="{share}"><figcaption>{share}</figcaption></figure>')
+        return "".join(figures)
