@@ -29,6 +29,7 @@ from kosmos_plugin.serving.prompt import Prompt
 from kosmos_plugin.serving.protocol import ChatRequest, CompletionRequest, describe
 from kosmos_plugin.serving.requests import Preparation
 
+
 def create_app(engine: Engine, options: ServerOptions, name: str, files: PageFiles | None = None) -> FastAPI:
     """Make the application.
 
@@ -142,9 +143,7 @@ def create_app(engine: Engine, options: ServerOptions, name: str, files: PageFil
         from kosmos_plugin.serving.page.mounting import mount_page
 
         page = mount_page(app, engine, preparation, options, name, api_keys, files)
-    app.add_middleware(
-        Guard, api_keys=api_keys, max_body=int(options.max_body_mib * 2**20), answers=answers, page=page
-    )
+    app.add_middleware(Guard, api_keys=api_keys, max_body=int(options.max_body_mib * 2**20), answers=answers, page=page)
     if options.cors_origin:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(options.cors_origin), allow_methods=["*"], allow_headers=["*"]

@@ -15,6 +15,7 @@ from kosmos_plugin.serving.app import create_app
 from kosmos_plugin.serving.engine import Engine
 from kosmos_plugin.serving.listening import listening_socket
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
+from kosmos_plugin.serving.page.files import PageFiles
 from tests import tiny
 
 POSITIONS = 256
@@ -49,11 +50,15 @@ def wait_until(condition, seconds: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def serving(kosmos: Generator, engine_options: EngineOptions, options: ServerOptions) -> Iterator[Served]:
-    """Serve the model at any free port."""
+def serving(
+    kosmos: Generator, engine_options: EngineOptions, options: ServerOptions, files: PageFiles | None = None
+) -> Iterator[Served]:
+    """Serve the model at any free port, with a page if there are files of one."""
     with listening_socket("127.0.0.1", 0) as listening, Engine(kosmos, engine_options) as engine:
-        app = create_app(engine, options, "tiny")
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        app = create_app(engine, options, "tiny", files)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="on" if files else "off")
+        )
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         served = Served(engine, listening.getsockname()[1])

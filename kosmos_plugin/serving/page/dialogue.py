@@ -68,7 +68,7 @@ class Dialogue:
             segments += turn.document().segments
             if turn.answer:
                 segments.append(Text(turn.answer))
-        return Document("of the page", tuple(segments))
+        return Document("of the dialogue", tuple(segments))
 
     def prompt(self) -> tuple[str, list[str]]:
         """What the last answer continues: a text with an `<image>` for each image, and the images' paths."""

@@ -115,7 +115,12 @@ class Page:
         with gr.Accordion("Generation", open=False):
             self.settings = {
                 "temperature": gr.Slider(
-                    0, 2, options.temperature, step=0.05, label="temperature", info="0: the likeliest tokens"
+                    0,
+                    max(2, options.temperature),
+                    options.temperature,
+                    step=0.05,
+                    label="temperature",
+                    info="0: the likeliest tokens",
                 ),
                 "top_p": gr.Slider(0, 1, 1, step=0.01, label="top_p"),
                 "top_k": gr.Slider(0, 200, 0, step=1, label="top_k", info="0: all"),

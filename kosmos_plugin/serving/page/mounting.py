@@ -38,7 +38,12 @@ def mount_page(
     Returns:
         What the server's Guard lets through.
     """
-    os.environ |= {"GRADIO_TEMP_DIR": str(files.folder), "GRADIO_ANALYTICS_ENABLED": "False"}  # read where it is imported
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(files.folder),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),  # no statistics of each event either
+        "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    }
     import gradio as gr
 
     from kosmos_plugin.serving.page.answering import Answering
