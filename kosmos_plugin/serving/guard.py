@@ -23,6 +23,7 @@ BODY_SECONDS = 60.0
 BODIES = 8  # as many of the largest size are held in memory at the same time
 OPEN_PATHS = ("/health",)  # without a key
 KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
+JSON = ("application/json",)
 KEY_VARIABLE = "KOSMOS_API_KEY"
 
 
@@ -59,7 +60,7 @@ class Guard:
             return
         path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
         page = self.page if self.page is not None and self.page.covers(scope["path"]) else None
-        is_form = page is not None and page.takes_multipart(scope["path"])
+        form_types = page.form_types(scope["path"]) if page is not None else ()
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -76,9 +77,9 @@ class Guard:
             else:
                 page.check(scope["path"], Headers(scope=scope))
             if scope["method"] in ("POST", "PUT", "PATCH"):
-                self._check_headers(headers, "multipart/form-data" if is_form else "application/json")
+                self._check_headers(headers, form_types or JSON)
                 await self._read(receive, body)
-                if page is not None and is_form:
+                if page is not None and form_types:
                     await anyio.to_thread.run_sync(page.files.make_room, len(body))
                 elif page is not None:
                     page.check_body(bytes(body))
@@ -100,14 +101,15 @@ class Guard:
             message = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
             raise ApiError(401, message, code="invalid_api_key")
 
-    def _check_headers(self, headers: dict[bytes, bytes], kind: str) -> None:
+    def _check_headers(self, headers: dict[bytes, bytes], kinds: Sequence[str]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.max_body:
             raise self._too_large()
         # Of another type, a page of any site could send it from a browser without asking.
-        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != kind.encode():
-            what = "JSON" if kind == "application/json" else "a form"
-            raise ApiError(400, f"The body must be {what}: send the header Content-Type: {kind}.")
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind.decode("latin-1") not in kinds:
+            what = "JSON" if kinds == JSON else "a form"
+            raise ApiError(400, f"The body must be {what}: send the header Content-Type: {kinds[0]}.")
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
         """Append what comes to `body`."""

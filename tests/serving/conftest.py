@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.generation.generator import Generator
@@ -32,8 +33,9 @@ def kosmos(data) -> Generator:
 class Served:
     """A server in a thread of this process."""
 
-    def __init__(self, engine: Engine, port: int):
+    def __init__(self, engine: Engine, app: FastAPI, port: int):
         self.engine = engine
+        self.app = app
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
@@ -61,7 +63,7 @@ def serving(
         )
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
-        served = Served(engine, listening.getsockname()[1])
+        served = Served(engine, app, listening.getsockname()[1])
         wait_until(lambda: server.started)
         try:
             yield served

@@ -23,7 +23,10 @@ _OPEN = re.compile(
     rf"{ROOT}(/|/login|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
     r"|/gradio_api/(startup-events|app_id|info|upload|upload_progress|cancel|reset|queue/(join|data)|heartbeat/\w+))?"
 )
-_MULTIPART = (f"{_API}/upload", f"{ROOT}/login")
+_FORMS = {
+    f"{_API}/upload": ("multipart/form-data",),
+    f"{ROOT}/login": ("multipart/form-data", "application/x-www-form-urlencoded"),
+}
 # The browser itself then loads nothing from elsewhere, whatever the page says. Gradio has scripts in the page, makes
 # functions of texts, and shows pictures before they are uploaded.
 _POLICY = (
@@ -64,9 +67,9 @@ class PageAccess:
         if origin is not None and not self._may_use(origin, headers.get("host", "")):
             raise ApiError(403, "The page is not for other web sites: see --cors-origin.")
 
-    def takes_multipart(self, path: str) -> bool:
-        """Whether a body to a path is a form, not JSON."""
-        return path.rstrip("/") in _MULTIPART
+    def form_types(self, path: str) -> tuple[str, ...]:
+        """The types of a form that is sent to a path; none: it takes JSON."""
+        return _FORMS.get(path.rstrip("/"), ())
 
     def check_body(self, body: bytes) -> None:
         """Raise ApiError for JSON that names a file of the server, or a URL in place of one."""

@@ -1,8 +1,9 @@
 """A dialogue → its answer: the prompt is prepared as that of an API request, and goes to the same engine."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.options import SearchOptions
@@ -42,10 +43,10 @@ class Settings:
         except ValueError:
             raise UserError(f"seed must be a whole number, not {self.seed[:50]!r}.") from None
         stop = tuple(line for line in self.stop.splitlines() if line)
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "min_p": self.min_p}
+        drawn: dict[str, Any] = {"do_sample": True}
+        drawn |= {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
         return SearchOptions(
-            do_sample=self.temperature > 0,
-            **(sampling if self.temperature > 0 else {}),
+            **(drawn if self.temperature > 0 else {}),
             seed=seed,
             max_new_tokens=self.max_new_tokens,
             repetition_penalty=self.repetition_penalty,
@@ -80,7 +81,7 @@ class Answering:
         self.engine = engine
         self.preparation = preparation
 
-    async def answer(self, dialogue: Dialogue, settings: Settings) -> AsyncIterator[Usage]:
+    async def answer(self, dialogue: Dialogue, settings: Settings) -> AsyncGenerator[Usage, None]:
         """Append the answer to the last turn, and say what it has cost each time that there is more of it.
 
         To cancel, close the iterator.

@@ -77,7 +77,7 @@ class Dialogue:
         return " ".join([*map(str.strip, said), self.turns[-1].prompt]), images
 
     def messages(self) -> list[dict[str, Any]]:
-        """The dialogue as Gradio shows it, as plain text. A turn's text is a message of its own, so it can be edited."""
+        """The dialogue as Gradio shows it. A turn's text is a message of its own, so that it can be edited."""
         return [message for turn in self.turns for message in _messages(turn)]
 
     def number_of(self, message: int) -> int | None:

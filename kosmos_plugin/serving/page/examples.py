@@ -138,9 +138,9 @@ EXAMPLES = (
     ),
     Example(
         "Web page",
-        "Given the context below from web page, extract the answer from the given text like this: Qusestion: Who is the "
-        "publisher of this book? Answer: Penguin Books Ltd. Context: Garden Books ROSES All About Roses by A. Green "
-        "Price: $12.50 Pages: 240 Buy now Q: How much does the book cost? A:",  # the misspelling is the paper's
+        "Given the context below from web page, extract the answer from the given text like this: Qusestion: Who is "
+        "the publisher of this book? Answer: Penguin Books Ltd. Context: Garden Books ROSES All About Roses by A. "
+        "Green Price: $12.50 Pages: 240 Buy now Q: How much does the book cost? A:",  # the misspelling is the paper's
         (web_page,),
         "plain",
     ),

@@ -143,9 +143,12 @@ class Page:
     def _events(self) -> None:
         settings = list(self.settings.values())
         shown = [self.chatbot, self.message, self.usage, *self._of_map()]
-        common = {"show_progress": "hidden", "concurrency_limit": None}  # the engine has limits of its own
+        common: dict[str, Any] = {
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+        }  # the engine has limits of its own
         inputs, asked = [self.dialogue, *settings], [self.dialogue, self.message, self.template, *settings]
-        answers = [
+        answers: list[Any] = [
             self.message.submit(self.ask, asked, shown, api_name="ask", **common),
             self.chatbot.retry(self.retry, inputs, shown, api_name="retry", **common),
             self.chatbot.edit(self.edit, inputs, shown, api_name="edit", **common),
@@ -202,7 +205,7 @@ class Page:
         asked = turns[-1]
         yield {
             self.chatbot: dialogue.messages(),
-            self.message: gr.MultimodalTextbox(None, interactive=False, submit_btn=False, stop_btn=True),
+            self.message: gr.update(value=None, interactive=False, submit_btn=False, stop_btn=True),
             self.usage: "",
             **self._no_map(),
         }
@@ -250,8 +253,8 @@ class Page:
         choices = [(token.strip() or repr(token)[1:-1], which) for which, token in enumerate(tokens)]
         return {
             self.looked: number,
-            self.token: gr.Radio(choices, value=0, visible=True),
-            self.map: gr.HTML(maps, visible=True),
+            self.token: gr.update(choices=choices, value=0, visible=True),
+            self.map: gr.update(value=maps, visible=True),
         }
 
     async def choose_token(self, number: int, token: int) -> Any:
@@ -262,13 +265,13 @@ class Page:
             _warn(error, "There is nothing to show")
             return gr.skip()
 
-    def _ready(self, value: dict[str, Any] | None = None) -> gr.MultimodalTextbox:
+    def _ready(self, value: dict[str, Any] | None = None) -> dict[str, Any]:
         """The box for the next message."""
-        kept = {} if value is None else {"value": value}
-        return gr.MultimodalTextbox(**kept, interactive=True, submit_btn=True, stop_btn=False)
+        kept: dict[str, Any] = {} if value is None else {"value": value}
+        return gr.update(**kept, interactive=True, submit_btn=True, stop_btn=False)
 
     def _no_map(self) -> Updates:
-        return {self.token: gr.Radio([], visible=False), self.map: gr.HTML(visible=False)} if self.sees else {}
+        return {self.token: gr.update(visible=False), self.map: gr.update(visible=False)} if self.sees else {}
 
 
 def _warn(error: Exception, title: str) -> None:

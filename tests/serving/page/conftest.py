@@ -35,7 +35,7 @@ class Visitor:
     def __init__(self, url: str, **options: Any):
         from gradio_client import Client
 
-        self.client = Client(f"{url}/chat", verbose=False, **options)
+        self.client = Client(f"{url}/chat", verbose=False, download_files=False, **options)
 
     def do(self, name: str, *inputs: Any) -> list[tuple]:
         """All updates that an event of the page gives."""

@@ -1,5 +1,6 @@
 """The page over HTTP, by Gradio's own client: dialogues, settings, mistakes, the cache, and users who go away."""
 
+import itertools
 import random
 import time
 
@@ -36,17 +37,17 @@ def test_an_answer_comes_in_parts(visitor):
     updates = visitor.do("ask", {"text": "a", "files": []}, "plain", *with_settings(temperature=2, max_new_tokens=240))
     answers = [texts(update[0])[-1] for update in updates if isinstance(update[0], list) and len(update[0]) == 2]
     assert len(set(answers)) > 1
-    assert all(after.startswith(before) for before, after in zip(answers, answers[1:], strict=False))
+    assert all(after.startswith(before) for before, after in itertools.pairwise(answers))
 
 
 def test_ten_turns_share_their_beginning(paged, visitor, picture):
     """Each turn computes no more than its own tokens, the answer before it, and what does not fill a block."""
     messages = visitor.ask("a red cat", picture, max_new_tokens=4)
-    for turn in range(9):
+    for _ in range(9):
         before = paged.engine.counters.computed_tokens
         messages = visitor.ask("sees the dog", max_new_tokens=4)
         assert paged.engine.counters.computed_tokens - before < 16 + 3 * 8
-    assert texts(messages).count("sees the dog") == 9 and turn == 8
+    assert texts(messages).count("sees the dog") == 9
     assert paged.engine.images.encoded == 1
 
 
@@ -159,7 +160,7 @@ def test_stop(paged, visitor, long, slow):
     paged.wait_until_idle()
     assert paged.engine.counters.cancelled == before + 1
     [[messages, box, *_]] = visitor.do("stop")
-    assert box["interactive"] and 0 < len(texts(messages)[-1])
+    assert box["interactive"] and len(texts(messages)[-1]) > 0
 
 
 def test_a_page_that_is_closed_frees_its_place(paged, long, slow):
