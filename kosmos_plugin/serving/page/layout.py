@@ -31,6 +31,8 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 """Fonts of the system: others are fetched from elsewhere."""
 
 CSS = """
+[role="log"] img {max-height: 10rem; width: auto}
+[role="log"] .icon-button-wrapper:not(:has(button:not([aria-label="Share"]))) {display: none}
 .tokens label {padding: 2px 8px}
 .maps img {width: 100%}
 .maps figcaption {text-align: center}
@@ -58,8 +60,8 @@ class Page:
         self.answering = answering
         self.looking = looking
         self.options = options
-        self.templates: dict[str, Template] = dict(TEMPLATES)
-        self.templates.setdefault(options.template, template_of(options.template))
+        self.default_template = Path(options.template).name  # of a file, without its folder
+        self.templates: dict[str, Template] = {**TEMPLATES, self.default_template: template_of(options.template)}
         self.sees = looking.kosmos.model.vision is not None
         self.examples = [(example, example.save(folder)) for example in EXAMPLES] if self.sees else []
         with gr.Blocks(title=name, analytics_enabled=False, fill_height=True) as self.blocks:
@@ -87,14 +89,14 @@ class Page:
             group_consecutive_messages=False,
             allow_file_downloads=False,
             examples=[
-                {"display_text": example.label, "text": example.text, "files": paths, "icon": paths[-1]}
+                {"display_text": example.label, "text": example.text, "files": [*paths], "icon": paths[-1]}
                 for example, paths in self.examples
             ],
         )
         self.message = gr.MultimodalTextbox(
             show_label=False,
             label="Message",
-            placeholder="Ask something; drop pictures here.",
+            placeholder="Ask something; drop pictures here." if self.sees else "Ask something.",
             file_types=["image"],
             file_count="multiple",
             sources=["upload"] if self.sees else [],
@@ -107,7 +109,7 @@ class Page:
         options, positions = self.options, self.looking.kosmos.model.max_positions()
         self.template = gr.Radio(
             list(self.templates),
-            value=options.template,
+            value=self.default_template,
             label="template",
             info="How a message is asked: as it is, or as the model was trained on questions.",
         )
@@ -131,7 +133,7 @@ class Page:
                 "no_repeat_ngram_size": gr.Slider(
                     0, 10, 0, step=1, label="no_repeat_ngram_size", info="0: n-grams may come again"
                 ),
-                "stop": gr.Textbox("", label="stop", lines=1, info="texts that end an answer, one a line"),
+                "stop": gr.Textbox("", label="stop", lines=2, info="texts that end an answer, one a line"),
             }
 
     def _map(self) -> None:
@@ -143,10 +145,8 @@ class Page:
     def _events(self) -> None:
         settings = list(self.settings.values())
         shown = [self.chatbot, self.message, self.usage, *self._of_map()]
-        common: dict[str, Any] = {
-            "show_progress": "hidden",
-            "concurrency_limit": None,
-        }  # the engine has limits of its own
+        # The engine has limits of its own.
+        common: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
         inputs, asked = [self.dialogue, *settings], [self.dialogue, self.message, self.template, *settings]
         answers: list[Any] = [
             self.message.submit(self.ask, asked, shown, api_name="ask", **common),
@@ -193,7 +193,10 @@ class Page:
 
     async def example(self, dialogue: Dialogue, selected: gr.SelectData, *settings: Any) -> AsyncIterator[Updates]:
         """Begin with an example."""
-        example, paths = self.examples[_first(selected.index)]
+        number = _first(selected.index)
+        if not 0 <= number < len(self.examples):
+            return
+        example, paths = self.examples[number]
         turn = Turn(example.text, tuple(paths), TEMPLATES[example.template])
         yield {self.template: example.template}
         async for updates in self._answer(dialogue, [turn], settings):
