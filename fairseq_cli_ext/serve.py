@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> None:
         import uvicorn
 
         from kosmos_plugin.serving.app import create_app
-        from kosmos_plugin.serving.listening import listening_socket
+        from kosmos_plugin.serving.listening import allowed_hosts, listening_socket
+        from kosmos_plugin.serving.server import Server
     except ImportError as error:
         raise missing_package("kosmos-serve", error, "serve") from None
     from kosmos_plugin.generation.generator import load
     from kosmos_plugin.generation.template import template_of
     from kosmos_plugin.serving.engine import Engine
-    from kosmos_plugin.serving.listening import allowed_hosts
     from kosmos_plugin.serving.page.files import PageFiles
 
     options, server = parsed_options(args, ServeOptions), parsed_options(args, ServerOptions)
@@ -70,17 +70,16 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--port must be at most 65535, not {server.port}.")
     template_of(server.template)
     allowed_hosts(server.host, server.allowed_host)
-    files = None
     if server.page:
         try:
             import gradio  # noqa: F401 - before what takes time
         except ImportError as error:
             raise missing_package("kosmos-serve --page", error, "page") from None
-        files = PageFiles(int(server.max_body_mib * 2**20))
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with listening_socket(server.host, server.port) as listening:  # before what takes time
         kosmos = load(options.path, options.data, options.vocabulary, where.device, where.dtype)
         with Engine(kosmos, parsed_options(args, EngineOptions)) as engine:
+            files = PageFiles(int(server.max_body_mib * 2**20)) if server.page else None
             app = create_app(engine, server, server.served_model_name or options.path.stem, files)
             host, port = listening.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             if files is not None:
                 print(f"The page is at {url}/chat", file=sys.stderr, flush=True)
             config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
-            uvicorn.Server(config).run(sockets=[listening])
+            Server(config, files).run(sockets=[listening])
 
 
 def cli_main(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.serving.app import create_app
@@ -28,6 +29,14 @@ def kosmos(data) -> Generator:
     model = tiny.model(task)
     model.config.tokens_per_sample = POSITIONS
     return Generator(model, task.vocabulary, SampleBuilder(task.vocabulary, tiny.IMAGE_TOKENS, POSITIONS))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(kosmos, data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("served") / "caption-model.pt"
+    vocabulary = str(data.parent / "vocabulary")
+    write_fairseq(new_checkpoint("kosmos_tiny", kosmos.model.config, kosmos.model.state_dict(), vocabulary), path)
+    return path
 
 
 class Served:

@@ -20,7 +20,7 @@ ROOT = "/chat"
 _API = f"{ROOT}/gradio_api"
 _FILE = f"{_API}/file="
 _OPEN = re.compile(
-    rf"{ROOT}(/|/login|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
+    rf"/(favicon\.ico)?|{ROOT}(/|/login|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
     r"|/gradio_api/(startup-events|app_id|info|upload|upload_progress|cancel|reset|queue/(join|data)|heartbeat/\w+))?"
 )
 _FORMS = {
@@ -54,7 +54,7 @@ class PageAccess:
 
     def covers(self, path: str) -> bool:
         """Whether a path belongs to the page."""
-        return path == ROOT or path.startswith(f"{ROOT}/")
+        return path in ("/", "/favicon.ico", ROOT) or path.startswith(f"{ROOT}/")
 
     def check(self, path: str, headers: Headers) -> None:
         """Raise ApiError for a path that the page does not need, a file of the server, or a page of another origin."""

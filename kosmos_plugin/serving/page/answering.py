@@ -98,6 +98,8 @@ class Answering:
         usage, shown = Usage(len(prompt)), 0.0
         try:
             async for token in generation:
+                if turn.finished:  # stopped: what is shown is the answer
+                    return
                 turn.answer += token.text
                 usage.new_tokens += 1
                 usage.cached_tokens, usage.finish_reason = generation.cached_tokens, token.finish_reason

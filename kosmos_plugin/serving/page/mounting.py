@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
 from kosmos_plugin.serving.engine import Engine
@@ -58,8 +58,9 @@ def mount_page(
         return any([hmac.compare_digest(password.encode(), key) for key in keys])
 
     @app.get("/", include_in_schema=False)
-    async def to_page() -> RedirectResponse:
-        return RedirectResponse(f"{ROOT}/")
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def to_page(request: Request) -> RedirectResponse:
+        return RedirectResponse(ROOT + request.url.path)
 
     gr.mount_gradio_app(
         app,

@@ -1,14 +1,17 @@
 """A server with a page, and Gradio's own client in the place of a browser."""
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kosmos_plugin.serving.engine import Engine
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
 from kosmos_plugin.serving.page.files import PageFiles
+from kosmos_plugin.serving.scheduler import Work
 from tests import tiny
 from tests.serving.conftest import Served, serving
 
@@ -66,6 +69,17 @@ def shown(updates: list[tuple]) -> list[dict]:
 
 def texts(messages: list[dict]) -> list[str]:
     return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
+
+
+def slow_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the engine take at least 20 ms for a token."""
+    step = engine._step
+
+    def slow_step(work: list[Work]) -> None:
+        time.sleep(0.02)
+        step(work)
+
+    monkeypatch.setattr(engine, "_step", slow_step)
 
 
 @pytest.fixture

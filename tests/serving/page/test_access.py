@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -249,6 +251,7 @@ def test_the_key(kosmos, files, picture):
     pytest.importorskip("gradio")
     options = ServerOptions(template="plain", api_key=("the key",))
     with serving(kosmos, EngineOptions(), options, files) as served, httpx2.Client(base_url=served.url) as client:
+        assert client.get("/").headers["location"] == "/chat/"
         page = client.get("/chat/").text
         assert "The password is the API key of the server" in page and '"components":[]' in page
         [kept] = [path for path in files.folder.rglob("*") if path.name == "caption-1.png"][:1]
@@ -292,3 +295,23 @@ def test_without_the_extra():
     assert done.stderr.splitlines()[-1] == (
         'error: kosmos-serve --page needs the package gradio: pip install "kosmos-plugin[page]"'
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_files_are_deleted_at_the_end(checkpoint, tmp_path, number):
+    """While a page is open, and with one line."""
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.serve", "--path", checkpoint, "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*command, "--page"], stderr=subprocess.PIPE, text=True, env=environment) as process:
+        url = next(line for line in process.stderr if line.startswith("The page is at")).split()[-1]
+        [folder] = tmp_path.glob("kosmos-page-*")
+        assert upload(httpx2.Client(base_url=url.removesuffix("/chat"))).status_code == 200
+        with httpx2.stream("GET", f"{url}/gradio_api/heartbeat/a") as heartbeat:
+            next(heartbeat.iter_lines())
+            process.send_signal(number)
+            begin = time.monotonic()
+            assert process.wait(60) == 128 + number
+            assert time.monotonic() - begin < 20  # two on a machine that is not busy
+        assert [line for line in process.stderr if line.strip()] == ["Stopped.\n"]
+    assert not folder.exists()

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import time
 
 import httpx2
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from kosmos_plugin.serving.page.dialogue import NO_ANSWER, WORD_JOINER
 from tests import tiny
 from tests.serving.conftest import wait_until
-from tests.serving.page.conftest import Visitor, shown, texts, with_settings
+from tests.serving.page.conftest import Visitor, shown, slow_steps, texts, with_settings
 
 
 def test_a_dialogue_equals_that_of_kosmos_chat(kosmos, visitor, picture):
@@ -132,14 +131,7 @@ def long(kosmos):
 
 @pytest.fixture
 def slow(paged, monkeypatch):
-    """Let it take five seconds."""
-    step = paged.engine._step
-
-    def slow_step(work):
-        time.sleep(0.02)
-        step(work)
-
-    monkeypatch.setattr(paged.engine, "_step", slow_step)
+    slow_steps(paged.engine, monkeypatch)
 
 
 def test_the_queue_is_full(paged, long, slow, warnings):
