@@ -17,12 +17,14 @@ NO_ANSWER = "(The model had nothing to say. Another template may suit it, or a t
 
 @dataclass
 class Turn:
-    """What a user said, and the answer so far.
+    """What a user said, and the answer.
 
     Attributes:
         text: The text.
         images: The paths of its images. They come before the text, unless it has an `<image>` for each.
         template: How it is asked.
+        answer: The answer so far.
+        finished: Whether there will be no more of it. To set it is to stop the answer.
     """
 
     text: str

@@ -173,7 +173,7 @@ class Page:
     ) -> AsyncIterator[Updates]:
         """Answer a message."""
         turn = Turn(message["text"].strip(), tuple(message["files"]), self.templates[template])
-        async for updates in self._answer(dialogue, [*dialogue.turns, turn], settings):
+        async for updates in self._answer(dialogue, [*dialogue.turns, turn], settings, from_box=True):
             yield updates
 
     async def retry(self, dialogue: Dialogue, *settings: Any) -> AsyncIterator[Updates]:
@@ -202,13 +202,20 @@ class Page:
         async for updates in self._answer(dialogue, [turn], settings):
             yield updates
 
-    async def _answer(self, dialogue: Dialogue, turns: list[Turn], settings: Sequence[Any]) -> AsyncIterator[Updates]:
-        """Answer the last of some turns, which are the dialogue from now on; as it was if that is not possible."""
+    async def _answer(
+        self, dialogue: Dialogue, turns: list[Turn], settings: Sequence[Any], from_box: bool = False
+    ) -> AsyncIterator[Updates]:
+        """Answer the last of some turns, which are the dialogue from now on.
+
+        If that is not possible, the dialogue stays as it was, and what comes `from_box` is in the box again.
+        """
         before, dialogue.turns = dialogue.turns, turns
         asked = turns[-1]
         yield {
             self.chatbot: dialogue.messages(),
-            self.message: gr.update(value=None, interactive=False, submit_btn=False, stop_btn=True),
+            self.message: gr.update(
+                **({"value": None} if from_box else {}), interactive=False, submit_btn=False, stop_btn=True
+            ),
             self.usage: "",
             **self._no_map(),
         }
@@ -221,7 +228,7 @@ class Page:
             dialogue.turns = before
             _warn(error, "This cannot be answered")
             given = {"text": asked.text, "files": list(asked.images)}
-            yield {self.chatbot: dialogue.messages(), self.message: self._ready(given)}
+            yield {self.chatbot: dialogue.messages(), self.message: self._ready(given if from_box else None)}
         else:
             yield {self.message: self._ready()}
 
@@ -236,12 +243,15 @@ class Page:
         given = None
         if dialogue.turns:
             *dialogue.turns, last = dialogue.turns
+            last.finished = True
             given = {"text": last.text, "files": list(last.images)}
         shown = {self.chatbot: dialogue.messages(), self.usage: "", **self._no_map()}
         return shown | {self.message: self._ready(given)}
 
     def clear(self, dialogue: Dialogue) -> Updates:
         """Start again."""
+        if dialogue.turns:
+            dialogue.turns[-1].finished = True
         dialogue.turns = []
         return {self.chatbot: [], self.usage: "", **self._no_map()}
 

@@ -308,7 +308,8 @@ def test_the_files_are_deleted_at_the_end(checkpoint, tmp_path, number):
         [folder] = tmp_path.glob("kosmos-page-*")
         assert upload(httpx2.Client(base_url=url.removesuffix("/chat"))).status_code == 200
         with httpx2.stream("GET", f"{url}/gradio_api/heartbeat/a") as heartbeat:
-            next(heartbeat.iter_lines())
+            lines = heartbeat.iter_lines()  # kept, as its end is that of the connection
+            next(lines)
             process.send_signal(number)
             begin = time.monotonic()
             assert process.wait(60) == 128 + number

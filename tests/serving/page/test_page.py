@@ -6,9 +6,12 @@ import random
 import httpx2
 import pytest
 
+from kosmos_plugin.data.samples import SampleBuilder
+from kosmos_plugin.generation.generator import Generator
+from kosmos_plugin.serving.options import EngineOptions, ServerOptions
 from kosmos_plugin.serving.page.dialogue import NO_ANSWER, WORD_JOINER
 from tests import tiny
-from tests.serving.conftest import wait_until
+from tests.serving.conftest import serving, wait_until
 from tests.serving.page.conftest import Visitor, shown, slow_steps, texts, with_settings
 
 
@@ -134,6 +137,50 @@ def slow(paged, monkeypatch):
     slow_steps(paged.engine, monkeypatch)
 
 
+def test_a_retry_that_fails_leaves_the_box_alone(visitor, warnings):
+    before = visitor.ask("a cat")
+    updates = visitor.do("retry", *with_settings(max_new_tokens=255))
+    assert shown(updates) == before and warnings
+    assert all("value" not in box for _, box, *_ in updates)
+
+
+def test_to_undo_or_clear_stops_the_answer(paged, long, slow):
+    for name in ("undo", "clear"):
+        visitor = Visitor(paged.url)
+        before = paged.engine.counters.cancelled
+        visitor.client.submit(*long, api_name="/ask")
+        wait_until(lambda: paged.engine.unfinished == 1)
+        assert visitor.do(name)[0][0] == []
+        paged.wait_until_idle()
+        assert paged.engine.counters.cancelled == before + 1
+        assert len(visitor.ask("a cat")) == 2
+        visitor.client.close()
+
+
+def test_a_model_without_vision(data, files, picture, warnings):
+    task = tiny.task(data)
+    model = tiny.model(task, vision_encoder="none")
+    kosmos = Generator(model, task.vocabulary, SampleBuilder(task.vocabulary, tiny.IMAGE_TOKENS, 64))
+    with serving(kosmos, EngineOptions(), ServerOptions(template="plain"), files) as served:
+        visitor = Visitor(served.url)
+        assert texts(visitor.ask("a cat"))[0] == "a cat"
+        assert len(visitor.ask("a", picture)) == 2
+        assert warnings == ["The model reads only text: leave out the images."]
+        assert not any(dependency["api_name"] == "look" for dependency in visitor.client.config["dependencies"])
+        visitor.client.close()
+
+
+def test_a_template_of_a_file(kosmos, files, tmp_path):
+    (tmp_path / "polite.txt").write_text("Please: {text}!")
+    options = ServerOptions(template=str(tmp_path / "polite.txt"))
+    with serving(kosmos, EngineOptions(), options, files) as served:
+        visitor = Visitor(served.url)
+        [_, answer] = texts(visitor.ask("a cat", template="polite.txt"))
+        assert answer == (kosmos.generate("Please: a cat!", max_new_tokens=8) or NO_ANSWER)
+        assert str(tmp_path) not in str(visitor.client.config)
+        visitor.client.close()
+
+
 def test_the_queue_is_full(paged, long, slow, warnings):
     others = [Visitor(paged.url) for _ in range(4)]
     jobs = [other.client.submit(*long, api_name="/ask") for other in others]
@@ -161,6 +208,8 @@ def test_a_page_that_is_closed_frees_its_place(paged, long, slow):
         event = {"data": [None, *long], "fn_index": 0, "session_hash": "closed"}
         assert browser.post("/queue/join", json=event).status_code == 200
         with browser.stream("GET", "/queue/data", params={"session_hash": "closed"}) as stream:
-            next(line for line in stream.iter_lines() if "process_generating" in line)
+            lines = stream.iter_lines()  # kept, as its end is that of the connection
+            next(lines)
+            wait_until(lambda: paged.engine.unfinished == 1)
     paged.wait_until_idle()
     assert paged.engine.counters.cancelled == before + 1
