@@ -23,6 +23,7 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.overlay import draw_over, seen_picture
 from kosmos_plugin.generation.prefill import decode_prompt_image
+from kosmos_plugin.generation.prompt import require_text
 from kosmos_plugin.models.attention_weights import AttentionRecorder
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
@@ -35,7 +36,7 @@ MAX_OVERLAY = 2048  # pixels
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Where the model looked when it predicted each token of an answer; see the module's docstring."""
+    """Where the model looked when it predicted each token of an answer."""
 
     tokens: list[str]  # the parts of the answer; of several tokens that make one character, one has it
     maps: list[np.ndarray]  # of each image, float32 [tokens, rows, columns]; a token's sums to its share on the image
@@ -61,10 +62,10 @@ class AttentionMap:
         token = _number(token, len(self.tokens), "token", "answer")
         image = _number(image, len(self.maps), "image", "prompt")
         size = self.image_size if size is None else size
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_OVERLAY:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size <= MAX_OVERLAY:
             raise UserError(f"size must be a number of pixels from 1 to {MAX_OVERLAY:,}, not {size!r}.")
         highest = max(float(of_image[token].max()) for of_image in self.maps)
-        picture = seen_picture(self.encoded[image], size, self.image_fit)
+        picture = seen_picture(self.encoded[image], int(size), self.image_fit)
         return draw_over(picture, self.maps[image][token] / max(highest, np.finfo(np.float32).tiny))
 
 
@@ -140,12 +141,7 @@ def _decoder_weights(
 
 def _encode(vocabulary: Vocabulary, answer: str) -> tuple[list[int], list[str]]:
     """The tokens of an answer, and the part of it that each stands for."""
-    if not isinstance(answer, str):
-        raise UserError(f"The answer is a text, not of type {type(answer).__name__}.")
-    try:
-        answer.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError("The answer has half a surrogate pair, which is not a character.") from None
+    require_text(answer, "The answer")
     tokens, parts = vocabulary.encode_parts(answer)
     if not tokens:
         raise UserError("The answer is empty: it needs text, whose tokens have maps.")

@@ -26,7 +26,7 @@ from kosmos_plugin.generation.ending import Ending
 from kosmos_plugin.generation.image_sources import FetchUrl, ImageSource
 from kosmos_plugin.generation.likelihood import score_batch
 from kosmos_plugin.generation.options import SearchArguments, SearchOptions, TextArguments
-from kosmos_plugin.generation.prompt import parse_prompt
+from kosmos_plugin.generation.prompt import parse_prompt, require_text
 from kosmos_plugin.generation.results import Choice, Chunk, Generation, Hypothesis, token_logprobs
 from kosmos_plugin.generation.streaming import stream
 from kosmos_plugin.models.kosmos import Kosmos
@@ -270,6 +270,9 @@ class Generator:
             return []
         if any(isinstance(texts, str) for texts in candidates):
             raise UserError("The candidates of a prompt are a list of texts, not one text.")
+        for prompt, texts in zip(prompts, candidates, strict=True):
+            for number, text in enumerate(texts, start=1):
+                require_text(text, f"{prompt.id}: candidate {number}")
         tokens = [[self.vocabulary.encode(text) for text in texts] for texts in candidates]
         for prompt, prompt_candidates in zip(prompts, tokens, strict=True):
             lengths = [len(candidate) for candidate in prompt_candidates]

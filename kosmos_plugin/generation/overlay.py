@@ -11,8 +11,9 @@ from kosmos_plugin.images import decode_image
 if TYPE_CHECKING:
     from PIL import Image
 
-# Colors from low to high: matplotlib's "inferno", which is perceptually uniform, at equal distances.
-_COLORS = (0x000004, 0x1B0C41, 0x4A0C6B, 0x781C6D, 0xA52C60, 0xCF4446, 0xED6925, 0xFB9B06, 0xF7D13D, 0xFCFFA4)
+# Colors from low to high, at equal distances: matplotlib's "inferno", which is perceptually uniform, without its nearly
+# black and nearly white ends.
+_COLORS = (0x1B0C41, 0x4A0C6B, 0x781C6D, 0xA52C60, 0xCF4446, 0xED6925, 0xFB9B06, 0xF7D13D)
 _OPACITY = 0.75  # of the highest value
 
 

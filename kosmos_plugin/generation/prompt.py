@@ -45,6 +45,16 @@ def parse_prompt(
     return Document(name, tuple(segments))
 
 
+def require_text(text: object, name: str) -> None:
+    """Raise UserError unless `text`, which the message calls `name`, is a text that has tokens."""
+    if not isinstance(text, str):
+        raise UserError(f"{name} is a text, not of type {type(text).__name__}.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell it: "\ud83d"
+        raise UserError(f"{name} has half a surrogate pair, which is not a character.") from None
+
+
 def _image(source: ImageSource, number: int, name: str, fetch: FetchUrl | None) -> Image:
     try:
         return image_of(source, f"image {number}", fetch)

@@ -102,6 +102,10 @@ def test_candidates_that_cannot_be_scored_are_refused(kosmos):
         kosmos.score("a", candidates=["cat " * 70])
     with pytest.raises(UserError, match="a list of texts, not one text"):
         kosmos.score("a", candidates="cat")
+    with pytest.raises(UserError, match="prompt: candidate 2 has half a surrogate pair"):
+        kosmos.score("a", candidates=["cat", "\ud83d"])
+    with pytest.raises(UserError, match="prompt: candidate 1 is a text, not of type int"):
+        kosmos.score("a", candidates=[3])
 
 
 def test_no_prompts(kosmos):
