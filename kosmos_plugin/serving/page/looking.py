@@ -46,7 +46,7 @@ class Looking:
             maps = await asyncio.to_thread(self.kosmos.attention_map, prompt, images, dialogue.turns[-1].answer)
         number = next(self._numbers)
         self._maps[number] = maps
-        if len(self._maps) > KEPT:
+        while len(self._maps) > KEPT:
             self._maps.popitem(last=False)
         return number, maps.tokens
 

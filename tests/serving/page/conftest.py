@@ -95,3 +95,13 @@ def picture(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("pictures") / "noise.png"
     path.write_bytes(tiny.png(random.Random(5)))
     return path
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is said on the page."""
+    import gradio
+
+    said: list[str] = []
+    monkeypatch.setattr(gradio, "Warning", lambda message, title: said.append(message))
+    return said

@@ -192,16 +192,12 @@ def test_room_for_uploads():
     assert not files.folder.exists()
 
 
-def test_an_image_that_was_deleted(visitor, picture, files, monkeypatch):
-    import gradio
-
-    said = []
-    monkeypatch.setattr(gradio, "Warning", lambda message, title: said.append(message))
+def test_an_image_that_was_deleted(visitor, picture, files, warnings, monkeypatch):
     before = visitor.ask("a", picture)
     monkeypatch.setattr(files, "max_bytes", 0)
     files.make_room(0)
     assert visitor.ask("b") == before
-    assert said == ["The image noise.png is not kept any longer: send it again."]
+    assert warnings == ["The image noise.png is not kept any longer: send it again."]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from kosmos_plugin.generation.text_stream import TextStream
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
+from kosmos_plugin.serving.page.looking import Looking
 from tests.serving.conftest import Served, serving, wait_until
 from tests.serving.page.conftest import slow_steps
 
@@ -212,6 +213,20 @@ def test_where_it_looked(tab, picture):
     tab.page.wait_for_function("first => document.querySelector('.maps img').src != first", arg=first)
     tab.ask("and a dog")
     assert not tab.page.locator(".maps img").is_visible()
+
+
+def test_tokens_are_shown_as_text(tab, picture, monkeypatch):
+    async def look(looking, dialogue):
+        return 0, [HTML]
+
+    monkeypatch.setattr(Looking, "look", look)
+    monkeypatch.setattr(Looking, "html", lambda *of_token: "")
+    tab.upload(picture)
+    tab.ask("a cat")
+    tab.page.get_by_text("Show it for the last answer").click()
+    tab.page.locator(".tokens label").wait_for()
+    assert tab.page.locator(".tokens label").inner_text() == HTML
+    assert tab.page.locator(".tokens :is(img, b, script)").count() == 0
 
 
 def test_mistakes(tab, tmp_path):

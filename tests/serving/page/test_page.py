@@ -1,14 +1,19 @@
 """The page over HTTP, by Gradio's own client: dialogues, settings, mistakes, the cache, and users who go away."""
 
+import base64
+import io
 import itertools
 import random
+import re
 
 import httpx2
 import pytest
+from PIL import Image
 
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
+from kosmos_plugin.serving.page import looking
 from kosmos_plugin.serving.page.dialogue import NO_ANSWER, WORD_JOINER
 from tests import tiny
 from tests.serving.conftest import serving, wait_until
@@ -75,22 +80,41 @@ def test_retry_undo_and_clear(visitor, picture):
     assert len(texts(visitor.ask("a bird"))) == 2
 
 
+def test_where_it_looked(kosmos, visitor, picture, warnings):
+    visitor.do("look")
+    assert warnings == ["There is no answer yet."]
+    visitor.ask("a cat")
+    visitor.do("look")
+    assert warnings[1:] == ["There is no image in this dialogue."]
+    answer = texts(visitor.ask("a &lt; dog", picture, picture))[-1]
+    [[token, shown_map]] = visitor.do("look")
+    prompt = f"a cat {kosmos.generate('a cat', max_new_tokens=8)} <image> <image> a &lt; dog"
+    looked = kosmos.attention_map(prompt, [str(picture)] * 2, answer)
+    assert [label for label, _ in token["choices"]] == [part.strip() for part in looked.tokens]
+    last = len(looked.tokens) - 1
+    [shown_map] = visitor.do("token", last)
+    assert re.findall(r"<figcaption>([0-9.]+)% of the attention", shown_map) == [
+        f"{100 * each[last].sum():.1f}" for each in looked.maps
+    ]
+    [data, _] = re.findall(r'src="data:image/webp;base64,([^"]+)"', shown_map)
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (448, 448)
+
+
+def test_maps_that_are_not_kept(visitor, picture, warnings, monkeypatch):
+    visitor.ask("a cat", picture)
+    visitor.do("look")
+    monkeypatch.setattr(looking, "KEPT", 0)
+    other = texts(visitor.ask("a dog"))
+    assert other and visitor.do("look") and visitor.do("token", 0)
+    assert warnings == ["These maps are not kept any longer: show them again."] * 2
+
+
 def test_visitors_do_not_see_each_other(paged, visitor):
     visitor.ask("a cat")
     other = Visitor(paged.url)
     assert texts(other.ask("a dog"))[0] == "a dog"
     assert texts(visitor.ask("a bird"))[::2] == ["a cat", "a bird"]
     other.client.close()
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """What is said on the page."""
-    import gradio
-
-    said: list[str] = []
-    monkeypatch.setattr(gradio, "Warning", lambda message, title: said.append(message))
-    return said
 
 
 def test_mistakes_are_one_line_and_change_nothing(visitor, picture, warnings, tmp_path):
