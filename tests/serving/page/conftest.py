@@ -20,13 +20,13 @@ SETTINGS = [0, 1, 0, 0, "", 8, 1, 0, ""]  # as Settings has them, with 8 new tok
 
 @pytest.fixture(scope="session")
 def files() -> PageFiles:
+    pytest.importorskip("gradio")
     return PageFiles(2**20)
 
 
 @pytest.fixture(scope="session")
 def paged(kosmos, files) -> Iterator[Served]:
     """A server with a page."""
-    pytest.importorskip("gradio")
     options = ServerOptions(template="plain", max_body_mib=1, max_image_pixels=10_000)
     with serving(kosmos, EngineOptions(max_sequences=2, max_queue=1), options, files) as served:
         yield served
@@ -100,8 +100,7 @@ def picture(tmp_path_factory) -> Path:
 @pytest.fixture
 def warnings(monkeypatch):
     """What is said on the page."""
-    import gradio
-
+    gradio = pytest.importorskip("gradio")
     said: list[str] = []
     monkeypatch.setattr(gradio, "Warning", lambda message, title: said.append(message))
     return said

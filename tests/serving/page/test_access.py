@@ -244,7 +244,6 @@ def test_wrong_allowed_hosts(name):
 
 def test_the_key(kosmos, files, picture):
     """The page asks for it, and what it is asked without it is refused; the API has its own header."""
-    pytest.importorskip("gradio")
     options = ServerOptions(template="plain", api_key=("the key",))
     with serving(kosmos, EngineOptions(), options, files) as served, httpx2.Client(base_url=served.url) as client:
         assert client.get("/").headers["location"] == "/chat/"

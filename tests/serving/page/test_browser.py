@@ -23,7 +23,6 @@ HTML = (
 
 @pytest.fixture(scope="module")
 def server(kosmos, files) -> Iterator[Served]:
-    pytest.importorskip("gradio")
     with serving(kosmos, EngineOptions(max_sequences=2), ServerOptions(template="plain"), files) as served:
         yield served
 
