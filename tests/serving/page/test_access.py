@@ -311,3 +311,32 @@ def test_the_files_are_deleted_at_the_end(checkpoint, tmp_path, number):
             assert time.monotonic() - begin < 20  # two on a machine that is not busy
         assert [line for line in process.stderr if line.strip()] == ["Stopped.\n"]
     assert not folder.exists()
+
+
+def test_the_server_connects_to_nothing(checkpoint, picture):
+    """From its start on, whatever is done on the page."""
+    pytest.importorskip("gradio")
+    code = (
+        "import sys\n"
+        "def hook(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.sendto', 'socket.getaddrinfo', 'socket.gethostbyname'):\n"
+        "        print('LOOKS FOR', event, arguments[-4:], file=sys.stderr, flush=True)\n"
+        "sys.addaudithook(hook)\n"
+        "from fairseq_cli_ext.serve import cli_main\n"
+        "cli_main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, "--path", checkpoint, "--port", "0", "--page"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        found = []
+        for line in process.stderr:
+            found.append(line)
+            if line.startswith("The page is at"):
+                break
+        visitor = Visitor(line.split()[-1].removesuffix("/chat"))
+        visitor.ask("a cat", picture, template="question-answer")
+        assert visitor.do("look")
+        visitor.client.close()
+        process.send_signal(signal.SIGTERM)
+        found += process.stderr
+    looked = [line for line in found if line.startswith("LOOKS FOR")]
+    assert looked and all("'127.0.0.1'" in line for line in looked)
