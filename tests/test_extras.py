@@ -208,6 +208,15 @@ def test_serve(with_extra, checkpoint):
     assert output == "error: --port must be at most 65535, not 99999.\n"
 
 
+def test_page(with_extra, checkpoint):
+    """All that the page imports is there, and what the server needs: after it the address is refused."""
+    environment = with_extra("page")
+    where = ["--page", "--host", "203.0.113.1"]
+    output = environment.run("fairseq_cli_ext.serve", "--path", checkpoint, *where, status=2)
+    assert output.startswith("error: --host 203.0.113.1 --port 8000 cannot be listened on: ")
+    assert output.count("\n") == 1
+
+
 def test_huggingface(with_extra, tmp_path):
     theirs = peer.write_folder(tmp_path / "theirs")
     environment = with_extra("huggingface")

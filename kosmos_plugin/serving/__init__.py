@@ -15,9 +15,12 @@
     errors.py          errors in OpenAI's form
     guard.py           keys and limits
     metrics.py         what the server does, for Prometheus
-    listening.py       the socket
+    generation.py      a request in the engine, as seen from the event loop
+    listening.py       the socket, and the names of the server
     app.py             `create_app`: the routes
+    server.py          the program
+    page/              a page to talk to the model
 
 The cache of keys and values itself is `kosmos_plugin.models.paged_cache`. The engine and what it stands on do not
-import fastapi.
+import fastapi, and only the page imports gradio.
 """

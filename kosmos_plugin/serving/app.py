@@ -3,7 +3,6 @@
 request ──▶ Guard: key, sizes ──▶ protocol: fields ──▶ Preparation: a prompt ──▶ engine ──▶ answers: whole or a stream
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,30 +12,32 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import kosmos_plugin
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.generation.options import SearchOptions
 from kosmos_plugin.serving.answers import Answer, ChatAnswer, CompletionAnswer
-from kosmos_plugin.serving.engine import Engine, EngineFailed, QueueFull, Token
+from kosmos_plugin.serving.engine import Engine
 from kosmos_plugin.serving.errors import ApiError, json_bytes
-from kosmos_plugin.serving.guard import Guard, busy, keys_from
+from kosmos_plugin.serving.generation import FAILED, Generation
+from kosmos_plugin.serving.guard import Guard, keys_from
+from kosmos_plugin.serving.listening import allowed_hosts
 from kosmos_plugin.serving.metrics import CONTENT_TYPE, prometheus_text
 from kosmos_plugin.serving.options import ServerOptions
+from kosmos_plugin.serving.page.files import PageFiles
 from kosmos_plugin.serving.prompt import Prompt
 from kosmos_plugin.serving.protocol import ChatRequest, CompletionRequest, describe
 from kosmos_plugin.serving.requests import Preparation
 
-FAILED = "The server failed to answer; its log says why."
 
-
-def create_app(engine: Engine, options: ServerOptions, name: str) -> FastAPI:
+def create_app(engine: Engine, options: ServerOptions, name: str, files: PageFiles | None = None) -> FastAPI:
     """Make the application.
 
     Args:
         engine: A running engine.
         options: Who may use it, and what it accepts.
         name: The model's name.
+        files: Where the files of the page are, if there is to be a page.
     """
     app = FastAPI(
         title="kosmos_plugin",
@@ -137,16 +138,19 @@ def create_app(engine: Engine, options: ServerOptions, name: str) -> FastAPI:
     async def internal_error(request: Request, error: Exception) -> Response:
         return _error(ApiError(500, FAILED))
 
-    app.add_middleware(
-        Guard,
-        api_keys=keys_from(options.api_key),
-        max_body=int(options.max_body_mib * 2**20),
-        answers=answers,
-    )
+    api_keys, page = keys_from(options.api_key), None
+    if files is not None:
+        from kosmos_plugin.serving.page.mounting import mount_page
+
+        page = mount_page(app, engine, preparation, options, name, api_keys, files)
+    app.add_middleware(Guard, api_keys=api_keys, max_body=int(options.max_body_mib * 2**20), answers=answers, page=page)
     if options.cors_origin:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(options.cors_origin), allow_methods=["*"], allow_headers=["*"]
         )
+    app.add_middleware(
+        TrustedHostMiddleware, allowed_hosts=allowed_hosts(options.host, options.allowed_host), www_redirect=False
+    )
     return app
 
 
@@ -157,7 +161,7 @@ _MESSAGES = {
 }
 
 
-async def stream(generation: "Generation", answer: Answer, include_usage: bool) -> AsyncIterator[bytes]:
+async def stream(generation: Generation, answer: Answer, include_usage: bool) -> AsyncIterator[bytes]:
     """An answer as server-sent events."""
     no_usage = {"usage": None} if include_usage else {}
     for chunk in answer.first_chunks():
@@ -172,66 +176,6 @@ async def stream(generation: "Generation", answer: Answer, include_usage: bool) 
     if include_usage:
         yield _event({**answer.chunk([]), "usage": generation.usage(answer)})
     yield b"data: [DONE]\n\n"
-
-
-class Generation:
-    """A request in the engine, as seen from the event loop: an asynchronous iterator of its tokens.
-
-    Raises:
-        ApiError: Too many others wait, or, while iterating, the engine failed.
-    """
-
-    def __init__(self, engine: Engine, prompts: Sequence[Prompt], options: SearchOptions, n: int):
-        self.engine = engine
-        self.prompt_tokens = sum(map(len, prompts))
-        self._events: asyncio.Queue[Token | EngineFailed | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def listen(event: Token | EngineFailed) -> None:
-            loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-        try:
-            self._request = engine.submit(prompts, options, n, listen)
-        except QueueFull:
-            raise busy() from None
-        except EngineFailed:
-            raise ApiError(500, FAILED) from None
-        self._unfinished = len(prompts) * n
-        self._watch: asyncio.Task[None] | None = None
-
-    def end_with(self, request: Request) -> None:
-        """Cancel it when the client goes away."""
-
-        async def watch() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            self.cancel()
-
-        self._watch = asyncio.create_task(watch())
-
-    def cancel(self) -> None:
-        """Free its place. The iterator ends."""
-        if self._unfinished:
-            self.engine.cancel(self._request)
-            self._unfinished = 0
-            self._events.put_nowait(None)
-
-    async def __aiter__(self) -> AsyncIterator[Token]:
-        """Its tokens, until all texts have ended or it is cancelled."""
-        try:
-            while self._unfinished and (event := await self._events.get()) is not None:
-                if isinstance(event, EngineFailed):
-                    raise ApiError(500, FAILED)
-                self._unfinished -= event.finish_reason is not None
-                yield event
-        finally:
-            self.cancel()
-            if self._watch is not None:
-                self._watch.cancel()
-
-    def usage(self, answer: Answer) -> dict[str, Any]:
-        """What it has cost."""
-        return answer.usage(self.prompt_tokens, self._request.cached_tokens)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -34,6 +34,11 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def busy() -> ApiError:
+    """The answer while too many requests wait."""
+    return ApiError(429, "The server is busy: try again later.", code="rate_limit_exceeded")
+
+
 def json_bytes(value: Any) -> bytes:
     """JSON in ASCII: messages may quote half a character, which UTF-8 does not have."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

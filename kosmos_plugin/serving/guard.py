@@ -7,17 +7,23 @@ import hmac
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kosmos_plugin.serving.errors import ApiError, json_bytes
+from kosmos_plugin.serving.errors import ApiError, busy, json_bytes
+
+if TYPE_CHECKING:
+    from kosmos_plugin.serving.page.access import PageAccess
 
 BODY_SECONDS = 60.0
 BODIES = 8  # as many of the largest size are held in memory at the same time
 OPEN_PATHS = ("/health",)  # without a key
 KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
+JSON = ("application/json",)
 KEY_VARIABLE = "KOSMOS_API_KEY"
 
 
@@ -29,6 +35,7 @@ class Guard:
         api_keys: The keys that are accepted; none: no key is needed.
         max_body: Bytes of a body.
         answers: Counts answers by path and status.
+        page: What is allowed to the page, which asks for the key itself; None: there is no page.
     """
 
     def __init__(
@@ -37,11 +44,13 @@ class Guard:
         api_keys: Sequence[str],
         max_body: int,
         answers: Counter[tuple[str, int]],
+        page: "PageAccess | None" = None,
     ):
         self.app = app
         self.keys = [key.encode() for key in api_keys]
         self.max_body = max_body
         self.answers = answers
+        self.page = page
         self.held = 0  # bytes of the bodies of requests in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,19 +59,30 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
+        page = self.page if self.page is not None and self.page.covers(scope["path"]) else None
+        form_types = page.form_types(scope["path"]) if page is not None else ()
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.answers[path, message["status"]] += 1
+                self.answers["page" if page else path, message["status"]] += 1
+                if page is not None:
+                    page.add_headers(message)
             await send(message)
 
         body = bytearray()
         try:
             headers = dict(scope["headers"])
-            self._check_key(scope["path"], headers)
+            if page is None:
+                self._check_key(scope["path"], headers)
+            else:
+                page.check(scope["path"], Headers(scope=scope))
             if scope["method"] in ("POST", "PUT", "PATCH"):
-                self._check_headers(headers)
+                self._check_headers(headers, form_types or JSON)
                 await self._read(receive, body)
+                if page is not None and form_types:
+                    await anyio.to_thread.run_sync(page.files.make_room, len(body))
+                elif page is not None:
+                    page.check_body(bytes(body))
                 receive = _after(bytes(body), receive)
             await self.app(scope, receive, counted)
         except _Disconnected:
@@ -81,13 +101,15 @@ class Guard:
             message = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
             raise ApiError(401, message, code="invalid_api_key")
 
-    def _check_headers(self, headers: dict[bytes, bytes]) -> None:
+    def _check_headers(self, headers: dict[bytes, bytes], kinds: Sequence[str]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.max_body:
             raise self._too_large()
         # Of another type, a page of any site could send it from a browser without asking.
-        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-            raise ApiError(400, "The body must be JSON: send the header Content-Type: application/json.")
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind.decode("latin-1") not in kinds:
+            what = "JSON" if kinds == JSON else "a form"
+            raise ApiError(400, f"The body must be {what}: send the header Content-Type: {kinds[0]}.")
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
         """Append what comes to `body`."""
@@ -124,11 +146,6 @@ def _after(body: bytes, receive: Receive) -> Receive:
 
 class _Disconnected(Exception):
     """The client has gone before its request was complete."""
-
-
-def busy() -> ApiError:
-    """The answer while too many requests wait."""
-    return ApiError(429, "The server is busy: try again later.", code="rate_limit_exceeded")
 
 
 def keys_from(given: Sequence[str]) -> Sequence[str]:

@@ -29,6 +29,14 @@ class ServerOptions:
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: of all networks", metavar="HOST")
     port: int = option(8000, "port to listen on; 0: any that is free", minimum=0)
+    allowed_host: tuple[str, ...] = option(
+        (),
+        "name that requests may give the server (their Host header), *.example.com for all of a domain, * for any; may "
+        "be repeated (default: any, but on a loopback address only --host and localhost)",
+        metavar="HOST",
+        repeated=True,
+    )
+    page: bool = option(False, "also serve a page to talk to the model in a browser, at /chat")
     api_key: tuple[str, ...] = option(
         (),
         "key that requests must have; may be repeated (default: that of the environment's KOSMOS_API_KEY, if any)",

@@ -64,6 +64,16 @@ class Preparation:
         data = [await self._read(image) for image in images]
         return [await self._in_thread(self._chat_prompt, segments, data)]
 
+    async def document(self, document: Document) -> Prompt:
+        """The prompt of a document, which the model continues.
+
+        Raises:
+            ApiError: As for `chat`.
+        """
+        if any(isinstance(part, Image) for part in document.segments) and self.kosmos.model.vision is None:
+            raise ApiError(400, "The model reads only text: leave out the images.")
+        return await self._in_thread(self._prompt, document)
+
     async def completions(self, request: CompletionRequest) -> list[Prompt]:
         """The prompts of a request without messages; texts have no images.
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
+from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.generation.generator import Generator
 from kosmos_plugin.serving.app import create_app
 from kosmos_plugin.serving.engine import Engine
 from kosmos_plugin.serving.listening import listening_socket
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
+from kosmos_plugin.serving.page.files import PageFiles
 from tests import tiny
 
 POSITIONS = 256
@@ -28,11 +31,20 @@ def kosmos(data) -> Generator:
     return Generator(model, task.vocabulary, SampleBuilder(task.vocabulary, tiny.IMAGE_TOKENS, POSITIONS))
 
 
+@pytest.fixture(scope="session")
+def checkpoint(kosmos, data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("served") / "caption-model.pt"
+    vocabulary = str(data.parent / "vocabulary")
+    write_fairseq(new_checkpoint("kosmos_tiny", kosmos.model.config, kosmos.model.state_dict(), vocabulary), path)
+    return path
+
+
 class Served:
     """A server in a thread of this process."""
 
-    def __init__(self, engine: Engine, port: int):
+    def __init__(self, engine: Engine, app: FastAPI, port: int):
         self.engine = engine
+        self.app = app
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
@@ -49,14 +61,18 @@ def wait_until(condition, seconds: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def serving(kosmos: Generator, engine_options: EngineOptions, options: ServerOptions) -> Iterator[Served]:
-    """Serve the model at any free port."""
+def serving(
+    kosmos: Generator, engine_options: EngineOptions, options: ServerOptions, files: PageFiles | None = None
+) -> Iterator[Served]:
+    """Serve the model at any free port, with a page if there are files of one."""
     with listening_socket("127.0.0.1", 0) as listening, Engine(kosmos, engine_options) as engine:
-        app = create_app(engine, options, "tiny")
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        app = create_app(engine, options, "tiny", files)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="on" if files else "off")
+        )
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
-        served = Served(engine, listening.getsockname()[1])
+        served = Served(engine, app, listening.getsockname()[1])
         wait_until(lambda: server.started)
         try:
             yield served

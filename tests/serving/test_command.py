@@ -11,17 +11,8 @@ import httpx2
 import pytest
 
 from fairseq_cli_ext.serve import cli_main, parser, run
-from kosmos_plugin.checkpoints.fairseq_checkpoint import new_checkpoint, write_fairseq
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.serving.listening import listening_socket
-
-
-@pytest.fixture(scope="module")
-def checkpoint(kosmos, data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("served") / "caption-model.pt"
-    vocabulary = str(data.parent / "vocabulary")
-    write_fairseq(new_checkpoint("kosmos_tiny", kosmos.model.config, kosmos.model.state_dict(), vocabulary), path)
-    return path
 
 
 def test_from_start_to_ctrl_c(kosmos, checkpoint):

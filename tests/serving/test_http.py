@@ -135,14 +135,14 @@ def test_a_large_body_is_refused_before_it_is_read(limited):
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
         chunks = (b"x" * 1000 for _ in range(100))  # without a Content-Length
         assert client.post(CHAT, content=chunks, headers=JSON).status_code == 413
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer key\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n"
     head += b"Content-Type: application/json\r\n"
     assert b" 413 " in raw(limited.port, head + b"Content-Length: 99999999999\r\n\r\n")
 
 
 def test_the_memory_of_all_bodies_is_bounded(limited):
     """Clients that send nearly all of a large body and wait: others are refused, and later answered."""
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer key\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n"
     head += b"Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
     connections = [socket.create_connection(("127.0.0.1", limited.port)) for _ in range(8)]
     for connection in connections:
@@ -204,7 +204,7 @@ def test_a_model_without_vision(data):
 def test_connections_that_break(served, http):
     """In the middle of the head, of the body, and before the answer."""
     body = json.dumps({**CAT, "max_tokens": 240, "temperature": 3, "n": 3}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     length = b"Content-Length: %d\r\n\r\n" % len(body)
     before = served.engine.counters.prompt_tokens
     for content in (head, head + length + body[:10], head + length + body, b"\x16\x03\x01 this is TLS"):
@@ -218,7 +218,7 @@ def test_connections_that_break(served, http):
 
 def test_a_client_that_sends_slowly_does_not_stop_others(served, http):
     with socket.create_connection(("127.0.0.1", served.port)) as connection:
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Content-Length: 99\r\n\r\n{")
         begin = time.monotonic()
         assert http.post(CHAT, json=CAT).status_code == 200

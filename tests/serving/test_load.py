@@ -92,7 +92,7 @@ class Load:
             assert answer.status_code == 400
         elif kind == len(refused) + 1:  # the connection is cut before the answer
             body = json.dumps(chat("a dog", max_tokens=200, temperature=3)).encode()
-            head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             with socket.create_connection(("127.0.0.1", self.served.port)) as connection:
                 connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         else:  # and within a stream
