@@ -41,6 +41,12 @@ def test_the_harness_knows_the_model():
     assert get_model("kosmos") is KosmosLM
 
 
+def test_the_harness_keeps_its_own_models():
+    code = "import kosmos_plugin.evaluation.harnesses.lm_eval_model, lm_eval.api.registry as r; r.get_model('hf')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_log_likelihoods_are_those_of_one_pass(model, varied):
     asked = [
         ("the red house", " cat"),
