@@ -26,7 +26,7 @@ class ServeOptions:
     """The model of kosmos-serve."""
 
     path: Path = option(
-        REQUIRED, "checkpoint of fairseq-train or kosmos-convert", metavar="CHECKPOINT", must_exist=True
+        REQUIRED, "checkpoint of fairseq-train or kosmos-convert, or its folder", metavar="CHECKPOINT", must_exist=True
     )
     data: str | None = option(
         None, "data YAML with the vocabulary (default: where it was in training)", metavar="DATA.yaml", must_exist=True
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
         from kosmos_plugin.serving.listening import listening_socket
     except ImportError as error:
         raise missing_package("kosmos-serve", error, "serve") from None
+    from kosmos_plugin.checkpoints.fairseq_checkpoint import checkpoint_file
     from kosmos_plugin.generation.generator import load
     from kosmos_plugin.generation.template import template_of
     from kosmos_plugin.serving.engine import Engine
@@ -69,12 +70,14 @@ def run(args: argparse.Namespace) -> None:
     template_of(server.template)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with listening_socket(server.host, server.port) as listening:  # before what takes time
-        kosmos = load(options.path, options.data, options.vocabulary, where.device, where.dtype)
+        path = checkpoint_file(options.path)
+        name = server.served_model_name or path.stem
+        kosmos = load(path, options.data, options.vocabulary, where.device, where.dtype)
         with Engine(kosmos, parsed_options(args, EngineOptions)) as engine:
-            app = create_app(engine, server, server.served_model_name or options.path.stem)
+            app = create_app(engine, server, name)
             host, port = listening.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            print(f"Serving {server.served_model_name or options.path.stem} at {url}/v1", file=sys.stderr, flush=True)
+            print(f"Serving {name} at {url}/v1", file=sys.stderr, flush=True)
             config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
             uvicorn.Server(config).run(sockets=[listening])
 
