@@ -206,8 +206,8 @@ def run(out: Path) -> Result:
         rows=rows,
         notes=[
             f"Captions of at most {NEW_TOKENS} tokens, greedy, float32, streamed over HTTP; each server is a process.",
-            f"In each of {TURNS} turns {CLIENTS} captions at the same time and {ALONE} one after the other, the servers in "
-            "turn. A turn's time to the first token is the median of its captions.",
+            f"In each of {TURNS} turns {CLIENTS} captions at the same time and {ALONE} one after the other, the servers "
+            "in alternation. A turn's time to the first token is the median of its captions.",
             f"The servers' captions are equal for {equal} of {count} images.",
             "Target: at least 3 times as many tokens per second at a time as one by one.",
         ],

@@ -204,6 +204,30 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
     assert len({sample["resps"][0][0] for sample in samples}) > len(rows) / 2, "the model says different things"
 
 
+def test_a_task_that_samples_gets_its_repeats(tasks, varied_checkpoint, tmp_path, monkeypatch):
+    """As in gsm8k's self-consistency: each document several times, with other answers; the harness's seed repeats it."""
+    folder, _ = tasks
+    task = yaml.safe_load((folder / "tiny_generate.yaml").read_text())
+    task["generation_kwargs"] |= {"do_sample": True, "temperature": 2.0, "top_k": 40}
+    task |= {"task": "tiny_sample", "repeats": 4}
+    (tmp_path / "tiny_sample.yaml").write_text(yaml.safe_dump(task))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    said = []
+    for seed in (1, 1, 2):
+        found = simple_evaluate(
+            model="kosmos",
+            model_args={"path": str(varied_checkpoint)},
+            tasks=["tiny_sample"],
+            task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+            batch_size=8,
+            limit=5,
+            torch_random_seed=seed,
+        )
+        said.append([sample["resps"][0] for sample in found["samples"]["tiny_sample"]])
+    assert all(len(set(answers)) > 2 for answers in said[0]) and [len(answers) for answers in said[0]] == [4] * 5
+    assert said[0] == said[1] != said[2]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["", "torch.distributed.run --standalone --nproc_per_node 2 -m"])
 def test_the_command_measures_the_same_with_any_number_of_ranks(run, tasks, varied_checkpoint, tmp_path, launcher):
