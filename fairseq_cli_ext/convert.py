@@ -8,7 +8,7 @@
     kosmos-convert --to fairseq      model.safetensors model.pt           and back, bit by bit
     kosmos-convert --to fairseq      old.pt new.pt                        any → one that stands alone
 
-A checkpoint that is written here stands alone: it carries its vocabulary, and loads wherever it is moved. So do those of
+What is written here stands alone: it carries its vocabulary, and loads wherever it is moved. So do checkpoints of
 fairseq-train; older ones need the data YAML of their training, or --data or --vocabulary, to become one. An adapter
 (--lora-rank) is merged into its base.
 
@@ -34,8 +34,9 @@ class ConvertOptions:
 
     to: str = option(
         REQUIRED,
-        "what to write: fairseq, a .pt (from a Hugging Face folder: a folder of model.pt and vocabulary/); transformers, "
-        "a folder with the model's code; huggingface, a folder for transformers' own KOSMOS-2; safetensors, one file",
+        "what to write: fairseq, a .pt (from a Hugging Face folder: a folder of model.pt and vocabulary/); "
+        "transformers, a folder with the model's code; huggingface, a folder for transformers' own KOSMOS-2; "
+        "safetensors, one file",
         ("fairseq", "transformers", "huggingface", "safetensors"),
     )
     source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE", must_exist=True)

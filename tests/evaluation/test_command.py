@@ -60,7 +60,7 @@ def test_a_folder_is_its_checkpoint(checkpoint, releases, tmp_path, capsys):
     shutil.copytree(releases / "superglue", tmp_path / "data" / "superglue")
     options = ["--benchmark", "boolq", "--data", tmp_path / "data", "--limit", 3, "--shots", 0]
     for number, path in enumerate((tmp_path, tmp_path / "trained.pt")):
-        status, table, error = evaluate(capsys, "--path", path, "--out", tmp_path / f"out{number}", *options)
+        status, _, error = evaluate(capsys, "--path", path, "--out", tmp_path / f"out{number}", *options)
         assert status == 0, error
         assert f"Checkpoint: {tmp_path / 'trained.pt'}\n" in (tmp_path / f"out{number}" / "report.md").read_text()
     assert read_results(tmp_path / "out0") == read_results(tmp_path / "out1")

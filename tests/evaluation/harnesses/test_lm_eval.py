@@ -205,7 +205,7 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
 
 
 def test_a_task_that_samples_gets_its_repeats(tasks, varied_checkpoint, tmp_path, monkeypatch):
-    """As in gsm8k's self-consistency: each document several times, with other answers; the harness's seed repeats it."""
+    """As in gsm8k's self-consistency: each document several times, with other answers; a seed repeats them."""
     folder, _ = tasks
     task = yaml.safe_load((folder / "tiny_generate.yaml").read_text())
     task["generation_kwargs"] |= {"do_sample": True, "temperature": 2.0, "top_k": 40}
