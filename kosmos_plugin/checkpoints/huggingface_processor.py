@@ -129,8 +129,8 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
 def _add_chat_processor(vocabulary: Vocabulary, config: KosmosConfig, folder: Path) -> None:
     """Add what `transformers serve` needs: a chat template, and where generation ends.
 
-    transformers' Kosmos2Processor has no place for a template and takes one image a text. The folder carries the code of
-    one without these limits, which is loaded with trust_remote_code=True.
+    transformers' Kosmos2Processor has no place for a template and takes one image a text. The folder has the code of
+    one without these limits; trust_remote_code=True loads it.
     """
     generation = json.dumps(generation_config(vocabulary), indent=2)
     (folder / "generation_config.json").write_text(generation + "\n", encoding="utf-8")

@@ -286,7 +286,7 @@ def test_of_several_files_of_weights_it_is_transformers_choice(source, tmp_path,
     for number, name in enumerate(present):
         write_weights(folder, name, {key: tensor + number for key, tensor in tensors.items()})
     expected = Kosmos2ForConditionalGeneration.from_pretrained(str(folder)).state_dict()
-    found = huggingface._read_weights(folder)
+    found = huggingface.read_weights(folder)
     assert set(found) == set(tensors)
     assert all(torch.equal(found[name], expected[name]) for name in found)
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -107,5 +108,5 @@ def streamed(client: Any, body: dict[str, Any]) -> str:
 
 
 def known(text: str) -> str:
-    """A text without unknown characters, which transformers leaves out."""
-    return " ".join(text.replace("⁇", " ").split())
+    """A text without unknown characters, which transformers leaves out, and KOSMOS-2's places, which it writes."""
+    return " ".join(re.sub("⁇|<[^>]*>", " ", text).split())

@@ -203,8 +203,8 @@ def _batches(
 ) -> Iterator[list[list[int]]]:
     """Group requests (all, or the chosen) by context, as indices; yield `size` contexts at a time, the longest first.
 
-    If each request generates for itself, there are fewer contexts in a batch: those of about `size` requests. A batch has
-    contexts of about the same length, and running out of memory happens in the first batch.
+    If each request generates for itself, there are fewer contexts in a batch: those of about `size` requests. A batch
+    has contexts of about the same length, and running out of memory happens in the first batch.
     """
     groups: dict[tuple, list[int]] = {}
     for index in range(len(contexts)) if chosen is None else chosen:
