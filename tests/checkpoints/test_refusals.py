@@ -139,6 +139,7 @@ def test_vocabulary_is_gone(ours, tmp_path, refusal):
     shutil.rmtree(tmp_path / "ours" / "vocabulary")
     state = torch.load(checkpoint, weights_only=True)
     state["cfg"]["task"]["vocabulary"] = str(tmp_path / "gone")
+    del state["task_state"]["vocabulary_files"]  # as version 0.1 wrote it
     torch.save(state, checkpoint)
     assert "sentencepiece.model" in refusal("huggingface", checkpoint)
     (tmp_path / "empty").mkdir()
@@ -220,4 +221,4 @@ def test_unknown_format(ours, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         convert.cli_main(["--to", "onnx", "a", "b"])
-    assert "--to must be one of fairseq, huggingface, safetensors, not 'onnx'" in capsys.readouterr().err
+    assert "--to must be one of fairseq, transformers, huggingface, safetensors, not 'onnx'" in capsys.readouterr().err
