@@ -26,7 +26,7 @@ class KosmosProcessor(ProcessorMixin):
     """
 
     if transformers.__version__.startswith("4."):  # later versions find them by the names of __init__'s arguments
-        attributes = ["image_processor", "tokenizer"]  # noqa: RUF012
+        attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
 
