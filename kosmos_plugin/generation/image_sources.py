@@ -6,13 +6,13 @@ import functools
 import io
 import os
 import re
+import sys
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-import torch
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.data.tar_files import read_bytes
@@ -21,6 +21,7 @@ from kosmos_plugin.image_files import orientation, upright
 
 if TYPE_CHECKING:
     import PIL.Image
+    import torch
 
 ImageSource = Any
 """A path, bytes, a file object, a data URI, a Pillow image, or an array or tensor of pixels."""
@@ -37,7 +38,7 @@ def several_images(images: ImageSource | Sequence[ImageSource] | None) -> list[I
     """The images of one prompt as a list: none for None, and one that is not in a list as the only one."""
     if images is None:
         return []
-    if isinstance(images, np.ndarray | torch.Tensor):
+    if isinstance(images, np.ndarray) or _is_tensor(images):
         return list(images) if images.ndim == 4 else [images]
     return list(images) if isinstance(images, list | tuple) else [images]
 
@@ -67,7 +68,7 @@ def image_of(source: ImageSource, name: str = "an image", fetch: FetchUrl | None
         return Image(functools.partial(read_bytes, str(path), 0, path.stat().st_size), str(path))
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-    elif isinstance(source, np.ndarray | torch.Tensor):
+    elif isinstance(source, np.ndarray) or _is_tensor(source):
         data = png(_of_pixels(source, name))
     elif callable(getattr(source, "read", None)):
         data = _of_file(source, name)
@@ -119,16 +120,21 @@ def _of_file(file: Any, name: str) -> bytes:
     return data
 
 
-def _of_pixels(pixels: np.ndarray | torch.Tensor, name: str) -> "PIL.Image.Image":
+def _is_tensor(source: Any) -> "TypeGuard[torch.Tensor]":
+    """Whether it is torch's; without importing torch, which takes seconds: `kosmos-evaluate --list` comes here."""
+    return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
+
+
+def _of_pixels(source: "np.ndarray | torch.Tensor", name: str) -> "PIL.Image.Image":
     from PIL import Image
 
-    shape = tuple(pixels.shape)
-    if isinstance(pixels, torch.Tensor):
-        first = True
-        pixels = pixels.detach().cpu()
-        pixels = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+    shape = tuple(source.shape)
+    first = _is_tensor(source)
+    if _is_tensor(source):
+        tensor = source.detach().cpu()
+        pixels: np.ndarray = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     else:
-        first = False
+        pixels = np.asarray(source)
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
     elif pixels.ndim == 3 and shape[0] in _CHANNELS and (first or shape[2] not in _CHANNELS):
