@@ -6,6 +6,11 @@
     kosmos-convert --to fairseq      kosmos-2-patch14-224/ kosmos-2/      and back, also the public KOSMOS-2
     kosmos-convert --to safetensors  checkpoint_best.pt model.safetensors any checkpoint of fairseq
     kosmos-convert --to fairseq      model.safetensors model.pt           and back, bit by bit
+    kosmos-convert --to fairseq      old.pt new.pt                        any → one that stands alone
+
+What is written here stands alone: it carries its vocabulary, and loads wherever it is moved. So do checkpoints of
+fairseq-train; older ones need the data YAML of their training, or --data or --vocabulary, to become one. An adapter
+(--lora-rank) is merged into its base.
 
 A folder of --to transformers carries the model's code: transformers loads it with trust_remote_code=True, without this
 package and without fairseq. One of --to huggingface has no code: transformers has Kosmos2ForConditionalGeneration.
@@ -27,7 +32,13 @@ from kosmos_plugin.options import REQUIRED, add_options, argument, option, parse
 class ConvertOptions:
     """The command line of kosmos-convert."""
 
-    to: str = option(REQUIRED, "format of the target", ("fairseq", "transformers", "huggingface", "safetensors"))
+    to: str = option(
+        REQUIRED,
+        "what to write: fairseq, a .pt (from a Hugging Face folder: a folder of model.pt and vocabulary/); "
+        "transformers, a folder with the model's code; huggingface, a folder for transformers' own KOSMOS-2; "
+        "safetensors, one file",
+        ("fairseq", "transformers", "huggingface", "safetensors"),
+    )
     source: Path = argument("a checkpoint (.pt, .safetensors) or a Hugging Face folder", "SOURCE", must_exist=True)
     target: Path = argument("the file or folder to write; it must not exist", "TARGET")
     data: str | None = option(

@@ -35,7 +35,7 @@ class EvaluateOptions:
 
     path: Path | None = option(
         None,
-        "checkpoint of fairseq-train or kosmos-convert (required to evaluate)",
+        "checkpoint of fairseq-train or kosmos-convert, or its folder (required to evaluate)",
         metavar="CHECKPOINT",
         must_exist=True,
     )
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
-    from kosmos_plugin.checkpoints.fairseq_checkpoint import read_kosmos
+    from kosmos_plugin.checkpoints.fairseq_checkpoint import checkpoint_file, read_kosmos
     from kosmos_plugin.evaluation.plan import plan_runs
     from kosmos_plugin.evaluation.ranks import Ranks
     from kosmos_plugin.evaluation.reporting.plot import check_tools
@@ -125,9 +125,10 @@ def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
             raise UserError(f"Give --{name} (or --list, or --compare). `kosmos-evaluate --help` lists the options.")
     assert options.path is not None and options.benchmark is not None and options.data is not None
     check_tools()
-    checkpoint = read_kosmos(options.path, vocabulary=options.vocabulary)
+    path = checkpoint_file(options.path)
+    checkpoint = read_kosmos(path, vocabulary=options.vocabulary)
     plan = plan_runs(
-        options.path,
+        path,
         options.benchmark,
         options.data,
         options.shots,
@@ -139,7 +140,7 @@ def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
     ranks = Ranks.join()
     if ranks.count > 1 and ":" in (where.device or ""):
         raise UserError(f"--device {where.device}: each of the {ranks.count} processes has its own GPU; give cuda.")
-    kosmos = build_generator(checkpoint, options.path, where.device, where.dtype)
+    kosmos = build_generator(checkpoint, path, where.device, where.dtype)
     del checkpoint  # the model has its weights
     responder, dtype = KosmosResponder(kosmos), str(kosmos.dtype).removeprefix("torch.")
     failed = []

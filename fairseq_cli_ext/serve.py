@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
         from kosmos_plugin.serving.server import Server
     except ImportError as error:
         raise missing_package("kosmos-serve", error, "serve") from None
+    from kosmos_plugin.checkpoints.fairseq_checkpoint import checkpoint_file
     from kosmos_plugin.generation.generator import load
     from kosmos_plugin.generation.template import template_of
     from kosmos_plugin.serving.engine import Engine
@@ -58,10 +59,11 @@ def run(args: argparse.Namespace) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that go away
     with listening_socket(server.host, server.port) as listening:  # before what takes time
-        kosmos = load(model.path, model.data, model.vocabulary, where.device, where.dtype)
+        path = checkpoint_file(model.path)
+        name = server.served_model_name or path.stem
+        kosmos = load(path, model.data, model.vocabulary, where.device, where.dtype)
         with Engine(kosmos, parsed_options(args, EngineOptions)) as engine:
             files = PageFiles(int(server.max_body_mib * 2**20)) if server.page else None
-            name = server.served_model_name or model.path.stem
             app = create_app(engine, server, name, files)
             host, port = listening.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

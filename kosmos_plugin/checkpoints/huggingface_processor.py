@@ -12,6 +12,7 @@ import open_clip
 import sentencepiece
 from PIL import Image
 
+from kosmos_plugin.checkpoints.transformers_config import generation_config
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.config import KosmosConfig
 from kosmos_plugin.models.vision import VisionEncoder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 HF_MODEL_FILE = "sentencepiece.bpe.model"
+CODE = Path(__file__).parent.parent / "transformers_code"
 PROCESSOR_IMAGE_TOKENS = 64  # Kosmos2Processor's default
 
 
@@ -120,7 +122,28 @@ def write_processor(vocabulary: Vocabulary, encoder: VisionEncoder, config: Kosm
             tokenizer.init_kwargs["num_image_tokens"] = config.image_tokens
         Kosmos2Processor(images, tokenizer).save_pretrained(str(folder))
         _require_image_tokens(folder, config)
+        _add_chat_processor(vocabulary, config, folder)
     _require_same_ids(vocabulary, tokenizer)
+
+
+def _add_chat_processor(vocabulary: Vocabulary, config: KosmosConfig, folder: Path) -> None:
+    """Add what `transformers serve` needs: a chat template, and where generation ends.
+
+    transformers' Kosmos2Processor has no place for a template and takes one image a text. The folder has the code of
+    one without these limits; trust_remote_code=True loads it.
+    """
+    generation = json.dumps(generation_config(vocabulary), indent=2)
+    (folder / "generation_config.json").write_text(generation + "\n", encoding="utf-8")
+    shutil.copyfile(CODE / "processing_kosmos_2.py", folder / "processing_kosmos_2.py")
+    shutil.copyfile(CODE / "chat_template.jinja", folder / "chat_template.jinja")
+    path = folder / "processor_config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content |= {
+        "auto_map": {"AutoProcessor": "processing_kosmos_2.Kosmos2ChatProcessor"},
+        "slots_per_image": config.image_tokens,
+        "hidden_size": config.decoder_embed_dim,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _require_image_tokens(folder: Path, config: KosmosConfig) -> None:

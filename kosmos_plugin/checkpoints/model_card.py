@@ -12,6 +12,8 @@ _USE = """## Use
 pip install "transformers>=4.57" torch pillow
 ```
 
+Some versions of transformers 5, such as 5.5 and 5.10, also ask for torchvision.
+
 {example}
 
 `apply_chat_template` turns messages into the paper's "Question: … Answer:"; its template `plain` joins turns as they

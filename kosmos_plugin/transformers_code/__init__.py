@@ -1,4 +1,4 @@
-"""The code that `kosmos-convert --to transformers` puts into a folder; it imports nothing of this package.
+"""The code that `kosmos-convert` puts into a folder for transformers; it imports nothing of this package.
 
     configuration_kosmos.py      KosmosConfig
     modeling_kosmos.py           KosmosModel, and KosmosForConditionalGeneration with the output projection
@@ -8,6 +8,7 @@
     processing_kosmos.py         KosmosProcessor: text with `<image>`, and images → the model's inputs
     image_processing_kosmos.py   KosmosImageProcessor: images of any kind → pixels
     tokenization_kosmos.py       KosmosTokenizer
+    processing_kosmos_2.py       Kosmos2ChatProcessor, for transformers' own KOSMOS-2 (--to huggingface)
 
 It is written for transformers 4.57 and later, and needs neither fairseq nor TorchScale. The tests hold it to the
 logits, tokens and pixels of `models/`, `vocabulary` and `images`.

@@ -253,6 +253,12 @@ class KosmosForConditionalGeneration(KosmosPreTrainedModel, GenerationMixin):
         )
         return whole.to_tuple() if return_dict is False else whole
 
+    def generate(self, *args: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
+        """As transformers', whose `serve` gives the processor where stop strings need its tokenizer."""
+        if tokenizer is not None:
+            kwargs["tokenizer"] = getattr(tokenizer, "tokenizer", tokenizer)
+        return super().generate(*args, **kwargs)
+
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
         """As transformers', but images go only with their tokens: later steps have them in the cache."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)

@@ -8,6 +8,7 @@ Each `<image>` of a text becomes `<image>`, as many `<mask>` as an image has emb
 from collections.abc import Sequence
 from typing import Any
 
+import transformers
 from transformers import BatchFeature, ProcessorMixin
 
 from .image_processing_kosmos import flatten_images
@@ -24,9 +25,10 @@ class KosmosProcessor(ProcessorMixin):
         **kwargs: Ignored.
     """
 
-    attributes = ["image_processor", "tokenizer"]  # noqa: RUF012 - read until transformers 4
-    image_processor_class = "AutoImageProcessor"
-    tokenizer_class = "AutoTokenizer"
+    if transformers.__version__.startswith("4."):  # later versions find them by the names of __init__'s arguments
+        attributes = ["image_processor", "tokenizer"]
+        image_processor_class = "AutoImageProcessor"
+        tokenizer_class = "AutoTokenizer"
 
     boi_token = "<image>"
     image_token = "<mask>"

@@ -14,7 +14,7 @@ from tests.benchmarks import time_limit
 BENCHMARKS = {
     "training_speed": "a training step, against stock TorchScale and transformers",
     "generation": "captions, long contexts, candidates and a conversation, against transformers and TorchScale",
-    "serving": "captions of 16 clients at the same time, against one after the other",
+    "serving": "captions of 16 clients at the same time and one after the other, beside transformers serve",
     "evaluation": "items per second of each type of benchmark, in batches against one by one",
     "loader": "images per second against bare decoding and webdataset, resuming, cores per GPU",
     "packing": "packing efficiency of the caption and interleaved streams",

@@ -55,6 +55,17 @@ def test_all_benchmarks_run_from_one_command(checkpoint, releases, tmp_path, cap
         assert (out / name).stat().st_size > 1000
 
 
+def test_a_folder_is_its_checkpoint(checkpoint, releases, tmp_path, capsys):
+    shutil.copy(checkpoint, tmp_path / "trained.pt")
+    shutil.copytree(releases / "superglue", tmp_path / "data" / "superglue")
+    options = ["--benchmark", "boolq", "--data", tmp_path / "data", "--limit", 3, "--shots", 0]
+    for number, path in enumerate((tmp_path, tmp_path / "trained.pt")):
+        status, _, error = evaluate(capsys, "--path", path, "--out", tmp_path / f"out{number}", *options)
+        assert status == 0, error
+        assert f"Checkpoint: {tmp_path / 'trained.pt'}\n" in (tmp_path / f"out{number}" / "report.md").read_text()
+    assert read_results(tmp_path / "out0") == read_results(tmp_path / "out1")
+
+
 def test_the_list_names_every_benchmark_and_where_its_files_belong(capsys):
     status, listed, _ = evaluate(capsys, "--list")
     assert status == 0

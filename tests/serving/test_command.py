@@ -16,8 +16,18 @@ from kosmos_plugin.serving.listening import listening_socket
 
 
 def test_from_start_to_ctrl_c(kosmos, checkpoint):
-    """In the middle of a stream, too: within two seconds, without a traceback."""
-    command = [sys.executable, "-W", "ignore", "-m", "fairseq_cli_ext.serve", "--path", checkpoint, "--port", "0"]
+    """In the middle of a stream, too: within two seconds, without a traceback. A folder has its checkpoint's name."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "fairseq_cli_ext.serve",
+        "--path",
+        checkpoint.parent,
+        "--port",
+        "0",
+    ]
     command += ["--template", "plain"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         line = next(line for line in process.stderr if line.startswith("Serving"))

@@ -20,7 +20,7 @@ from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.requests import Prompt
 from kosmos_plugin.evaluation.responder import continuation_tokens
-from kosmos_plugin.generation.beam_search import SearchOptions, generate, generated_text
+from kosmos_plugin.generation.beam_search import SearchOptions, generate_n, generated_text
 from kosmos_plugin.generation.generator import Generator, load
 from kosmos_plugin.generation.likelihood import Likelihood, likelihoods
 from kosmos_plugin.generation.prompt import IMAGE_MARK, parse_prompt
@@ -31,8 +31,10 @@ AUTOMATIC_BATCH_SIZE = 16
 MAX_NEW_TOKENS = 256  # if a task does not set it; lm_eval's default
 # The harnesses' names for the maximum number of new tokens; the first of them that is set counts.
 _MAX_NEW_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-# Ignored without a warning: sampling options, as nothing is sampled, and how LLaVA makes images square.
-_WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "seed", "image_aspect_ratio")
+# Options that mean the same here, with their types.
+_SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "seed": int}  # no effect on others
+_SHARED = {"num_beams": int, "length_penalty": float, "repetition_penalty": float, "no_repeat_ngram_size": int}
+_WITHOUT_EFFECT = ("image_aspect_ratio",)  # how LLaVA makes images square; ignored without a warning
 
 
 def load_model(path: str, data: str | None, vocabulary: str | None, device: str | None, dtype: str | None) -> Generator:
@@ -101,27 +103,36 @@ def make_prompt(context: str, images: Sequence[Any]) -> Prompt:
 def search_options(gen_kwargs: dict) -> SearchOptions:
     """Translate a task's generation options.
 
+    As in lm_eval, a temperature samples unless `do_sample` is false, and do_sample with the temperature 0 is greedy.
+
     Raises:
-        UserError: The task samples.
+        UserError: An option has a wrong value, or beams are to sample.
     """
     options = {name: value for name, value in gen_kwargs.items() if value is not None}
-    do_sample = options.pop("do_sample", options.get("temperature", 0) > 0)
-    if do_sample:
-        raise UserError(
-            "The task samples its answers (do_sample, temperature), and KOSMOS generates greedily or with beams; "
-            "--gen_kwargs do_sample=False,temperature=0 makes it greedy."
-        )
-    new_tokens = [options.pop(name) for name in _MAX_NEW_TOKENS_NAMES if name in options]
+    new_tokens = [_number(options, name, int) for name in _MAX_NEW_TOKENS_NAMES if name in options]
     until = options.pop("until", [])
-    beam = options.pop("num_beams", 1)
-    length_penalty = options.pop("length_penalty", 1.0)
+    shared = {name: _number(options, name, kind) for name, kind in _SHARED.items() if name in options}
+    sampling = {name: _number(options, name, kind) for name, kind in _SAMPLING.items() if name in options}
+    do_sample = bool(options.pop("do_sample", sampling.get("temperature", 0) > 0))
+    if sampling.get("top_k") == -1:  # vLLM's name for all
+        sampling["top_k"] = 0
     _warn_of_options(tuple(sorted(set(options) - set(_WITHOUT_EFFECT))))
     return SearchOptions(
-        num_beams=int(beam),
-        max_new_tokens=int(new_tokens[0]) if new_tokens else MAX_NEW_TOKENS,
-        length_penalty=float(length_penalty),
+        max_new_tokens=new_tokens[0] if new_tokens else MAX_NEW_TOKENS,
         stop=tuple(mark for mark in ([until] if isinstance(until, str) else until) if mark),
+        do_sample=do_sample,
+        **shared,
+        **(sampling if do_sample else {}),
     )
+
+
+def _number(options: dict[str, Any], name: str, kind: Callable[[Any], Any]) -> Any:
+    """Take an option out of `options`, as a number."""
+    value = options.pop(name)
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise UserError(f"The task's option {name} must be a number, not {value!r}.") from None
 
 
 @functools.cache
@@ -160,6 +171,9 @@ def texts(
 ) -> Iterator[tuple[int, str]]:
     """Yield (index of a request, text generated after its context), as they are generated.
 
+    Requests with equal contexts and options get the same text, or each a sample of its own. Without a seed among the
+    options, samples depend on torch's.
+
     Args:
         kosmos: The model.
         contexts: The context of each request.
@@ -174,24 +188,30 @@ def texts(
                 f"{kosmos.model.max_positions():,} in all; --gen_kwargs max_gen_toks=… asks for fewer."
             )
         chosen = [index for index, request_options in enumerate(options) if request_options == some]
-        for batch in _batches(contexts, batch_size, chosen):
+        for batch in _batches(contexts, batch_size, chosen, each_generates=some.samples):
             prompts = [contexts[indices[0]].prompt() for indices in batch]
             samples = _samples(kosmos, prompts, [room] * len(prompts))
-            found = generate(kosmos.model, kosmos.vocabulary, samples, some)
-            for indices, hypothesis in zip(batch, found, strict=True):
-                text = generated_text(kosmos.vocabulary, hypothesis, some.stop)
-                yield from ((index, text) for index in indices)
+            count = max(map(len, batch)) if some.samples else 1
+            found = generate_n(kosmos.model, kosmos.vocabulary, samples, replace(some, n=count))
+            for indices, hypotheses in zip(batch, found, strict=True):
+                said = [generated_text(kosmos.vocabulary, hypothesis, some.stop) for hypothesis in hypotheses]
+                yield from zip(indices, said if some.samples else said * len(indices), strict=False)
 
 
-def _batches(contexts: Sequence[Context], size: int, chosen: Sequence[int] | None = None) -> Iterator[list[list[int]]]:
+def _batches(
+    contexts: Sequence[Context], size: int, chosen: Sequence[int] | None = None, each_generates: bool = False
+) -> Iterator[list[list[int]]]:
     """Group requests (all, or the chosen) by context, as indices; yield `size` contexts at a time, the longest first.
 
-    So a batch has contexts of about the same length, and running out of memory happens in the first batch.
+    If each request generates for itself, there are fewer contexts in a batch: those of about `size` requests. A batch
+    has contexts of about the same length, and running out of memory happens in the first batch.
     """
     groups: dict[tuple, list[int]] = {}
     for index in range(len(contexts)) if chosen is None else chosen:
         groups.setdefault((contexts[index].text, contexts[index].key), []).append(index)
     ordered = sorted(groups.values(), key=lambda indices: -len(contexts[indices[0]].text))
+    if each_generates:
+        size = max(size // max(map(len, ordered), default=1), 1)
     for begin in range(0, len(ordered), size):
         yield ordered[begin : begin + size]
 

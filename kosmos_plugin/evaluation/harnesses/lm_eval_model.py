@@ -36,6 +36,7 @@ from kosmos_plugin.evaluation.requests import Prompt
 from kosmos_plugin.generation.likelihood import likelihoods
 
 try:
+    import lm_eval.models  # noqa: F401 - it names lm_eval's own models only to a registry that is still empty
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model

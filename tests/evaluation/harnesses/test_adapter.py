@@ -6,6 +6,7 @@ import random
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from kosmos_plugin.data.documents import Text
 from kosmos_plugin.errors import UserError
@@ -93,17 +94,51 @@ def test_options_of_generation(options, expected):
     assert options == before
 
 
-@pytest.mark.parametrize("options", [{"do_sample": True}, {"temperature": 0.2}, {"do_sample": True, "temperature": 0}])
-def test_sampling_is_refused(options):
-    with pytest.raises(UserError, match="do_sample=False,temperature=0"):
-        search_options({"max_gen_toks": 4, **options})
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"temperature": 0.2}, {"temperature": 0.2}),
+        ({"do_sample": True}, {}),
+        (
+            {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 5},
+            {"temperature": 0.7, "top_p": 0.9, "top_k": 5},
+        ),
+        ({"do_sample": True, "top_k": -1, "min_p": 0.1, "seed": 3}, {"min_p": 0.1, "seed": 3}),
+        ({"temperature": "1", "repetition_penalty": 1.2}, {"repetition_penalty": 1.2}),
+    ],
+)
+def test_options_of_sampling(options, expected):
+    found = search_options({"max_gen_toks": 4, **options})
+    assert found == SearchOptions(max_new_tokens=4, do_sample=True, **expected) and found.samples
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_p": 0.5, "seed": 1}, {"do_sample": True, "temperature": 0}, {"do_sample": False, "temperature": 1}],
+)
+def test_other_options_are_greedy(options):
+    assert not search_options(options).samples
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"do_sample": True, "num_beams": 2}, "Beam search does not sample"),
+        ({"temperature": "warm"}, "option temperature must be a number, not 'warm'"),
+        ({"do_sample": True, "top_p": 2}, "top_p is a probability"),
+        ({"max_gen_toks": [1]}, "option max_gen_toks must be a number"),
+    ],
+)
+def test_wrong_options_of_generation(options, message):
+    with pytest.raises(UserError, match=message):
+        search_options(options)
 
 
 def test_unknown_options_are_named_once(caplog):
     for _ in range(2):
-        search_options({"max_gen_toks": 4, "repetition_penalty": 1.2, "image_aspect_ratio": "pad"})
+        search_options({"max_gen_toks": 4, "typical_p": 0.9, "image_aspect_ratio": "pad"})
     [record] = warnings_of(caplog)
-    assert record.getMessage().endswith("ignored: repetition_penalty")
+    assert record.getMessage().endswith("ignored: typical_p")
 
 
 @pytest.mark.parametrize(
@@ -227,3 +262,24 @@ def test_what_cannot_be_answered_is_refused(kosmos):
         in_order(log_likelihoods(kosmos, [question("a cat")], [" "], 1))
     with pytest.raises(UserError, match=r"continuation of [\d,]+ tokens, ' a"):
         in_order(log_likelihoods(kosmos, [question("a cat")], [f" a {WORDS}"], 1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_requests_with_equal_contexts_get_samples_of_their_own(varied, batch_size):
+    contexts = [question(text) for text in ("the red", "a cat near", "the red", "the red", "")]
+    options = search_options({"do_sample": True, "temperature": 2.0, "seed": 5, "max_gen_toks": 8})
+    found = in_order(texts(varied, contexts, [options] * 5, batch_size))
+    sampling = {"do_sample": True, "temperature": 2.0, "seed": 5, "max_new_tokens": 8}
+    of_red = varied.generate("the red", n=3, **sampling)
+    assert [found[0], found[2], found[3]] == [one.text for one in of_red.choices]
+    assert len(set(found)) == 5
+    assert [found[1], found[4]] == [varied.generate(text, **sampling) for text in ("a cat near", "")]
+
+
+def test_samples_without_a_seed_depend_on_torchs(varied):
+    contexts, options = [question("the red")] * 4, [search_options({"temperature": 2.0, "max_gen_toks": 8})] * 4
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(in_order(texts(varied, contexts, options, 16)))
+    assert runs[0] == runs[1] != runs[2] and len(set(runs[0])) == 4

@@ -41,6 +41,12 @@ def test_the_harness_knows_the_model():
     assert get_model("kosmos") is KosmosLM
 
 
+def test_the_harness_keeps_its_own_models():
+    code = "import kosmos_plugin.evaluation.harnesses.lm_eval_model, lm_eval.api.registry as r; r.get_model('hf')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_log_likelihoods_are_those_of_one_pass(model, varied):
     asked = [
         ("the red house", " cat"),
@@ -196,6 +202,30 @@ def test_a_run_logs_the_texts_that_the_model_generates(run, varied):
         prompt = f"near {sample['doc']['question']}"
         assert sample["resps"] == [[varied.generate(prompt, max_new_tokens=6, stop=".")]]
     assert len({sample["resps"][0][0] for sample in samples}) > len(rows) / 2, "the model says different things"
+
+
+def test_a_task_that_samples_gets_its_repeats(tasks, varied_checkpoint, tmp_path, monkeypatch):
+    """As in gsm8k's self-consistency: each document several times, with other answers; a seed repeats them."""
+    folder, _ = tasks
+    task = yaml.safe_load((folder / "tiny_generate.yaml").read_text())
+    task["generation_kwargs"] |= {"do_sample": True, "temperature": 2.0, "top_k": 40}
+    task |= {"task": "tiny_sample", "repeats": 4}
+    (tmp_path / "tiny_sample.yaml").write_text(yaml.safe_dump(task))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    said = []
+    for seed in (1, 1, 2):
+        found = simple_evaluate(
+            model="kosmos",
+            model_args={"path": str(varied_checkpoint)},
+            tasks=["tiny_sample"],
+            task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+            batch_size=8,
+            limit=5,
+            torch_random_seed=seed,
+        )
+        said.append([sample["resps"][0] for sample in found["samples"]["tiny_sample"]])
+    assert all(len(set(answers)) > 2 for answers in said[0]) and [len(answers) for answers in said[0]] == [4] * 5
+    assert said[0] == said[1] != said[2]
 
 
 @pytest.mark.slow
