@@ -5,6 +5,7 @@ text ─ normalizer ─→ SentencePiece's normal form, `</line>` for newlines �
 
 The tokens are the vocabulary's, which is checked for every piece when the files are written. Only a text that spells a
 special token, or a byte as in `<0x41>`, is text to the vocabulary and may be that token here, as usual in transformers.
+And of rare characters with combining marks, such as ² with one, the package tokenizers loses the mark.
 """
 
 import json

@@ -52,7 +52,8 @@ def test_merged_it_computes_the_same(data, rank, alpha, targets, kind):
     before = logits(plain, batch)
     merged = merge(state, Path("adapter.pt"), {"model": plain.state_dict()}, Path("base.pt"))
     plain.load_state_dict(merged["model"])
-    torch.testing.assert_close(logits(plain, batch), logits(model, batch), atol=2e-4, rtol=1e-4)
+    expected = logits(model, batch)
+    torch.testing.assert_close(logits(plain, batch), expected, atol=5e-4 * float(expected.abs().max()), rtol=0)
     assert not torch.allclose(before, logits(plain, batch), atol=1e-3)
 
 
