@@ -85,6 +85,7 @@ def test_a_working_directory_named_kosmos_plugin_is_not_a_user_dir(installed, tm
     assert run(program, path=installed, folder=tmp_path / "kosmos_plugin")[0] == "True"
 
 
+@pytest.mark.slow
 def test_costs_fairseq_at_most_50_milliseconds(installed):
     program = (
         "import sys, time, gc\n"

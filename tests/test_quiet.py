@@ -51,7 +51,13 @@ def test_registering_changes_nothing_of_the_process():
     assert run(f"{STATE}\nimport kosmos_plugin\nkosmos_plugin.register()\nprint(state() == before)") == "True\n"
 
 
-@pytest.mark.parametrize("module", ["fairseq_modules.task", "generation.generator", "checkpoints.convert"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "fairseq_modules.task",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("generation.generator", "checkpoints.convert")),
+    ],
+)
 def test_any_module_can_be_imported_first(module):
     program = f"""{STATE}
 import kosmos_plugin.{module}

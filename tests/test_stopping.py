@@ -89,7 +89,7 @@ def prepare(texts: Path, data: Path, out: Path, workers: int) -> subprocess.Pope
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_prepare_while_it_works(texts, data, tmp_path, workers, number):
     process = prepare(texts, data, tmp_path / "out", workers)
     wait_until(lambda: any((tmp_path / "out" / "work").glob("*/completions/*")), process)

@@ -5,7 +5,8 @@ import torch
 from fairseq import options
 
 
-@pytest.mark.parametrize("option", ["--bf16", pytest.param("--memory-efficient-bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--bf16", "--memory-efficient-bf16"])
 def test_trains_in_bf16(train, tmp_path, option):
     train(tmp_path, "--max-update", "1", "--disable-validation", option)
     # fairseq saves weights as float32

@@ -50,7 +50,7 @@ def options(optimizer: str, *more: str) -> tuple[str, ...]:
     return (*always, "--no-epoch-checkpoints", "--optimizer", optimizer, *more)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "fused_adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.slow), "fused_adamw"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_eight_updates_equal_four_and_four(data, tmp_path, precision, optimizer):
     if precision == "memory-efficient-bf16" and optimizer == "fused_adamw":

@@ -53,7 +53,9 @@ def test_the_formats_of_options_and_readers_agree():
     assert tuple(web_pages.FORMATS) == options.PAGE_FORMATS
 
 
-@pytest.mark.parametrize("missing", ["datatrove", "tokenizers", "resiliparse"])
+@pytest.mark.parametrize(
+    "missing", ["datatrove", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tokenizers", "resiliparse"))]
+)
 def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missing):
     (tmp_path / "page.html").write_text("<p>text</p>")
     arguments = ["pages", str(tmp_path / "page.html"), "--out", str(tmp_path / "out")]

@@ -14,6 +14,7 @@ from fairseq_cli import validate
 import kosmos_plugin
 from fairseq_cli_ext import convert, inspect
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_checkpoint
+from kosmos_plugin.compat.quiet_import import unchanged_root_logger
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
 from kosmos_plugin.models.kosmos import Kosmos
@@ -239,14 +240,14 @@ def test_bfloat16_is_merged_in_float32(data, base, tmp_path):
     torch.testing.assert_close(merged[f"{name}.weight"].double(), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_fairseqs_own_validation(data, adapter, task, caplog, monkeypatch):
+def test_fairseqs_own_validation(data, adapter, capsys, monkeypatch):
     """fairseq-validate computes the loss of the merged model."""
-    caplog.set_level("INFO")
     arguments = ["--task", "kosmos_multimodal", "--path", adapter, "--batch-size", 64, "--valid-subset", "valid"]
     monkeypatch.setattr(sys, "argv", ["fairseq-validate", *map(str, [data, *arguments, "--log-format", "json"])])
-    validate.cli_main()
-    [found] = [json.loads(line) for line in caplog.messages if '"valid_loss"' in line]
-    assert float(found["valid_loss"]) < 8
+    with unchanged_root_logger():  # fairseq adds a handler, and removes some of pytest's
+        validate.cli_main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if '"valid_loss"' in line]
+    assert float(json.loads(lines[-1].partition(" | valid | ")[2])["valid_loss"]) < 8
 
 
 def test_generation_and_likelihood(adapter, data, tmp_path):

@@ -49,6 +49,7 @@ train.cli_main()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks(tmp_path):
     data = tiny.write_data(tmp_path / "data")
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -120,6 +120,7 @@ def test_killed_while_a_checkpoint_is_written(reference, data, tmp_path):
     assert_same(training.finish(), expected)
 
 
+@pytest.mark.slow
 def test_a_change_of_workers_changes_nothing(reference, data, tmp_path):
     ranks, expected = reference
     if ranks > 1:

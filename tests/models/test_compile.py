@@ -65,7 +65,8 @@ def graphs(monkeypatch):
     return counters
 
 
-@pytest.mark.parametrize("checkpoint_activations", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint_activations", ["none", "full"])
 def test_200_updates_compile_each_kind_of_layer_once(tmp_path, flash, graphs, caplog, checkpoint_activations):
     """A layer of the decoder, a frozen and a trained block of CLIP: three graphs, and nothing breaks one.
 

@@ -80,8 +80,13 @@ def kept_by_a_layer(config: KosmosConfig, dtype: torch.dtype, compiled: bool) ->
     return (found[2] - found[1]) // TOKENS
 
 
+COMPILED = pytest.mark.parametrize(
+    "compiled", [pytest.param(False, id="eager"), pytest.param(True, id="compiled", marks=pytest.mark.slow)]
+)
+
+
 # The CPU keeps whole tensors for dropout, where GPUs keep masks, so that it is 0 here.
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@COMPILED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("width", "inner"), [(64, 256), (128, 256)])
 def test_a_layer_keeps_what_is_predicted(dtype, compiled, width, inner):
@@ -93,7 +98,7 @@ def test_a_layer_keeps_what_is_predicted(dtype, compiled, width, inner):
     assert layer_bytes(config, half=dtype == torch.bfloat16) == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@COMPILED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rank", [4, 32])
 def test_a_layer_with_an_adapter_keeps_what_is_predicted(dtype, compiled, rank):

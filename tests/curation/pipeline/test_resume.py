@@ -125,6 +125,7 @@ def test_a_finished_run_is_not_repeated(arguments, uninterrupted, capsys):
     assert f"{counts['kept']['train: tokens']:,}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(arguments, tmp_path):
     lock = tmp_path / "work" / "lock"
     with run_in_background(*arguments, "--out", tmp_path, "--workers", 1):

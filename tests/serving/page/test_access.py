@@ -271,6 +271,7 @@ def test_the_key(kosmos, files, picture):
         visitor.client.close()
 
 
+@pytest.mark.slow
 def test_the_server_does_not_need_gradio():
     code = (
         "import sys; sys.modules['gradio'] = None\n"
@@ -292,7 +293,7 @@ def test_without_the_extra():
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_files_are_deleted_at_the_end(checkpoint, tmp_path, number):
     """While a page is open, and with one line."""
     pytest.importorskip("gradio")
@@ -313,6 +314,7 @@ def test_the_files_are_deleted_at_the_end(checkpoint, tmp_path, number):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_the_server_connects_to_nothing(checkpoint, picture):
     """From its start on, whatever is done on the page."""
     pytest.importorskip("gradio")
