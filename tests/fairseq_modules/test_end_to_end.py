@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import os
 import random
@@ -17,6 +18,7 @@ import yaml
 from fairseq_cli import eval_lm, train, validate
 
 from fairseq_cli_ext import generate
+from kosmos_plugin.compat.quiet_import import unchanged_root_logger
 from kosmos_plugin.data.text import FullSentenceRows
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
@@ -36,7 +38,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     data = tiny.write_data(folder / "data", documents=16)
     options = [*tiny.TRAIN_OPTIONS.split(), "--vision-model", data.parent / "clip.json"]
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, unchanged_root_logger():
+        logging.getLogger().setLevel("INFO")  # as fairseq-train does in a process of its own
         run(
             monkeypatch, train.cli_main, data, *options, "--max-update", 2, "--save-dir", folder / "checkpoints",
             "--log-file", folder / "train.log",
