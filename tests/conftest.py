@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import kosmos_plugin
+from kosmos_plugin.compat.quiet_import import unchanged_root_logger
 from tests import tiny
 from tests.flash_stand_in import flash_on_cpu
 
@@ -13,6 +14,13 @@ kosmos_plugin.register()
 
 # Tensors are tiny: more threads would wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def root_logger():
+    """fairseq's commands change the root logger, on which other tests must not depend."""
+    with unchanged_root_logger():
+        yield
 
 
 @pytest.fixture(scope="session")

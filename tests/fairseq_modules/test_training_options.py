@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import re
 
 import pytest
@@ -61,7 +60,7 @@ def test_metrics_of_validation_are_those_that_are_logged(data, tmp_path, caplog,
     """And the best checkpoint can be chosen by a stream's loss."""
     monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)  # of another training in this process
     options = ("--cpu", "--num-workers", "0", "--max-update", "2", "--best-checkpoint-metric", "ppl_captions")
-    with caplog.at_level(logging.INFO, logger="valid"):
+    with caplog.at_level("INFO"):
         tiny.train(data, tmp_path, *options)
     records = [json.loads(record.message) for record in caplog.records if record.name == "valid"]
     logged = {name.removeprefix("valid_") for name in records[0]} - {"epoch", "best_ppl_captions"}
