@@ -13,7 +13,8 @@
     requests.py        requests → prompts
     answers.py         answers, whole or in chunks
     errors.py          errors in OpenAI's form
-    guard.py           keys and limits
+    keys.py            the keys that requests may have
+    guard.py           what every request passes: key and limits
     metrics.py         what the server does, for Prometheus
     generation.py      a request in the engine, as seen from the event loop
     listening.py       the socket, and the names of the server

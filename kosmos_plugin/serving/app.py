@@ -20,7 +20,8 @@ from kosmos_plugin.serving.answers import Answer, ChatAnswer, CompletionAnswer
 from kosmos_plugin.serving.engine import Engine
 from kosmos_plugin.serving.errors import ApiError, json_bytes
 from kosmos_plugin.serving.generation import FAILED, Generation
-from kosmos_plugin.serving.guard import Guard, keys_from
+from kosmos_plugin.serving.guard import Guard
+from kosmos_plugin.serving.keys import keys_from
 from kosmos_plugin.serving.listening import allowed_hosts
 from kosmos_plugin.serving.metrics import CONTENT_TYPE, prometheus_text
 from kosmos_plugin.serving.options import ServerOptions

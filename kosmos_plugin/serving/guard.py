@@ -3,8 +3,6 @@
 An ASGI application around another one. It reads the body, at most as much as is allowed, and hands it on whole.
 """
 
-import hmac
-import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kosmos_plugin.serving.errors import ApiError, busy, json_bytes
+from kosmos_plugin.serving.keys import is_key
 
 if TYPE_CHECKING:
     from kosmos_plugin.serving.page.access import PageAccess
@@ -24,7 +23,6 @@ BODIES = 8  # as many of the largest size are held in memory at the same time
 OPEN_PATHS = ("/health",)  # without a key
 KNOWN_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
 JSON = ("application/json",)
-KEY_VARIABLE = "KOSMOS_API_KEY"
 
 
 class Guard:
@@ -96,8 +94,7 @@ class Guard:
         if not self.keys or path in OPEN_PATHS:
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        fits = [hmac.compare_digest(given.strip(), key) for key in self.keys]  # all of them, in the same time
-        if scheme.lower() != b"bearer" or not any(fits):
+        if scheme.lower() != b"bearer" or not is_key(given.strip(), self.keys):
             message = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
             raise ApiError(401, message, code="invalid_api_key")
 
@@ -146,12 +143,6 @@ def _after(body: bytes, receive: Receive) -> Receive:
 
 class _Disconnected(Exception):
     """The client has gone before its request was complete."""
-
-
-def keys_from(given: Sequence[str]) -> Sequence[str]:
-    """The keys that were given, or that of the environment."""
-    key = os.environ.get(KEY_VARIABLE)
-    return tuple(given) or ((key,) if key else ())
 
 
 async def refuse(send: Send, error: ApiError) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.generation.generator import Generator
-from kosmos_plugin.serving.guard import KEY_VARIABLE
+from kosmos_plugin.serving.keys import KEY_VARIABLE
 from kosmos_plugin.serving.options import EngineOptions, ServerOptions
 from tests import tiny
 from tests.serving.conftest import serving, wait_until

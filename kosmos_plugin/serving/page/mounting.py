@@ -1,6 +1,5 @@
 """The page as a part of the server."""
 
-import hmac
 import logging
 import os
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 
 from kosmos_plugin.serving.engine import Engine
+from kosmos_plugin.serving.keys import is_key
 from kosmos_plugin.serving.options import ServerOptions
 from kosmos_plugin.serving.page.access import ROOT, PageAccess
 from kosmos_plugin.serving.page.files import PageFiles
@@ -55,7 +55,7 @@ def mount_page(
     keys = [key.encode() for key in api_keys]
 
     def knows_key(user: str, password: str) -> bool:
-        return any([hmac.compare_digest(password.encode(), key) for key in keys])
+        return is_key(password.encode(), keys)
 
     @app.get("/", include_in_schema=False)
     @app.get("/favicon.ico", include_in_schema=False)
