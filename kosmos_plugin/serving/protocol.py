@@ -98,16 +98,12 @@ class _Request(_Model):
             new_tokens: The most new tokens.
             stop: What ends a text if the request does not say.
         """
-        temperature = temperature if self.temperature is None else self.temperature
-        drawn: dict[str, Any] = {
-            "do_sample": True,
-            "temperature": temperature,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "top_k": max(0, self.top_k or 0),  # −1 is vLLM's word for all
-            "min_p": self.min_p or 0.0,
-        }
         return SearchOptions(
-            **(drawn if temperature > 0 else {}),
+            do_sample=True,  # a temperature of 0 is greedy search
+            temperature=temperature if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),  # −1 is vLLM's word for all
+            min_p=self.min_p or 0.0,
             max_new_tokens=new_tokens,
             seed=self.seed,
             stop=tuple(self.stop or stop),

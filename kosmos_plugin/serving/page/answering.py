@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.options import SearchOptions
@@ -43,10 +42,12 @@ class Settings:
         except ValueError:
             raise UserError(f"seed must be a whole number, not {self.seed[:50]!r}.") from None
         stop = tuple(line for line in self.stop.splitlines() if line)
-        drawn: dict[str, Any] = {"do_sample": True}
-        drawn |= {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
         return SearchOptions(
-            **(drawn if self.temperature > 0 else {}),
+            do_sample=True,  # a temperature of 0 is greedy search
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
             seed=seed,
             max_new_tokens=self.max_new_tokens,
             repetition_penalty=self.repetition_penalty,
