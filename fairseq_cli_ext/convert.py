@@ -43,13 +43,13 @@ class ConvertOptions:
     target: Path = argument("the file or folder to write; it must not exist", "TARGET")
     data: str | None = option(
         None,
-        "data YAML with SOURCE's vocabulary (default: where it was in training)",
+        "data YAML with SOURCE's vocabulary (default: the checkpoint's own)",
         metavar="DATA.yaml",
         must_exist=True,
     )
     vocabulary: str | None = option(
         None,
-        "folder with SOURCE's vocabulary (default: beside it, or the data YAML's)",
+        "folder with SOURCE's vocabulary (default: the checkpoint's own)",
         metavar="FOLDER",
         must_exist=True,
     )

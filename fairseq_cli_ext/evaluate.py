@@ -45,7 +45,7 @@ class EvaluateOptions:
     )
     vocabulary: str | None = option(
         None,
-        "folder of sentencepiece.model and dict.txt (default: beside the checkpoint, or the data YAML's)",
+        "folder of sentencepiece.model and dict.txt (default: the checkpoint's own)",
         metavar="FOLDER",
         must_exist=True,
     )

@@ -334,9 +334,9 @@ def load(
 
     Args:
         path: A checkpoint of fairseq-train or kosmos-convert, .pt or .safetensors, or its folder.
-        data: The data YAML of its training, if it moved; only its vocabulary is used.
-        vocabulary: The vocabulary folder, if it moved. By default it is the folder `vocabulary` beside the checkpoint,
-            or the vocabulary of the training.
+        data: A data YAML, to use its vocabulary.
+        vocabulary: A vocabulary folder, to use it instead of the vocabulary that the checkpoint carries. One of version
+            0.1 carries none: then it is the folder `vocabulary` beside it, or that of the training.
         device: Where the model runs. By default it is the GPU if there is one.
         dtype: float32, bfloat16 or float16, of weights and activations. By default it is bfloat16 on a GPU, float32 on
             a CPU.
