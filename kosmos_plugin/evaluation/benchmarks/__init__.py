@@ -64,5 +64,8 @@ def benchmark_class(name: str) -> type[Benchmark[Any]]:
     """
     if name not in BENCHMARKS:
         hint = did_you_mean(name, BENCHMARKS)
-        raise UserError(f"There is no benchmark {name!r}.{hint} The benchmarks are {', '.join(BENCHMARKS)}.")
+        raise UserError(
+            f"There is no benchmark {name!r}.{hint} The benchmarks are {', '.join(BENCHMARKS)}; your own: FILE.jsonl or "
+            "FILE.py:CLASS."
+        )
     return BENCHMARKS[name]
