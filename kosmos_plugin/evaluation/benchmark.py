@@ -2,6 +2,14 @@
 
 A benchmark of your own is a subclass of Benchmark in a file, for `kosmos-evaluate --benchmark riddles.py:Riddles`:
 
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+
+    from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
+    from kosmos_plugin.evaluation.files import read_json_lines
+    from kosmos_plugin.evaluation.metrics.accuracy import accuracy
+    from kosmos_plugin.evaluation.requests import Generate, Request, question
+
     @dataclass(frozen=True)
     class Riddle(Item):
         text: str

@@ -81,6 +81,8 @@ def _line(record: Any, folder: Path, default_id: str, where: str) -> Line:
             raise UserError(f"{where}: there is no key {key!r}.{hint}")
     candidates = _candidates(record, where)
     settings = _settings(record, bool(candidates), where)
+    if settings.metric == "roc_auc" and len(candidates) != 2:
+        raise UserError(f'{where}: "roc_auc" takes two candidates, not {len(candidates)}.')
     answers = _answers(record, candidates, where)
     number = str(identifier(record, "id", where)) if "id" in record else default_id
     prompt = _prompt(record, folder, where)

@@ -13,6 +13,7 @@ from kosmos_plugin.evaluation.benchmarks import benchmark_class
 from kosmos_plugin.evaluation.metrics.accuracy import percent
 from kosmos_plugin.evaluation.predictions import Predictions
 from kosmos_plugin.evaluation.reporting.compare import compare
+from kosmos_plugin.evaluation.reporting.comparison_report import all_metrics, as_text
 from kosmos_plugin.evaluation.results import Result, read_results, write_results
 
 
@@ -53,9 +54,8 @@ def folders(tmp_path):
 
 
 def rows(comparison) -> list[list[str]]:
-    """The cells of the Markdown table's body."""
-    lines = [line for line in comparison.as_markdown().splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    """The cells of the table of all metrics."""
+    return [list(line) for line in all_metrics(comparison.pairs).lines]
 
 
 def test_a_difference_and_its_interval(folders):
@@ -147,7 +147,7 @@ def test_the_text_fits_in_100_columns_and_says_what_is_compared(folders):
         add(folder, "imagenet_constrained", [0.0, 1.0, 1.0])
     add(before, "copa", [1.0])
     add(after, "websrc", [1.0], headline="EM")
-    text = str(compare(before, after))
+    text = as_text(compare(before, after))
     assert max(len(line) for line in text.splitlines() if str(before) not in line and str(after) not in line) <= 100
     assert "\n§4.5  Rendered SST-2, multimodal chain of thought\n" in text
     unfolded = re.sub(r"\s+", " ", text)
