@@ -146,5 +146,6 @@ def _scores(first: Sequence[Path], second: Sequence[Path]) -> PairedScores | Non
             )
     if any(score is None for score in itertools.chain.from_iterable(found.values() for found in of_files.values())):
         return None
-    one, other = (np.array([[of_files[path][item] for item in scores] for path in side]) for side in (first, second))
-    return PairedScores(one, other)
+    return PairedScores(
+        *(np.array([[of_files[path][item] for item in scores] for path in side]) for side in (first, second))
+    )
