@@ -9,10 +9,12 @@
     kosmos-evaluate --compare FIRST SECOND       the results of two checkpoints, by the --out of each
     kosmos-evaluate --compare A1,A2,A3 B1,B2,B3  of two ways of training, with several seeds of each
 
-A line of FILE.jsonl is an item, and a subclass of Benchmark in FILE.py is a benchmark:
+A benchmark of your own is a subclass of Benchmark in FILE.py, or FILE.jsonl, whose lines are its items:
+
     {"prompt": "<image> Question: what is it? Answer:", "images": ["a.png"], "answer": "a dog"}
     {"prompt": "<image> This is", "images": ["a.png"], "candidates": ["a dog", "a cat"], "answer": "a dog"}
-docs/evaluation.md has all about both.
+
+docs/evaluation.md describes both.
 
 Answers are saved as they are made: an interrupted run resumes where it stopped. --out gets a table and a plot
 (report.html, report.md, report.png, results.json), and for each benchmark all answers (predictions.jsonl), a page for

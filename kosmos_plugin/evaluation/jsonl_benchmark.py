@@ -12,9 +12,9 @@ The answer is generated, or it is the likeliest of the candidates.
                     the predictions are written, without metrics
     id              of the item; default: the line's number
     metric          with candidates: accuracy (the default) or roc_auc (of the first candidate's probability; two
-                    candidates, the same in all lines). Without: exact_match (the default: equal but for white space),
-                    f1 (SQuAD's, with its exact match: they ignore case, punctuation and articles), cider, or vqa (the
-                    answers of ten people)
+                    candidates, the same in all lines). Without: exact_match (the default: equal but for white space;
+                    SQuAD's EM, which ignores case, punctuation and articles, is reported beside it), f1 (SQuAD's),
+                    cider, or vqa (the answers of ten people)
     num_beams, max_new_tokens, stop     of generation; default: greedy, 32 tokens
     by_length       whether candidates are ranked by log-probability per character; default: false
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
-from kosmos_plugin.evaluation.metrics.accuracy import choice_accuracy, exact_match
+from kosmos_plugin.evaluation.metrics.accuracy import choice_accuracy
 from kosmos_plugin.evaluation.metrics.captions import caption_metrics, check_caption_tools
 from kosmos_plugin.evaluation.metrics.roc_auc import check_scikit_learn, two_choice_roc_auc
-from kosmos_plugin.evaluation.metrics.spans import word_f1
+from kosmos_plugin.evaluation.metrics.spans import strict_match, word_f1
 from kosmos_plugin.evaluation.metrics.vqa_accuracy import vqa_accuracies
 
 FEWEST_PEOPLE = 4  # whose answers give a score of 1 if they agree
@@ -33,7 +33,7 @@ def _first_ones_roc_auc(items: Sequence[Any], answers: Sequence[Answer]) -> Scor
 METRICS = {
     "accuracy": Metric(choice_accuracy, ranks=True),
     "roc_auc": Metric(_first_ones_roc_auc, ranks=True, check_tools=check_scikit_learn),
-    "exact_match": Metric(exact_match),
+    "exact_match": Metric(strict_match),
     "f1": Metric(word_f1),
     "cider": Metric(caption_metrics, check_tools=check_caption_tools),
     "vqa": Metric(vqa_accuracies),

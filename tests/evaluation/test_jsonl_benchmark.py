@@ -108,7 +108,8 @@ def scored(path, *texts):
 
 def test_exact_match_ignores_white_space_only(tmp_path):
     path = write(tmp_path / "a.jsonl", *[{"prompt": "A pet:", "answer": ["a dog", "a  cat "]}] * 4)
-    assert scored(path, " a  dog", "a cat\n", "A dog", "a dog.").per_item == (1, 1, 0, 0)
+    found = scored(path, " a  dog", "a cat\n", "A dog", "a dog.")
+    assert found.per_item == (1, 1, 0, 0) and found.metrics == {"exact match": 50, "SQuAD's EM": 100}
 
 
 def test_f1_is_squads(tmp_path):
@@ -220,7 +221,7 @@ def test_a_text_only_model_is_asked_about_text(tmp_path, image):
 def test_a_changed_file_is_not_resumed(tmp_path):
     path, model = write(tmp_path / "pets.jsonl", {"prompt": "A pet:", "answer": "dog"}), write(tmp_path / "model.pt")
     [run] = plan_runs(model, str(path), None).runs
-    assert evaluate(run, Knowing(run), tmp_path / "out", 2, Ranks()).metrics == {"exact match": 100}
+    assert evaluate(run, Knowing(run), tmp_path / "out", 2, Ranks()).metrics == {"exact match": 100, "SQuAD's EM": 100}
     write(path, {"prompt": "A small pet:", "answer": "dog"})
     [run] = plan_runs(model, str(path), None).runs
     with pytest.raises(UserError, match="benchmark's digest"):
@@ -249,7 +250,7 @@ MISTAKES = {
     '"A pet:"': "2: a line must be a JSON object; it is 'A pet:'.",
     "[" * 100_000: "2 is not JSON that can be read: it is nested too deeply.",
     '{"prompt": "\\ud83d", "answer": "a"}': "2 is not valid JSON: ",
-    '{"prompt": "A", "anwser": "a dog"}': "2: there is no key 'anwser'. Did you mean 'answer'?",
+    '{"prompt": "A", "answers": "a dog"}': "2: there is no key 'answers'. Did you mean 'answer'?",
     '{"prompt": "A", "xyz": 1}': "2: there is no key 'xyz'. The keys are prompt, images, candidates, answer, id, metri",
     '{"answer": "a dog"}': '2: "prompt" must be a text; it is None.',
     '{"prompt": " ", "answer": "a dog"}': "2: \"prompt\" must be a text; it is ' '.",

@@ -16,15 +16,6 @@ def accuracy(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     return Scores({"accuracy": percent(right)}, tuple(right))
 
 
-def exact_match(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-    """Compute the share of predictions that equal one of the reference's texts, but for white space."""
-    right = [
-        float(" ".join(answer.prediction.split()) in {" ".join(text.split()) for text in item.reference})
-        for item, answer in zip(items, answers, strict=True)
-    ]
-    return Scores({"exact match": percent(right)}, tuple(right))
-
-
 def choice_accuracy(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
     """Compute accuracy, and the accuracies by likelihood (acc) and by length-normalized likelihood (acc_norm)."""
     scores = accuracy(items, answers)

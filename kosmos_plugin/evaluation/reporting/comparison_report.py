@@ -125,19 +125,26 @@ def _block(arranged: Sequence[Section], shots: Sequence[int], names: int, widths
 
 def all_metrics(pairs: Sequence[Pair]) -> Table:
     """Make the table with a row for each metric, and what the paper reports."""
-    return Table(ALL_METRICS, HEADER, [line for pair in pairs for line in _lines(pair)])
+    lines: list[tuple[str, ...]] = []
+    previous = ""
+    for pair in pairs:
+        result = pair.first[0]
+        named = (result.place, pair.title) if pair.title != previous else ("", "")
+        lines += [(*named, *line) if not number else ("", "", *line) for number, line in enumerate(_lines(pair))]
+        previous = pair.title
+    return Table(ALL_METRICS, HEADER, lines)
 
 
 def _lines(pair: Pair) -> list[tuple[str, ...]]:
-    """Write a row for each metric that all results have, the headline first."""
+    """Write a row for each metric that all results have, the headline first, without section and title."""
     lines: list[tuple[str, ...]] = []
     result = pair.first[0]
     for metric in pair.metrics:
         value, other = pair.values(metric)
         interval = pair.interval if metric == result.headline else None
         cells = (metric, f"{value:.1f}", f"{other:.1f}", difference_text(value, other, interval))
-        named = (result.place, pair.title, result.split, str(result.shots))
-        lines.append((*(named if not lines else ("", "", "", "")), *cells, _reported_pair(pair, metric)))
+        asked = (result.split, str(result.shots)) if not lines else ("", "")
+        lines.append((*asked, *cells, _reported_pair(pair, metric)))
     return lines
 
 

@@ -125,7 +125,7 @@ def test_the_papers_pairs(folders):
         ("Raven IQ test", "0", "accuracy", "22.0 → 26.0"),
         ("Rendered SST-2", "0", "accuracy", ""),
         ("PIQA", "0", "accuracy", "73.2 → 72.9"),
-        ("PIQA", "4", "accuracy", ""),
+        ("", "4", "accuracy", ""),
     ]
 
 
