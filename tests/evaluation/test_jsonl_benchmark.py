@@ -119,7 +119,7 @@ def test_f1_is_squads(tmp_path):
     assert found.metrics["F1"] == pytest.approx(50) and found.metrics["EM"] == pytest.approx(100 / 3)
 
 
-def test_the_paper_s_order_of_prompt_and_images(tmp_path, image):
+def test_images_are_where_their_marks_are(tmp_path, image):
     line = {"prompt": "A <image> and <image>, which?", "images": [image, str(tmp_path / image)], "answer": "both"}
     benchmark = JsonLines(write(tmp_path / "a.jsonl", line))
     [item] = benchmark.items()

@@ -227,7 +227,7 @@ def test_the_form_of_table_13(folders):
     assert re.sub(" +", " ", row).startswith(" BoolQ 50.0 60.0 +10.0 (+5.0,")
 
 
-def test_the_average_s_interval(folders):
+def test_the_interval_of_an_average(folders):
     """The items of different tasks are independent: the variance of the mean difference adds up."""
     before, after = folders
     rng = np.random.default_rng(0)
@@ -268,7 +268,7 @@ def test_splits_are_told_apart(folders):
     assert list(by_task(compare(*folders))["§4.3"]) == ["Rendered SST-2 (test)", "Rendered SST-2 (valid)", "Average"]
 
 
-def test_the_report_s_files(folders, tmp_path):
+def test_the_files_of_the_report(folders, tmp_path):
     before, after = folders
     for folder, share in zip(folders, (0.2, 0.8), strict=True):
         for name in ("boolq", "copa"):
@@ -304,7 +304,7 @@ def seeds(tmp_path, name, *shares, items=400, benchmarks=("boolq",)):
     return made
 
 
-def test_the_interval_of_seeds_is_student_s(tmp_path):
+def test_the_interval_of_seeds_is_that_of_the_t_test(tmp_path):
     """If items differ in nothing, only the seeds count: the interval is that of the t-test."""
     one, other = (0.50, 0.53, 0.55, 0.52, 0.49), (0.58, 0.61, 0.57, 0.60, 0.62)
     [pair] = compare(seeds(tmp_path, "a", *one), seeds(tmp_path, "b", *other)).pairs
