@@ -1,10 +1,20 @@
-"""kosmos-evaluate: evaluate a model on the paper's benchmarks, and report the results beside the paper's.
+"""kosmos-evaluate: evaluate a model on the paper's benchmarks and your own, and report the results beside the paper's.
 
     kosmos-evaluate --list                       the benchmarks, and where the files of their releases belong
     kosmos-evaluate --path CHECKPOINT --benchmark coco --data FOLDER --shots 0,2,4,8
     kosmos-evaluate --path CHECKPOINT --benchmark all --data FOLDER
+    kosmos-evaluate --path CHECKPOINT --benchmark pets.jsonl                 your own: prompts, images and answers
+    kosmos-evaluate --path CHECKPOINT --benchmark coco,riddles.py:Riddles --data FOLDER      your own, in Python
     torchrun --nproc_per_node 8 -m fairseq_cli_ext.evaluate --path CHECKPOINT --benchmark vqav2,vizwiz --data FOLDER
     kosmos-evaluate --compare FIRST SECOND       the results of two checkpoints, by the --out of each
+    kosmos-evaluate --compare A1,A2,A3 B1,B2,B3  of two ways of training, with several seeds of each
+
+A benchmark of your own is a subclass of Benchmark in FILE.py, or FILE.jsonl, whose lines are its items:
+
+    {"prompt": "<image> Question: what is it? Answer:", "images": ["a.png"], "answer": "a dog"}
+    {"prompt": "<image> This is", "images": ["a.png"], "candidates": ["a dog", "a cat"], "answer": "a dog"}
+
+docs/evaluation.md describes both.
 
 Answers are saved as they are made: an interrupted run resumes where it stopped. --out gets a table and a plot
 (report.html, report.md, report.png, results.json), and for each benchmark all answers (predictions.jsonl), a page for
@@ -28,6 +38,8 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.generation.options import DeviceOptions
 from kosmos_plugin.options import add_options, option, parsed_options
 
+DEFAULT_OUT = "evaluation_results"
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -39,9 +51,16 @@ class EvaluateOptions:
         metavar="CHECKPOINT",
         must_exist=True,
     )
-    benchmark: str | None = option(None, "benchmarks of --list, or all (required to evaluate)", metavar="NAME[,NAME…]")
+    benchmark: str | None = option(
+        None,
+        "benchmarks of --list, or all; your own: FILE.jsonl or FILE.py:CLASS (required to evaluate)",
+        metavar="NAME[,NAME…]",
+    )
     data: Path | None = option(
-        None, "folder of the releases, each in its own folder (required to evaluate)", metavar="FOLDER", must_exist=True
+        None,
+        "folder of the releases, each in its own folder (required, but for benchmarks of your own; default: FILE.py's)",
+        metavar="FOLDER",
+        must_exist=True,
     )
     vocabulary: str | None = option(
         None,
@@ -58,7 +77,11 @@ class EvaluateOptions:
     )
     seed: int = option(1, "seed of the demonstrations")
     batch_size: int = option(16, "items per batch", minimum=1)
-    out: Path = option(Path("evaluation_results"), "folder for all results", metavar="FOLDER")
+    out: Path | None = option(
+        None,
+        f"folder for all results (default: {DEFAULT_OUT}; with --compare, the comparison is only printed)",
+        metavar="FOLDER",
+    )
 
 
 class _ListBenchmarks(argparse.Action):
@@ -91,10 +114,9 @@ def parser() -> CommandParser:
     )
     parser.add_argument(
         "--compare",
-        type=Path,
         nargs=2,
         metavar=("FIRST", "SECOND"),
-        help="compare the results of two checkpoints (default: evaluate one)",
+        help="compare the results of two checkpoints; with A1,A2,A3 B1,B2,B3, of several seeds (default: evaluate one)",
     )
     return parser
 
@@ -102,16 +124,20 @@ def parser() -> CommandParser:
 def run(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint, or compare two."""
     if args.compare:
-        from kosmos_plugin.evaluation.reporting.compare import compare
+        from kosmos_plugin.evaluation.reporting.compare import compare, folders
+        from kosmos_plugin.evaluation.reporting.comparison_report import as_text, write_comparison
 
-        print(compare(*args.compare))
+        comparison = compare(*map(folders, args.compare))
+        print(as_text(comparison))
+        if args.out is not None:
+            print(f"\nThe report is {write_comparison(comparison, args.out)}", file=sys.stderr)
     else:
         _evaluate(parsed_options(args, EvaluateOptions), parsed_options(args, DeviceOptions))
 
 
 def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
     from kosmos_plugin.checkpoints.fairseq_checkpoint import checkpoint_file, read_kosmos
-    from kosmos_plugin.evaluation.plan import plan_runs
+    from kosmos_plugin.evaluation.plan import needs_data, plan_runs
     from kosmos_plugin.evaluation.ranks import Ranks
     from kosmos_plugin.evaluation.reporting.plot import check_tools
     from kosmos_plugin.evaluation.reporting.report import as_text, write_report
@@ -121,9 +147,10 @@ def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
     from kosmos_plugin.generation.generator import build_generator
 
     for name in ("path", "benchmark", "data"):
-        if getattr(options, name) is None:
+        if getattr(options, name) is None and (name != "data" or needs_data(options.benchmark or "")):
             raise UserError(f"Give --{name} (or --list, or --compare). `kosmos-evaluate --help` lists the options.")
-    assert options.path is not None and options.benchmark is not None and options.data is not None
+    assert options.path is not None and options.benchmark is not None
+    out = options.out or Path(DEFAULT_OUT)
     check_tools()
     path = checkpoint_file(options.path)
     checkpoint = read_kosmos(path, vocabulary=options.vocabulary)
@@ -146,18 +173,18 @@ def _evaluate(options: EvaluateOptions, where: DeviceOptions) -> None:
     failed = []
     for planned in plan.runs:
         try:
-            result = evaluate(replace(planned, dtype=dtype), responder, options.out, options.batch_size, ranks)
+            result = evaluate(replace(planned, dtype=dtype), responder, out, options.batch_size, ranks)
             if result is not None:
-                others = [other for other in read_results(options.out) if other.key != result.key]
-                write_results(options.out, [*others, result])
+                others = [other for other in read_results(out) if other.key != result.key]
+                write_results(out, [*others, result])
         except UserError as error:  # the other benchmarks are run all the same
             name = planned.benchmark.name
             failed.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
     if ranks.is_first:
         if len(failed) < len(plan.runs):
-            write_report(options.out)
-            print(as_text(read_results(options.out)))
-            print(f"\nThe report is {options.out / 'report.html'}", file=sys.stderr)
+            write_report(out)
+            print(as_text(read_results(out)))
+            print(f"\nThe report is {out / 'report.html'}", file=sys.stderr)
         if plan.left_out:
             print("\n".join(["Not run:", *plan.left_out]), file=sys.stderr)
     ranks.leave()

@@ -1,6 +1,14 @@
 """The interface of a benchmark: the items of a release, the request for each item, and the metric of the answers.
 
-To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the class in `benchmarks/__init__.py`:
+A benchmark of your own is a subclass of Benchmark in a file, for `kosmos-evaluate --benchmark riddles.py:Riddles`:
+
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+
+    from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
+    from kosmos_plugin.evaluation.files import read_json_lines
+    from kosmos_plugin.evaluation.metrics.accuracy import accuracy
+    from kosmos_plugin.evaluation.requests import Generate, Request, question
 
     @dataclass(frozen=True)
     class Riddle(Item):
@@ -9,8 +17,7 @@ To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the c
     class Riddles(Benchmark[Riddle]):
         name = "riddles"
         title = "Riddles"
-        section = "4.8"
-        release = "riddles"
+        release = "riddles"  # the folder of its files within --data
         source = "riddles.jsonl of https://example.org/riddles"
         splits = ("test",)
 
@@ -27,8 +34,11 @@ To add a benchmark, subclass Benchmark in a file of `benchmarks/` and list the c
         def score(self, items: Sequence[Riddle], answers: Sequence[Answer]) -> Scores:
             return accuracy(items, answers)
 
-Its tests are a miniature release in `tests/evaluation/releases/` and a snapshot of its prompts. A benchmark outside the
-package needs no registration: give its instance to `kosmos_plugin.evaluation.run.Run`, as the quickstart does.
+Prompts with their answers or candidates need no class: `--benchmark riddles.jsonl`, see `jsonl_benchmark.py`. In
+Python, give a benchmark's instance to `kosmos_plugin.evaluation.run.Run`, as the quickstart does.
+
+To add a benchmark to the package, put its file into `benchmarks/` and list the class in `benchmarks/__init__.py`. Its
+tests are a miniature release in `tests/evaluation/releases/` and a snapshot of its prompts.
 """
 
 import random
@@ -91,16 +101,18 @@ class Benchmark(ABC, Generic[ItemType]):
         UserError: The benchmark has no such split.
     """
 
-    name: ClassVar[str]  # for `--benchmark`
-    title: ClassVar[str]  # for reports
-    section: ClassVar[str]  # of the paper
-    release: ClassVar[str]  # name of its folder within `--data`
-    source: ClassVar[str]  # where the release can be obtained; shown if a file is missing
+    # Attributes of the class, or, of a benchmark that is read from a file, of the instance.
+    name: str  # for `--benchmark`, and the folder of its results
+    title: str  # for reports
+    section: str = ""  # of the paper; "" if the benchmark is not in it
+    release: str = ""  # name of its folder within `--data`; "" if its files are in `--data` itself
+    source: str = ""  # where the release can be obtained; shown if a file is missing
     unpacked: ClassVar[tuple[str, ...]] = ()  # folders that its archive unpacks to: the files may be in one of them
-    splits: ClassVar[tuple[str, ...]]  # splits that can be measured, the paper's first
-    shots: ClassVar[tuple[int, ...]] = (0,)  # the paper's numbers of demonstrations
-    few_shot: ClassVar[bool] = False  # whether `training_items` has demonstrations
-    has_images: ClassVar[bool] = True  # whether its prompts have images: a text-only model cannot be asked then
+    splits: tuple[str, ...]  # splits that can be measured, the default first
+    shots: tuple[int, ...] = (0,)  # the default numbers of demonstrations: the paper's
+    few_shot: bool = False  # whether `training_items` has demonstrations
+    has_images: bool = True  # whether its prompts have images: a text-only model cannot be asked then
+    defined_in: tuple[Path, ...] = ()  # the user's files that define it; empty for one of the package
 
     def __init__(self, folder: Path, split: str | None = None):
         self.folder = folder
@@ -167,10 +179,9 @@ class Benchmark(ABC, Generic[ItemType]):
         """
         missing = [named(name) for name in self.files(few_shot) if not exists(self.folder / name)]
         if missing:
-            raise UserError(
-                f"{self.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {self.folder}. "
-                f"The release: {self.source}"
-            )
+            are = "is" if len(missing) == 1 else "are"
+            release = f" The release: {self.source}" if self.source else ""
+            raise UserError(f"{self.name}: {', '.join(missing)} {are} not in {self.folder}.{release}")
 
     def _unpacked_folder(self) -> Path | None:
         """Return the folder that the release's archive unpacks to, if it exists and the files are not in `folder`."""

@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: It cannot be read or is not valid JSON.
     """
-    return _parse_json(read_text(path), str(path))
+    return parse_json(read_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -53,11 +53,20 @@ def read_json_lines(path: Path) -> list[Any]:
     lines = read_text(path).split("\n")  # splitlines() would also split at U+2028 and others within texts
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            values.append(_parse_json(line, f"{path}, line {number},"))
+            values.append(parse_json(line, f"{path}, line {number},"))
     return values
 
 
-def _parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: The JSON.
+        where: The file, and the record if it has several, for the error.
+
+    Raises:
+        UserError: It is not valid JSON.
+    """
     try:
         value = json.loads(text)
         if "\\ud" in text.lower():  # may be half of a character, which no file of results could hold

@@ -9,7 +9,9 @@ from typing import Any
 from kosmos_plugin.errors import UserError, require_file
 from kosmos_plugin.evaluation.benchmark import Benchmark
 from kosmos_plugin.evaluation.benchmarks import BENCHMARKS, benchmark_class
+from kosmos_plugin.evaluation.contract import errors_of_user_code
 from kosmos_plugin.evaluation.run import Run
+from kosmos_plugin.evaluation.user_benchmarks import is_file, user_benchmark
 
 ALL = "all"
 
@@ -25,7 +27,7 @@ class Plan:
 def plan_runs(
     checkpoint: Path,
     names: str,
-    data: Path,
+    data: Path | None,
     shots: str | None = None,
     split: str | None = None,
     seed: int = 1,
@@ -39,8 +41,8 @@ def plan_runs(
 
     Args:
         checkpoint: The model's file.
-        names: Benchmarks, separated by commas, or "all".
-        data: The folder of all releases.
+        names: Benchmarks and users' files, separated by commas, or "all".
+        data: The folder of all releases; only users' files can do without.
         shots: Numbers of demonstrations, separated by commas; default: the paper's of each benchmark.
         split: A split of the benchmark, if there is only one; default: the paper's.
         seed: Seed of the demonstrations.
@@ -52,14 +54,14 @@ def plan_runs(
             nothing can be run.
     """
     require_file(checkpoint)
-    chosen = list(BENCHMARKS) if names == ALL else list(dict.fromkeys(name.strip() for name in names.split(",")))
+    chosen = chosen_names(names)
     if split is not None and len(chosen) > 1:
         raise UserError("--split needs a single benchmark: each has its own splits (--list).")
     counts = None if shots is None else _counts(shots)
     runs: list[tuple[Benchmark[Any], int]] = []
     problems, left_out = [], []
-    for name in chosen:
-        benchmark = _benchmark(name, data, split)
+    benchmarks = _benchmarks(chosen, data, split)
+    for name, benchmark in benchmarks.items():
         if text_only and benchmark.has_images:
             left_out.append(f"{name}: it has images, and the model reads only text.")
             continue
@@ -67,19 +69,53 @@ def plan_runs(
         runs += [(benchmark, count) for count in possible]
         problems += missing
     if problems and names != ALL:
-        complete = [name for name in chosen if name in {benchmark.name for benchmark, _ in runs}]
+        complete = [name for name, benchmark in benchmarks.items() if benchmark in {planned for planned, _ in runs}]
         hint = f"\nAll files exist for --benchmark {','.join(complete)}" if complete else ""
         raise UserError("\n".join(problems) + hint)
     left_out += problems
     if not runs:
         raise UserError("\n".join(["Nothing can be evaluated.", *left_out]))
     digest = file_digest(checkpoint)
-    return Plan([Run(benchmark, count, str(checkpoint), digest, seed, limit) for benchmark, count in runs], left_out)
+    planned = [
+        Run(
+            benchmark,
+            count,
+            str(checkpoint),
+            digest,
+            seed,
+            limit,
+            benchmark_digest=" ".join(map(file_digest, benchmark.defined_in)),
+        )
+        for benchmark, count in runs
+    ]
+    return Plan(planned, left_out)
 
 
-def _benchmark(name: str, data: Path, split: str | None) -> Benchmark[Any]:
-    kind = benchmark_class(name)
-    return kind(data / kind.release, split)
+def chosen_names(names: str) -> list[str]:
+    """Split the value of `--benchmark`; each name once."""
+    return list(BENCHMARKS) if names == ALL else list(dict.fromkeys(name.strip() for name in names.split(",")))
+
+
+def needs_data(names: str) -> bool:
+    """Return whether one of the benchmarks is read from `--data`."""
+    return not all(map(is_file, chosen_names(names)))
+
+
+def _benchmarks(names: Sequence[str], data: Path | None, split: str | None) -> dict[str, Benchmark[Any]]:
+    """Make the benchmarks, by what `--benchmark` calls them."""
+    benchmarks: dict[str, Benchmark[Any]] = {}
+    for name in names:
+        if is_file(name):
+            benchmark = user_benchmark(name, data, split)
+        else:
+            kind = benchmark_class(name)
+            assert data is not None
+            benchmark = kind(data / kind.release, split)
+        same = next((other for other, made in benchmarks.items() if made.name == benchmark.name), None)
+        if same is not None:
+            raise UserError(f"{same} and {name} are both called {benchmark.name!r}: give one of them another name.")
+        benchmarks[name] = benchmark
+    return benchmarks
 
 
 def _counts(shots: str) -> list[int]:
@@ -100,13 +136,15 @@ def _possible(benchmark: Benchmark[Any], counts: Sequence[int] | None) -> tuple[
         try:
             if count > 0 and not benchmark.few_shot:
                 raise UserError(f"{benchmark.name} has no demonstrations: evaluate it with --shots 0.")
-            benchmark.check_files(few_shot=count > 0)
+            with errors_of_user_code(benchmark):
+                benchmark.check_files(few_shot=count > 0)
             possible.append(count)
         except UserError as error:
             problems[str(error)] = None
     if possible:
         try:
-            benchmark.check_tools()
+            with errors_of_user_code(benchmark):
+                benchmark.check_tools()
         except UserError as error:
             return [], [*problems, f"{benchmark.name}: {error}"]
     return possible, list(problems)

@@ -16,6 +16,7 @@ class Generate:
     prompt: Prompt  # without the demonstrations
     num_beams: int = 1
     max_new_tokens: int = 32
+    stop: tuple[str, ...] = ()  # texts that end generation, as `</s>` does, and are left out
     among: tuple[str, ...] | None = None  # constrains decoding: only these texts can be generated
     # Chain of thought: makes the next request from the generated text, which is a rationale.
     then: Callable[[str], "Request"] | None = None

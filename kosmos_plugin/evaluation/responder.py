@@ -59,7 +59,9 @@ class KosmosResponder:
         """Generate the text of each request; requests with equal options go in one batch."""
         batches: dict[tuple[SearchOptions, tuple[str, ...] | None], list[int]] = {}
         for index, request in enumerate(requests):
-            options = SearchOptions(num_beams=request.num_beams, max_new_tokens=self._max_new_tokens(request))
+            options = SearchOptions(
+                num_beams=request.num_beams, max_new_tokens=self._max_new_tokens(request), stop=request.stop
+            )
             batches.setdefault((options, request.among), []).append(index)
         texts: dict[int, str] = {}
         for (options, among), indices in batches.items():
@@ -72,7 +74,7 @@ class KosmosResponder:
                 if constraint:
                     texts[index] = constraint.texts[hypothesis.tokens]
                 else:
-                    texts[index] = generated_text(self.vocabulary, hypothesis)
+                    texts[index] = generated_text(self.vocabulary, hypothesis, options.stop)
         return [texts[index] for index in range(len(requests))]
 
     def score(self, requests: Sequence[Choose]) -> list[list[float]]:

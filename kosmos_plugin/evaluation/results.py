@@ -17,7 +17,7 @@ class Result:
 
     benchmark: str
     title: str
-    section: str  # of the paper
+    section: str  # of the paper; "" if the benchmark is not in it
     split: str
     shots: int  # number of demonstrations
     items: int  # number of items
@@ -34,6 +34,11 @@ class Result:
     def key(self) -> tuple[str, str, int]:
         """(benchmark, split, shots), which identifies a result within its results.json."""
         return self.benchmark, self.split, self.shots
+
+    @property
+    def place(self) -> str:
+        """Where the paper has the benchmark: "§4.1"; "" if it is not in the paper."""
+        return f"§{self.section}" if self.section else ""
 
     @property
     def headline(self) -> str:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.answering import answer
 from kosmos_plugin.evaluation.benchmark import Benchmark, Item
+from kosmos_plugin.evaluation.contract import checked_items, checked_request, checked_scores, errors_of_user_code
 from kosmos_plugin.evaluation.files import write_text
 from kosmos_plugin.evaluation.metrics.accuracy import bootstrap_interval
 from kosmos_plugin.evaluation.predictions import Predictions
@@ -36,6 +37,7 @@ class Run:
     seed: int = 1  # of the demonstrations
     limit: int | None = None  # if set, only the split's first items
     dtype: str = "float32"  # the model's precision
+    benchmark_digest: str = ""  # of the user's files that define the benchmark; "" for one of the package
 
     @property
     def folder(self) -> str:
@@ -44,21 +46,23 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """All settings that its answers depend on; batch size and number of ranks are not among them."""
+        of_benchmark = {"benchmark's digest": self.benchmark_digest} if self.benchmark_digest else {}
         return {
             "checkpoint's digest": self.digest,
             "shots": self.shots,
             "seed": self.seed,
             "limit": self.limit,
             "dtype": self.dtype,
+            **of_benchmark,
         }
 
     def items(self) -> list[Item]:
         """Read the items to answer.
 
         Raises:
-            UserError: There are none, or two have the same id.
+            UserError: There are none, two have the same id, or they are not Items.
         """
-        items = self.benchmark.items()[: self.limit]
+        items = checked_items(self.benchmark, self.benchmark.items(), self.limit)
         if not items:
             raise UserError(
                 f"{self.benchmark.name}: there are no items of {self.benchmark.split} in {self.benchmark.folder}."
@@ -70,11 +74,11 @@ class Run:
 
     def requests(self) -> Callable[[Item], Request]:
         """Return the function from an item to its request."""
-        pool = self.benchmark.training_items() if self.shots else []
+        pool = checked_items(self.benchmark, self.benchmark.training_items()) if self.shots else []
 
         def request(item: Item) -> Request:
             demonstrations = self.benchmark.demonstrations(item, pool, self.shots, self.seed)
-            return self.benchmark.request(item, demonstrations)
+            return checked_request(self.benchmark, item, self.benchmark.request(item, demonstrations))
 
         return request
 
@@ -93,10 +97,11 @@ def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: 
         The result on the first rank, None on the others.
 
     Raises:
-        UserError: The release, an image or the folder `out` cannot be used. Answers made so far are kept.
+        UserError: The release, an image or the folder `out` cannot be used, or a user's benchmark has an error. Answers
+            made so far are kept.
     """
     predictions = Predictions(out / run.folder, run.settings())
-    with ranks.together():
+    with ranks.together(), errors_of_user_code(run.benchmark):
         items, request = run.items(), run.requests()
         if ranks.is_first:
             predictions.begin()
@@ -104,21 +109,23 @@ def evaluate(run: Run, responder: Responder, out: Path, batch_size: int, ranks: 
         answered = predictions.read()
     batches = [items[begin : begin + batch_size] for begin in range(0, len(items), batch_size)]
     name = f"{run.benchmark.name}, {run.shots} shots"
-    with ranks.together():
+    with ranks.together(), errors_of_user_code(run.benchmark):
         for batch in tqdm(batches[ranks.rank :: ranks.count], desc=name, disable=not ranks.is_first):
             left = [item for item in batch if item.id not in answered]
             if left:
                 predictions.append(ranks.rank, left, answer(responder, [request(item) for item in left]))
-    return _measure(run, predictions, items, request, out) if ranks.is_first else None
+    if not ranks.is_first:
+        return None
+    with errors_of_user_code(run.benchmark):
+        return _measure(run, predictions, items, request)
 
 
-def _measure(
-    run: Run, predictions: Predictions, items: list[Item], request: Callable[[Item], Request], out: Path
-) -> Result:
+def _measure(run: Run, predictions: Predictions, items: list[Item], request: Callable[[Item], Request]) -> Result:
     """Score all answers; write them, their page and their submission."""
     benchmark, answered = run.benchmark, predictions.read()
     answers = [answered[item.id] for item in items]
-    scores = None if any(item.reference is None for item in items) else benchmark.score(items, answers)
+    unknown = any(item.reference is None for item in items)
+    scores = None if unknown else checked_scores(benchmark, benchmark.score(items, answers), items)
     per_item = None if scores is None else scores.per_item
     interval = None if scores is None else scores.interval
     if interval is None and per_item is not None:

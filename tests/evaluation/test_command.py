@@ -112,7 +112,12 @@ def test_list_and_help_import_neither_torch_nor_fairseq(option):
         ("--path {checkpoint} --benchmark coco --data {releases} --limit 0", "--limit"),
         ("--path {checkpoint} --benchmark coco --data {releases} --device gpu", "The device 'gpu' cannot be used"),
         ("--path {checkpoint} --benchmark coco --data {releases} --dtype half", "--dtype must be one of float32,"),
+        ("--path {checkpoint} --benchmark coco,pets.jsonl", "Give --data"),
+        ("--path {checkpoint} --benchmark pets.jsonl", "pets.jsonl does not exist."),
+        ("--path {checkpoint} --benchmark pets.py:Pets", "pets.py does not exist."),
+        ("--path {checkpoint} --benchmark coco,pets.json --data {releases}", "your own: FILE.jsonl or FILE.py:CLASS."),
         ("--compare nowhere elsewhere", "nowhere"),
+        ("--compare nowhere,nowhere elsewhere", "nowhere has no results.json"),
     ],
 )
 def test_user_errors_are_one_line(checkpoint, releases, capsys, tmp_path, arguments, message):
@@ -122,6 +127,25 @@ def test_user_errors_are_one_line(checkpoint, releases, capsys, tmp_path, argume
     [line] = [line for line in error.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_benchmarks_of_the_user_and_their_comparison(checkpoint, tmp_path, capsys):
+    """From a file of JSON lines alone, without --data; two results as the seeds of one side, with a page."""
+    path = tmp_path / "pets.jsonl"
+    lines = ({"prompt": f"A pet {n} is", "candidates": ["a dog", "a cat"], "answer": "a dog"} for n in range(6))
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for out in ("one", "two"):
+        options = ("--path", checkpoint, "--benchmark", path, "--out", tmp_path / out)
+        status, table, error = evaluate(capsys, *options)
+        assert status == 0, error
+        assert "\npets\n" in table
+    [result] = read_results(tmp_path / "one")
+    assert (result.benchmark, result.title, result.section, result.items) == ("pets", "pets", "", 6)
+    sides = (f"{tmp_path}/one,{tmp_path}/two", tmp_path / "one")
+    status, table, error = evaluate(capsys, "--compare", *sides, "--out", tmp_path / "compared")
+    assert status == 0 and str(tmp_path / "compared/comparison.html") in error
+    assert "Other benchmarks\n  pets " in table and "+0.0 (+0.0, +0.0)" in table
+    assert {file.name for file in (tmp_path / "compared").iterdir()} == {"comparison.html", "comparison.md"}
 
 
 def all_but(releases: Path, folder: Path, *missing: str) -> Path:

@@ -63,6 +63,8 @@ def benchmark_class(name: str) -> type[Benchmark[Any]]:
         UserError: There is no benchmark of this name.
     """
     if name not in BENCHMARKS:
-        hint = did_you_mean(name, BENCHMARKS)
-        raise UserError(f"There is no benchmark {name!r}.{hint} The benchmarks are {', '.join(BENCHMARKS)}.")
+        hint, known = did_you_mean(name, BENCHMARKS), ", ".join(BENCHMARKS)
+        raise UserError(
+            f"There is no benchmark {name!r}.{hint} The benchmarks are {known}; your own: FILE.jsonl or FILE.py:CLASS."
+        )
     return BENCHMARKS[name]

@@ -15,7 +15,6 @@ format is written too.
 
 import csv
 import io
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +24,8 @@ from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.evaluation.benchmark import Answer, Benchmark, Item, Scores
 from kosmos_plugin.evaluation.files import field, identifier, image_file, is_missing, read_json_lines, whole_number
-from kosmos_plugin.evaluation.metrics.accuracy import accuracy
-from kosmos_plugin.evaluation.metrics.roc_auc import check_scikit_learn, roc_auc
+from kosmos_plugin.evaluation.metrics.roc_auc import check_scikit_learn, log_odds, two_choice_roc_auc
 from kosmos_plugin.evaluation.requests import Choice, Choose, Request, question
-
-logger = logging.getLogger(__name__)
 
 QUESTION = "Question: does this picture contain real hate speech? Answer:"
 HATEFUL, HARMLESS = "yes", "no"
@@ -65,18 +61,14 @@ class HatefulMemes(Benchmark[Meme]):
         return Choose(tuple(Choice(prompt, f" {label}", label) for label in (HATEFUL, HARMLESS)))
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-        if len({item.reference for item in items}) == 1:  # with a small --limit
-            logger.warning("ROC AUC is left out: all %d memes have the label %r.", len(items), items[0].reference)
-            return accuracy(items, answers)
-        area, interval = roc_auc([item.reference == HATEFUL for item in items], [_hatefulness(a) for a in answers])
-        return Scores({"ROC AUC": area, **accuracy(items, answers).metrics}, None, interval)
+        return two_choice_roc_auc(items, answers, HATEFUL, HARMLESS)
 
     def submission(self, items: Sequence[Item], answers: Sequence[Answer]) -> tuple[str, str]:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("id", "proba", "label"))
         for item, answer in zip(items, answers, strict=True):
-            hatefulness = _hatefulness(answer)
+            hatefulness = log_odds(answer, HATEFUL, HARMLESS)
             probability = 0.5 if hatefulness is None else (1 + math.tanh(hatefulness / 2)) / 2
             writer.writerow((item.id, probability, int(answer.prediction == HATEFUL)))
         return f"hateful_memes_{self.split}_kosmos_results.csv", text.getvalue()
@@ -99,11 +91,3 @@ class HatefulMemes(Benchmark[Meme]):
         else:
             raise UserError(f'{where}: "label" must be 0 or 1; it is {label}.')
         return Meme(str(number), reference, image_file(self.folder / image))
-
-
-def _hatefulness(answer: Answer) -> float | None:
-    """Return log P(yes) − log P(no); None if the meme was too long for the model."""
-    if answer.problem:
-        return None
-    log_probability = dict(zip(answer.labels, answer.log_probabilities, strict=True))
-    return log_probability[HATEFUL] - log_probability[HARMLESS]

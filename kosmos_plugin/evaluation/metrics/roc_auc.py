@@ -1,11 +1,41 @@
 """The area under the receiver operating characteristic curve (ROC AUC), by scikit-learn."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from kosmos_plugin.errors import UserError, missing_package
-from kosmos_plugin.evaluation.metrics.accuracy import RESAMPLES
+from kosmos_plugin.evaluation.benchmark import Answer, Item, Scores
+from kosmos_plugin.evaluation.metrics.accuracy import RESAMPLES, accuracy
+
+logger = logging.getLogger(__name__)
+
+
+def two_choice_roc_auc(items: Sequence[Item], answers: Sequence[Answer], positive: str, negative: str) -> Scores:
+    """Compute ROC AUC of the choices' log-odds, and accuracy; if all items have the same label, only accuracy.
+
+    Args:
+        items: The items; a reference is one of the two labels.
+        answers: Answers to requests with these two choices.
+        positive: Label of the choice whose probability ranks the items.
+        negative: Label of the other choice.
+    """
+    right = accuracy(items, answers)
+    if len({item.reference for item in items}) == 1:  # with a small --limit
+        logger.warning("ROC AUC is left out: all %d items have the label %r.", len(items), items[0].reference)
+        return right
+    ranked = [log_odds(answer, positive, negative) for answer in answers]
+    area, interval = roc_auc([item.reference == positive for item in items], ranked)
+    return Scores({"ROC AUC": area, **right.metrics}, None, interval)
+
+
+def log_odds(answer: Answer, positive: str, negative: str) -> float | None:
+    """Return log P(positive) − log P(negative); None if the item was too long for the model."""
+    if answer.problem:
+        return None
+    log_probability = dict(zip(answer.labels, answer.log_probabilities, strict=True))
+    return log_probability[positive] - log_probability[negative]
 
 
 def roc_auc(labels: Sequence[bool], scores: Sequence[float | None], seed: int = 1) -> tuple[float, tuple[float, float]]:

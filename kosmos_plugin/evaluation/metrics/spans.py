@@ -17,16 +17,36 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def spans(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
-    """Compute EM and F1. A reference is a list of right answers; the best match counts."""
-    exact = [
-        float(max(exact_match(answer.prediction, reference) for reference in item.reference))
-        for item, answer in zip(items, answers, strict=True)
-    ]
-    overlap = [
-        max(f1(answer.prediction, reference) for reference in item.reference)
-        for item, answer in zip(items, answers, strict=True)
-    ]
+    """Compute EM, the headline, and F1. A reference is a list of right answers; the best match counts."""
+    exact, overlap = _matches(items, answers)
     return Scores({"EM": percent(exact), "F1": percent(overlap)}, tuple(exact))
+
+
+def word_f1(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+    """Compute F1, the headline, and EM, as `spans`."""
+    exact, overlap = _matches(items, answers)
+    return Scores({"F1": percent(overlap), "EM": percent(exact)}, tuple(overlap))
+
+
+def strict_match(items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
+    """Compute the share of predictions that equal a right answer but for white space, the headline, and EM."""
+    exact, _ = _matches(items, answers)
+    same = [
+        float(_one_spaced(answer.prediction) in map(_one_spaced, item.reference))
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    return Scores({"exact match": percent(same), "SQuAD's EM": percent(exact)}, tuple(same))
+
+
+def _matches(items: Sequence[Item], answers: Sequence[Answer]) -> tuple[list[float], list[float]]:
+    """Return (exact match, F1) of each answer with the reference that it matches best."""
+    pairs = [(answer.prediction, item.reference) for item, answer in zip(items, answers, strict=True)]
+    exact = [float(max(exact_match(prediction, right) for right in reference)) for prediction, reference in pairs]
+    return exact, [max(f1(prediction, right) for right in reference) for prediction, reference in pairs]
+
+
+def _one_spaced(text: str) -> str:
+    return " ".join(text.split())
 
 
 def exact_match(prediction: str, reference: str) -> bool:

@@ -21,7 +21,7 @@ from kosmos_plugin.paper.results import Reported, reported
 from kosmos_plugin.reporting.html import data_uri, render
 from kosmos_plugin.reporting.tables import Table
 
-TITLE = "Results on the benchmarks of KOSMOS-1"
+TITLE = "Evaluation results"
 HEADER = ("section", "benchmark", "split", "shots", "metric", "measured (95%)", "reported", "items", "notes")
 NOTES_WIDTH = 23  # the rest of a terminal's 100 columns
 LEGEND = (
@@ -71,7 +71,7 @@ def _table(results: Sequence[Result]) -> Table:
     lines, previous = [], ""
     for result in results:
         for number, line in enumerate(_lines(result)):
-            named = (f"§{result.section}", result.title) if not number and result.benchmark != previous else ("", "")
+            named = (result.place, result.title) if not number and result.benchmark != previous else ("", "")
             lines.append((*named, *line))
         previous = result.benchmark
     return Table(TITLE, HEADER, lines)
@@ -131,7 +131,9 @@ def _notes(results: Sequence[Result]) -> list[str]:
     ]
     unscored = [result for result in results if result.submission and not result.metrics]
     to_submit = [f"{result.folder}/{result.submission}" for result in unscored]
-    notes = [f"Checkpoint: {checkpoints}", LEGEND]
+    notes = [f"Checkpoint: {checkpoints}"]
+    if any(result.benchmark in BENCHMARKS for result in results):
+        notes.append(LEGEND)
     if other_splits:
         notes.append(f"{OTHER_SPLIT} The paper measured another split: {', '.join(dict.fromkeys(other_splits))}.")
     partly = [result for result in results if "CIDEr" in result.metrics and (result.limit or result.items < FEW_IMAGES)]

@@ -28,7 +28,7 @@ def as_text(table: Table, notes: Sequence[str]) -> str:
     shown = [title, "", header]
     for cells, line in zip(table.lines, lines, strict=True):
         if any(cells[:NAMES]):
-            shown.append("  ".join(cells[:NAMES]))
+            shown.append("  ".join(filter(None, cells[:NAMES])))
         shown.append(line)
     return "\n".join([*shown, "", *(textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes)])
 
