@@ -113,7 +113,11 @@ def test_costs_fairseq_at_most_50_milliseconds(installed):
     "mistake, named",
     [
         ("raise RuntimeError('its own words')", "RuntimeError: its own words"),
-        ("import a_package_that_is_missing", "ModuleNotFoundError: No module named 'a_package_that_is_missing'"),
+        pytest.param(
+            "import a_package_that_is_missing",
+            "ModuleNotFoundError: No module named 'a_package_that_is_missing'",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_broken_plugin_only_warns(installed, tmp_path, mistake, named):

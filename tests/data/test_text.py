@@ -138,7 +138,7 @@ def test_the_form_of_the_public_code(vocabulary, tmp_path):
     assert rows[0].targets.tolist() == [5, 6, line, 7, eos, pad]
 
 
-@pytest.mark.parametrize("kind", [FullSentenceRows, ContinuousRows])
+@pytest.mark.parametrize("kind", [FullSentenceRows, pytest.param(ContinuousRows, marks=pytest.mark.slow)])
 def test_files_of_fairseq_preprocess(vocabulary, tmp_path, kind):
     draw = random.Random(3)
     lines = [tiny.sentence(draw, (1, 30)) for _ in range(50)] + ["", tiny.sentence(draw)]

@@ -43,6 +43,7 @@ def test_time_is_linear(kind):
     assert seconds(16_000) < 16 * 5 * small + 0.2  # quadratic: 256
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_images():
     parts = PageParser().parse(LINE + "<img src=x>" * 100_000, URL)
     assert sum(isinstance(part, PageImage) for part in parts) == 100_000

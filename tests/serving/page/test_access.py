@@ -280,6 +280,7 @@ def test_the_server_does_not_need_gradio():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_without_the_extra():
     code = (
         "import sys; sys.modules['gradio'] = None\n"
