@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kosmos_plugin.checkpoints.adapter import base_fingerprint, merge
@@ -26,7 +26,7 @@ def adapted(model, **options):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if is_of_adapter(name):
-                parameter.normal_(std=0.3)
+                parameter.normal_(std=0.1)
     return model
 
 
@@ -43,9 +43,10 @@ def logits(model, batch):
     targets=st.lists(st.sampled_from([target for target in TARGETS if target != "dense"]), min_size=1, unique=True),
     kind=st.sampled_from([{}, {"resampler": "perceiver", "resampler_layers": 1}, {"vision_encoder": "none"}]),
 )
+@example(rank=1, alpha=8.0, targets=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], kind={})
 def test_merged_it_computes_the_same(data, rank, alpha, targets, kind):
     task = tiny.task(data)
-    batch, plain = tiny.batch(task), tiny.model(task, **kind)
+    batch, plain = tiny.batch(task), tiny.model(task, **kind).double()  # only merging rounds
     model = adapted(plain, lora_rank=rank, lora_alpha=alpha, lora_targets=", ".join(targets))
     options = {"lora_rank": rank, "lora_alpha": alpha}
     state = {"model": model.state_dict(), "cfg": {"model": options}, "task_state": None}
@@ -53,7 +54,7 @@ def test_merged_it_computes_the_same(data, rank, alpha, targets, kind):
     merged = merge(state, Path("adapter.pt"), {"model": plain.state_dict()}, Path("base.pt"))
     plain.load_state_dict(merged["model"])
     expected = logits(model, batch)
-    torch.testing.assert_close(logits(plain, batch), expected, atol=5e-4 * float(expected.abs().max()), rtol=0)
+    torch.testing.assert_close(logits(plain, batch), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
     assert not torch.allclose(before, logits(plain, batch), atol=1e-3)
 
 
