@@ -328,12 +328,13 @@ def damaged(text: str, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_damaged_files_are_read_or_one_line(write):
+@pytest.mark.parametrize("files", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damaged_files_are_read_or_one_line(write, files):
     path = write(GOOD)
     good = path.read_text()
     rng = random.Random(0)
     slowest = 0.0
-    for _ in range(300):
+    for _ in range(files):
         path.write_bytes(damaged(good, rng))
         started = time.process_time()
         try:

@@ -26,7 +26,7 @@ def adapted(model, **options):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if is_of_adapter(name):
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=0.3)
     return model
 
 
@@ -43,7 +43,9 @@ def logits(model, batch):
     targets=st.lists(st.sampled_from([target for target in TARGETS if target != "dense"]), min_size=1, unique=True),
     kind=st.sampled_from([{}, {"resampler": "perceiver", "resampler_layers": 1}, {"vision_encoder": "none"}]),
 )
-@example(rank=1, alpha=8.0, targets=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], kind={})
+@example(
+    rank=1, alpha=8.0, targets=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], kind={"vision_encoder": "none"}
+)
 def test_merged_it_computes_the_same(data, rank, alpha, targets, kind):
     task = tiny.task(data)
     batch, plain = tiny.batch(task), tiny.model(task, **kind).double()  # only merging rounds
@@ -54,7 +56,7 @@ def test_merged_it_computes_the_same(data, rank, alpha, targets, kind):
     merged = merge(state, Path("adapter.pt"), {"model": plain.state_dict()}, Path("base.pt"))
     plain.load_state_dict(merged["model"])
     expected = logits(model, batch)
-    torch.testing.assert_close(logits(plain, batch), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    torch.testing.assert_close(logits(plain, batch), expected, atol=2e-4 * float(expected.abs().max()), rtol=0)
     assert not torch.allclose(before, logits(plain, batch), atol=1e-3)
 
 
