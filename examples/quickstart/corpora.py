@@ -155,15 +155,15 @@ def shape_of(asked: list[tuple[str, str]]) -> str | None:
 
 
 def interleaved_documents(
-    questions: dict[int, list[tuple[str, str]]],
+    questions: list[tuple[bytes, list[tuple[str, str]]]],
     questions_per_visit: tuple[int, int],
     images_per_document: tuple[int, int],
     seed: int,
 ) -> list[list[tuple]]:
-    """Documents made of (image, some of its questions) pairs; every question is asked once."""
+    """Documents made of (image, some of its questions) pairs; every question of every image is asked once."""
     rng = random.Random(seed)
     visits = []
-    for image, asked in questions.items():
+    for image, asked in questions:
         shuffled = rng.sample(asked, len(asked))
         visits += [(image, part) for part in cut(shuffled, questions_per_visit, rng)]
     rng.shuffle(visits)

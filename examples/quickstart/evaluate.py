@@ -2,11 +2,10 @@
 
     python evaluate.py DATA_DIR RESULTS_DIR
 
-easy-VQA  the official test questions, answered greedily; exact match.
-OpenMoji  held-out emoji: the rank of the true name among 100 by likelihood; chance is 50.5.
-shapes    easy-VQA's test images, captioned (CIDEr) and named out of 24, by the paper's protocol: see shapes.py.
+easy-VQA    the official test questions, answered greedily; exact match.
+benchmarks  easy-VQA's test images, captioned (CIDEr) and named, and drawings of things, named: see benchmarks.py.
 
-It writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer about shapes. With images shuffled
+It writes RESULTS_DIR/results.json, and RESULTS_DIR/evaluation with each answer of the benchmarks. With images shuffled
 between questions, a correct answer can only come from the words.
 """
 
@@ -20,16 +19,14 @@ import re
 import statistics
 from pathlib import Path
 
-import shapes
+import benchmarks
 import torch
-from prepare import answer_of, question_prompt
+from records import CAPTION_PROMPT, answer_of, question_prompt
 from tqdm import tqdm
 
 from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
 from kosmos_plugin.generation.generator import Generator, load
-from kosmos_plugin.generation.likelihood import score_candidates
 
-CANDIDATES = 100
 BATCH = 256
 SHOWN = 18  # examples of each kind in the report
 SEED = 1
@@ -75,12 +72,6 @@ def wilson(right: int, count: int, z: float = 1.96) -> list[float]:
     return [center - half, center + half]
 
 
-def bootstrap(values: list[float], rng: random.Random, samples: int = 2000) -> list[float]:
-    """95% confidence interval of a mean (bootstrap percentiles)."""
-    means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(samples))
-    return [means[int(0.025 * samples)], means[int(0.975 * samples) - 1]]
-
-
 def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]]:
     questions = read_lines(folder / "easy_vqa.jsonl")
     names = [line["image"] for line in questions]
@@ -120,37 +111,24 @@ def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
     }, examples
 
 
-def evaluate_openmoji(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]]:
-    emoji = read_lines(folder / "openmoji.jsonl")
-    rng = random.Random(SEED)
-    tokens = {line["name"]: [*kosmos.vocabulary.encode(line["name"]), kosmos.vocabulary.eos] for line in emoji}
-    candidates = min(CANDIDATES, len(tokens))
-    others = other_images([line["image"] for line in emoji], rng)
-    ranks, shuffled_ranks, examples = [], [], []
-    for line, other in zip(tqdm(emoji, desc="OpenMoji"), others, strict=True):
-        names = [line["name"], *rng.sample([name for name in tokens if name != line["name"]], candidates - 1)]
-        for image, into in ((line["image"], ranks), (other, shuffled_ranks)):
-            prompt = kosmos.prompt("<image>", [folder / image])
-            true, *rest = score_candidates(kosmos.model, kosmos.vocabulary, prompt, [tokens[name] for name in names])
-            into.append(1 + sum(score > true for score in rest))
-    for line in rng.sample(emoji, min(SHOWN, len(emoji))):
-        output = kosmos.generate("<image>", [folder / line["image"]], num_beams=5, max_new_tokens=16)
-        image = str((folder / line["image"]).resolve())
-        examples.append({"kind": "openmoji", "image": image, "prompt": "", "output": output, "truth": line["name"]})
-    return {
-        "mean_rank": statistics.fmean(ranks),
-        "mean_rank_interval": bootstrap(ranks, rng),
-        "shuffled_mean_rank": statistics.fmean(shuffled_ranks),
-        "shuffled_mean_rank_interval": bootstrap(shuffled_ranks, rng),
-        "top1": statistics.fmean(rank == 1 for rank in ranks),
-        "top10": statistics.fmean(rank <= 10 for rank in ranks),
-        "candidates": candidates,
-        "n": len(ranks),
-    }, examples
+def describe_things(kosmos: Generator, folder: Path) -> list[dict]:
+    """What the model says about drawings of each kind, chosen at random: a description, or the answer to a question."""
+    examples = []
+    for kind, prompt in (
+        ("colors", CAPTION_PROMPT),
+        ("lines", question_prompt("what is this?")),
+        ("artist", question_prompt("what is this?")),
+    ):
+        drawings = read_lines(folder / f"{kind}.jsonl")
+        for line in random.Random(SEED).sample(drawings, min(SHOWN, len(drawings))):
+            output = kosmos.generate(f"<image> {prompt}", [folder / line["image"]], max_new_tokens=16, stop=".")
+            image = str((folder / line["image"]).resolve())
+            examples.append({"kind": kind, "image": image, "prompt": prompt, "output": output, "truth": line["name"]})
+    return examples
 
 
-def evaluate_shapes(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict:
-    """Benchmark → title, metric, number of items, and for each way of shapes.measure the headline with its interval."""
+def evaluate_benchmarks(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict:
+    """Benchmark → title, metric, number of items, and for each way of benchmarks.measure the headline and interval."""
     return {
         name: {
             "title": results["own"].title,
@@ -158,7 +136,7 @@ def evaluate_shapes(kosmos: Generator, checkpoint: Path, data: Path, out: Path) 
             "n": results["own"].items,
             **{way: [result.metrics[result.headline], *result.interval] for way, result in results.items()},
         }
-        for name, results in shapes.measure(kosmos, checkpoint, data, out).items()
+        for name, results in benchmarks.measure(kosmos, checkpoint, data, out).items()
     }
 
 
@@ -199,12 +177,10 @@ def main() -> None:
     checkpoint = args.results / "checkpoints" / "checkpoint_last.pt"
     kosmos = load(checkpoint, data=str(args.data / "data.yaml"))
     easy_vqa, questions = evaluate_easy_vqa(kosmos, args.data / "test")
-    openmoji, pictures = evaluate_openmoji(kosmos, args.data / "test")
     results = {
         "easy_vqa": easy_vqa,
-        "openmoji": openmoji,
-        "shapes": evaluate_shapes(kosmos, checkpoint, args.data, args.results / "evaluation"),
-        "examples": questions + pictures,
+        "benchmarks": evaluate_benchmarks(kosmos, checkpoint, args.data, args.results / "evaluation"),
+        "examples": describe_things(kosmos, args.data / "test") + questions,
         "train": training_facts(kosmos, args.results / "train.log"),
         "machine": machine(),
     }

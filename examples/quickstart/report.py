@@ -10,37 +10,37 @@ writes    RESULTS_DIR/report.html      one self-contained page, without scripts
 """
 
 import argparse
-import io
 import json
 import mimetypes
 import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from plots import (
+    GALLERY_TITLES,
+    STREAMS,
+    gallery_figure,
+    is_right,
+    loss_figure,
+    shown_answer,
+    shown_prompt,
+    to_svg,
+)
 
 from kosmos_plugin.atomic import write_text
 from kosmos_plugin.reporting.html import data_uri, render
 from kosmos_plugin.reporting.tables import Table
 
 TEMPLATE = Path(__file__).parent / "report_page.html"
-# Stream → color and label; the colors are distinct for the color-blind (Okabe and Ito).
-STREAMS = {
-    "text": ("#6b7280", "text"),
-    "captions": ("#d55e00", "captions (OpenMoji, easy-VQA)"),
-    "interleaved": ("#0072b2", "interleaved (easy-VQA)"),
+# Benchmark → what its accuracy means.
+TILES = {
+    "colors": "of things in unseen colors named right, color and thing",
+    "lines": "of unseen line drawings named right out of 100",
+    "twemoji": "of another artist's drawings named right out of 100",
 }
-RIGHT, WRONG, SOFT = "#15803d", "#b91c1c", "#6b7280"
 HEADER = ("", "correct image", "wrong image", "baseline")
-GALLERY_TITLES = {
-    "easy_vqa": "easy-VQA: questions about unseen pictures",
-    "openmoji": "OpenMoji: unseen pictures named",
-}
 
 
 # ---- Reading ----
@@ -79,11 +79,6 @@ def read_results(folder: Path) -> tuple[dict, dict]:
     return read_losses(folder / "train.log"), results
 
 
-def is_right(example: dict) -> bool:
-    """Whether the answer is the truth, apart from case and a full stop."""
-    return example["output"].strip(" .").lower() == example["truth"].strip(" .").lower()
-
-
 # ---- Figures as text ----
 
 
@@ -106,8 +101,7 @@ def millions(count: float) -> str:
 
 def figures(results: dict) -> list[tuple[str, str, str, str]]:
     """The rows of the summary, under HEADER; a name that begins with two spaces is part of the row above."""
-    vqa, emoji = results["easy_vqa"], results["openmoji"]
-    candidates = emoji["candidates"]
+    vqa = results["easy_vqa"]
     return [
         (
             f"easy-VQA, {vqa['n']:,} test answers right",
@@ -119,22 +113,14 @@ def figures(results: dict) -> list[tuple[str, str, str, str]]:
             (f"  {kind}, {part['n']:,}", percent(part["accuracy"]), percent(part["shuffled"]), "")
             for kind, part in vqa["by_kind"].items()
         ),
-        (
-            f"OpenMoji, {emoji['n']:,} names: mean rank of {candidates}",
-            decimal(emoji["mean_rank"], emoji["mean_rank_interval"]),
-            decimal(emoji["shuffled_mean_rank"], emoji["shuffled_mean_rank_interval"]),
-            f"by chance {decimal((candidates + 1) / 2)}",
-        ),
-        ("  name ranked first", percent(emoji["top1"]), "", f"by chance {percent(1 / candidates)}"),
-        ("  name among the first ten", percent(emoji["top10"]), "", f"by chance {percent(10 / candidates)}"),
         *(
             (
-                f"{shapes['title']}, {shapes['n']:,}: {shapes['metric']}",
-                decimal(shapes["own"][0], shapes["own"][1:]),
-                decimal(shapes["shuffled"][0], shapes["shuffled"][1:]),
-                f"untrained {decimal(shapes['untrained'][0], shapes['untrained'][1:])}",
+                f"{part['title']}, {part['n']:,}: {part['metric']}",
+                decimal(part["own"][0], part["own"][1:]),
+                decimal(part["shuffled"][0], part["shuffled"][1:]),
+                f"untrained {decimal(part['untrained'][0], part['untrained'][1:])}",
             )
-            for shapes in results["shapes"].values()
+            for part in results["benchmarks"].values()
         ),
     ]
 
@@ -162,64 +148,6 @@ def print_summary(results: dict) -> None:
     print()
     for name, value in facts(results):
         print(f"{name:<17} {value}")
-
-
-# ---- Pictures ----
-
-
-def loss_figure(losses: dict) -> plt.Figure:
-    """Loss curves of the streams: lines for training, dots for validation."""
-    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
-    for stream, points in losses["train"].items():
-        color, title = STREAMS[stream]
-        updates, values = zip(*points, strict=True)
-        axes.plot(updates, values, color=color, linewidth=1.6, label=title)
-        if stream in losses["valid"]:
-            updates, values = zip(*losses["valid"][stream], strict=True)
-            axes.plot(updates, values, "o", color=color, markersize=5, markeredgecolor="white")
-    axes.plot([], [], "o", color="black", markersize=5, label="held out")
-    axes.set_xlabel("updates")
-    axes.set_ylabel("loss (bits per token)")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    axes.grid(axis="y", color="#e5e7eb")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return figure
-
-
-def examples_figure(examples: list[dict], folder: Path, columns: int = 6) -> plt.Figure:
-    """A row for each kind of example, at most `columns` wide: picture, question, the model's answer, the truth."""
-    rows = [[example for example in examples if example["kind"] == kind][:columns] for kind in GALLERY_TITLES]
-    rows = [row for row in rows if row]
-    figure, grid = plt.subplots(len(rows), columns, figsize=(2 * columns, 3 * len(rows)), squeeze=False, dpi=110)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.14, wspace=0.1, hspace=0.5)
-    for axes in grid.flat:
-        axes.axis("off")
-    for row, panels in zip(rows, grid, strict=True):
-        for example, axes in zip(row, panels, strict=False):
-            axes.imshow(plt.imread(folder / example["image"]))
-            mark, color = ("✓", RIGHT) if is_right(example) else ("✗", WRONG)
-            lines = [
-                (shown_prompt(example), SOFT, "normal"),
-                (f"{mark} {shown_answer(example)}", color, "bold"),
-                ("" if is_right(example) else f"truth: {example['truth']}", "black", "normal"),
-            ]
-            height = -0.04
-            for text, text_color, weight in lines:
-                wrapped = textwrap.wrap(text, 24)
-                position = {"transform": axes.transAxes, "ha": "center", "va": "top", "fontsize": 9}
-                axes.text(0.5, height, "\n".join(wrapped), color=text_color, weight=weight, **position)
-                height -= 0.1 * len(wrapped)
-    return figure
-
-
-def to_svg(figure: plt.Figure) -> str:
-    """The figure as an SVG element for a page; equal figures give equal text."""
-    text = io.StringIO()
-    with plt.rc_context({"svg.hashsalt": "report"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 # ---- The page ----
@@ -252,28 +180,18 @@ def card(example: dict, folder: Path) -> Card:
     return Card(image, shown_prompt(example), shown_answer(example), example["truth"], is_right(example))
 
 
-def shown_answer(example: dict) -> str:
-    return example["output"].strip() or "(nothing)"
-
-
-def shown_prompt(example: dict) -> str:
-    """The prompt without the parts that all prompts share."""
-    prompt = example["prompt"].replace("<image>", "").strip()
-    return re.sub(r"^Question: (.*) Answer:$", r"\1", prompt)
-
-
 def page(losses: dict, results: dict, folder: Path) -> str:
     """The whole report as one HTML page."""
-    vqa, emoji, train, machine = (results[key] for key in ("easy_vqa", "openmoji", "train", "machine"))
+    vqa, train, machine = (results[key] for key in ("easy_vqa", "train", "machine"))
     tiles = [
+        *(
+            (f"{part['own'][0]:.1f}%", f"{meaning}; with the wrong picture {part['shuffled'][0]:.1f}%")
+            for name, meaning in TILES.items()
+            if (part := results["benchmarks"].get(name))
+        ),
         (
             percent(vqa["accuracy"]),
             f"of easy-VQA's test answers exactly right; with the wrong image {percent(vqa['shuffled'])}",
-        ),
-        (
-            decimal(emoji["mean_rank"]),
-            f"mean rank of an unseen emoji's name among {emoji['candidates']}; with the wrong image "
-            f"{decimal(emoji['shuffled_mean_rank'])}",
         ),
         (duration(train["seconds"]), f"of training: {train['updates']:,} updates on {machine['cores']} cores"),
     ]
@@ -307,7 +225,7 @@ def write_report(folder: Path) -> Path:
     losses, results = read_results(folder)
     write_text(folder / "report.html", page(losses, results, folder))
     loss_figure(losses).savefig(folder / "loss.png", dpi=130)
-    examples_figure(results["examples"], folder).savefig(folder / "examples.png")
+    gallery_figure(results["examples"], folder).savefig(folder / "examples.png")
     plt.close("all")
     print_summary(results)
     return folder / "report.html"

@@ -1,6 +1,6 @@
-"""Two benchmarks defined outside the package: easy-VQA's test images, captioned and named.
+"""Benchmarks defined outside the package: easy-VQA's test images, captioned and named, and drawings of things, named.
 
-Both are measured with the correct images, with wrong images, and with an untrained model.
+Each is measured with the correct images, with wrong images, and with an untrained model.
 """
 
 import random
@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import corpora
+import things
 import torch
-from corpora import COLORS, SHAPES
-from prepare import CAPTION_PROMPT
+from records import CAPTION_PROMPT, question_prompt
 
 from kosmos_plugin.data.documents import Image
 from kosmos_plugin.errors import UserError
@@ -38,27 +39,37 @@ class Picture(Item):
     image: Image
 
 
-class ShapeCaptions(Benchmark):
-    """The paper's protocol for captions (§4.1): "An image of", beam 5, CIDEr."""
+class Pictures(Benchmark[Picture]):
+    """Images of the test split and their names, listed in a file that prepare.py writes."""
 
-    name = "easy_vqa_captions"
-    title = "easy-VQA, captions"
-    section = "4.1"
+    file_name: str
     release = "test"
     source = "prepare.py writes it"
     splits = ("test",)
 
     def files(self, few_shot: bool) -> list[str]:
-        return ["shapes.jsonl"]
+        return [self.file_name]
 
     def items(self) -> list[Picture]:
         return [
-            Picture(line["image"], self.reference(line["shape"]), image_file(self.folder / line["image"]))
-            for line in read_json_lines(self.folder / "shapes.jsonl")
+            Picture(line["image"], self.reference(line["name"]), image_file(self.folder / line["image"]))
+            for line in read_json_lines(self.folder / self.file_name)
         ]
 
-    def reference(self, shape: str):
-        color, form = shape.split()
+    def reference(self, name: str):
+        return name
+
+
+class ShapeCaptions(Pictures):
+    """The paper's protocol for captions (§4.1): "An image of", beam 5, CIDEr."""
+
+    name = "easy_vqa_captions"
+    title = "easy-VQA, captions"
+    section = "4.1"
+    file_name = "shapes.jsonl"
+
+    def reference(self, name: str):
+        _, color, form = name.split()
         return [f"a {color} {form}", f"a {form} that is {color}", f"a picture of a {color} {form}"]
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:
@@ -71,28 +82,65 @@ class ShapeCaptions(Benchmark):
         return caption_metrics(items, answers)
 
 
-class ShapeNames(ShapeCaptions):
-    """The paper's protocol for classification (§4.6), constrained to the 24 names: beam 2, exact match."""
+class Names(Pictures):
+    """The paper's protocol for classification (§4.6), constrained to all names: beam 2, exact match."""
 
-    name = "easy_vqa_names"
-    title = "easy-VQA, named out of 24"
     section = "4.6"
-
-    def reference(self, shape: str):
-        return shape
+    prompt: str
+    names: tuple[str, ...]
 
     def request(self, item: Picture, demonstrations: Sequence[Item]) -> Request:
-        names = tuple(f"{color} {form}" for color, form in product(COLORS, SHAPES))
-        return Generate(question(f"{CAPTION_PROMPT} a", item.image), num_beams=2, among=names)
-
-    def check_tools(self) -> None:
-        pass
+        return Generate(question(self.prompt, item.image), num_beams=2, among=self.names)
 
     def score(self, items: Sequence[Item], answers: Sequence[Answer]) -> Scores:
         return accuracy(items, answers)
 
 
-def shuffled(kind: type[Benchmark]) -> type[Benchmark]:
+class ShapeNames(Names):
+    name = "easy_vqa_names"
+    title = "easy-VQA, name out of 24"
+    file_name = "shapes.jsonl"
+    prompt = CAPTION_PROMPT
+    names = tuple(f"a {color} {form}" for color, form in product(corpora.COLORS, corpora.SHAPES))
+
+
+class ColoredThings(Names):
+    """Things in colors that no drawing of them had in training: "a blue cat" out of all colors of all things."""
+
+    name = "colors"
+    title = "Unseen colors, name out of 800"
+    file_name = "colors.jsonl"
+    prompt = CAPTION_PROMPT
+    names = tuple(
+        things.with_article(f"{color} {thing}") for color in things.COLORS for thing in things.THINGS.values()
+    )
+
+
+class LineDrawings(Names):
+    """Drawings without their colors, asked about; no line drawing is trained on."""
+
+    name = "lines"
+    title = "Line drawings, name out of 100"
+    file_name = "lines.jsonl"
+    prompt = question_prompt("what is this?")
+    names = tuple(f"{things.with_article(thing)}." for thing in things.THINGS.values())
+
+    def reference(self, name: str):
+        return f"{name}."  # as answers are in training
+
+
+class OtherArtist(LineDrawings):
+    """Twemoji's drawings of the things; none of its drawings is trained on."""
+
+    name = "twemoji"
+    title = "Another artist, name out of 100"
+    file_name = "artist.jsonl"
+
+
+BENCHMARKS = (ShapeCaptions, ShapeNames, ColoredThings, LineDrawings, OtherArtist)
+
+
+def shuffled(kind: type[Pictures]) -> type[Pictures]:
     """The same benchmark, with each item given the image of another one."""
 
     class Shuffled(kind):
@@ -121,7 +169,7 @@ def measure(kosmos: Generator, checkpoint: Path, data: Path, out: Path) -> dict[
     A benchmark that cannot be measured on this machine (CIDEr needs Java) is skipped; a line says why.
     """
     measured: dict[str, dict[str, Result]] = {}
-    for kind in (ShapeCaptions, ShapeNames):
+    for kind in BENCHMARKS:
         try:
             kind(data / kind.release).check_tools()
         except UserError as error:
