@@ -70,7 +70,7 @@ def topics() -> list[tuple[str, str]]:
     return sorted(kept.items())
 
 
-# ---- Captions: OpenMoji ----
+# ---- OpenMoji: every drawing with a name ----
 
 
 def english_name(code_point: str) -> str | None:
@@ -86,13 +86,6 @@ def english_name(code_point: str) -> str | None:
     words = name[1].replace("_", " ").replace("\u2019", "'")
     country = "\U0001f1e6" <= characters[0] <= "\U0001f1ff" or "\U000e007f" in characters
     return f"flag of {words}" if country else words
-
-
-def family(code_point: str) -> str:
-    """The code point without gender and direction, so that a woman running is held out with a man running."""
-    parts = ["1F9D1" if part in ("1F468", "1F469") else part for part in code_point.split("-")]
-    kept = [part for part in parts if part not in ("200D", "FE0F", "2640", "2642", "27A1")]
-    return "-".join(kept) or code_point
 
 
 def render(svg: Path, size: int) -> bytes:

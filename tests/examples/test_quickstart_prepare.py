@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import random
 import sys
 import tarfile
 from collections import Counter
@@ -17,12 +18,14 @@ sys.path.insert(0, str(QUICKSTART))
 
 import corpora  # noqa: E402
 import prepare  # noqa: E402
+import records as formats  # noqa: E402
+import things  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(module) is None for module in prepare.PACKAGES),
     reason="needs the quickstart extra: pip install kosmos-plugin[quickstart]",
 )
-OPTIONS = prepare.Options(image_size=32, vocabulary_size=1000, held_out_images=0.2, limit=60)
+OPTIONS = prepare.Options(image_size=32, poses=2, vocabulary_size=1000, held_out_images=0.2, limit=30)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +142,7 @@ def test_what_an_image_shows_follows_from_its_questions(asked, shape):
 
 
 def test_descriptions_match_the_training_images(data):
-    """The first 60 images have pixels of the color named in the caption."""
+    """The first images have pixels of the color named in the caption."""
     colors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0), "teal": (0, 1, 1)}
     seen = 0
     for record in records(data / "shapes" / "*.tar"):
@@ -152,7 +155,7 @@ def test_descriptions_match_the_training_images(data):
             assert tuple(strong.astype(int)) == colors[color], (color, np.median(saturated, axis=0))
             seen += 1
     assert seen > 10
-    assert {line["shape"].split()[1] for line in json_lines(data / "test" / "shapes.jsonl")} == set(corpora.SHAPES)
+    assert {line["name"].split()[2] for line in json_lines(data / "test" / "shapes.jsonl")} == set(corpora.SHAPES)
 
 
 def test_text_has_one_topic_per_item_and_no_paragraph_in_both_splits(data):
@@ -176,29 +179,88 @@ def test_text_has_one_topic_per_item_and_no_paragraph_in_both_splits(data):
     assert max(paragraphs.values()) == 1
 
 
-def test_captions_follow_img2dataset_and_no_image_name_or_family_is_in_both_splits(data):
-    train, valid = records(data / "captions" / "train-*.tar"), records(data / "captions" / "valid-*.tar")
-    for record in train + valid:
+def test_no_drawing_of_the_test_is_in_training_in_any_stream(data):
+    train = records(data / "captions" / "train-*.tar")
+    asked = records(data / "questions" / "train-*.tar")
+    seen = {record["png"] for record in train} | {
+        png for document in asked for name, png in document.items() if name.endswith(".png")
+    }
+    tested = {path.read_bytes() for kind in ("colors", "lines", "artist") for path in (data / "test" / kind).iterdir()}
+    assert len(tested) == OPTIONS.limit * 4 and not seen & tested
+    # Nor is a color of the test seen with its thing, whatever the pose.
+    described = {record["txt"].decode().removeprefix("An image of ") for record in train}
+    named = {line["name"] for line in json_lines(data / "test" / "colors.jsonl")}
+    assert len(named) == 2 * OPTIONS.limit and not described & named
+    assert {name.split()[-1] for name in named} == {name.split()[-1] for name in described}
+
+
+def test_each_color_is_held_out_for_as_many_things():
+    held_out = Counter(color for number in range(len(things.THINGS)) for color in things.held_out_colors(number))
+    assert set(held_out) == set(things.COLORS) and max(held_out.values()) - min(held_out.values()) <= 2
+
+
+def test_captions_follow_img2dataset_and_name_color_and_thing(data):
+    train = records(data / "captions" / "train-*.tar")
+    assert len(train) == OPTIONS.limit * 7 * OPTIONS.poses
+    for record in train:
         about = json.loads(record["json"])
         assert record["txt"].decode() == about["caption"]
+        assert things.THINGS[about["emoji"]] in about["caption"] and (about["color"] or "image") in about["caption"]
         assert record["__key__"].isdigit() and len(record["__key__"]) == 9
     assert len({record["__key__"] for record in train}) == len(train)
-    assert len(train) + len(valid) <= OPTIONS.limit
-    for key in ("png", "txt"):
-        assert len({record[key] for record in train + valid}) == len(train) + len(valid)
-    families = [
-        {corpora.family(json.loads(record["json"])["code_point"]) for record in split} for split in (train, valid)
-    ]
-    assert not families[0] & families[1]
 
 
-def test_images_are_drawn_on_white_at_the_requested_size(data):
-    image = pytest.importorskip("PIL.Image")
-    for record in records(data / "captions" / "train-*.tar")[:20]:
-        picture = image.open(io.BytesIO(record["png"])).convert("RGBA")
-        assert picture.size == (32, 32)
-        assert picture.getpixel((0, 0)) == (255, 255, 255, 255)
-        assert picture.getextrema()[3] == (255, 255)
+@pytest.mark.parametrize("number", range(0, 100, 9))
+def test_drawings_are_square_on_white_and_not_empty(number):
+    character = list(things.THINGS)[number]
+    svg = things.openmoji(character)
+    for drawing in (svg, things.line_drawing(svg), things.posed(svg, random.Random(1)), things.twemoji(character)):
+        picture = np.asarray(Image.open(io.BytesIO(things.render(drawing, 64))).convert("RGBA"))
+        assert picture.shape == (64, 64, 4) and (picture[..., 3] == 255).all()
+        dark = (picture[..., :3] < 200).any(-1)
+        assert 0.02 < dark.mean() < 0.98
+
+
+@pytest.mark.parametrize("color", things.COLORS)
+def test_a_tinted_drawing_has_the_hue_of_its_color_and_keeps_its_outline(color):
+    svg = things.openmoji("🐘")
+    picture, original = (
+        np.asarray(Image.open(io.BytesIO(things.render(drawing, 128))).convert("RGB")).astype(float)
+        for drawing in (things.tinted(svg, color), svg)
+    )
+    inside = (np.ptp(original, axis=-1) < 8) & (original.mean(-1) > 100) & (original.mean(-1) < 200)
+    tint = np.median(picture[inside], axis=0)
+    expected = np.array(things.COLORS[color])
+    assert np.allclose(tint / tint.max(), expected / expected.max(), atol=0.03)
+    outline = (original < 10).all(-1)
+    assert outline.sum() > 100 and (picture[outline] < 10).all()
+
+
+def test_a_line_drawing_is_the_drawing_without_color():
+    for character in list(things.THINGS)[::10]:
+        lines, original = (
+            np.asarray(Image.open(io.BytesIO(things.render(svg, 128))).convert("RGB")).astype(int)
+            for svg in (things.line_drawing(things.openmoji(character)), things.openmoji(character))
+        )
+        assert (np.ptp(lines, axis=-1) < 8).mean() > 0.99  # black, white, and gray between them
+        assert (original[(lines < 10).all(-1)] < 60).all()
+
+
+def test_questions_about_a_drawing_are_answered_by_it():
+    blue_cat, elephant = things.Drawing("🐈", "blue", b""), things.Drawing("🐘", None, b"")
+    assert (blue_cat.name, elephant.name) == ("a blue cat", "an elephant")
+    for seed in range(20):
+        pairs = dict(things.questions(blue_cat, random.Random(seed)))
+        assert pairs.pop("what is this?") == "a cat" and pairs.pop("what color is the cat?") == "blue"
+        [(question, answer)] = pairs.items()
+        assert answer == ("yes" if question == "is this a cat?" else "no")
+    pairs = things.questions(elephant, random.Random(1))
+    assert ("what is this?", "an elephant") in pairs and not any("color" in question for question, _ in pairs)
+
+
+def test_names_are_one_for_each_thing():
+    assert len(things.THINGS) == len(set(things.THINGS.values())) == 100
+    assert all(len(character) == 1 for character in things.THINGS)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +280,6 @@ def test_images_are_drawn_on_white_at_the_requested_size(data):
 )
 def test_names_are_phrases(code_point, name):
     assert corpora.english_name(code_point) == name
-
-
-def test_a_woman_running_is_in_the_family_of_a_man_running():
-    runners = ("1F3C3", "1F3C3-200D-2640-FE0F", "1F3C3-200D-2642-FE0F-200D-27A1-FE0F")
-    assert len({corpora.family(code_point) for code_point in runners}) == 1
-    assert corpora.family("1F468-200D-1F692") == corpora.family("1F469-200D-1F692") != corpora.family("1F692")
 
 
 def test_interleaved_documents_name_exactly_their_images(data):
@@ -246,7 +302,7 @@ def test_every_training_question_is_asked_once_and_no_test_image_is_seen(data):
     valid = easy_vqa_questions_in(records(data / "interleaved" / "valid-*.tar"))
     pictures = corpora.easy_vqa_folder("train") / "images"
     expected = Counter(
-        ((pictures / f"{image}.png").read_bytes(), prepare.question_text(*pair))
+        ((pictures / f"{image}.png").read_bytes(), formats.question_text(*pair))
         for image, asked in corpora.easy_vqa_questions("train", OPTIONS.limit).items()
         for pair in asked
     )
@@ -257,7 +313,7 @@ def test_every_training_question_is_asked_once_and_no_test_image_is_seen(data):
     assert not seen[0] & seen[1] and not (seen[0] | seen[1]) & tested
 
 
-def test_the_test_split_is_the_official_one_and_the_held_out_emoji(data):
+def test_the_test_split_is_the_official_one_and_the_held_out_drawings(data):
     questions = json_lines(data / "test" / "easy_vqa.jsonl")
     official = json.loads((corpora.easy_vqa_folder("test") / "questions.json").read_text())
     assert sorted((row["question"], row["answer"], row["image"]) for row in questions) == sorted(
@@ -265,19 +321,17 @@ def test_the_test_split_is_the_official_one_and_the_held_out_emoji(data):
     )
     assert all((data / "test" / row["image"]).is_file() for row in questions)
 
-    emoji = {
-        (row["name"], (data / "test" / row["image"]).read_bytes()) for row in json_lines(data / "test/openmoji.jsonl")
-    }
+    names = [row["name"] for row in json_lines(data / "test" / "colors.jsonl")]
     valid = records(data / "captions" / "valid-*.tar")
-    assert emoji == {(record["txt"].decode(), record["png"]) for record in valid}
+    assert names == [record["txt"].decode().removeprefix("An image of ") for record in valid]
 
 
 def test_the_answer_is_extracted_from_the_training_format():
-    text = prepare.question_text("is there a circle?", "no")
+    text = formats.question_text("is there a circle?", "no")
     assert text == "Question: is there a circle? Answer: no."
-    prompt = prepare.question_prompt("is there a circle?")
+    prompt = formats.question_prompt("is there a circle?")
     assert text.startswith(prompt)
-    assert prepare.answer_of(text[len(prompt) :] + " Question: what else?") == "no"
+    assert formats.answer_of(text[len(prompt) :] + " Question: what else?") == "no"
 
 
 def test_tars_carry_no_trace_of_who_made_them_when(data):
@@ -289,7 +343,11 @@ def test_tars_carry_no_trace_of_who_made_them_when(data):
 def test_every_record_is_a_document_of_the_plugin(data):
     from kosmos_plugin.data import shards
 
-    for stream, reader in (("captions", shards.caption_document), ("interleaved", shards.interleaved_document)):
+    for stream, reader in (
+        ("captions", shards.caption_document),
+        ("questions", shards.interleaved_document),
+        ("interleaved", shards.interleaved_document),
+    ):
         tars = sorted(map(str, (data / stream).glob("*.tar")))
         documents = shards.ShardedDocuments(tars, reader)
         assert all(len(documents[i].segments) >= 2 for i in range(len(documents)))

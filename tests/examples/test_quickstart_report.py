@@ -28,17 +28,7 @@ RESULTS = {
             "shape": {"accuracy": 0.904, "shuffled": 0.345, "n": 1257},
         },
     },
-    "openmoji": {
-        "mean_rank": 12.3,
-        "mean_rank_interval": [10.2, 14.4],
-        "shuffled_mean_rank": 48.6,
-        "shuffled_mean_rank_interval": [44.7, 52.8],
-        "candidates": 100,
-        "n": 189,
-        "top1": 0.214,
-        "top10": 0.635,
-    },
-    "shapes": {
+    "benchmarks": {
         "easy_vqa_captions": {
             "title": "easy-VQA, captions",
             "metric": "CIDEr",
@@ -46,7 +36,15 @@ RESULTS = {
             "own": [312.4, 305.1, 319.8],
             "shuffled": [71.3, 64.2, 78.9],
             "untrained": [0.4, 0.1, 0.9],
-        }
+        },
+        "lines": {
+            "title": "Line drawings, name out of 100",
+            "metric": "accuracy",
+            "n": 100,
+            "own": [61.2, 51.3, 70.8],
+            "shuffled": [1.5, 0.0, 4.1],
+            "untrained": [1.1, 0.0, 3.2],
+        },
     },
     "examples": [
         {
@@ -58,10 +56,10 @@ RESULTS = {
         },
         {
             "image": "pictures/apple.png",
-            "prompt": "<image>",
-            "output": "tomato",
-            "truth": "red apple",
-            "kind": "openmoji",
+            "prompt": "<image> Question: what is this? Answer:",
+            "output": "a tomato",
+            "truth": "an apple",
+            "kind": "lines",
         },
     ],
     "train": {"updates": 1800, "seconds": 612.4, "parameters": 5_612_345, "trainable_parameters": 2_301_234},
@@ -70,7 +68,7 @@ RESULTS = {
 FIGURES = (
     *("95.3% (94.9-95.7)", "60.1% (59.2-61.1)", "67.0%", "9,673"),
     *("96.1%", "73.1%", "7,136", "95.2%", "13.3%", "1,280", "90.4%", "34.5%", "1,257"),
-    *("12.3 (10.2-14.4)", "48.6 (44.7-52.8)", "100", "189", "21.4%", "63.5%", "50.5"),
+    *("61.2 (51.3-70.8)", "1.5 (0.0-4.1)", "1.1 (0.0-3.2)", "out of 100"),
     *("312.4 (305.1-319.8)", "71.3 (64.2-78.9)", "0.4 (0.1-0.9)", "880", "CIDEr"),
     *("1,800", "10 min 12 s", "5.61 M", "2.30 M", "Some Processor, 2 cores", "torch 2.11.0", "fairseq 0.12.3"),
 )
@@ -121,7 +119,7 @@ def test_the_page_and_the_terminal_have_each_figure(folder, capsys):
         assert figure in terminal
     for head in ("correct image", "wrong image", "baseline"):
         assert f'<th scope="col">{head}</th>' in page and head in terminal
-    assert "text 8.25" in page and "(easy-VQA) 2.75" in page
+    assert "text 8.25" in page and "(easy-VQA, OpenMoji) 2.75" in page
     assert "bits per token" in page
     assert max(map(len, terminal.splitlines())) <= 110
 
@@ -139,8 +137,8 @@ def test_the_page_is_self_contained(folder):
 def test_pictures_are_shown_with_the_answer_and_the_truth(folder):
     cards = re.findall(r"<figure.*?</figure>", report.write_report(folder).read_text("utf-8"), re.DOTALL)
     assert len(cards) == 2
-    assert 'class="right"' in cards[0] and "✓" in cards[0] and "is it &lt;round&gt;?" in cards[0]
-    assert 'class="wrong"' in cards[1] and "✗" in cards[1] and "tomato" in cards[1] and "truth: red apple" in cards[1]
+    assert 'class="wrong"' in cards[0] and "✗" in cards[0] and "tomato" in cards[0] and "truth: an apple" in cards[0]
+    assert 'class="right"' in cards[1] and "✓" in cards[1] and "is it &lt;round&gt;?" in cards[1]
 
 
 @pytest.mark.parametrize(
