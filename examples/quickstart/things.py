@@ -181,9 +181,18 @@ def _svg(folder: Path, code_point: str) -> str:
 
 def line_drawing(svg: str) -> str:
     """An OpenMoji drawing without its layers of color."""
+    return _layers(svg, lines=True)
+
+
+def without_lines(svg: str) -> str:
+    """An OpenMoji drawing without its outlines."""
+    return _layers(svg, lines=False)
+
+
+def _layers(svg: str, lines: bool) -> str:
     root = ET.fromstring(svg)
     for layer in list(root):
-        if not layer.get("id", "").startswith("line"):
+        if layer.get("id", "").startswith("line") != lines:
             root.remove(layer)
     return ET.tostring(root, encoding="unicode")
 
@@ -249,7 +258,8 @@ def drawings(size: int, poses: int, seed: int, limit: int | None = None) -> dict
 
     Args:
         size: Sides of a picture, in pixels.
-        poses: Number of pictures of each thing in each of its colors for training; the first is as it was drawn.
+        poses: Number of pictures of each thing in each of its colors for training; the first is as it was
+            drawn, the others are turned, resized and mirrored, and some of them have no outlines.
         seed: Of the other poses.
         limit: Take only this many things.
 
@@ -267,7 +277,9 @@ def drawings(size: int, poses: int, seed: int, limit: int | None = None) -> dict
                 splits["colors"].append(Drawing(character, color, render(colored, size)))
                 continue
             for pose in range(poses):
-                png = render(posed(colored, rng) if pose else colored, size)
+                # Every other pose of one color is without outlines, which other artists may not draw.
+                drawn = without_lines(colored) if color and pose % 2 == 0 < pose else colored
+                png = render(posed(drawn, rng) if pose else drawn, size)
                 splits["train"].append(Drawing(character, color, png))
         splits["lines"].append(Drawing(character, None, render(line_drawing(svg), size)))
         splits["artist"].append(Drawing(character, None, render(twemoji(character), size)))
