@@ -112,15 +112,18 @@ def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
 
 
 def describe_things(kosmos: Generator, folder: Path) -> list[dict]:
-    """What the model says about drawings of each kind, chosen at random: a description, or the answer to a question."""
+    """What the model says about things chosen at random, each in a drawing of every kind."""
+    prompts = {
+        "colors": CAPTION_PROMPT,
+        "lines": question_prompt("what is this?"),
+        "artist": question_prompt("what is this?"),
+    }
+    drawings = {kind: {line["thing"]: line for line in read_lines(folder / f"{kind}.jsonl")} for kind in prompts}
+    names = list(drawings["lines"])
+    chosen = random.Random(SEED).sample(names, min(SHOWN, len(names)))
     examples = []
-    for kind, prompt in (
-        ("colors", CAPTION_PROMPT),
-        ("lines", question_prompt("what is this?")),
-        ("artist", question_prompt("what is this?")),
-    ):
-        drawings = read_lines(folder / f"{kind}.jsonl")
-        for line in random.Random(SEED).sample(drawings, min(SHOWN, len(drawings))):
+    for kind, prompt in prompts.items():
+        for line in (drawings[kind][thing] for thing in chosen):
             output = kosmos.generate(f"<image> {prompt}", [folder / line["image"]], max_new_tokens=16, stop=".")
             image = str((folder / line["image"]).resolve())
             examples.append({"kind": kind, "image": image, "prompt": prompt, "output": output, "truth": line["name"]})

@@ -27,7 +27,7 @@ GALLERY_TITLES = {
 }
 GALLERY = ("colors", "lines", "artist")  # the kinds in the picture for a README
 COLUMNS = 5
-CARD, GAP, HEADING = (190, 232), 12, 34  # in pixels
+CARD, GAP, HEADING = (190, 218), 12, 34  # in pixels
 
 
 # ---- Examples ----
@@ -73,7 +73,7 @@ def loss_figure(losses: dict) -> plt.Figure:
 
 
 def gallery_figure(examples: list[dict], folder: Path) -> plt.Figure:
-    """A row of cards for each kind of GALLERY: a drawing, the prompt, the model's answer, and the truth if it is wrong.
+    """A row of cards for each kind of GALLERY: drawing, prompt, the model's answer, and the truth where that is wrong.
 
     Between the cards it is transparent, so that it fits light and dark pages.
     """
@@ -102,12 +102,12 @@ def _card(axes: plt.Axes, left: float, top: float, example: dict, folder: Path) 
     extent = (center - side / 2, center + side / 2, top + 8 + side, top + 8)
     axes.imshow(plt.imread(folder / example["image"]), extent=extent, interpolation="antialiased", zorder=2)
     right = is_right(example)
-    answer = textwrap.shorten(f"{'✓' if right else '✗'} {shown_answer(example)}", 24, placeholder="…")
+    answer = textwrap.shorten(f"{'✓' if right else '✗'} {shown_answer(example)}", 30, placeholder="…")
     truth = "" if right else f"it is {example['truth']}"
     for text, y, size, color, weight in (
-        (textwrap.shorten(shown_prompt(example), 30, placeholder="…"), 160, 9.5, SOFT, "normal"),
-        (answer, 184, 11.5, RIGHT if right else WRONG, "bold"),
-        (truth, 211, 9.5, "black", "normal"),
+        (textwrap.shorten(shown_prompt(example), 30, placeholder="…"), 156, 9.5, SOFT, "normal"),
+        (answer, 178, min(12, 216 / len(answer)), RIGHT if right else WRONG, "bold"),  # as large as the card is wide
+        (truth, 201, 9.5, "black", "normal"),
     ):
         axes.text(center, top + y, text, color=color, weight=weight, size=size, ha="center", va="center", zorder=3)
 

@@ -132,7 +132,7 @@ def write_test_split(
         for drawing in drawn:
             image = f"{split_name}/{drawing.file_name}"
             (folder / image).write_bytes(drawing.png)
-            named.append({"image": image, "name": drawing.name})
+            named.append({"image": image, "name": drawing.name, "thing": drawing.thing})
         write_json_lines(folder / f"{split_name}.jsonl", named)
 
 
