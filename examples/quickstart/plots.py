@@ -25,8 +25,7 @@ GALLERY_TITLES = {
     "artist": "Drawings by another artist, of whom it has never seen any",
     "easy_vqa": "Questions about unseen pictures of easy-VQA",
 }
-GALLERY = ("colors", "lines", "artist")  # the kinds in the picture for a README
-COLUMNS = 5
+ROWS, COLUMNS = 3, 5  # of the picture for a README
 CARD, GAP, HEADING = (190, 218), 12, 34  # in pixels
 
 
@@ -73,14 +72,14 @@ def loss_figure(losses: dict) -> plt.Figure:
 
 
 def gallery_figure(examples: list[dict], folder: Path) -> plt.Figure:
-    """A row of cards for each kind of GALLERY: drawing, prompt, the model's answer, and the truth where that is wrong.
+    """A row of cards for each of the first kinds: drawing, prompt, the model's answer, and the truth where that is wrong.
 
     Between the cards it is transparent, so that it fits light and dark pages.
     """
-    kinds = [kind for kind in GALLERY if any(example["kind"] == kind for example in examples)]
+    kinds = [kind for kind in GALLERY_TITLES if any(example["kind"] == kind for example in examples)][:ROWS]
     width = COLUMNS * CARD[0] + (COLUMNS + 1) * GAP
     height = len(kinds) * (HEADING + CARD[1] + GAP)
-    figure = plt.figure(figsize=(width / 100, max(height, 1) / 100), dpi=200, facecolor="none")
+    figure = plt.figure(figsize=(width / 100, height / 100), dpi=200, facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")

