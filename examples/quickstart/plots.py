@@ -72,7 +72,7 @@ def loss_figure(losses: dict) -> plt.Figure:
 
 
 def gallery_figure(examples: list[dict], folder: Path) -> plt.Figure:
-    """A row of cards for each of the first kinds: drawing, prompt, the model's answer, and the truth where that is wrong.
+    """A row of cards for each of the first kinds: drawing, prompt, the model's answer, and the truth if it is wrong.
 
     Between the cards it is transparent, so that it fits light and dark pages.
     """
