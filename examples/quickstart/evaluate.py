@@ -30,6 +30,7 @@ from kosmos_plugin.generation.generator import Generator, load
 BATCH = 256
 SHOWN = 18  # examples of each kind in the report
 SEED = 1
+WHAT_IS_THIS = question_prompt("what is this?")
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -112,21 +113,23 @@ def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
 
 
 def describe_things(kosmos: Generator, folder: Path) -> list[dict]:
-    """What the model says about things chosen at random, each in a drawing of every kind."""
-    prompts = {
-        "colors": CAPTION_PROMPT,
-        "lines": question_prompt("what is this?"),
-        "artist": question_prompt("what is this?"),
-    }
-    drawings = {kind: {line["thing"]: line for line in read_lines(folder / f"{kind}.jsonl")} for kind in prompts}
+    """What the model says about things chosen at random, in a drawing of every kind, and to questions about them."""
+    kinds = ("colors", "lines", "artist")
+    drawings = {kind: {line["thing"]: line for line in read_lines(folder / f"{kind}.jsonl")} for kind in kinds}
+    other_colors = {line["thing"]: line for line in reversed(read_lines(folder / "colors.jsonl"))}
     names = list(drawings["lines"])
     chosen = random.Random(SEED).sample(names, min(SHOWN, len(names)))
+    shown = []  # kind, line, prompt, truth
+    for kind, prompt in zip(kinds, (CAPTION_PROMPT, WHAT_IS_THIS, WHAT_IS_THIS), strict=True):
+        shown += [(kind, line, prompt, line["name"]) for line in (drawings[kind][thing] for thing in chosen)]
+    for number, thing in enumerate(chosen):
+        asked = other_colors[thing]["questions"][1 + number % 2]  # "is this …?" and "what color …?"
+        shown.append(("questions", other_colors[thing], question_prompt(asked["question"]), asked["answer"]))
     examples = []
-    for kind, prompt in prompts.items():
-        for line in (drawings[kind][thing] for thing in chosen):
-            output = kosmos.generate(f"<image> {prompt}", [folder / line["image"]], max_new_tokens=16, stop=".")
-            image = str((folder / line["image"]).resolve())
-            examples.append({"kind": kind, "image": image, "prompt": prompt, "output": output, "truth": line["name"]})
+    for kind, line, prompt, truth in shown:
+        output = kosmos.generate(f"<image> {prompt}", [folder / line["image"]], max_new_tokens=16, stop=".")
+        image = str((folder / line["image"]).resolve())
+        examples.append({"kind": kind, "image": image, "prompt": prompt, "output": output, "truth": truth})
     return examples
 
 

@@ -22,6 +22,7 @@ RIGHT, WRONG, SOFT, BORDER = "#15803d", "#b91c1c", "#6b7280", "#d0d7de"
 GALLERY_TITLES = {
     "colors": "Colors in which it has never seen the thing",
     "lines": "Line drawings: it has never seen any",
+    "questions": "Questions about things in colors in which it has never seen them",
     "artist": "Drawings by another artist, of whom it has never seen any",
     "easy_vqa": "Questions about unseen pictures of easy-VQA",
 }

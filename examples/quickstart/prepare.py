@@ -118,6 +118,7 @@ def write_test_split(
     folder: Path, questions: dict[int, list[tuple[str, str]]], things: dict[str, list[Drawing]]
 ) -> None:
     """Write images and JSON lines; each line names its image relative to `folder`."""
+    rng = random.Random(0)
     (folder / "easy_vqa").mkdir()
     lines = []
     for image, asked in questions.items():
@@ -132,7 +133,8 @@ def write_test_split(
         for drawing in drawn:
             image = f"{split_name}/{drawing.file_name}"
             (folder / image).write_bytes(drawing.png)
-            named.append({"image": image, "name": drawing.name, "thing": drawing.thing})
+            asked = [{"question": question, "answer": answer} for question, answer in thing_questions(drawing, rng)]
+            named.append({"image": image, "name": drawing.name, "thing": drawing.thing, "questions": asked})
         write_json_lines(folder / f"{split_name}.jsonl", named)
 
 

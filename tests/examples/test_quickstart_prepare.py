@@ -232,8 +232,8 @@ def test_a_tinted_drawing_has_the_hue_of_its_color_and_keeps_its_outline(color):
     tint = np.median(picture[inside], axis=0)
     expected = np.array(things.COLORS[color])
     assert np.allclose(tint / tint.max(), expected / expected.max(), atol=0.03)
-    outline = (original < 10).all(-1)
-    assert outline.sum() > 100 and (picture[outline] < 20).all()  # the edge is a blend
+    outline = (original == 0).all(-1)
+    assert outline.sum() > 1000 and (picture[outline] == 0).all()
 
 
 def test_a_line_drawing_is_the_drawing_without_color():
