@@ -24,6 +24,7 @@ import torch
 from records import CAPTION_PROMPT, answer_of, question_prompt
 from tqdm import tqdm
 
+from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.generation.beam_search import SearchOptions, generated_text
 from kosmos_plugin.generation.generator import Generator, load
 
@@ -31,10 +32,6 @@ BATCH = 256
 SHOWN = 18  # examples of each kind in the report
 SEED = 1
 WHAT_IS_THIS = question_prompt("what is this?")
-
-
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def other_images(images: list[str], rng: random.Random) -> list[str]:
@@ -74,7 +71,7 @@ def wilson(right: int, count: int, z: float = 1.96) -> list[float]:
 
 
 def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]]:
-    questions = read_lines(folder / "easy_vqa.jsonl")
+    questions = read_json_lines(folder / "easy_vqa.jsonl")
     names = [line["image"] for line in questions]
     own = answers(kosmos, questions, [folder / name for name in names], "easy-VQA")
     shuffled_names = other_images(names, random.Random(SEED))
@@ -115,8 +112,8 @@ def evaluate_easy_vqa(kosmos: Generator, folder: Path) -> tuple[dict, list[dict]
 def describe_things(kosmos: Generator, folder: Path) -> list[dict]:
     """What the model says about things chosen at random, in a drawing of every kind, and to questions about them."""
     kinds = ("colors", "lines", "artist")
-    drawings = {kind: {line["thing"]: line for line in read_lines(folder / f"{kind}.jsonl")} for kind in kinds}
-    other_colors = {line["thing"]: line for line in reversed(read_lines(folder / "colors.jsonl"))}
+    drawings = {kind: {line["thing"]: line for line in read_json_lines(folder / f"{kind}.jsonl")} for kind in kinds}
+    other_colors = {line["thing"]: line for line in reversed(read_json_lines(folder / "colors.jsonl"))}
     names = list(drawings["lines"])
     chosen = random.Random(SEED).sample(names, min(SHOWN, len(names)))
     shown = []  # kind, line, prompt, truth
