@@ -1,9 +1,12 @@
 """Reading files of tensors: .pt, .safetensors and TorchScript archives. Nothing else in the package opens them.
 
 Such files are downloaded from strangers, and a pickle can run any code. So .pt files are read weights-only, and the
-TorchScript in an archive is not run. A damaged or foreign file is one UserError.
+TorchScript in an archive is not run. A damaged or foreign file is one UserError; that a .pt file is whole is known from
+its checksums.
 """
 
+import logging
+import os
 import re
 import warnings
 from pathlib import Path
@@ -12,7 +15,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from kosmos_plugin import zip_checksums
 from kosmos_plugin.errors import UserError, require_file
+
+logger = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -20,8 +26,10 @@ _ZIP = b"PK\x03\x04"  # how torch tells its format from the one before 1.6
 # Members of a TorchScript archive that hold no code.
 _DATA_FOLDERS = ("data/", "constants/", ".data/")
 
+_verified: set[tuple[int, ...]] = set()  # files whose checksums this process has compared
 
-def read_pt(path: str | Path, what: str = "a file of weights", mmap: bool = True) -> Any:
+
+def read_pt(path: str | Path, what: str = "a file of weights", mmap: bool = True, verify: bool = True) -> Any:
     """Read what `torch.save` wrote, onto the CPU, without unpickling anything but tensors and plain values.
 
     Args:
@@ -29,6 +37,7 @@ def read_pt(path: str | Path, what: str = "a file of weights", mmap: bool = True
         what: What it should be, for errors.
         mmap: Map tensors into memory, so that only those that are used are read; the file must not change while they
             are. torch's format before 1.6 is always read whole.
+        verify: Compare the checksums of the whole file first, once in a process. torch's format before 1.6 has none.
 
     Raises:
         UserError: The file does not exist, is damaged, or contains other objects.
@@ -38,6 +47,8 @@ def read_pt(path: str | Path, what: str = "a file of weights", mmap: bool = True
         is_zip = file.read(len(_ZIP)) == _ZIP
     if is_zip and (problem := _archive_problem(path)):
         raise UserError(f"{path} is not {what}: {problem}")
+    if is_zip and verify:
+        _verify_checksums(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of a file that is something else
@@ -91,6 +102,22 @@ def read_torchscript(path: str | Path) -> Tensors:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type if it has none."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _verify_checksums(path: str | Path) -> None:
+    """Raise UserError unless a file of torch's zip format is as it was written."""
+    status = os.stat(path)
+    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if version in _verified:
+        return
+    try:
+        if not zip_checksums.verify(path):
+            logger.warning(f"{path} was written without checksums: whether it is as it was written is not known.")
+    except zip_checksums.Damaged as problem:
+        raise UserError(f"{path} is damaged: {problem}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    _verified.add(version)
 
 
 def _records(path: str | Path) -> list[str] | None:
