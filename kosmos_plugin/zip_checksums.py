@@ -71,8 +71,7 @@ def verify(path: str | Path) -> bool:
             raise Damaged("its directory is damaged") from None
         if not any(each.record.crc for each in data):
             return False
-        threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
             # the largest first, so that no thread is left with one at the end
             for _ in pool.map(lambda each: _check(descriptor, each), sorted(data, key=lambda each: -each.record.size)):
                 pass

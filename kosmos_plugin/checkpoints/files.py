@@ -12,17 +12,18 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.tensor_files import first_line, read_pt
 
 
-def read_fairseq(path: Path, mmap: bool = True) -> dict[str, Any]:
+def read_fairseq(path: Path, mmap: bool = True, verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint of fairseq-train: a dict with `model` (name → tensor) and `cfg`, on the CPU.
 
     Args:
         path: The file.
         mmap: See `read_pt`.
+        verify: See `read_pt`.
 
     Raises:
         UserError: The file is missing, damaged or not a checkpoint of fairseq.
     """
-    state = read_pt(path, "a checkpoint of fairseq", mmap)
+    state = read_pt(path, "a checkpoint of fairseq", mmap, verify)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint of fairseq: it has no weights under 'model'.")
     require_parts(state, path)

@@ -2,11 +2,14 @@
 
 `save_checkpoint` writes one file under a temporary name, renames it, and copies it over the others, among them
 `checkpoint_last.pt`, which a restart reads. With this patch copies go to a temporary name too, and a file is flushed to
-the disk before it gets its new name: without fsync, a crash of the machine can leave that name with an empty file.
+the disk before it gets its new name: without fsync, a crash of the machine can leave that name with an empty file. A
+copy that fails leaves no temporary file.
 """
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from fairseq.file_io import PathManager
 
@@ -28,10 +31,25 @@ def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     """Copy a file. At every moment `dst_path` is the old file or the complete new one."""
     if not overwrite or not (PathManager.supports_rename(src_path) and PathManager.supports_rename(dst_path)):
         return _copy(src_path, dst_path, overwrite=overwrite)
-    temporary = f"{dst_path}.tmp"
-    shutil.copyfile(src_path, temporary)
-    rename(temporary, dst_path)
+    with replacement(dst_path) as temporary:
+        shutil.copyfile(src_path, temporary)
     return True
+
+
+@contextmanager
+def replacement(path: str) -> Iterator[str]:
+    """Yield the name of a file to write, which replaces `path` if the block succeeds, and else is removed.
+
+    It is always the same name, so that what a killed process left there does not stay.
+    """
+    temporary = f"{path}.tmp"
+    try:
+        yield temporary
+        rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def rename(src: str, dst: str) -> None:

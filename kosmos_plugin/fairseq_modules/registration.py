@@ -10,7 +10,9 @@ from kosmos_plugin.fairseq_modules import (  # noqa: E402
     fused_adamw,  # noqa: F401
     open_corpora,
     task,  # noqa: F401
+    training_run,
 )
 
 architectures.register()
 open_corpora.apply()
+training_run.apply()

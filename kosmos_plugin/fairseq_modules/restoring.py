@@ -20,7 +20,9 @@ from kosmos_plugin.checkpoints.adapter import (
 )
 from kosmos_plugin.checkpoints.fairseq_checkpoint import read_unmerged, training_state, vocabulary_of
 from kosmos_plugin.checkpoints.files import read_fairseq
+from kosmos_plugin.checkpoints.newest import newest_whole
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.resuming import no_whole_one
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.models.lora import lora_alpha
@@ -109,22 +111,13 @@ def _way_out(path: Path) -> str:
     """What to do about a damaged checkpoint of a training."""
     if not path.name.startswith("checkpoint_last"):
         return ""
-    whole = [(updates, other.name) for other in path.parent.glob("*.pt") if (updates := _updates(other)) is not None]
-    if not whole:
-        return f" There is no whole checkpoint beside it: remove {path} to start anew."
-    updates, name = max(whole)
+    found = newest_whole(path)
+    if found is None:
+        return f" {no_whole_one(path)}"
     return (
-        f" The newest whole checkpoint beside it is {name}, of update {updates:,}: to go on from it, copy it over "
-        f"{path.name} (cp {path.parent / name} {path}) and give the same command."
+        f" The newest whole checkpoint beside it is {found.path.name}, of update {found.updates:,}: to go on from it, "
+        f"give --resume-newest-whole, or copy it over {path.name} (cp {found.path} {path}) and give the same command."
     )
-
-
-def _updates(path: Path) -> int | None:
-    """The number of updates of a checkpoint; None if it cannot be read."""
-    try:
-        return int(read_fairseq(path)["optimizer_history"][-1]["num_updates"])
-    except (UserError, LookupError, TypeError, ValueError):
-        return None
 
 
 def _require_fit(state: dict[str, Any], path: Path, vocabulary: Vocabulary, model: Kosmos | None) -> None:

@@ -72,6 +72,17 @@ class KosmosMultimodalConfig(FairseqDataclass):
             "SAVE_DIR/profile_20-25_rankN.json.gz"
         },
     )
+    async_save: bool = field(
+        default=False,
+        metadata={
+            "help": "write checkpoints while the training goes on, from a copy in host memory; instead of fairseq's "
+            "--write-checkpoints-asynchronously, which never writes checkpoint_last.pt"
+        },
+    )
+    resume_newest_whole: bool = field(
+        default=False,
+        metadata={"help": "if checkpoint_last.pt is damaged, go on from the newest whole checkpoint (default: stop)"},
+    )
     seed: int = II("common.seed")
     # Not options of the task: fairseq does not pass them to its tasks, but the batches and what can run depend on them.
     update_freq: list[int] = II("optimization.update_freq")
@@ -112,6 +123,7 @@ class KosmosMultimodalTask(FairseqTask):
 
         With `from_checkpoint` (fairseq's) and a `--vocabulary`, the data YAML is not read: it may be gone.
         """
+        from kosmos_plugin.fairseq_modules import resuming, saving
         from kosmos_plugin.fairseq_modules.restoring import restore_for
 
         print_user_errors_plainly()
@@ -125,6 +137,8 @@ class KosmosMultimodalTask(FairseqTask):
         data = read_data_config(cfg.data)
         task = cls(cfg, data, Vocabulary.load(cfg.vocabulary or data.vocabulary))
         restore_for(task.vocabulary)
+        resuming.apply()
+        saving.apply()
         return task
 
     @property
