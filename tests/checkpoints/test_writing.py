@@ -21,7 +21,11 @@ from kosmos_plugin.errors import UserError
 
 def test_a_snapshot_does_not_change_with_the_training():
     weights = torch.randn(700, 700)  # large enough for memory of its own
-    state = {"model": {"w": weights, "half": weights.bfloat16()}, "steps": [{"step": torch.ones(()), "n": 3}], "empty": ()}
+    state = {
+        "model": {"w": weights, "half": weights.bfloat16()},
+        "steps": [{"step": torch.ones(()), "n": 3}],
+        "empty": (),
+    }
     taken = snapshot(state)
     before = {name: tensor.float().clone() for name, tensor in state["model"].items()}
     weights.zero_()
@@ -151,7 +155,9 @@ def test_a_limit_of_file_size(tmp_path):
     room = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, room[1]))
     try:
-        with pytest.raises(UserError, match=r"as it was: File too large. A checkpoint takes 400 kB, and .* GB are free"):
+        with pytest.raises(
+            UserError, match=r"as it was: File too large. A checkpoint takes 400 kB, and .* GB are free"
+        ):
             write_checkpoint(checkpoint(2), [str(last)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, room)
