@@ -27,7 +27,7 @@ def snapshot(state: dict[str, Any]) -> dict[str, Any]:
     try:
         return utils.apply_to_sample(copied, state)
     finally:
-        copies.clear()  # fairseq's function is in a reference cycle with `copied`, which would keep all copies for a while
+        copies.clear()  # fairseq's function leaves a reference cycle with `copied`, which would keep the copies
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Deletes old checkpoints, as fairseq's options `--keep-interval-updates`, `--keep-last-epochs`, … say.
 
-fairseq goes by the numbers in names, and so deletes even the checkpoint that it has just written, if the folder has those
-of a training that came further: the one from which somebody went back. Here that one always stays.
+fairseq goes by the numbers in names, and so deletes even the checkpoint that it has just written, if the folder has
+those of a training that came further: the one from which somebody went back. Here that one always stays.
 """
 
 import re

@@ -165,5 +165,5 @@ def test_a_limit_of_file_size(tmp_path):
 
 
 def test_a_folder_that_is_gone(tmp_path):
-    with pytest.raises(UserError, match="could not be written, and is as it was: No such file or directory."):
+    with pytest.raises(UserError, match=r"could not be written, and is as it was: No such file or directory."):
         write_checkpoint(checkpoint(1), [str(tmp_path / "gone" / "checkpoint_last.pt")])

@@ -164,8 +164,8 @@ def test_a_full_disk(data, disk, way, room):
         tiny.train(data, folder, "--max-update", 4, *rules, *way)
     failed = "checkpoint_1_2.pt" if room < 3 else "checkpoint_last.pt"
     assert re.fullmatch(
-        rf"{folder}/{failed} could not be written, and is as it was: No space left on device. A checkpoint takes .* kB, "
-        rf"under 2 names, and .* kB are free in {folder}.",
+        rf"{folder}/{failed} could not be written, and is as it was: No space left on device. A checkpoint takes .* kB"
+        rf", under 2 names, and .* kB are free in {folder}.",
         str(error.value),
     )
     expected = {"checkpoint_last.pt": 1, "checkpoint_1_1.pt": 1} | ({"checkpoint_1_2.pt": 2} if room > 3 else {})
