@@ -48,8 +48,8 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | No
     begin = time.perf_counter()
     with recorder.in_use():
         path = _save_checkpoint(_deleting_nothing(cfg), recorder, epoch_itr, val_loss)
-    if path is None:
-        return None
+    if not recorder.paths:  # another rank writes, or nothing is to be written
+        return path
     updates, end_of_epoch = trainer.get_num_updates(), epoch_itr.end_of_epoch()
     about = f"(epoch {epoch_itr.epoch} @ {updates} updates, score {val_loss})"
     suffix, options = trainer.checkpoint_suffix, SimpleNamespace(**cfg)
