@@ -116,17 +116,12 @@ class Training:
 
     def losses(self) -> dict[int, dict[str, str]]:
         """The logged losses by update; if an update is logged twice, the resumed run's."""
-        return dict(self.logged())
-
-    def logged(self) -> list[tuple[int, dict[str, str]]]:
-        """The logged updates and their losses, in the order in which all starts have trained them."""
         log = self.folder / "train.log"
-        found = []
+        found = {}
         for line in log.read_text().splitlines() if log.exists() else []:
             if '"num_updates"' in line and '"epoch"' in line and '"update"' in line and line.endswith("}"):
                 values = json.loads(line[line.index("{") :])
-                losses = {name: value for name, value in values.items() if name.startswith("loss")}
-                found.append((int(values["num_updates"]), losses))
+                found[int(values["num_updates"])] = {k: v for k, v in values.items() if k.startswith("loss")}
         return found
 
     def last(self) -> dict:

@@ -94,9 +94,7 @@ class MicroBatches:
         pin_memory = torch.cuda.is_available()
         yield from _loader(_Decoder(self), plans, num_workers, worker_init, pin_memory)
 
-    def _from_planner(
-        self, updates: range, worker_init: Callable[[int], None] | None
-    ) -> Iterator[bytes | UserError]:
+    def _from_planner(self, updates: range, worker_init: Callable[[int], None] | None) -> Iterator[bytes | UserError]:
         # A generator, so that the planner's process starts only when the decoding loader, already started, asks it.
         for accumulation_steps in _loader(_Plans(self), updates, 1, worker_init):
             yield from accumulation_steps

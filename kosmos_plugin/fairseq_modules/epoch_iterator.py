@@ -68,7 +68,9 @@ class EpochIterator(EpochBatchIterating):
         updates = range(first + start, first + self.updates)
         batches = self.micro_batches.of_updates(updates, self.num_workers, ignore_in_worker)
         self._iterator = CountingIterator(
-            self.measured(_marked(batches, self.progress)), start=start * self.micro_batches.update_freq, total=len(self)
+            self.measured(_marked(batches, self.progress)),
+            start=start * self.micro_batches.update_freq,
+            total=len(self),
         )
         return self._iterator
 

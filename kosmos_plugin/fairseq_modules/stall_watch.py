@@ -94,7 +94,6 @@ class StallWatch:
         self._address = store_address(init_method) if ranks > 1 else None
         self._process = f"process {os.getpid()} on {socket.gethostname()}"
         self._closed = threading.Event()
-        self._beat = 0
 
     def start(self) -> None:
         """Begin to watch."""
@@ -116,12 +115,11 @@ class StallWatch:
             if self.progress.marks != marks:
                 idle, marks = 0.0, self.progress.marks
             elif idle >= self.timeout:
-                self._end()
+                cause = self._cause()  # this takes a while
+                if self.progress.marks == marks and not self._closed.is_set():
+                    self._end(cause)
 
-    def _end(self) -> NoReturn:
-        cause = self._cause()
-        if self._closed.is_set():  # it has moved after all, and ended
-            threading.Event().wait()
+    def _end(self, cause: str) -> NoReturn:
         message = (
             f"rank {self.rank}: no progress for {self.timeout:g} seconds (--stall-timeout) in update "
             f"{self.progress.update:,}: {cause}. Exiting with status {STALLED}.\n"
@@ -135,34 +133,39 @@ class StallWatch:
     def _cause(self) -> str:
         if self._address is None:
             return f"{self._process} {self.progress.doing}"
-        found: list[tuple[Mapping[int, RankState], Mapping[int, RankState]]] = []
-        reader = threading.Thread(target=lambda: found.append(self._read_twice()), daemon=True)
+        found: list[dict[int, RankState]] = []
+        reader = threading.Thread(target=self._read_twice, args=(found,), daemon=True)
         reader.start()
         reader.join(3 * self.interval + 2 * _STORE_TIMEOUT.total_seconds())
-        if found:
-            return stall_cause(self.ranks, *found[0])
+        if len(found) == 2:
+            return stall_cause(self.ranks, *found)
         if reader.is_alive():
             return f"the ranks' store at {self._address[0]} does not answer: rank 0, which keeps it, is stopped or lost"
         return "rank 0, which kept the ranks' store, has ended"
 
-    def _read_twice(self) -> tuple[Mapping[int, RankState], Mapping[int, RankState]]:
-        store = self._connect()
-        before = self._read(store)
-        time.sleep(3 * self.interval)
-        return before, self._read(store)
+    def _read_twice(self, found: list[dict[int, RankState]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the store's errors
+            store = self._connect()
+            found.append(self._read(store))
+            time.sleep(3 * self.interval)
+            found.append(self._read(store))
 
     def _read(self, store: dist.Store) -> dict[int, RankState]:
         keys = {rank: _key(rank) for rank in range(self.ranks)}
         return {rank: RankState(**json.loads(store.get(key))) for rank, key in keys.items() if store.check([key])}
 
     def _publish(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the store's errors: the one who kept it has ended
-            store = self._connect()
-            while not self._closed.wait(self.interval):
-                self._beat += 1
-                progress = self.progress
-                state = RankState(self._process, self._beat, progress.update, progress.doing, progress.marks)
+        store = None
+        beat = 0
+        while not self._closed.wait(self.interval):
+            beat += 1
+            progress = self.progress
+            state = RankState(self._process, beat, progress.update, progress.doing, progress.marks)
+            try:
+                store = store or self._connect()
                 store.set(_key(self.rank), json.dumps(asdict(state)))
+            except RuntimeError:  # the store's errors: it is slow, or the one who kept it has ended
+                store = None
 
     def _connect(self) -> dist.Store:
         assert self._address is not None

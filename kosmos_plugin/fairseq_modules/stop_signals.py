@@ -35,7 +35,7 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _end_data_workers_at_exit()
+    _at_exit()
     process = os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -74,6 +74,11 @@ def end_data_workers() -> None:
 
 
 @functools.cache
-def _end_data_workers_at_exit() -> None:
+def _at_exit() -> None:
     # Before multiprocessing's own handler, which sends SIGTERM and waits for a worker as long as its read hangs.
-    atexit.register(end_data_workers)
+    atexit.register(_end_data_workers)
+
+
+def _end_data_workers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports that a worker was killed
+    end_data_workers()
