@@ -7,7 +7,8 @@
 #
 # kosmos-inspect: paper instruction_tuning
 #
-# Started again, it resumes from OUT/checkpoint_last.pt. instruction_tuning.yaml is the same for fairseq-hydra-train.
+# Started again, it resumes from OUT/checkpoint_last.pt. On SIGTERM, SIGUSR1 and Ctrl-C it saves first, and exits
+# with 75 or 130. instruction_tuning.yaml is the same for fairseq-hydra-train.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

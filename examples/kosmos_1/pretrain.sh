@@ -7,7 +7,8 @@
 #
 # kosmos-inspect: paper pretraining
 #
-# Started again, it resumes from OUT/checkpoint_last.pt. pretrain.yaml is the same run for fairseq-hydra-train.
+# Started again, it resumes from OUT/checkpoint_last.pt. On SIGTERM, SIGUSR1 and Ctrl-C it saves first, and exits
+# with 75 or 130. pretrain.yaml is the same run for fairseq-hydra-train.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -58,6 +58,10 @@ def listening() -> Iterator[None]:
         if _received is None:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        else:
+            # A handler written in Python would be reset to the default, which kills, in the interpreter's last second.
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def ignore_in_worker(worker_id: int = 0) -> None:
