@@ -71,6 +71,7 @@ def _report(stopped: bool) -> None:
     path = os.environ.get(STOPPED_FILE)
     if path and os.environ.get("LOCAL_RANK", "0") == "0":
         if stopped:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).touch()
         else:
             Path(path).unlink(missing_ok=True)

@@ -102,11 +102,14 @@ def test_a_hung_read(data, tmp_path):
     assert training.processes() == []
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Training:
+    return Training(data, tmp_path_factory.mktemp("undisturbed"), 2).finish()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("what", ["rank", "data worker"])
-def test_torchrun_starts_all_again(data, tmp_path, what, rank):
-    expected = Training(data, tmp_path / "undisturbed", 2).finish()
+@pytest.mark.parametrize("what, rank", [("rank", 0), ("rank", 1), ("data worker", 1)])
+def test_torchrun_starts_all_again(undisturbed, data, tmp_path, what, rank):
     training = ScriptTraining(data, tmp_path / "run", 2, **{"stall-timeout": TIMEOUT})
     process = start_until(training, 4)
     stuck = training.ranks()[rank]
@@ -123,4 +126,4 @@ def test_torchrun_starts_all_again(data, tmp_path, what, rank):
     else:
         assert all(f"rank 1 (process {stuck} on" in line and "does not respond" in line for line in said), said
     assert not Path(f"/proc/{stuck}").exists()
-    assert_same(training, expected)
+    assert_same(training, undisturbed)
