@@ -33,8 +33,9 @@ fi
 #
 # The signal goes to the ranks as SIGUSR1: they end with a checkpoint and status 0. torchrun must not get it. It would kill
 # the ranks after 30 seconds, or die of SIGUSR1, and it starts ranks again that end with another status than 0. So the
-# three signals are ignored in torchrun, and in its ranks until the training listens to them (Slurm sends them to all
-# processes of a job).
+# three signals are ignored in torchrun (PET_ is for --signals-to-handle), and in its ranks until the training listens to
+# them: Slurm sends them to all
+# processes of a job.
 run_ranks() {
   local torchrun status signal=
   export KOSMOS_STOPPED_FILE="$out/.stopped-${HOSTNAME:-node}-$$" # the ranks create it if they stop before the end
@@ -44,7 +45,7 @@ run_ranks() {
   export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   (
     trap '' TERM USR1 INT
-    TORCHELASTIC_SIGNALS_TO_HANDLE=SIGHUP,SIGQUIT exec torchrun "${torchrun_options[@]}" "$@"
+    PET_SIGNALS_TO_HANDLE=SIGHUP,SIGQUIT exec torchrun "${torchrun_options[@]}" "$@"
   ) &
   torchrun=$!
   trap 'signal=TERM' TERM USR1
