@@ -45,7 +45,11 @@ PRIVATE_APIS = {
         "multiprocessing.forkserver",
         "_forkserver._forkserver_pid",
     ): "fairseq_cli_ext/stopping: the server ends with the command",
-    ("os", "_exit"): "fairseq_cli_ext/stopping: the end of a stopped command (documented, in spite of its name)",
+    ("os", "_exit"): "fairseq_cli_ext/stopping, fairseq_modules/stall_watch: an end that nothing delays (documented)",
+    (
+        "torch.distributed.distributed_c10d",
+        "_set_pg_timeout",
+    ): "fairseq_modules/managed_training: collective operations wait longer than the stall watch",
 }
 # models/vision_efficientnet runs EfficientNet part by part.
 EFFICIENTNET_PARTS = {"_fc", "_blocks", "_conv_head", "_conv_stem", "_bn0", "_bn1", "_swish"}

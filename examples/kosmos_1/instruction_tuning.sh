@@ -7,7 +7,8 @@
 #
 # kosmos-inspect: paper instruction_tuning
 #
-# Started again, it resumes from OUT/checkpoint_last.pt. instruction_tuning.yaml is the same for fairseq-hydra-train.
+# Started again, it resumes from OUT/checkpoint_last.pt. On SIGTERM, SIGUSR1 and Ctrl-C it saves first, and exits
+# with 75 or 130. instruction_tuning.yaml is the same for fairseq-hydra-train.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,7 +16,7 @@ data=${1:-$here/instruction_tuning_data.yaml} # 256 instructions, 32 text rows, 
 out=${2:-$here/out/instruction_tuning}
 pretrained=${3:-$here/out/pretraining/checkpoint_last.pt}
 micro_batches=16
-source "$here/ranks.sh" # GPUS → update_freq, torchrun_options
+source "$here/ranks.sh" # GPUS → update_freq, torchrun_options, run_ranks
 
 model=(
   --arch kosmos_1
@@ -83,5 +84,5 @@ log=(
   --tensorboard-logdir "$out/tensorboard"
 )
 
-exec torchrun "${torchrun_options[@]}" "$(command -v fairseq-train)" "$data" --task kosmos_multimodal \
+run_ranks "$(command -v fairseq-train)" "$data" --task kosmos_multimodal \
   "${model[@]}" "${optimization[@]}" "${batches[@]}" "${precision[@]}" "${checkpoints[@]}" "${log[@]}"

@@ -7,14 +7,15 @@
 #
 # kosmos-inspect: paper pretraining
 #
-# Started again, it resumes from OUT/checkpoint_last.pt. pretrain.yaml is the same run for fairseq-hydra-train.
+# Started again, it resumes from OUT/checkpoint_last.pt. On SIGTERM, SIGUSR1 and Ctrl-C it saves first, and exits
+# with 75 or 130. pretrain.yaml is the same run for fairseq-hydra-train.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=${1:-$here/pretrain_data.yaml} # 256 text rows, 6,144 captions and 128 pages an update (Table 18)
 out=${2:-$here/out/pretraining}
 micro_batches=64
-source "$here/ranks.sh" # GPUS → update_freq, torchrun_options
+source "$here/ranks.sh" # GPUS → update_freq, torchrun_options, run_ranks
 
 model=(
   --arch kosmos_1
@@ -82,5 +83,5 @@ log=(
   --tensorboard-logdir "$out/tensorboard"
 )
 
-exec torchrun "${torchrun_options[@]}" "$(command -v fairseq-train)" "$data" --task kosmos_multimodal \
+run_ranks "$(command -v fairseq-train)" "$data" --task kosmos_multimodal \
   "${model[@]}" "${optimization[@]}" "${batches[@]}" "${precision[@]}" "${checkpoints[@]}" "${log[@]}"

@@ -10,7 +10,7 @@ function of the update's number.
 
 import functools
 import pickle
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -63,12 +63,15 @@ class MicroBatches:
     def __getitem__(self, item: int) -> Batch:
         return self.collate(self.rows(item))
 
-    def of_updates(self, updates: range, num_workers: int) -> Iterator[Batch]:
+    def of_updates(
+        self, updates: range, num_workers: int, worker_init: Callable[[int], None] | None = None
+    ) -> Iterator[Batch]:
         """Make all micro-batches of `updates` in order.
 
         Args:
             updates: Numbers of the updates.
             num_workers: Processes that decode, in addition to one that plans; 0: both happen in this process.
+            worker_init: Called in each of these processes when it starts, with its number.
 
         Raises:
             UserError: Too many records or images are broken.
@@ -77,20 +80,23 @@ class MicroBatches:
             for item in range(updates.start * self.update_freq, updates.stop * self.update_freq):
                 yield self[item]
             return
-        batches = self._from_workers(updates, num_workers)
+        batches = self._from_workers(updates, num_workers, worker_init)
         for batch in batches:
             if isinstance(batch, UserError):
                 batches.close()  # ends the workers, which the error's traceback would keep alive
                 raise batch
             yield batch
 
-    def _from_workers(self, updates: range, num_workers: int) -> Generator[Batch | UserError, None, None]:
-        plans = self._from_planner(updates)
-        yield from _loader(_Decoder(self), plans, num_workers, pin_memory=torch.cuda.is_available())
+    def _from_workers(
+        self, updates: range, num_workers: int, worker_init: Callable[[int], None] | None
+    ) -> Generator[Batch | UserError, None, None]:
+        plans = self._from_planner(updates, worker_init)
+        pin_memory = torch.cuda.is_available()
+        yield from _loader(_Decoder(self), plans, num_workers, worker_init, pin_memory)
 
-    def _from_planner(self, updates: range) -> Iterator[bytes | UserError]:
+    def _from_planner(self, updates: range, worker_init: Callable[[int], None] | None) -> Iterator[bytes | UserError]:
         # A generator, so that the planner's process starts only when the decoding loader, already started, asks it.
-        for accumulation_steps in _loader(_Plans(self), updates, 1):
+        for accumulation_steps in _loader(_Plans(self), updates, 1, worker_init):
             yield from accumulation_steps
 
     def check_fit(self, max_rows: int | None, max_tokens: int | None) -> None:
@@ -200,7 +206,13 @@ class _Decoder(Dataset[Batch | UserError]):
             return error
 
 
-def _loader(dataset: Dataset, items: Iterable, num_workers: int, pin_memory: bool = False) -> DataLoader[Any]:
+def _loader(
+    dataset: Dataset,
+    items: Iterable,
+    num_workers: int,
+    worker_init: Callable[[int], None] | None,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
     """Load items of `dataset` in order."""
     return DataLoader(
         dataset,
@@ -208,5 +220,6 @@ def _loader(dataset: Dataset, items: Iterable, num_workers: int, pin_memory: boo
         sampler=items,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        worker_init_fn=worker_init,
         generator=torch.Generator(),  # by default the loader draws from the global one, which is the model's
     )

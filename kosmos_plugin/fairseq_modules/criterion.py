@@ -14,6 +14,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.utils import get_perplexity
 
 from kosmos_plugin.data.batch import Batch
+from kosmos_plugin.fairseq_modules import stop_signals
 
 if TYPE_CHECKING:
     from kosmos_plugin.models.batch_plan import BatchPlan
@@ -59,6 +60,7 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             "images": plan["num_images"],
             "positions": plan["num_positions"],
             "capacity": targets.numel(),
+            "stop_requests": int(stop_signals.received() is not None),  # the sum over the ranks tells all of them
         }
         counts = itertools.chain(plan["stream_targets"], itertools.repeat(0))
         for name, stream_loss, count in zip(self.streams, stream_losses, counts, strict=False):

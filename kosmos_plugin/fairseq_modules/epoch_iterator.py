@@ -4,12 +4,16 @@ A run resumed with another number of ranks or workers, or another --update-freq,
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 
+from kosmos_plugin.data.batch import Batch
 from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules.stall_watch import WAITING_FOR_DATA, Progress
+from kosmos_plugin.fairseq_modules.stop_signals import ignore_in_worker
 from kosmos_plugin.fairseq_modules.throughput import MeasuredBatches
 from kosmos_plugin.vocabulary import ENCODING_FILE, LINE_END
 
@@ -23,14 +27,24 @@ class EpochIterator(EpochBatchIterating):
         num_workers: Processes that decode images; see `MicroBatches.of_updates`.
         epoch: Number of the first epoch, from 1.
         endless: Whether epochs continue through the data's order, as in training. Otherwise each starts again.
+        progress: Is told when batches are waited for.
     """
 
-    def __init__(self, micro_batches: MicroBatches, updates: int, num_workers: int, epoch: int, endless: bool):
+    def __init__(
+        self,
+        micro_batches: MicroBatches,
+        updates: int,
+        num_workers: int,
+        epoch: int,
+        endless: bool,
+        progress: Progress | None = None,
+    ):
         self.micro_batches = micro_batches
         self.updates = updates
         self.num_workers = num_workers
         self.endless = endless
         self.epoch = max(epoch, 1)
+        self.progress = progress or Progress()
         self.measured = MeasuredBatches(micro_batches.collate.vocabulary.pad)
         self._resume_at = 0  # updates of the epoch that were consumed before the run was resumed
         self._iterator: CountingIterator | None = None
@@ -51,9 +65,12 @@ class EpochIterator(EpochBatchIterating):
         self.epoch = self.next_epoch_idx
         start, self._resume_at = self._resume_at, 0
         first = (self.epoch - 1) * self.updates if self.endless else 0
-        batches = self.micro_batches.of_updates(range(first + start, first + self.updates), self.num_workers)
+        updates = range(first + start, first + self.updates)
+        batches = self.micro_batches.of_updates(updates, self.num_workers, ignore_in_worker)
         self._iterator = CountingIterator(
-            self.measured(batches), start=start * self.micro_batches.update_freq, total=len(self)
+            self.measured(_marked(batches, self.progress)),
+            start=start * self.micro_batches.update_freq,
+            total=len(self),
         )
         return self._iterator
 
@@ -114,3 +131,15 @@ class EpochIterator(EpochBatchIterating):
                 "The checkpoint was trained with another encoding of newlines. To resume, set it in the vocabulary's "
                 f"{ENCODING_FILE}: {before}; {anew}"
             )
+
+
+def _marked(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
+    """Pass batches on, and tell `progress` before and after each is waited for."""
+    iterator = iter(batches)
+    while True:
+        progress.mark(WAITING_FOR_DATA)
+        batch = next(iterator, None)
+        progress.mark()
+        if batch is None:
+            return
+        yield batch

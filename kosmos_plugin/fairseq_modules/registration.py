@@ -8,11 +8,11 @@ from kosmos_plugin.fairseq_modules import (  # noqa: E402
     architectures,
     criterion,  # noqa: F401
     fused_adamw,  # noqa: F401
+    managed_training,
     open_corpora,
     task,  # noqa: F401
-    training_run,
 )
 
 architectures.register()
+managed_training.apply()
 open_corpora.apply()
-training_run.apply()

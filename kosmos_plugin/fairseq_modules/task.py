@@ -23,7 +23,9 @@ from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.skips import SkipCounter
 from kosmos_plugin.errors import UserError, did_you_mean, print_user_errors_plainly
 from kosmos_plugin.fairseq_modules.criterion import CRITERION, MultimodalCrossEntropyCriterion, read_at_once
+from kosmos_plugin.fairseq_modules.managed_training import ValidationStopped
 from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
+from kosmos_plugin.fairseq_modules.stall_watch import Progress
 from kosmos_plugin.fairseq_modules.throughput import Throughput
 from kosmos_plugin.fairseq_modules.training_options import check_training_options, starts_from_model
 from kosmos_plugin.images import DECODINGS, FITS
@@ -83,6 +85,13 @@ class KosmosMultimodalConfig(FairseqDataclass):
         default=False,
         metadata={"help": "if checkpoint_last.pt is damaged, go on from the newest whole checkpoint (default: stop)"},
     )
+    stall_timeout: int = field(
+        default=900,
+        metadata={
+            "help": "seconds without progress (a micro-batch, a validation step, a checkpoint) after which all ranks "
+            "end and the one that is stuck is named; 0: wait forever"
+        },
+    )
     seed: int = II("common.seed")
     # Not options of the task: fairseq does not pass them to its tasks, but the batches and what can run depend on them.
     update_freq: list[int] = II("optimization.update_freq")
@@ -115,6 +124,8 @@ class KosmosMultimodalTask(FairseqTask):
         self.training_batches: EpochIterator | None = None
         self.planner: BatchPlanner | None = None  # known when the model is
         self.throughput: Throughput | None = None
+        self.progress = Progress()
+        self.stop_agreed = False  # whether a signal asked any rank to stop; the same on all ranks after each update
         self.profiler = UpdateProfiler(cfg.profile_updates) if cfg.profile_updates is not None else None
 
     @classmethod
@@ -266,7 +277,7 @@ class KosmosMultimodalTask(FairseqTask):
         else:
             steps = validation_steps(dataset, num_shards, max_sentences, max_tokens) or update_freq[0]
             micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps)
-        batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, endless=training)
+        batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, training, self.progress)
         if training:
             self.training_batches = batches
         return batches
@@ -294,6 +305,8 @@ class KosmosMultimodalTask(FairseqTask):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, int, dict[str, Any]]:
         """Forward and backward pass of a micro-batch; `update_num` updates were done before."""
+        self.progress.update = update_num + 1
+        self.progress.mark()
         if self.profiler is not None:
             self.profiler.before(update_num + 1)
         return super().train_step(sample, model, criterion, optimizer, update_num, *args, **kwargs)
@@ -329,8 +342,16 @@ class KosmosMultimodalTask(FairseqTask):
         self.lora_base = state.get("lora_base")
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
-        """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus."""
-        super().reduce_metrics(read_at_once(logging_outputs), criterion)
+        """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus.
+
+        Raises:
+            ValidationStopped: A signal asked a rank to stop while it validated.
+        """
+        logging_outputs = read_at_once(logging_outputs)
+        super().reduce_metrics(logging_outputs, criterion)
+        self.stop_agreed |= any(output.get("stop_requests", 0) for output in logging_outputs)
+        if self.stop_agreed and not criterion.training:
+            raise ValidationStopped
         if self.skips.skipped:
             metrics.log_scalar("skipped", self.skips.skipped, weight=0, round=0, priority=1600)
         if criterion.training and self.training_batches is not None:

@@ -32,7 +32,7 @@ STAND_INS = ("torchrun", "fairseq-train", "fairseq-hydra-train")
 TIMEOUT = 60  # seconds that a script may take until it calls one of them
 _RECORD = """#!/bin/sh
 printf '%s\\0' "$PWD" "${{0##*/}}" "$@" > {record}
-kill -TERM 0
+kill -KILL 0
 """
 _CLAIM = re.compile(r"^# kosmos-inspect: paper (\S+)\s*$", re.MULTILINE)
 
@@ -131,7 +131,7 @@ def _recorded_call(script: str) -> tuple[str, str, list[str]]:
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=printed,
-                start_new_session=True,  # its own process group, which the stand-in terminates
+                start_new_session=True,  # its own process group, which the stand-in kills
             )
         try:
             status = process.wait(TIMEOUT)

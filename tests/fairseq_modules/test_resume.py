@@ -3,92 +3,10 @@
 Each training is the real fairseq-train in separate processes, with dropout, on one rank and on two (torchrun, gloo).
 """
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests import tiny
-
-UPDATES = 12
-REPOSITORY = Path(__file__).parents[2]
-
-
-class Training:
-    """A run of fairseq-train on the tiny data in `folder`, with `ranks` processes."""
-
-    def __init__(self, data: Path, folder: Path, ranks: int = 1, **options):
-        self.folder = folder
-        options = {"dropout": 0.1, "attention-dropout": 0.1, "num-workers": 1, "save-interval-updates": 3} | options
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        self.command = [
-            sys.executable, *launcher, "-m", "fairseq_cli.train", str(data),
-            "--user-dir", str(REPOSITORY / "kosmos_plugin"), *tiny.TRAIN_OPTIONS.split(),
-            "--vision-model", str(data.parent / "clip.json"), "--max-update", str(UPDATES), "--disable-validation",
-            "--save-dir", str(folder), "--log-file", str(folder / "train.log"),
-            *(word for name, value in options.items() for word in (f"--{name}", str(value)) if word != "True"),
-        ]  # fmt: skip
-        folder.mkdir(exist_ok=True)
-
-    def start(self) -> subprocess.Popen:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-        with open(self.folder / "output.txt", "ab") as output:
-            return subprocess.Popen(self.command, stdout=output, stderr=output, env=environment, cwd=REPOSITORY)
-
-    def finish(self) -> "Training":
-        process = self.start()
-        assert process.wait(timeout=300) == 0, (self.folder / "output.txt").read_text()[-3000:]
-        return self
-
-    def kill_when(self, condition) -> "Training":
-        """Start, and send SIGKILL to all of its processes as soon as `condition()` is true."""
-        process = self.start()
-        deadline = time.monotonic() + 240
-        while not condition():
-            assert process.poll() is None, (self.folder / "output.txt").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.0005)
-        # torchrun's ranks have their own sessions, so processes are found by this folder in their command lines.
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(self.folder).encode() in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
-        process.wait()
-        return self
-
-    def reached(self, update: int) -> bool:
-        return update in self.losses()
-
-    def losses(self) -> dict[int, dict[str, str]]:
-        """The logged losses by update; if an update is logged twice, the resumed run's."""
-        log = self.folder / "train.log"
-        found = {}
-        for line in log.read_text().splitlines() if log.exists() else []:
-            if '"num_updates"' in line and '"epoch"' in line and '"update"' in line and line.endswith("}"):
-                values = json.loads(line[line.index("{") :])
-                found[int(values["num_updates"])] = {k: v for k, v in values.items() if k.startswith("loss")}
-        return found
-
-    def last(self) -> dict:
-        return torch.load(self.folder / "checkpoint_last.pt", weights_only=True)
-
-    def update_reached(self) -> int:
-        return self.last()["optimizer_history"][-1]["num_updates"]
-
-
-def assert_same(one: Training, other: Training) -> None:
-    assert one.update_reached() == other.update_reached() == UPDATES
-    assert one.losses() == other.losses()
-    weights, others = one.last()["model"], other.last()["model"]
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+from tests.training_run import UPDATES, Training, assert_same
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
