@@ -128,6 +128,21 @@ def test_too_many_bad_updates_end_the_training(with_a_bad_caption, bad_places, t
     assert not (tmp_path / "crash.pt").exists()
 
 
+def test_gradients_that_are_too_large(with_a_bad_caption, tmp_path):
+    """The loss is as before, but the squares of some gradients are above float32's largest number."""
+    train(with_a_bad_caption, tmp_path, "--max-update", 1)
+    path = tmp_path / "checkpoint_last.pt"
+    state = torch.load(path, weights_only=True)
+    state["model"]["decoder.layers.0.ffn.ffn_layernorm.weight"] *= 1e-25
+    state["model"]["decoder.layers.0.ffn.ffn_layernorm.bias"] *= 1e-25
+    state["model"]["decoder.layers.0.ffn.fc2.weight"] *= 1e25
+    torch.save(state, path)
+    with pytest.raises(UserError) as stopped:
+        train(with_a_bad_caption, tmp_path, "--max-update", 2, "--max-skipped-updates", 0)
+    assert str(stopped.value).startswith("Update 2: the norm of its gradients is inf, and --max-skipped-updates 0")
+    assert re.search(r"stream text: words/\d+ \(.*text/train/row \d+\): the norm of the gradients is inf", str(stopped.value))
+
+
 def test_a_resumed_training_skips_alike(with_a_bad_caption, bad_places, tmp_path):
     """The count of skipped updates and the statistics of spikes are in the checkpoint."""
     options = ("--spike-window", 4, "--spike-deviations", 0.2, "--skip-spikes", "--save-interval-updates", 1)
