@@ -48,6 +48,7 @@ def _patches() -> tuple[Patch, ...]:
         merged_sizes,
         numpy_names,
         shared_parameters,
+        skipped_updates,
         user_dir,
     )
 
@@ -65,4 +66,5 @@ def _patches() -> tuple[Patch, ...]:
         hydra_warnings,
         merged_sizes,
         shared_parameters,
+        skipped_updates,
     )

@@ -41,16 +41,21 @@ class MicroBatches:
         self.update_freq = update_freq
         self._planned: tuple[int | None, list[Plan]] = (None, [])  # the last update asked for
 
-    def plan(self, update: int) -> list[Plan]:
+    def plan(self, update: int, count_skips: bool = True) -> list[Plan]:
         """The rows of each accumulation step of an update on this rank, before anything is read.
 
         Records known to be unusable are dealt too, so that one rank reads each for its reason.
+
+        Args:
+            update: Number of the update, from 0.
+            count_skips: Whether to count those that other ranks skip. False for an update that is planned again.
         """
         parts = self.ranks * self.update_freq
         whole = self.mixture.plan(update)
         dealt = [Plan(rows, whole.unusable[part::parts]) for part, rows in enumerate(deal(whole.rows, parts))]
         own = dealt[self.rank :: self.ranks]
-        self.mixture.skips.count_elsewhere(len(whole.unusable) - sum(len(plan.unusable) for plan in own))
+        if count_skips:
+            self.mixture.skips.count_elsewhere(len(whole.unusable) - sum(len(plan.unusable) for plan in own))
         return own
 
     def rows(self, item: int) -> list[PackedRow]:

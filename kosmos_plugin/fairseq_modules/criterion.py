@@ -66,6 +66,8 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
         for name, stream_loss, count in zip(self.streams, stream_losses, counts, strict=False):
             logging_output[f"loss_{name}"] = stream_loss
             logging_output[f"targets_{name}"] = count
+        # The gradient of an infinite loss can be finite. Made NaN, it tells all ranks, and no GPU is waited for.
+        loss = loss * torch.where(logging_output["loss"].isfinite(), 1.0, math.nan)
         return loss, plan["num_targets"], logging_output
 
     def _plan(self, sample: Batch) -> "BatchPlan":
@@ -99,7 +101,7 @@ class MultimodalCrossEntropyCriterion(FairseqCriterion):
             if count := total(f"targets_{name}"):
                 _log_loss(f"_{name}", total(f"loss_{name}"), count)
             else:
-                _forget_empty_meters(f"loss_{name}", f"ppl_{name}")
+                forget_empty_meters(f"loss_{name}", f"ppl_{name}")
         metrics.log_speed("targets_per_second", targets, round=0)
         metrics.log_speed("images_per_second", total("images"), round=1)
         if capacity := total("capacity"):
@@ -127,13 +129,13 @@ def _log_loss(suffix: str, nll: float, targets: float) -> None:
     metrics.log_derived(f"ppl{suffix}", lambda values: get_perplexity(values[loss].avg))
 
 
-def _forget_empty_meters(loss: str, perplexity: str) -> None:
-    """Remove the meters of a stream that has had no target in a log interval; otherwise fairseq prints None for them.
+def forget_empty_meters(mean: str, *derived: str) -> None:
+    """Remove the meter of a mean that has had no value in a log interval, and those that follow from it.
 
-    It keeps the meters of the last interval, without their values.
+    fairseq keeps the meters of the last interval, without their values, and would print None for them.
     """
     for aggregator in metrics.get_active_aggregators():
-        if loss in aggregator and not aggregator[loss].count:
-            for name in {loss, perplexity} & aggregator.keys():
+        if mean in aggregator and not aggregator[mean].count:
+            for name in {mean, *derived} & aggregator.keys():
                 del aggregator[name]
             aggregator.priorities = [entry for entry in aggregator.priorities if entry[2] in aggregator]

@@ -28,6 +28,7 @@ from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 from kosmos_plugin.fairseq_modules.stall_watch import Progress
 from kosmos_plugin.fairseq_modules.throughput import Throughput
 from kosmos_plugin.fairseq_modules.training_options import check_training_options, starts_from_model
+from kosmos_plugin.fairseq_modules.update_checks import UpdateChecks
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
@@ -66,6 +67,21 @@ class KosmosMultimodalConfig(FairseqDataclass):
     tokens_per_sample: int = field(default=2048, metadata={"help": "length of a row, and of the longest sequence"})
     max_skipped_rate: float = field(
         default=0.05, metadata={"help": "fraction of broken records and images above which training stops"}
+    )
+    max_skipped_updates: int = field(
+        default=10,
+        metadata={
+            "help": "updates with a NaN or infinite loss or gradient that are skipped, in the whole training, before it "
+            "stops"
+        },
+    )
+    skip_spikes: bool = field(
+        default=False,
+        metadata={"help": "skip updates with a spike of the loss or of the gradients' norm; they are always logged"},
+    )
+    spike_window: int = field(default=128, metadata={"help": "updates before it that an update is compared with"})
+    spike_deviations: float = field(
+        default=6.0, metadata={"help": "a spike is above their mean by more than so many of their standard deviations"}
     )
     profile_updates: Optional[str] = field(
         default=None,
@@ -126,6 +142,9 @@ class KosmosMultimodalTask(FairseqTask):
         self.throughput: Throughput | None = None
         self.progress = Progress()
         self.stop_agreed = False  # whether a signal asked any rank to stop; the same on all ranks after each update
+        self.update_checks = UpdateChecks(
+            cfg.max_skipped_updates, cfg.spike_window, cfg.spike_deviations, cfg.skip_spikes
+        )
         self.profiler = UpdateProfiler(cfg.profile_updates) if cfg.profile_updates is not None else None
 
     @classmethod
@@ -309,11 +328,16 @@ class KosmosMultimodalTask(FairseqTask):
         self.progress.mark()
         if self.profiler is not None:
             self.profiler.before(update_num + 1)
-        return super().train_step(sample, model, criterion, optimizer, update_num, *args, **kwargs)
+        result = super().train_step(sample, model, criterion, optimizer, update_num, *args, **kwargs)
+        self.update_checks.logging_outputs.append(result[2])
+        return result
 
     def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
-        """Change the weights, at the end of an update."""
-        super().optimizer_step(optimizer, model, update_num)
+        """Change the weights at the end of an update, unless its checks skip that."""
+        if self.update_checks.skip_step:
+            self.update_checks.skip(optimizer)
+        else:
+            super().optimizer_step(optimizer, model, update_num)
         if self.throughput is not None:
             self.throughput.update_done(next(model.parameters()).device)
         if self.profiler is not None:
@@ -341,6 +365,14 @@ class KosmosMultimodalTask(FairseqTask):
         self.vocabulary.newlines = state.get("newlines", False)
         self.lora_base = state.get("lora_base")
 
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the position in the data (--reset-dataloader resets both)."""
+        return {type(self).__name__: self.update_checks.state_dict()}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's `get_checkpoint_dict`; fairseq does not call it for checkpoints without one."""
+        self.update_checks.load_state_dict(state)
+
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
         """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus.
 
@@ -357,6 +389,7 @@ class KosmosMultimodalTask(FairseqTask):
         if criterion.training and self.training_batches is not None:
             if self.throughput is not None:
                 self.throughput.log(self.training_batches.measured.take())
+            self.update_checks.log_counts()
             updates = self.training_batches.updates_done
             for stream in self.dataset("train").streams:
                 for corpus, epochs in stream.epochs(updates).items():

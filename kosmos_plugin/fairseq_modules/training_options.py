@@ -40,6 +40,13 @@ UNUSED = {
 }
 
 
+# Backend of fairseq → why it cannot train this model.
+BACKENDS = {
+    "fully_sharded": "fairscale joins the weights of a module, which must all be trained or all be frozen, and CLIP's "
+    "last layer is trained alone; nor does it train in bf16",
+    "slowmo": "the fairscale that TorchScale needs lacks it, and its ranks would take steps of their own",
+}
+
 # What a validation logs besides the losses of the streams.
 VALIDATION_METRICS = (
     *("loss", "ppl", "packing_efficiency", "targets_per_second", "images_per_second"),
@@ -61,7 +68,7 @@ def check_training_options(task: Any, data: DataConfig | None = None) -> None:
     if config is not None:
         _check_unused(config)
         _check_optimizer(config)
-        _check_adapter(config)
+        _check_ranks(config)
         _check_checkpoints(config)
         if data is not None and not config.dataset.disable_validation:
             _check_best_checkpoint_metric(config, data)
@@ -104,9 +111,17 @@ def _check_optimizer(config: Any) -> None:
             )
 
 
-def _check_adapter(config: Any) -> None:
-    if OmegaConf.select(config, "model.lora_rank") and config.distributed_training.ddp_backend == "fully_sharded":
-        raise UserError("--lora-rank does not work with --ddp-backend fully_sharded: use pytorch_ddp.")
+def _check_ranks(config: Any) -> None:
+    options = config.distributed_training
+    if options.ddp_backend in BACKENDS:
+        raise UserError(
+            f"--ddp-backend {options.ddp_backend} cannot train this model: {BACKENDS[options.ddp_backend]}. Leave it "
+            "out, or use pytorch_ddp; --zero-sharding os divides the optimizer's state among the GPUs."
+        )
+    if config.optimization.use_bmuf:
+        raise UserError("--use-bmuf lets ranks take steps of their own, but an update is one of all ranks: leave it out.")
+    if options.zero_sharding == "os" and options.distributed_world_size == 1:
+        raise UserError("--zero-sharding os divides the optimizer's state among ranks, but there is only one: leave it out.")
 
 
 def _check_best_checkpoint_metric(config: Any, data: DataConfig) -> None:
@@ -136,8 +151,6 @@ def _check_checkpoints(config: Any) -> None:
     """Check that the checkpoint to start from exists. On a first start, `checkpoint_last.pt` need not."""
     options = config.checkpoint
     suffix = options.checkpoint_suffix or ""
-    if config.distributed_training.ddp_backend == "fully_sharded" and config.distributed_training.use_sharded_state:
-        suffix += f"-shard{config.distributed_training.distributed_rank}"
     last = os.path.join(options.save_dir, f"checkpoint_last{suffix}.pt")
     named = options.restore_file != "checkpoint_last.pt"
     if named and options.finetune_from_model is not None:

@@ -3,6 +3,7 @@
 Both follow from shapes and fairseq's options, so the model is on torch's meta device, without weights.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
@@ -33,12 +34,35 @@ class MemoryItem:
         return round(self.bytes_each * self.count)
 
 
-def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) -> list[MemoryItem]:
+def largest_shard(sizes: Iterable[int], ranks: int) -> int:
+    """The most parameters of which a rank keeps the moments with --zero-sharding os.
+
+    Source:
+        fairscale's OSS: each weight goes, whole, to the rank that has fewest parameters, in the model's order.
+
+    Args:
+        sizes: Parameters of each trainable weight, in the model's order.
+        ranks: Number of ranks.
+    """
+    shards = [0] * ranks
+    for size in sizes:
+        shards[shards.index(min(shards))] += size
+    return max(shards)
+
+
+def moment_bytes(config: DictConfig) -> int:
+    """Bytes of one of Adam's moments of a parameter; 0 with another optimizer."""
+    if config.optimizer._name not in ADAM:
+        return 0
+    return 2 if config.optimizer.get("fp16_adam_stats") else 4
+
+
+def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int, shard: int) -> list[MemoryItem]:
     """The memory that each GPU holds between updates, without activations and the libraries' own buffers.
 
     --fp16 and --bf16 cast the whole model to 16 bits. Their `FP16Optimizer` keeps a float32 copy of the weights and of
     the gradients; the memory-efficient one keeps neither. Adam's two moments are float32 in either case (16 bits with
-    --fp16-adam-stats), and --zero-sharding os divides them among the ranks. Frozen parameters take only their weights,
+    --fp16-adam-stats), and --zero-sharding os divides them, but no weight, among the ranks. Frozen parameters take only their weights,
     as the optimizer gets only parameters that require a gradient.
 
     Args:
@@ -46,6 +70,7 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
         trainable: Number of trainable parameters.
         frozen: Number of frozen parameters.
         ranks: Number of ranks.
+        shard: `largest_shard`.
     """
     common, distributed = config.common, config.distributed_training
     half = common.fp16 or common.bf16
@@ -60,12 +85,12 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int) ->
     if copies:
         items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
         items.append(MemoryItem(GRADIENT_COPY, 4, trainable))
-    if config.optimizer._name in ADAM:
-        moment, shards = (2 if config.optimizer.get("fp16_adam_stats") else 4), 1
+    if size := moment_bytes(config):
+        what = f"Adam's moments, {ADAM_MOMENTS} of {8 * size} bits"
         if distributed.zero_sharding == "os":
-            shards = ranks
-        what = f"Adam's moments, {ADAM_MOMENTS} of {8 * moment} bits" + (f" on {shards} GPUs" if shards > 1 else "")
-        items.append(MemoryItem(what, ADAM_MOMENTS * moment / shards, trainable))
+            items.append(MemoryItem(f"{what}, largest share", ADAM_MOMENTS * size, shard))
+        else:
+            items.append(MemoryItem(what, ADAM_MOMENTS * size, trainable))
     return items
 
 

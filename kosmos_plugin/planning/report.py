@@ -3,7 +3,7 @@
 import textwrap
 
 from kosmos_plugin.paper.settings import RUNS, Difference, differences
-from kosmos_plugin.planning.costs import ADAM, GRADIENT_COPY
+from kosmos_plugin.planning.costs import ADAM, ADAM_MOMENTS, GRADIENT_COPY, moment_bytes
 from kosmos_plugin.planning.fit import fit
 from kosmos_plugin.planning.plan import Plan
 from kosmos_plugin.reporting.tables import Table
@@ -178,9 +178,18 @@ def _memory_note(plan: Plan) -> str:
         notes = ["Activations come on top"]
     if config.optimizer._name not in ADAM:
         notes.append(f"the state of --optimizer {config.optimizer._name} is not included")
-    if config.distributed_training.ddp_backend == "fully_sharded":
-        notes.append("--ddp-backend fully_sharded, which divides all this among the GPUs, is not accounted for")
+    if saved := _saved_by_sharding(plan):
+        notes.append(saved)
     return f"  {'; '.join(notes)}."
+
+
+def _saved_by_sharding(plan: Plan) -> str:
+    """What --zero-sharding os saves, or would save if it makes a difference; "" if it does not."""
+    moments = ADAM_MOMENTS * moment_bytes(plan.command.config)
+    saved = moments * (plan.trainable - plan.largest_shard) / GIB
+    if plan.command.config.distributed_training.zero_sharding == "os":
+        return f"--zero-sharding os saves {saved:,.2f} GiB on the GPU with the largest share of the moments"
+    return f"--zero-sharding os would save {saved:,.2f} GiB of moments" if saved >= 0.1 else ""
 
 
 def _activations_table(plan: Plan) -> Table:

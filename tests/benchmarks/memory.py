@@ -32,6 +32,12 @@ def memory() -> int:
     return _status("VmRSS")
 
 
+def pss(pid: int) -> int:
+    """Bytes that a process has alone, and its part of those that it shares with others (Linux's PSS)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1])
+
+
 def free_memory() -> int:
     """Bytes still available."""
     if torch.cuda.is_available():

@@ -144,3 +144,18 @@ def test_a_row_of_padding_has_no_loss(setup):
     found = gradients(model)
     assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any(gradient.any() for gradient in found.values())
+
+
+def test_the_gradients_of_an_infinite_loss_are_nan(setup):
+    """So that the ranks' sum of gradients tells each of them about the loss."""
+    _, _, _, batch, criterion = setup
+    weight = torch.ones(3, requires_grad=True)
+    for added, expected in ((0.0, torch.full((3,), 2.0)), (torch.inf, torch.full((3,), torch.nan))):
+
+        def model(plan, added=added, **inputs):
+            return 2 * weight.sum() + added, torch.zeros(plan["target_streams"].shape)
+
+        loss, _, logging_output = criterion(model, batch)
+        (gradient,) = torch.autograd.grad(loss, weight)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=0, equal_nan=True)
+        assert logging_output["loss"] == 6 + added

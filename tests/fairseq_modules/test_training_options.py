@@ -56,6 +56,21 @@ def test_an_option_without_effect_is_refused(data, tmp_path, key):
     assert message.startswith(f"{GIVEN[key][0]} ") and message.endswith(f"{UNUSED[key]}. Leave it out.")
 
 
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (("--ddp-backend", "fully_sharded"), "fairscale joins the weights of a module"),
+        (("--ddp-backend", "slowmo"), "the fairscale that TorchScale needs lacks it"),
+        (("--use-bmuf",), "an update is one of all ranks"),
+        (("--zero-sharding", "os"), "there is only one"),
+    ],
+)
+def test_ranks_that_cannot_work_together(data, tmp_path, options, reason):
+    message = refusal(data, tmp_path, *options)
+    assert message.startswith(" ".join(options)) and reason in message
+    assert "--ddp-backend" not in options or "use pytorch_ddp; --zero-sharding os divides" in message
+
+
 def test_metrics_of_validation_are_those_that_are_logged(data, tmp_path, caplog, monkeypatch):
     """And the best checkpoint can be chosen by a stream's loss."""
     monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)  # of another training in this process

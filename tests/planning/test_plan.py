@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fairscale.optim import OSS
 from fairseq import tasks
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -22,6 +24,7 @@ from kosmos_plugin.planning.command import read_training_command
 from kosmos_plugin.planning.costs import flops_items, memory_items
 from kosmos_plugin.planning.options import Assumptions
 from kosmos_plugin.planning.plan import make_plan
+from kosmos_plugin.planning.report import as_text
 from tests import tiny
 
 ASSUMPTIONS = Assumptions(
@@ -137,7 +140,7 @@ def test_memory_is_what_fairseq_holds_after_an_update(data, tmp_path, options, b
     assert {True, False} == set(trained)
     trainable = sum(parameter.numel() for parameter in itertools.compress(parameters, trained))
     frozen = sum(parameter.numel() for parameter in parameters) - trainable
-    assert {item.what: item.bytes for item in memory_items(config, trainable, frozen, ranks=1)} == held
+    assert {item.what: item.bytes for item in memory_items(config, trainable, frozen, 1, shard=trainable)} == held
 
 
 def test_memory_on_several_ranks(data, tmp_path):
@@ -145,7 +148,15 @@ def test_memory_on_several_ranks(data, tmp_path):
     path = script_of(tmp_path, data, "--zero-sharding os", "torchrun --nnodes 2 --nproc-per-node 4 fairseq-train")
     items = {item.what: item.bytes for item in plan_of(path).memory}
     assert items["gradients in DDP's buckets"] == items["gradients, 32 bits"]
-    assert items["Adam's moments, 2 of 32 bits on 8 GPUs"] == items["gradients, 32 bits"] * 2 / 8
+    plan, ours = plan_of(path), tiny.model(tiny.task(data))
+    weights = [parameter for parameter in ours.parameters() if parameter.requires_grad]
+    # fairscale's own method, which needs no more of the optimizer than this
+    sharded = SimpleNamespace(_partition_parameters=[], world_size=8, param_groups=[{"params": weights}])
+    shares = [sum(p.numel() for p in group[0]["params"]) for group in OSS.partition_parameters(sharded)]
+    assert plan.largest_shard == max(shares) < plan.trainable == sum(shares)
+    assert items["Adam's moments, 2 of 32 bits, largest share"] == 2 * 4 * max(shares)
+    saved = 2 * 4 * (plan.trainable - max(shares)) / 2**30
+    assert f"--zero-sharding os saves {saved:.2f} GiB on the GPU with the largest share" in as_text(plan, [], width=500)
 
 
 def test_numbers_of_a_plan(data, tmp_path):
