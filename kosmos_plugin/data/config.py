@@ -13,6 +13,7 @@
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
             caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
+            shuffle_block: 512                # not for text: shuffle in blocks of so many documents; see data/order.py
     cache: FOLDER                     # optional: for files about data in read-only folders; default: the user's cache
 
 Paths are relative to the YAML's folder. An unknown key is an error.
@@ -67,6 +68,7 @@ class CorpusConfig:
     valid: tuple[str, ...] = ()
     weight: float | None = None  # relative to the stream's other corpora; None: its number of sequences
     caption_from: str = "txt"  # captions: which of CAPTION_FILES has them
+    shuffle_block: int | None = None  # documents of a block of the order; None: documents are shuffled one by one
 
     def paths(self, split: str) -> tuple[str, ...]:
         """The paths of "train" or "valid"."""
@@ -239,8 +241,14 @@ class _Reader:
         if caption_from not in CAPTION_FILES or (kind != "captions" and "caption_from" in raw):
             listed = " or ".join(CAPTION_FILES)
             self.fail(f"{key}.caption_from must be {listed}, for captions only, not {shown(caption_from)} for {kind}.")
+        block = raw.get("shuffle_block")
+        if block is not None:
+            if kind == "text":
+                self.fail(f"{key}.shuffle_block is for captions and interleaved documents, not for text.")
+            if not 1 <= self.of_type(block, int, f"{key}.shuffle_block") <= MAX_SEQUENCES:
+                self.fail(f"{key}.shuffle_block must be from 1 to {MAX_SEQUENCES:,}, not {shown(block)}.")
         paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
-        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
+        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from, block)
 
     def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
         """Expand braces and wildcards, relative to the YAML. Every file must exist; of many, it is checked later."""

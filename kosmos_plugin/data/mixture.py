@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.config import CorpusConfig, DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.order import Interleaving, shuffled
+from kosmos_plugin.data.order import Interleaving, block_shuffled, shuffled
 from kosmos_plugin.data.packing import PackedRow, PlannedRow, pack
 from kosmos_plugin.data.record_lengths import LengthsFile
 from kosmos_plugin.data.samples import Sample, SampleBuilder
@@ -139,6 +139,7 @@ class Stream:
         corpora = [corpus for corpus in config.corpora if corpus.paths(split)]
         self.corpora = [open_corpus(config, corpus, split, sample_builder) for corpus in corpora]
         self.names = [corpus.name for corpus in corpora]
+        self.shuffle_blocks = [corpus.shuffle_block for corpus in corpora]
         self.sizes = np.array([len(corpus) for corpus in self.corpora], dtype=np.int64)
         for name, size in zip(self.names, self.sizes, strict=True):
             if size == 0:
@@ -169,9 +170,12 @@ class Stream:
             return np.stack((corpora, positions - (ends - self.sizes)[corpora]), axis=1)
         corpora, numbers = self.interleaving(start, end)
         documents = np.empty_like(numbers)
-        for corpus in np.unique(corpora):
-            seed = self.seed + int(corpus) + 1
-            documents[corpora == corpus] = shuffled(numbers[corpora == corpus], int(self.sizes[corpus]), seed)
+        for corpus in np.unique(corpora).tolist():
+            own, size, seed = corpora == corpus, int(self.sizes[corpus]), self.seed + corpus + 1
+            block = self.shuffle_blocks[corpus]
+            documents[own] = (
+                shuffled(numbers[own], size, seed) if block is None else block_shuffled(numbers[own], size, block, seed)
+            )
         return np.stack((corpora, documents), axis=1)
 
     def lengths(self, draws: np.ndarray) -> np.ndarray:
