@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,13 +93,13 @@ class BlockCache:
 
     def _write(self, path: Path, data: bytes) -> None:
         self._make_room(len(data))
-        try:
-            self._write_file(path, data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            self._make_room(len(data), self.limit // 2)  # the disk is full of other things: take less of it
-            self._write_file(path, data)
+        while True:
+            try:
+                self._write_file(path, data)
+                return
+            except OSError as error:  # if the disk is full of other things, take less of it
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._halve():
+                    raise
 
     def _write_file(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,17 +108,23 @@ class BlockCache:
             file.flush()
             os.fdatasync(file.fileno())
 
-    def _make_room(self, size: int, limit: int | None = None) -> None:
+    def _halve(self) -> bool:
+        """Remove half of what is there; whether that was anything."""
+        with self._lock("size", self.wait_seconds):
+            total = self._remove(sys.maxsize)
+            self._remove(total // 2)
+            return total > 0
+
+    def _make_room(self, size: int) -> None:
         """Count `size` more bytes and, if that is more than the limit, remove pieces."""
-        limit = limit or self.limit
         with self._lock("size", self.wait_seconds):
             counter = self.folder / "size"
             try:
                 total = int.from_bytes(counter.read_bytes()[:8], "little") + size
             except FileNotFoundError:
-                total = limit + 1  # so that what is there is counted
-            if total > limit:
-                total = self._remove(int(limit * _LEFT) - size) + size
+                total = self.limit + 1  # so that what is there is counted
+            if total > self.limit:
+                total = self._remove(int(self.limit * _LEFT) - size) + size
             counter.write_bytes(total.to_bytes(8, "little"))
 
     def _remove(self, limit: int) -> int:

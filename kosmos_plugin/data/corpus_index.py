@@ -34,7 +34,7 @@ from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.data.derived_files import DerivedFile
 from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, records_in
 from kosmos_plugin.data.node_workers import by_all_workers
-from kosmos_plugin.data.remote_files import RemoteFiles, is_remote, redacted
+from kosmos_plugin.data.remote_files import RemoteFiles, is_remote
 from kosmos_plugin.data.remote_index import remote_index
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, MOST_CHECKED, Record, index_path, read_or_make_index
 from kosmos_plugin.data.tar_files import read_bytes
@@ -190,7 +190,7 @@ def address_beside(tars: Sequence[str], suffix: str) -> str:
 
 def _stem(tars: Sequence[str]) -> tuple[str, str]:
     """What the names of all files about a corpus begin with, and the digest that follows."""
-    first, last = (os.path.basename(tar).partition("?")[0].removesuffix(".tar") for tar in (tars[0], tars[-1]))
+    first, last = (os.path.basename(tar).removesuffix(".tar") for tar in (tars[0], tars[-1]))
     digest = hashlib.blake2b(_names(tars), digest_size=4).hexdigest()
     name = f"{first}-{last}"[:100] if len(tars) > 1 else first[:100]
     return os.path.join(_folder(tars), name), digest
@@ -207,7 +207,7 @@ def open_corpus_index(tars: Sequence[str], cache: str | None = None, files: Remo
     Raises:
         UserError: A tar is missing or broken, its index is damaged, or the corpus's cannot be written.
     """
-    what = f"the index of {redacted(tars[0])}" + (f" and {len(tars) - 1:,} more" if len(tars) > 1 else "")
+    what = f"the index of {tars[0]}" + (f" and {len(tars) - 1:,} more" if len(tars) > 1 else "")
     if is_remote(tars[0]):
         return _open_remote(tars, cache, files or RemoteFiles(), what)
     made = False
@@ -251,7 +251,7 @@ def _open_remote(tars: Sequence[str], cache: str | None, files: RemoteFiles, wha
         if read(path) is None:
             path.unlink()
             raise UserError(
-                f"{redacted(url)} is damaged, or an index of other tars: upload it again, or remove it, and it is made."
+                f"{url} is damaged, or an index of other tars: upload it again, or remove it, and it is made."
             )
 
     return file_of_corpus(tars, cache, f"{version}{INDEX_SUFFIX}").open(read, write, what)
@@ -261,7 +261,7 @@ def write_corpus_index(path: Path, tars: Sequence[str], files: RemoteFiles | Non
     """Make the index of a corpus, with all cores."""
     first, begins, newest = [0], [_HEADER.size], 0
     digest = hashlib.blake2b(digest_size=16)
-    folder = redacted(_folder(tars))
+    folder = _folder(tars)
     made_by = f"kosmos-prepare index {'FOLDER, before it is uploaded,' if is_remote(folder) else folder} --out REPORT"
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(bytes(_HEADER.size))

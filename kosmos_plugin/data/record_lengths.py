@@ -30,7 +30,6 @@ from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.data.corpus_index import CorpusIndex, address_beside, file_of_corpus
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.node_workers import by_all_workers
-from kosmos_plugin.data.remote_files import redacted
 from kosmos_plugin.data.samples import SampleBuilder
 from kosmos_plugin.data.shard_index import LENGTHS_SUFFIX
 from kosmos_plugin.data.shards import ShardedDocuments
@@ -125,7 +124,7 @@ class LengthsFile:
         Raises:
             UserError: They cannot be written, or a tar is missing or has changed.
         """
-        what = f"the lengths of the records of {redacted(self.index.tars[0])}"
+        what = f"the lengths of the records of {self.index.tars[0]}"
         return self.file.open(self._read, self.write if self.documents.remote is None else self._copy_or_write, what)
 
     def _copy_or_write(self, path: Path) -> None:
@@ -136,7 +135,7 @@ class LengthsFile:
             self.documents.files.copy(url, path, info.size)
             if self._read(path) is not None:
                 return
-            logger.warning(f"{redacted(url)} is damaged, or of other records: they are counted again.")
+            logger.warning(f"{url} is damaged, or of other records: they are counted again.")
         self.write(path)
 
     def write(self, path: Path, parts: Iterable[np.ndarray] | None = None) -> None:
@@ -147,7 +146,7 @@ class LengthsFile:
             parts: What `count_tar` gives for each tar; None: all cores count them now.
         """
         if parts is None:
-            where = redacted(os.path.dirname(self.index.tars[0])) or "."
+            where = os.path.dirname(self.index.tars[0]) or "."
             folder = where if self.documents.remote is None else "FOLDER, before it is uploaded,"
             command = f"kosmos-prepare index {folder} --vocabulary VOCABULARY --out REPORT"
             parts = by_all_workers(_Counts(self), len(self.index.tars), f"record lengths of {where}", "tar", command)
@@ -168,7 +167,7 @@ class LengthsFile:
         packed = []
         for begin in range(first, end, _RECORDS):
             numbers = range(begin, min(begin + _RECORDS, end))
-            self.documents.prepare(numbers)
+            self.documents.prepare(numbers, once=True)
             packed += [_packed(*self.count(number)) for number in numbers]
         return np.array(packed, np.uint32)
 

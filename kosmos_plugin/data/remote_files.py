@@ -4,8 +4,8 @@
                              number of bytes than was asked for, is repeated with growing pauses for `retry_seconds`
 
 Credentials come from the environment only (AWS_…, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN, ~/.netrc): an address with
-a password is refused, and what follows the `?` of one is left out of messages. Each process makes the file systems for
-itself, as their threads do not survive a fork.
+a password or a query, which may be a signature, is refused, and where storage names such a one in its errors, it is
+left out. Each process makes the file systems for itself, as their threads do not survive a fork.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SCHEMES = {"s3": "", "gs": "gcsfs", "http": "", "https": "", "hf": "", "file": "
 REQUEST_BYTES = 8 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds
 _CONNECT_SECONDS = 20.0
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 _PASSWORD = re.compile(r"(?<=://)[^/\s@'\"]*@")
 _QUERY = re.compile(r"(://[^\s'\"?]*)\?[^\s'\")]*")
 
@@ -72,8 +72,10 @@ def redacted(text: str) -> str:
 
 
 def check_address(url: str) -> None:
-    """Raise UserError unless remote files of this scheme can be read, and the address holds no password."""
-    scheme = url.partition("://")[0].lower()
+    """Raise UserError unless remote files of this scheme can be read, and the address holds no credentials."""
+    scheme = url.partition("://")[0]
+    if "::" in scheme:
+        raise UserError(f"{redacted(url)}: chains of file systems (::) are not read.")
     if scheme not in SCHEMES:
         raise UserError(f"{redacted(url)} has the scheme {scheme}; known are {', '.join(SCHEMES)}.")
     if _PASSWORD.search(url):
@@ -81,8 +83,11 @@ def check_address(url: str) -> None:
             f"{redacted(url)} is given with a user or a password. Give credentials in the environment, as in "
             "AWS_ACCESS_KEY_ID or ~/.netrc."
         )
-    if "::" in url:
-        raise UserError(f"{redacted(url)}: chains of file systems (::) are not read.")
+    if scheme.startswith("http") and "?" in url:
+        raise UserError(
+            f"{redacted(url)} is given with a query, which may be a signature: it would be written to files. Give "
+            "credentials in the environment, or use the storage's own scheme."
+        )
 
 
 class RemoteFiles:

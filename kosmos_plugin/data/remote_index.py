@@ -6,7 +6,7 @@ import os
 import tempfile
 
 from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, index_bytes
-from kosmos_plugin.data.remote_files import REQUEST_BYTES, RemoteFiles, Unavailable, redacted
+from kosmos_plugin.data.remote_files import REQUEST_BYTES, RemoteFiles, Unavailable
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, OLD_INDEX_SUFFIX, all_records
 from kosmos_plugin.errors import UserError
 
@@ -56,15 +56,15 @@ def remote_index(tar: str, files: RemoteFiles) -> tuple[bytes, bytes]:
     """
     info = files.info(tar)
     if info is None:
-        raise Unavailable(f"The shard {redacted(tar)} does not exist.")
+        raise Unavailable(f"The shard {tar} does not exist.")
     index = _index_beside(tar, info.size, files)
     if index is None:
         if files.info(f"{tar}{OLD_INDEX_SUFFIX}") is not None:
             raise UserError(
-                f"The shard {redacted(tar)} is indexed in another form, that of version 0.1: index it again before it "
-                f"is uploaded, or remove {redacted(tar)}{OLD_INDEX_SUFFIX} to use all of its records."
+                f"The shard {tar} is indexed in another form, that of version 0.1: index it again before it "
+                f"is uploaded, or remove {tar}{OLD_INDEX_SUFFIX} to use all of its records."
             )
-        records = all_records(redacted(tar), SequentialFile(files, tar, info.size))
+        records = all_records(tar, SequentialFile(files, tar, info.size))
         header = {"tar_size": info.size, "selection": ""}
         index = index_bytes(((record.key, record.members) for record in records), header)
     return index, hashlib.blake2b(index + info.version.encode(), digest_size=16).digest()
@@ -85,14 +85,14 @@ def _index_beside(tar: str, tar_size: int, files: RemoteFiles) -> bytes | None:
             opened.check()
         except DamagedIndex as error:
             raise UserError(
-                f"The index {redacted(url)} cannot be used ({error}): index the shard again, or remove it, and all "
+                f"The index {url} cannot be used ({error}): index the shard again, or remove it, and all "
                 "records of the tar are used."
             ) from None
     if opened.header["tar_size"] == tar_size:
         return index
     if opened.header["selection"]:
         raise UserError(
-            f"The shard {redacted(tar)} has changed since kosmos-prepare captions filtered it: prepare it again, or "
-            f"remove {redacted(url)} to use all of its records."
+            f"The shard {tar} has changed since kosmos-prepare captions filtered it: prepare it again, or "
+            f"remove {url} to use all of its records."
         )
     return None

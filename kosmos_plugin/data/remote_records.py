@@ -22,7 +22,7 @@ from kosmos_plugin.data.daemon_threads import DaemonThreads
 from kosmos_plugin.data.derived_files import default_cache
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.order import WINDOW_BLOCKS, BlockOrder
-from kosmos_plugin.data.remote_files import RemoteFiles, Unavailable, redacted
+from kosmos_plugin.data.remote_files import RemoteFiles, Unavailable
 from kosmos_plugin.data.shard_index import Record
 from kosmos_plugin.data.tar_files import HOLE, Pieces
 from kosmos_plugin.errors import UserError
@@ -67,11 +67,16 @@ class RemoteRecords:
         """Choose the way of reading for a training on so many nodes."""
         self.whole_blocks = self.block is not None and nodes <= WHOLE_BLOCK_NODES
 
-    def prepare(self, numbers: Iterable[int]) -> None:
-        """Fetch what the records `numbers` need, all at the same time. Those of the last call are forgotten."""
+    def prepare(self, numbers: Iterable[int], once: bool = False) -> None:
+        """Fetch what records need, all at the same time. Those of the last call are forgotten.
+
+        Args:
+            numbers: Numbers of the records.
+            once: Whether they are read only now, so that no block is kept for them.
+        """
         self._fetched = {}
         numbers = sorted(set(numbers))
-        if self.whole_blocks:
+        if self.whole_blocks and not once:
             assert self.block is not None
             blocks = sorted({number // self.block for number in numbers})
             extents = [extent for block in blocks for extent in self._block_extents(block)]
@@ -86,11 +91,12 @@ class RemoteRecords:
     def with_reader(self, number: int, record: Record) -> Record:
         """The record, with what reads its bytes."""
         tar = int(self.index.first.searchsorted(number, "right")) - 1
-        if self.whole_blocks:
+        buffers = self._fetched.get(number)
+        if self.whole_blocks and buffers is None:
             assert self.block is not None
             read = functools.partial(self._from_block, number // self.block, tar)
         else:
-            read = functools.partial(self._from_buffers, self._fetched.get(number), tar)
+            read = functools.partial(self._from_buffers, buffers, tar)
         return Record(record.tar, record.key, record.members, read)
 
     def prefetch(self, order: BlockOrder, following: BlockOrder, position: int) -> None:
@@ -178,17 +184,17 @@ class RemoteRecords:
         url = self.index.tars[tar]
         info = self.files.info(url)
         if info is None:
-            raise Unavailable(f"The shard {redacted(url)} does not exist.")
+            raise Unavailable(f"The shard {url} does not exist.")
         if info.size != self.index.tar_size(tar):
             raise UserError(
-                f"The shard {redacted(url)} has changed since {self.index.path} was made. Index it again; if the index "
+                f"The shard {url} has changed since {self.index.path} was made. Index it again; if the index "
                 "is not on the storage, remove that file, and it is made anew."
             )
         self._checked.add(tar)
 
     def _name(self, extent: Extent) -> str:
         tar, begin, end = extent
-        return f"{self.index.tars[tar]} {self.index.digest.hex()} {begin} {end}"
+        return f"{self.index.digest.hex()} {tar} {begin} {end}"
 
     def _block_extents(self, block: int) -> list[Extent]:
         if block not in self._blocks:

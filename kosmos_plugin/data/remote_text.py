@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from kosmos_plugin.data.derived_files import DerivedFile, default_cache
-from kosmos_plugin.data.remote_files import RemoteFiles, RemoteInfo, Unavailable, redacted
+from kosmos_plugin.data.remote_files import RemoteFiles, RemoteInfo, Unavailable
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import DICTIONARY_FILE
 
@@ -33,7 +33,7 @@ def local_copy(prefix: str, files: RemoteFiles, cache: str | None, rows: str) ->
     infos = {suffix: files.info(f"{prefix}{suffix}") for suffix in (".bin", ".idx")}
     for suffix, info in infos.items():
         if info is None:
-            raise Unavailable(f"The binarized text {redacted(prefix)}{suffix} does not exist.")
+            raise Unavailable(f"The binarized text {prefix}{suffix} does not exist.")
     found: dict[str, RemoteInfo] = {suffix: info for suffix, info in infos.items() if info is not None}
     version = hashlib.blake2b(repr(sorted(found.items())).encode(), digest_size=6).hexdigest()
     folder_address, _, name = prefix.rpartition("/")
@@ -49,7 +49,7 @@ def local_copy(prefix: str, files: RemoteFiles, cache: str | None, rows: str) ->
         free = shutil.disk_usage(folder).free
         if size > free:
             raise UserError(
-                f"The text {redacted(prefix)} has {size / 2**30:,.1f} GiB, and {folder} only {free / 2**30:,.1f} GiB "
+                f"The text {prefix} has {size / 2**30:,.1f} GiB, and {folder} only {free / 2**30:,.1f} GiB "
                 "of room: name another folder with the key `cache` of the data YAML."
             )
         for suffix, info in found.items():
@@ -62,4 +62,4 @@ def local_copy(prefix: str, files: RemoteFiles, cache: str | None, rows: str) ->
                 files.copy(address, path, there.size)
         whole.touch()
 
-    return DerivedFile(whole, whole).open(read, write, f"the copy of {redacted(prefix)}")
+    return DerivedFile(whole, whole).open(read, write, f"the copy of {prefix}")

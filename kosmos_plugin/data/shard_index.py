@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, Members, index_bytes, write_index
-from kosmos_plugin.data.remote_files import redacted
 from kosmos_plugin.data.tar_files import Pieces, files_of_tar, read_pieces, size_of
 from kosmos_plugin.errors import UserError
 
@@ -47,7 +46,7 @@ class Record:
     @property
     def id(self) -> str:
         """The record's name in messages: SHARD.tar/KEY."""
-        return f"{os.path.basename(redacted(self.tar))}/{self.key}"
+        return f"{os.path.basename(self.tar)}/{self.key}"
 
     @property
     def largest(self) -> int:

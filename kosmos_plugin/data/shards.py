@@ -62,10 +62,15 @@ class ShardedDocuments(Dataset[Document]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def prepare(self, numbers: Iterable[int]) -> None:
-        """Make ready to read these documents: remote ones are fetched, all at the same time."""
+    def prepare(self, numbers: Iterable[int], once: bool = False) -> None:
+        """Make ready to read these documents: remote ones are fetched, all at the same time.
+
+        Args:
+            numbers: Numbers of the documents.
+            once: Whether they are read only now, so that no block is kept for them.
+        """
         if self.remote is not None:
-            self.remote.prepare(numbers)
+            self.remote.prepare(numbers, once)
 
     def __getitem__(self, number: int) -> Document:
         record = self.index.record(number)

@@ -38,25 +38,20 @@ class Server:
         folder: Whose files it serves, or the port of the server to which it hands on requests.
     """
 
-    def __init__(self, folder: Path | int):
+    def __init__(self, folder: Path | int, port: int = 0):
         self.folder = folder
         self.faults = Faults()
         self.lock = threading.Lock()
         self.requests: list[tuple[str, int]] = []  # path and bytes of each answer with content
         self.failed = 0
-        self.port = free_port()
-        self.start()
-
-    def start(self) -> None:
+        self.port = port or free_port()
         handler = type("Handler", (_Handler,), {"owner": self})
         self.http = _Http(("127.0.0.1", self.port), handler)
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """As if killed: connections are refused and broken."""
         self.http.shutdown()
         self.http.server_close()
-        self.http.close_connections()
 
     @property
     def url(self) -> str:
@@ -75,19 +70,6 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
-
-    def __init__(self, *args) -> None:
-        self.connections: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request, address) -> None:
-        self.connections.add(request)
-        super().process_request(request, address)
-
-    def close_connections(self) -> None:
-        for connection in self.connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, address) -> None:
         pass  # broken connections are intended
@@ -198,6 +180,34 @@ def web_server(folder: Path) -> Iterator[Server]:
         server.stop()
 
 
+class ServerProcess:
+    """A web server in a process of its own, which can be killed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.data.remote_server", str(self.folder), str(self.port)]
+        self.process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        wait_for(self.port)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def wait_for(port: int) -> None:
+    """Wait until something listens at a port."""
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens at port {port}")
+
+
 @contextlib.contextmanager
 def s3_server(monkeypatch) -> Iterator[Server]:
     """moto's S3 server in a process of its own, behind a server that counts and has faults; `AWS_…` name it."""
@@ -209,10 +219,7 @@ def s3_server(monkeypatch) -> Iterator[Server]:
     )
     server = Server(port)
     try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
+        wait_for(port)
         for name, value in {
             "AWS_ENDPOINT_URL": server.url,
             "AWS_ACCESS_KEY_ID": "someone",
@@ -240,3 +247,8 @@ def upload(folder: Path, bucket: str, port: int) -> None:
         answer.read()
         assert answer.status == 200, (path, answer.status)
     connection.close()
+
+
+if __name__ == "__main__":
+    Server(Path(sys.argv[1]), int(sys.argv[2]))
+    threading.Event().wait()
