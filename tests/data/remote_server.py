@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from s3fs import S3FileSystem
 
 
@@ -247,6 +249,26 @@ def upload(folder: Path, bucket: str, port: int) -> None:
         answer.read()
         assert answer.status == 200, (path, answer.status)
     connection.close()
+
+
+def remote_yaml(data: Path, folder: Path, address: str, block: int | None = None, **remote: object) -> Path:
+    """The data YAML `data` in a new folder, its files at an address ("": as they are) and its cache beside it."""
+    config = yaml.safe_load(data.read_text())
+    config["vocabulary"] = str(data.parent / "vocabulary")
+    for stream in config["streams"].values():
+        for corpus in stream["corpora"]:
+            for split in ("train", "valid"):
+                corpus[split] = f"{address or data.parent}/{corpus[split]}"
+            if block is not None and stream["kind"] != "text":
+                corpus["shuffle_block"] = block
+    config["cache"] = str(folder / "cache")
+    if address:
+        config["remote"] = {"timeout": 10, "retry_seconds": 60, **remote}
+    folder.mkdir(parents=True)
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump(config))
+    shutil.copy(data.parent / "clip.json", folder)
+    return path
 
 
 if __name__ == "__main__":

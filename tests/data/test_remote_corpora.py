@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.micro_batches import MicroBatches
@@ -17,33 +16,13 @@ from kosmos_plugin.data.shard_index import build_index, tar_records
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.open_corpora import open_corpora
 from tests import tiny
-from tests.data.remote_server import Faults, ServerProcess, s3_server, upload, wait_for, web_server
+from tests.data.remote_server import Faults, ServerProcess, remote_yaml, s3_server, upload, wait_for, web_server
 from tests.data.updates import assert_same, loaded
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create", "ignore:This process .* is multi-threaded"
 )
 UPDATES = 12
-
-
-def remote_yaml(data: Path, folder: Path, address: str, block: int | None = None, **remote: object) -> Path:
-    """The data YAML `data` in a new folder, its files at an address ("": as they are) and its cache beside it."""
-    config = yaml.safe_load(data.read_text())
-    config["vocabulary"] = str(data.parent / "vocabulary")
-    for stream in config["streams"].values():
-        for corpus in stream["corpora"]:
-            for split in ("train", "valid"):
-                corpus[split] = f"{address or data.parent}/{corpus[split]}"
-            if block is not None and stream["kind"] != "text":
-                corpus["shuffle_block"] = block
-    config["cache"] = str(folder / "cache")
-    if address:
-        config["remote"] = {"timeout": 10, "retry_seconds": 60, **remote}
-    folder.mkdir(parents=True)
-    path = folder / "data.yaml"
-    path.write_text(yaml.safe_dump(config))
-    shutil.copy(data.parent / "clip.json", folder)
-    return path
 
 
 def opened(data: Path, **options: object):
