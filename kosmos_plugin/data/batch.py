@@ -10,7 +10,8 @@ from typing_extensions import NotRequired
 from kosmos_plugin.data.packing import PackedRow
 from kosmos_plugin.data.samples import Sample
 from kosmos_plugin.data.skips import SkipCounter
-from kosmos_plugin.images import BrokenImage, decode_image
+from kosmos_plugin.errors import UnusableData
+from kosmos_plugin.images import decode_image
 from kosmos_plugin.vocabulary import Vocabulary
 
 
@@ -131,7 +132,7 @@ class Collator:
         try:
             for image, out in zip(sample.images, images, strict=True):
                 out.copy_(decode_image(image.read(), self.image_size, self.image_fit, self.image_decoding))
-        except BrokenImage as error:
+        except UnusableData as error:  # a broken image, or a remote shard that is not available
             self.skips.skip(sample.id, error)
             return False
         return True

@@ -13,17 +13,24 @@
             valid: laion-valid/00000.tar      # optional
             weight: 0.7                       # optional; default: by number of sequences
             caption_from: txt                 # captions: txt (default; the .json without a .txt) | json (then the .txt)
+            shuffle_block: 512                # not for text: shuffle in blocks of so many documents; see data/order.py
     cache: FOLDER                     # optional: for files about data in read-only folders; default: the user's cache
+    remote:                           # optional: how addresses are read, such as s3://bucket/{00..99}.tar
+      cache_gib: 50                       # GiB of blocks in the cache folder, for all ranks of a node
+      timeout: 60                         # seconds for a request of 8 MiB at most
+      retry_seconds: 300                  # for which a failing request is repeated
+      unavailable: fail                   # if a shard cannot be read: fail (the default), or skip its records
 
 Paths are relative to the YAML's folder. An unknown key is an error.
 """
 
 import dataclasses
+import functools
 import glob
 import os
 import re
 import reprlib
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +38,7 @@ from typing import Any, NoReturn, TypeVar
 import braceexpand
 import yaml
 
+from kosmos_plugin.data.remote_files import UNAVAILABLE, RemoteFiles, RemoteOptions, check_address, is_remote, redacted
 from kosmos_plugin.data.shard_index import MOST_CHECKED, OWN_SUFFIXES
 from kosmos_plugin.errors import UserError, did_you_mean, require_file
 
@@ -45,6 +53,7 @@ MAX_CHARACTERS = 500_000_000  # of all their names
 MAX_KEYS = 10_000
 MAX_SEQUENCES = 10_000_000
 MAX_WEIGHT = 1e100
+MAX_REMOTE = 1e9  # GiB, and seconds
 MAX_SHOWN = 200  # characters of a value in an error message
 
 # An escaped character, a range of numbers or letters, or a brace or comma.
@@ -67,6 +76,7 @@ class CorpusConfig:
     valid: tuple[str, ...] = ()
     weight: float | None = None  # relative to the stream's other corpora; None: its number of sequences
     caption_from: str = "txt"  # captions: which of CAPTION_FILES has them
+    shuffle_block: int | None = None  # documents of a block of the order; None: documents are shuffled one by one
 
     def paths(self, split: str) -> tuple[str, ...]:
         """The paths of "train" or "valid"."""
@@ -84,6 +94,7 @@ class StreamConfig:
     corpora: tuple[CorpusConfig, ...]
     packing: str = "full_sentences"  # of text: one of PACKINGS
     cache: str | None = None  # folder for files about data in read-only folders; None: the user's cache folder
+    remote: RemoteOptions = RemoteOptions()
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
         line = f" (line {mark.line + 1})" if mark else ""
         raise UserError(f"{path} is not valid YAML{line}: {_shortened(' '.join(str(problem).split()))}") from None
     reader = _Reader(path, files_must_exist)
-    raw = reader.mapping(raw, "the file", {"vocabulary", "streams"}, {"cache"})
+    raw = reader.mapping(raw, "the file", {"vocabulary", "streams"}, {"cache", "remote"})
     streams = reader.mapping(raw["streams"], "streams")
     if not streams:
         raise UserError(f"{path}: streams is empty.")
@@ -126,6 +137,8 @@ def read_data_config(path: str | Path, files_must_exist: bool = True) -> DataCon
         raise UserError(f"{path}: streams has two streams of the same name, as in 1 and '1'.")
     if "cache" in raw:
         reader.cache = str(path.parent / reader.of_type(raw["cache"], str, "cache"))
+    if "remote" in raw:
+        reader.remote = reader.remote_options(raw["remote"])
     return DataConfig(
         path=str(path),
         vocabulary=str(path.parent / reader.of_type(raw["vocabulary"], str, "vocabulary")),
@@ -162,6 +175,7 @@ class _Reader:
         self.folder = str(path.parent)
         self.files_must_exist = files_must_exist
         self.cache: str | None = None
+        self.remote = RemoteOptions()
 
     def fail(self, message: str) -> NoReturn:
         raise UserError(f"{self.path}: {_shortened(message, 3 * MAX_SHOWN)}")
@@ -172,7 +186,7 @@ class _Reader:
         """Check that `value` is a mapping and, if keys are given, that it has those and no others."""
         if not isinstance(value, dict):
             self.fail(f"{key} must be a mapping, not {shown(value)}.")
-        if required:
+        if required or optional:
             known = sorted(required | optional)
             for name in value:
                 if name not in known:
@@ -188,6 +202,19 @@ class _Reader:
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             self.fail(f"{key} must be of type {kind.__name__}, not {shown(value)}.")
         return value
+
+    def remote_options(self, raw: Any) -> RemoteOptions:
+        raw = self.mapping(raw, "remote", optional={field.name for field in dataclasses.fields(RemoteOptions)})
+        for name in raw.keys() - {"unavailable"}:
+            number = isinstance(raw[name], int | float) and not isinstance(raw[name], bool)
+            if not (number and 0 < raw[name] <= MAX_REMOTE):
+                self.fail(f"remote.{name} must be a positive number, not {shown(raw[name])}.")
+        options = RemoteOptions(**raw)
+        if options.unavailable not in UNAVAILABLE:
+            hint = did_you_mean(shown(options.unavailable), UNAVAILABLE)
+            listed = " or ".join(UNAVAILABLE)
+            self.fail(f"remote.unavailable must be {listed}, not {shown(options.unavailable)}.{hint}")
+        return options
 
     def stream(self, name: str, raw: Any) -> StreamConfig:
         key = f"streams.{name}"
@@ -211,7 +238,9 @@ class _Reader:
         cross = self.of_type(
             raw.get("cross_document_attention", kind == "text"), bool, f"{key}.cross_document_attention"
         )
-        return StreamConfig(name, kind, sequences, cross, corpora, self.packing(raw, key, kind, cross), self.cache)
+        return StreamConfig(
+            name, kind, sequences, cross, corpora, self.packing(raw, key, kind, cross), self.cache, self.remote
+        )
 
     def packing(self, raw: dict[Any, Any], key: str, kind: str, cross_document_attention: bool) -> str:
         packing = raw.get("packing", PACKINGS[0])
@@ -239,15 +268,30 @@ class _Reader:
         if caption_from not in CAPTION_FILES or (kind != "captions" and "caption_from" in raw):
             listed = " or ".join(CAPTION_FILES)
             self.fail(f"{key}.caption_from must be {listed}, for captions only, not {shown(caption_from)} for {kind}.")
+        block = raw.get("shuffle_block")
+        if block is not None:
+            if kind == "text":
+                self.fail(f"{key}.shuffle_block is for captions and interleaved documents, not for text.")
+            if not 1 <= self.of_type(block, int, f"{key}.shuffle_block") <= MAX_SEQUENCES:
+                self.fail(f"{key}.shuffle_block must be from 1 to {MAX_SEQUENCES:,}, not {shown(block)}.")
         paths = {split: self.paths(raw.get(split, []), f"{key}.{split}", kind) for split in SPLITS}
-        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from)
+        return CorpusConfig(str(raw["name"]), paths["train"], paths["valid"], weight, caption_from, block)
 
     def paths(self, patterns: Any, key: str, kind: str) -> tuple[str, ...]:
-        """Expand braces and wildcards, relative to the YAML. Every file must exist; of many, it is checked later."""
+        """Expand braces and wildcards, relative to the YAML.
+
+        Every file must exist; of many, and of remote ones, it is checked later.
+        """
         suffix = ".idx" if kind == "text" else ""
         found: list[str] = []
         for pattern in [patterns] if isinstance(patterns, str) else self.of_type(patterns, list, key):
             pattern = self.of_type(pattern, str, key)
+            remote = is_remote(pattern)
+            if remote:
+                self.remote_call(key, functools.partial(check_address, pattern))
+            if remote and not self.files_must_exist:
+                found.append(pattern)
+                continue
             if not self.files_must_exist:
                 found.append(os.path.normpath(self.path.parent / pattern))
                 continue
@@ -259,12 +303,34 @@ class _Reader:
                 if isinstance(error, UserError):
                     raise
                 self.fail(f"{key}: {shown(pattern)} is not a valid pattern: {error}.")
+            if remote:
+                found += [path.removesuffix(suffix) for name in names for path in self.remote_files(name, key)]
+                continue
             if len(names) > MOST_CHECKED and not glob.has_magic(pattern):  # a stat of each takes minutes over a network
                 found += [self.joined(name).removesuffix(suffix) for name in names]
                 continue
             for name in names:
                 found += [path.removesuffix(suffix) for path in self.files(name, key)]
+        if len({is_remote(path) for path in found}) > 1:
+            self.fail(f"{key} mixes addresses and paths: make two corpora of them.")
         return tuple(found)
+
+    def remote_files(self, name: str, key: str) -> list[str]:
+        """The addresses that `name` stands for, in which braces are expanded but wildcards may be left."""
+        wildcards = "*" in name if name.startswith("http") else glob.has_magic(name)
+        if not wildcards:
+            return [name]
+        matches = self.remote_call(key, functools.partial(RemoteFiles(self.remote).find, name))
+        files = [match for match in matches if not match.endswith(OWN_SUFFIXES)]
+        if not files:
+            self.fail(f"{key} names {redacted(name)}, which no file matches.")
+        return files
+
+    def remote_call(self, key: str, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except UserError as error:
+            self.fail(f"{key}: {error}")
 
     def joined(self, name: str) -> str:
         """The path that `name`, relative to the YAML's folder, stands for."""

@@ -14,6 +14,9 @@ records) or else from the tars' headers. `kosmos-prepare index` makes it in adva
 
 The tars of a large corpus are not looked at before they are read: then one that has changed is an error. Those of a
 smaller one are, and the file is made anew.
+
+Of a remote corpus (`remote_files`) the file beside the tars is copied to the cache folder once; if there is none, it is
+made there.
 """
 
 import functools
@@ -21,7 +24,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,8 @@ from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.data.derived_files import DerivedFile
 from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, records_in
 from kosmos_plugin.data.node_workers import by_all_workers
+from kosmos_plugin.data.remote_files import RemoteFiles, is_remote
+from kosmos_plugin.data.remote_index import remote_index
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, MOST_CHECKED, Record, index_path, read_or_make_index
 from kosmos_plugin.data.tar_files import read_bytes
 from kosmos_plugin.errors import UserError
@@ -100,14 +105,46 @@ class CorpusIndex:
                 self._checked[tar] = 1
             return Record(self.tars[tar], *self._part(tar).record(number - int(self.first[tar])))
         except DamagedIndex as error:
-            raise UserError(
-                f"The index {self.path} cannot be used ({error}). Remove it, and it is made anew."
-            ) from None
+            raise self._damaged(error) from None
         except OSError as error:
             raise UserError(f"Cannot read the shard {self.tars[tar]}: {error}") from None
 
+    def pieces(self, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Of each tar with records among first … last − 1, its number, and offset and size of their pieces [n, 2].
+
+        Raises:
+            UserError: The index is damaged there.
+        """
+        while first < last:
+            tar = int(self.first.searchsorted(first, "right")) - 1
+            begin, end = self.first[tar : tar + 2].tolist()
+            try:
+                yield tar, self._part(tar).pieces(first - begin, min(last, end) - begin)
+            except DamagedIndex as error:
+                raise self._damaged(error) from None
+            first = end
+
+    def tar_size(self, tar: int) -> int:
+        """The size in bytes that a tar, by its number, had when it was indexed.
+
+        Raises:
+            UserError: The index is damaged there.
+        """
+        try:
+            return self._part(tar).header["tar_size"]
+        except DamagedIndex as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: DamagedIndex) -> UserError:
+        return UserError(f"The index {self.path} cannot be used ({error}). Remove it, and it is made anew.")
+
     def change_of(self, tar: int) -> str:
-        """How a tar, by its number, or the index beside it has changed; "" if it has not. Raises DamagedIndex."""
+        """How a tar, by its number, or the index beside it has changed; "" if it has not. Raises DamagedIndex.
+
+        A remote one is looked at when it is read.
+        """
+        if is_remote(self.tars[tar]):
+            return ""
         try:
             stat = os.stat(self.tars[tar])
         except FileNotFoundError:
@@ -141,22 +178,38 @@ def file_of_corpus(tars: Sequence[str], cache: str | None = None, suffix: str = 
         cache: Folder for the file if the tars' own is read-only; None: the user's cache folder.
         suffix: The end of the file's name.
     """
+    stem, digest = _stem(tars)
+    return DerivedFile.of(stem, f"{digest}.{suffix}", cache)
+
+
+def address_beside(tars: Sequence[str], suffix: str) -> str:
+    """Where the file of a remote corpus is on the storage, if it was uploaded with the tars."""
+    stem, digest = _stem(tars)
+    return f"{stem}.{digest}.{suffix}"
+
+
+def _stem(tars: Sequence[str]) -> tuple[str, str]:
+    """What the names of all files about a corpus begin with, and the digest that follows."""
     first, last = (os.path.basename(tar).removesuffix(".tar") for tar in (tars[0], tars[-1]))
     digest = hashlib.blake2b(_names(tars), digest_size=4).hexdigest()
     name = f"{first}-{last}"[:100] if len(tars) > 1 else first[:100]
-    return DerivedFile.of(os.path.join(_folder(tars), name), f"{digest}.{suffix}", cache)
+    return os.path.join(_folder(tars), name), digest
 
 
-def open_corpus_index(tars: Sequence[str], cache: str | None = None) -> CorpusIndex:
+def open_corpus_index(tars: Sequence[str], cache: str | None = None, files: RemoteFiles | None = None) -> CorpusIndex:
     """Open the index of a corpus. It is made if it is missing, damaged, or older than a tar.
 
     Args:
-        tars: Paths of the tars.
-        cache: Folder for the index if the tars' own is read-only; None: the user's cache folder.
+        tars: Paths of the tars, or their addresses.
+        cache: Folder for the index if the tars' own is read-only or remote; None: the user's cache folder.
+        files: Reads remote files.
 
     Raises:
         UserError: A tar is missing or broken, its index is damaged, or the corpus's cannot be written.
     """
+    what = f"the index of {tars[0]}" + (f" and {len(tars) - 1:,} more" if len(tars) > 1 else "")
+    if is_remote(tars[0]):
+        return _open_remote(tars, cache, files or RemoteFiles(), what)
     made = False
 
     def read(path: Path) -> CorpusIndex | None:
@@ -173,18 +226,46 @@ def open_corpus_index(tars: Sequence[str], cache: str | None = None) -> CorpusIn
         write_corpus_index(path, tars)
         made = True
 
-    what = f"the index of {tars[0]}" + (f" and {len(tars) - 1:,} more" if len(tars) > 1 else "")
     return file_of_corpus(tars, cache).open(read, write, what)
 
 
-def write_corpus_index(path: Path, tars: Sequence[str]) -> None:
+def _open_remote(tars: Sequence[str], cache: str | None, files: RemoteFiles, what: str) -> CorpusIndex:
+    url = address_beside(tars, INDEX_SUFFIX[1:])
+    info = files.info(url)
+    # Another version on the storage is another file here.
+    version = "made"
+    if info is not None:
+        version = hashlib.blake2b(f"{info.size} {info.version}".encode(), digest_size=4).hexdigest()
+
+    def read(path: Path) -> CorpusIndex | None:
+        try:
+            return CorpusIndex(path, tars)
+        except (OSError, DamagedIndex):
+            return None
+
+    def write(path: Path) -> None:
+        if info is None:
+            write_corpus_index(path, tars, files)
+            return
+        files.copy(url, path, info.size)
+        if read(path) is None:
+            path.unlink()
+            raise UserError(
+                f"{url} is damaged, or an index of other tars: upload it again, or remove it, and it is made."
+            )
+
+    return file_of_corpus(tars, cache, f"{version}{INDEX_SUFFIX}").open(read, write, what)
+
+
+def write_corpus_index(path: Path, tars: Sequence[str], files: RemoteFiles | None = None) -> None:
     """Make the index of a corpus, with all cores."""
     first, begins, newest = [0], [_HEADER.size], 0
     digest = hashlib.blake2b(digest_size=16)
-    made_by = f"kosmos-prepare index {_folder(tars)} --out REPORT"
+    folder = _folder(tars)
+    made_by = f"kosmos-prepare index {'FOLDER, before it is uploaded,' if is_remote(folder) else folder} --out REPORT"
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(bytes(_HEADER.size))
-        parts = by_all_workers(_Parts(tars), len(tars), f"index of {_folder(tars)}", "tar", made_by)
+        parts = by_all_workers(_Parts(tars, files), len(tars), f"index of {folder}", "tar", made_by)
         for part, records, time, digest_of_part in parts:
             file.write(part)
             first.append(first[-1] + records)
@@ -204,12 +285,16 @@ def write_corpus_index(path: Path, tars: Sequence[str]) -> None:
 class _Parts(Dataset[tuple[bytes, int, int, bytes] | UserError]):
     """Item i: the index of tar i, its number of records, the time of the last change, and a digest of all that."""
 
-    def __init__(self, tars: Sequence[str]):
+    def __init__(self, tars: Sequence[str], files: RemoteFiles | None):
         self.tars = tars
+        self.files = files
 
     def __getitem__(self, number: int) -> tuple[bytes, int, int, bytes] | UserError:
         tar = self.tars[number]
         try:
+            if self.files is not None:
+                part, digest_of_part = remote_index(tar, self.files)
+                return part, records_in(part), 0, digest_of_part
             part = read_or_make_index(tar)
             time = os.stat(tar).st_mtime_ns  # so that the digest is another one if the tar is replaced by one like it
         except UserError as error:

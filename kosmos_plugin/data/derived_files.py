@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from kosmos_plugin.data.remote_files import is_remote
 from kosmos_plugin.errors import UserError
 
 T = TypeVar("T")
@@ -28,13 +29,14 @@ class DerivedFile:
         """The places of a file that is named `data` + "." + `name`.
 
         Args:
-            data: What it is made from: the start of a path.
+            data: What it is made from: the start of a path; beside a remote one nothing is written.
             name: The rest of the file's name.
             cache: Folder to write to where the data's own is read-only; None: the user's cache folder.
         """
-        place = hashlib.blake2b(os.path.realpath(data).encode(errors="surrogateescape"), digest_size=8).hexdigest()
-        folder = Path(cache or default_cache())
-        return cls(Path(f"{data}.{name}"), folder / f"{os.path.basename(data)}-{place}.{name}")
+        whole = data if is_remote(data) else os.path.realpath(data)
+        place = hashlib.blake2b(whole.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        cached = Path(cache or default_cache()) / f"{os.path.basename(data)}-{place}.{name}"
+        return cls(cached if is_remote(data) else Path(f"{data}.{name}"), cached)
 
     def find(self, read: Callable[[Path], T | None]) -> T | None:
         """What `read` finds in the file; None if there is none that it can use."""

@@ -149,6 +149,19 @@ class IndexFile:
             pieces.append((int(offsets[piece]), int(sizes[piece])))
         return key, {extension: tuple(pieces) for extension, pieces in members.items()}
 
+    def pieces(self, first: int, last: int) -> np.ndarray:
+        """Offset and size of each piece of records first … last − 1, int64 [pieces, 2]. Raises DamagedIndex."""
+        found = [np.empty((0, 2), np.int64)]
+        for number in range(first // RECORDS_PER_BLOCK, -(-last // RECORDS_PER_BLOCK)):
+            content = self._block(number)
+            start = number * RECORDS_PER_BLOCK
+            n = min(RECORDS_PER_BLOCK, len(self) - start)
+            ends = np.frombuffer(content, "<u4", n, offset=4 * n)
+            places = np.frombuffer(content, "<i8", 2 * int(ends[-1]), offset=8 * n + 4 * int(ends[-1])).reshape(2, -1).T
+            before, after = max(first - start, 0), min(last - start, n)
+            found.append(places[ends[before - 1] if before else 0 : ends[after - 1]])
+        return np.concatenate(found)
+
     def check(self) -> None:
         """Read all blocks. Raises DamagedIndex if one is damaged."""
         for number in range(self.header["blocks"]):

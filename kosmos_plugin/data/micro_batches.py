@@ -31,9 +31,11 @@ class MicroBatches:
         rank: This rank, from 0.
         ranks: Number of ranks.
         update_freq: Accumulation steps of an update.
+        nodes: Number of machines that the ranks run on.
     """
 
-    def __init__(self, mixture: Mixture, collate: Collator, rank: int, ranks: int, update_freq: int):
+    def __init__(self, mixture: Mixture, collate: Collator, rank: int, ranks: int, update_freq: int, nodes: int = 1):
+        mixture.spread_over(nodes)
         self.mixture = mixture
         self.collate = collate
         self.rank = rank
@@ -54,6 +56,7 @@ class MicroBatches:
         whole = self.mixture.plan(update)
         dealt = [Plan(rows, whole.unusable[part::parts]) for part, rows in enumerate(deal(whole.rows, parts))]
         own = dealt[self.rank :: self.ranks]
+        self.mixture.prefetch(update)
         if count_skips:
             self.mixture.skips.count_elsewhere(len(whole.unusable) - sum(len(plan.unusable) for plan in own))
         return own

@@ -16,9 +16,12 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from kosmos_plugin.data.config import CorpusConfig, DataConfig, StreamConfig
 from kosmos_plugin.data.documents import BrokenRecord
-from kosmos_plugin.data.order import Interleaving, shuffled
+from kosmos_plugin.data.order import Interleaving, block_order, block_shuffled, shuffled
 from kosmos_plugin.data.packing import PackedRow, PlannedRow, pack
 from kosmos_plugin.data.record_lengths import LengthsFile
+from kosmos_plugin.data.remote_files import RemoteFiles, is_remote
+from kosmos_plugin.data.remote_text import local_copy
+from kosmos_plugin.data.row_starts import rows_name
 from kosmos_plugin.data.samples import Sample, SampleBuilder
 from kosmos_plugin.data.shards import ShardedDocuments, reading_name, record_reader
 from kosmos_plugin.data.skips import SkipCounter
@@ -49,6 +52,9 @@ class ConcatenatedRows(ConcatDataset[Sample]):
     def texts(self) -> list[TextRows]:
         """The rows of each text."""
         return cast(list[TextRows], self.datasets)
+
+    def prepare(self, numbers: list[int]) -> None:
+        """Nothing: the text is on disk."""
 
     def filled(self) -> float:
         """Share of the positions of full-sentence rows that are not padding, without each text's last row."""
@@ -83,6 +89,10 @@ class FormattedDocuments(Dataset[Sample]):
             error.record = document.id
             raise
 
+    def prepare(self, numbers: list[int]) -> None:
+        """Make ready to read these samples; see `ShardedDocuments.prepare`."""
+        self.documents.prepare(numbers)
+
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """The tokens and images of samples `numbers` [n], int64 [n, 2]; 0 tokens for an unusable record.
 
@@ -107,10 +117,14 @@ def open_corpus(stream: StreamConfig, corpus: CorpusConfig, split: str, sample_b
     Raises:
         UserError: A file cannot be read.
     """
-    paths = corpus.paths(split)
+    paths, files = corpus.paths(split), RemoteFiles(stream.remote)
     if stream.kind == "text":
+        if is_remote(paths[0]):
+            rows = rows_name(sample_builder.vocabulary, sample_builder.max_tokens)
+            paths = tuple(local_copy(path, files, stream.cache, rows) for path in paths)
         return ConcatenatedRows(paths, sample_builder, stream)
-    documents = ShardedDocuments(paths, record_reader(stream.kind, corpus.caption_from), stream.cache)
+    reader = record_reader(stream.kind, corpus.caption_from)
+    documents = ShardedDocuments(paths, reader, stream.cache, corpus.shuffle_block, files)
     return FormattedDocuments(documents, reading_name(stream.kind, corpus.caption_from), sample_builder)
 
 
@@ -139,6 +153,7 @@ class Stream:
         corpora = [corpus for corpus in config.corpora if corpus.paths(split)]
         self.corpora = [open_corpus(config, corpus, split, sample_builder) for corpus in corpora]
         self.names = [corpus.name for corpus in corpora]
+        self.shuffle_blocks = [corpus.shuffle_block for corpus in corpora]
         self.sizes = np.array([len(corpus) for corpus in self.corpora], dtype=np.int64)
         for name, size in zip(self.names, self.sizes, strict=True):
             if size == 0:
@@ -169,10 +184,29 @@ class Stream:
             return np.stack((corpora, positions - (ends - self.sizes)[corpora]), axis=1)
         corpora, numbers = self.interleaving(start, end)
         documents = np.empty_like(numbers)
-        for corpus in np.unique(corpora):
-            seed = self.seed + int(corpus) + 1
-            documents[corpora == corpus] = shuffled(numbers[corpora == corpus], int(self.sizes[corpus]), seed)
+        for corpus in np.unique(corpora).tolist():
+            own, size, seed = corpora == corpus, int(self.sizes[corpus]), self._seed_of(corpus)
+            block = self.shuffle_blocks[corpus]
+            documents[own] = (
+                shuffled(numbers[own], size, seed) if block is None else block_shuffled(numbers[own], size, block, seed)
+            )
         return np.stack((corpora, documents), axis=1)
+
+    def prefetch(self, update: int) -> None:
+        """Fetch blocks of remote corpora that updates after `update` need, without waiting."""
+        position = (update + 1) * self.config.sequences_per_update
+        for number, (corpus, block) in enumerate(zip(self.corpora, self.shuffle_blocks, strict=True)):
+            if block is None or not isinstance(corpus, FormattedDocuments) or corpus.documents.remote is None:
+                continue
+            # about where the corpus is then: exactly so at every whole block of the interleaving
+            epoch, at = divmod(int(position * self.interleaving.shares[number]), int(self.sizes[number]))
+            order, following = (
+                block_order(each, int(self.sizes[number]), block, self._seed_of(number)) for each in (epoch, epoch + 1)
+            )
+            corpus.documents.remote.prefetch(order, following, at)
+
+    def _seed_of(self, corpus: int) -> int:
+        return self.seed + corpus + 1
 
     def lengths(self, draws: np.ndarray) -> np.ndarray:
         """The tokens and images of `draws` [n, 2], int64 [n, 2]; 0 tokens for a record known to be unusable."""
@@ -248,6 +282,7 @@ class Mixture:
             plan: The rows, and records known to be unusable.
             count_skips: Whether to count and log broken records. False for an update that will be read again.
         """
+        self._prepare(plan, count_skips)
         if count_skips:
             self.skips.count(len(plan.unusable) + sum(len(row.samples) for row in plan.rows))
             for number, corpus, i in plan.unusable:
@@ -264,6 +299,29 @@ class Mixture:
             )
             for row in plan.rows
         ]
+
+    def _prepare(self, plan: Plan, unusable_too: bool) -> None:
+        """Have each corpus make ready for the documents of a plan."""
+        wanted: dict[tuple[int, int], list[int]] = {}
+        for row in plan.rows:
+            for corpus, number in row.samples[:, :2].tolist():
+                wanted.setdefault((row.stream, corpus), []).append(number)
+        for stream, corpus, number in plan.unusable if unusable_too else ():
+            wanted.setdefault((stream, corpus), []).append(number)
+        for (stream, corpus), numbers in wanted.items():
+            self.streams[stream].corpora[corpus].prepare(numbers)
+
+    def prefetch(self, update: int) -> None:
+        """Fetch, without waiting, what updates after `update` need of remote corpora in blocks."""
+        for stream in self.streams:
+            if stream.shuffle and stream.corpora:
+                stream.prefetch(update)
+
+    def spread_over(self, nodes: int) -> None:
+        """Have remote corpora read in the way that suits a training on so many nodes."""
+        for corpus in (corpus for stream in self.streams for corpus in stream.corpora):
+            if isinstance(corpus, FormattedDocuments) and corpus.documents.remote is not None:
+                corpus.documents.remote.spread_over(nodes)
 
     def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
         """All rows of `update`: `plan`, then `read`."""

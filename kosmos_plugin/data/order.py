@@ -4,14 +4,21 @@
 
 Both are pure functions of (weights or size, seed), with the same cost at every position. So update u takes positions
 u·n … (u + 1)·n − 1 of each stream for any number of ranks and workers, and the whole state is a counter.
+
+A corpus is shuffled by documents or, for storage where single documents are slow to read, by blocks of consecutive
+documents (`shuffle_block` in the data YAML): the blocks are permuted, and the documents within each window of
+WINDOW_BLOCKS blocks. So an update's documents come from one window, or two, and a block is read in one piece.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 # Corpora are interleaved in blocks of this many positions; weights are exact to one part in this.
 BLOCK = 10_000
+# Blocks of documents whose documents are shuffled together.
+WINDOW_BLOCKS = 32
 _ROUNDS = 6
 
 
@@ -50,11 +57,25 @@ class Permutation:
             values[outside] = self._feistel(values[outside])
         return values.astype(np.int64)
 
+    def position(self, element: int) -> int:
+        """The position of `element`: the inverse."""
+        values = self._unfeistel(np.array([element], dtype=np.uint64))
+        while values[0] >= self.size:
+            values = self._unfeistel(values)
+        return int(values[0])
+
     def _feistel(self, values: np.ndarray) -> np.ndarray:
         bits, mask = np.uint64(self.half_bits), np.uint64((1 << self.half_bits) - 1)
         left, right = values >> bits, values & mask
         for key in self.round_keys:
             left, right = right, left ^ (_hash(right, key) & mask)
+        return (left << bits) | right
+
+    def _unfeistel(self, values: np.ndarray) -> np.ndarray:
+        bits, mask = np.uint64(self.half_bits), np.uint64((1 << self.half_bits) - 1)
+        left, right = values >> bits, values & mask
+        for key in reversed(self.round_keys):
+            left, right = right ^ (_hash(left, key) & mask), left
         return (left << bits) | right
 
 
@@ -111,6 +132,93 @@ def shuffled(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
     epochs, positions = np.divmod(numbers, size)
     documents = np.empty_like(positions)
     for epoch in np.unique(epochs):
-        key = int(_hash(np.array([epoch], dtype=np.uint64), seed)[0])
-        documents[epochs == epoch] = Permutation(size, key)(positions[epochs == epoch])
+        documents[epochs == epoch] = Permutation(size, _subkey(epoch, seed))(positions[epochs == epoch])
+    return documents
+
+
+def _subkey(number: int, key: int) -> int:
+    """The `number`th of the keys that follow from `key`."""
+    return int(_hash(np.array([number], dtype=np.uint64), key)[0])
+
+
+class BlockOrder:
+    """One epoch of a corpus that is shuffled by blocks: a permutation of its documents, evaluated at single points.
+
+    Blocks are permuted. In this order, every WINDOW_BLOCKS of them are a window, whose documents are permuted.
+
+        positions    0 …                      one window after the other
+        window j     blocks[j·WINDOW_BLOCKS], …, blocks[(j + 1)·WINDOW_BLOCKS − 1]
+        block k      documents k·block … (k + 1)·block − 1; the corpus's last block may be shorter, wherever it comes
+
+    Args:
+        size: Documents of the corpus, at least 1.
+        block: Documents of a block.
+        key: Seed of the order.
+
+    Attributes:
+        blocks: The block at each place, a permutation of 0 … number of blocks − 1.
+        windows: The number of windows.
+    """
+
+    def __init__(self, size: int, block: int, key: int):
+        self.size = size
+        self.block = block
+        self.key = key
+        self.blocks = Permutation(-(-size // block), _subkey(0, key))
+        self.windows = -(-self.blocks.size // WINDOW_BLOCKS)
+        # The place of the last block, and how many documents it lacks.
+        self._short_place = self.blocks.position(self.blocks.size - 1)
+        self._lacking = self.blocks.size * block - size
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """The documents at `positions` (integers below `size`), int64 of the same shape."""
+        windows = self.window_of(positions)
+        documents = np.empty_like(positions)
+        for window in np.unique(windows).tolist():
+            own = windows == window
+            start, end = self._start(window), self._start(window + 1)
+            inner = Permutation(end - start, _subkey(window + 1, self.key))(positions[own] - start)
+            # as if the short block had all of its documents
+            short = self._short_place - window * WINDOW_BLOCKS
+            inner[inner >= short * self.block + self.block - self._lacking] += self._lacking * (short >= 0)
+            places, offsets = np.divmod(inner, self.block)
+            documents[own] = self.blocks(window * WINDOW_BLOCKS + places) * self.block + offsets
+        return documents
+
+    def window_of(self, positions: np.ndarray) -> np.ndarray:
+        """The window of each position, int64 of the same shape."""
+        short_window = self._short_place // WINDOW_BLOCKS
+        beyond = positions >= self._start(short_window + 1)
+        return (positions + self._lacking * beyond) // (WINDOW_BLOCKS * self.block)
+
+    def progress(self, position: int) -> tuple[int, float]:
+        """The window of a position, and which fraction of its documents come before."""
+        window = int(self.window_of(np.array([position]))[0])
+        start, end = self._start(window), self._start(window + 1)
+        return window, (position - start) / (end - start)
+
+    def blocks_of(self, window: int) -> np.ndarray:
+        """The blocks of a window, int64 [WINDOW_BLOCKS or fewer]; none behind the last window."""
+        start = window * WINDOW_BLOCKS
+        return self.blocks(np.arange(start, min(start + WINDOW_BLOCKS, self.blocks.size)))
+
+    def _start(self, window: int) -> int:
+        """The first position of a window; `size` behind the last one."""
+        place = window * WINDOW_BLOCKS
+        return min(place * self.block - self._lacking * (place > self._short_place), self.size)
+
+
+@functools.lru_cache(maxsize=64)
+def block_order(epoch: int, size: int, block: int, seed: int) -> BlockOrder:
+    """The order of an epoch of a corpus that is shuffled by blocks."""
+    return BlockOrder(size, block, _subkey(epoch, seed))
+
+
+def block_shuffled(numbers: np.ndarray, size: int, block: int, seed: int) -> np.ndarray:
+    """As `shuffled`, for a corpus that is shuffled by blocks of `block` documents."""
+    epochs, positions = np.divmod(numbers, size)
+    documents = np.empty_like(positions)
+    for epoch in np.unique(epochs).tolist():
+        own = epochs == epoch
+        documents[own] = block_order(epoch, size, block, seed)(positions[own])
     return documents

@@ -10,9 +10,11 @@ tokens are those of the text, to which those of the images are added when an upd
                  a checksum, uint32
 
 The file is mapped into memory, and only the blocks of the records that are drawn are read and checked. It is made by
-`kosmos-prepare index --vocabulary` or, by all cores, when training starts.
+`kosmos-prepare index --vocabulary` or, by all cores, when training starts. Of a remote corpus the file beside the tars
+is copied to the cache folder; if there is none, all records are fetched once to make it there.
 """
 
+import logging
 import mmap
 import os
 import struct
@@ -25,7 +27,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from kosmos_plugin.atomic import atomic_path
-from kosmos_plugin.data.corpus_index import CorpusIndex, file_of_corpus
+from kosmos_plugin.data.corpus_index import CorpusIndex, address_beside, file_of_corpus
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.node_workers import by_all_workers
 from kosmos_plugin.data.samples import SampleBuilder
@@ -33,6 +35,8 @@ from kosmos_plugin.data.shard_index import LENGTHS_SUFFIX
 from kosmos_plugin.data.shards import ShardedDocuments
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 MAGIC = b"KOSMOSL\1"  # another version if records are read in another way
 _HEADER = struct.Struct("<8sQ16sI28x")
@@ -107,8 +111,8 @@ class LengthsFile:
         self.index = documents.index
         self.vocabulary = vocabulary
         self.builder = SampleBuilder(vocabulary, 0, sys.maxsize)
-        name = f"{reading}.{vocabulary.encoding_fingerprint}{LENGTHS_SUFFIX}"
-        self.file = file_of_corpus(self.index.tars, documents.cache, name)
+        self.name = f"{reading}.{vocabulary.encoding_fingerprint}{LENGTHS_SUFFIX}"
+        self.file = file_of_corpus(self.index.tars, documents.cache, self.name)
 
     def find(self) -> RecordLengths | None:
         """Open the lengths; None if they have not been made."""
@@ -120,7 +124,19 @@ class LengthsFile:
         Raises:
             UserError: They cannot be written, or a tar is missing or has changed.
         """
-        return self.file.open(self._read, self.write, f"the lengths of the records of {self.index.tars[0]}")
+        what = f"the lengths of the records of {self.index.tars[0]}"
+        return self.file.open(self._read, self.write if self.documents.remote is None else self._copy_or_write, what)
+
+    def _copy_or_write(self, path: Path) -> None:
+        """Copy the file beside a remote corpus; if it is missing, or of other records, the lengths are counted."""
+        url = address_beside(self.index.tars, self.name)
+        info = self.documents.files.info(url)
+        if info is not None:
+            self.documents.files.copy(url, path, info.size)
+            if self._read(path) is not None:
+                return
+            logger.warning(f"{url} is damaged, or of other records: they are counted again.")
+        self.write(path)
 
     def write(self, path: Path, parts: Iterable[np.ndarray] | None = None) -> None:
         """Write the lengths of all records.
@@ -131,7 +147,8 @@ class LengthsFile:
         """
         if parts is None:
             where = os.path.dirname(self.index.tars[0]) or "."
-            command = f"kosmos-prepare index {where} --vocabulary VOCABULARY --out REPORT"
+            folder = where if self.documents.remote is None else "FOLDER, before it is uploaded,"
+            command = f"kosmos-prepare index {folder} --vocabulary VOCABULARY --out REPORT"
             parts = by_all_workers(_Counts(self), len(self.index.tars), f"record lengths of {where}", "tar", command)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             file.write(_header(len(self.index), self.index.digest))
@@ -147,7 +164,12 @@ class LengthsFile:
     def count_tar(self, tar: int) -> np.ndarray:
         """The lengths of the records of a tar, by its number, as they are in the file: uint32 [records]."""
         first, end = self.index.first[tar : tar + 2].tolist()
-        return np.array([_packed(*self.count(number)) for number in range(first, end)], np.uint32)
+        packed = []
+        for begin in range(first, end, _RECORDS):
+            numbers = range(begin, min(begin + _RECORDS, end))
+            self.documents.prepare(numbers, once=True)
+            packed += [_packed(*self.count(number)) for number in numbers]
+        return np.array(packed, np.uint32)
 
     def count(self, number: int) -> tuple[int, int]:
         """The tokens of text and the images of a record, by reading it; −1 tokens if it is unusable."""

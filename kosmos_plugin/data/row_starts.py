@@ -48,8 +48,7 @@ class RowStarts:
         self.prefix = text.items.prefix
         self.vocabulary = vocabulary
         self.tokens_per_row = tokens_per_row
-        name = f"full_sentences-{tokens_per_row}-{vocabulary.fingerprint}.rows"
-        self.file = DerivedFile.of(self.prefix, name, cache)
+        self.file = DerivedFile.of(self.prefix, rows_name(vocabulary, tokens_per_row), cache)
         self.digest = self._digest()
 
     def open(self) -> np.ndarray:
@@ -145,6 +144,11 @@ class RowStarts:
                 done = ended
                 yield ends + 1, after + (done if adds_eos else 0)
                 bar.update(len(block))
+
+
+def rows_name(vocabulary: Vocabulary, tokens_per_row: int) -> str:
+    """The end of the file's name."""
+    return f"full_sentences-{tokens_per_row}-{vocabulary.fingerprint}.rows"
 
 
 def _check_ends(ends_in_eos: np.ndarray, expected: bool, items: BinarizedItems) -> None:

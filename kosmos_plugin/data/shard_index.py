@@ -11,7 +11,7 @@ import logging
 import os
 import posixpath
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kosmos_plugin.data.index_file import DamagedIndex, IndexFile, Members, index_bytes, write_index
-from kosmos_plugin.data.tar_files import files_of_tar, read_pieces, size_of
+from kosmos_plugin.data.tar_files import Pieces, files_of_tar, read_pieces, size_of
 from kosmos_plugin.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Record:
     tar: str  # path
     key: str
     members: Members  # extension ("txt", "0.jpg") → where its bytes are in the tar
+    read_pieces: Callable[[str, Pieces], bytes] = read_pieces  # reads these bytes of a tar, given its path
 
     @property
     def id(self) -> str:
@@ -54,7 +55,7 @@ class Record:
 
     def read(self, member: str) -> bytes:
         """The bytes of the member with this extension."""
-        return read_pieces(self.tar, self.members[member])
+        return self.read_pieces(self.tar, self.members[member])
 
 
 class Replaced(NamedTuple):
@@ -64,8 +65,12 @@ class Replaced(NamedTuple):
     name: str
 
 
-def tar_records(tar: str | Path) -> tuple[list[Record], list[Replaced]]:
+def tar_records(tar: str | Path, file: Any = None) -> tuple[list[Record], list[Replaced]]:
     """Read the records of a tar from its headers only, in the order of their first files.
+
+    Args:
+        tar: Its path.
+        file: The tar itself, open, if it is not a file of this machine.
 
     Returns:
         The records, and the files that are not in them because a later one has the same name. The letters' case does
@@ -77,9 +82,9 @@ def tar_records(tar: str | Path) -> tuple[list[Record], list[Replaced]]:
     """
     records: dict[str, Record] = {}
     replaced: list[Replaced] = []
-    for name, pieces in files_of_tar(tar):
-        folder, _, file = name.rpartition("/")
-        stem, _, extension = file.partition(".")
+    for name, pieces in files_of_tar(tar, file):
+        folder, _, last = name.rpartition("/")
+        stem, _, extension = last.partition(".")
         if not stem or not extension:  # e.g. README, .DS_Store, ._0001.jpg: webdataset skips them too
             continue
         key = f"{folder}/{stem}" if folder else stem
@@ -112,7 +117,7 @@ def build_index(tar: str | Path, records: Iterable[Record] | None = None, select
         UserError: The index cannot be written.
     """
     if records is None:
-        records = _all_records(tar)
+        records = all_records(tar)
     path = index_path(tar)
     try:
         write_index(path, ((record.key, record.members) for record in records), _header(tar, selection))
@@ -171,7 +176,7 @@ def read_or_make_index(tar: str) -> bytes:
                 opened.check()
                 return index.read_bytes()
         _require_no_selection(tar)
-        return index_bytes(((record.key, record.members) for record in _all_records(tar)), _header(tar))
+        return index_bytes(((record.key, record.members) for record in all_records(tar)), _header(tar))
     except DamagedIndex as error:
         raise _damaged(str(index), error) from None
     except OSError as error:
@@ -182,8 +187,9 @@ def _header(tar: str | Path, selection: str = "") -> dict[str, Any]:
     return {"tar_size": os.path.getsize(tar), "selection": selection}
 
 
-def _all_records(tar: str | Path) -> list[Record]:
-    records, replaced = tar_records(tar)
+def all_records(tar: str | Path, file: Any = None) -> list[Record]:
+    """As `tar_records`, with a warning if files are replaced."""
+    records, replaced = tar_records(tar, file)
     if replaced:
         logger.warning(
             f"{tar}: {len(replaced)} files are replaced by later ones of the same name, such as {replaced[0].name}."

@@ -18,8 +18,10 @@ from torch.utils.data import Dataset
 
 from kosmos_plugin.data.corpus_index import open_corpus_index
 from kosmos_plugin.data.documents import BrokenRecord, Document, Image, Text
+from kosmos_plugin.data.remote_files import RemoteFiles, is_remote
+from kosmos_plugin.data.remote_records import RemoteRecords
 from kosmos_plugin.data.shard_index import Record
-from kosmos_plugin.data.tar_files import Pieces, read_pieces
+from kosmos_plugin.data.tar_files import Pieces
 from kosmos_plugin.image_files import IMAGE_EXTENSIONS
 
 RecordReader = Callable[[Record], Document]
@@ -31,24 +33,49 @@ class ShardedDocuments(Dataset[Document]):
     Indexing raises BrokenRecord, with the record's id, for a record that is not a usable document.
 
     Args:
-        tars: Paths of the tars.
+        tars: Paths of the tars, or their addresses.
         read_record: Turns a record into a document: see `record_reader`.
-        cache: Folder for files about the tars if their own is read-only; None: the user's cache folder.
+        cache: Folder for files about the tars if their own is read-only or remote; None: the user's cache folder.
+        block: Documents of a block of the order, if it is one of blocks.
+        files: Reads remote files.
 
     Attributes:
         index: The index of the tars.
+        remote: Reads their records, if they are remote.
     """
 
-    def __init__(self, tars: Iterable[str], read_record: RecordReader, cache: str | None = None):
+    def __init__(
+        self,
+        tars: Iterable[str],
+        read_record: RecordReader,
+        cache: str | None = None,
+        block: int | None = None,
+        files: RemoteFiles | None = None,
+    ):
         self.read_record = read_record
         self.cache = cache
-        self.index = open_corpus_index(tuple(tars), cache)
+        tars, files = tuple(tars), files or RemoteFiles()
+        self.files = files
+        self.index = open_corpus_index(tars, cache, files)
+        self.remote = RemoteRecords(self.index, files, block, cache) if is_remote(tars[0]) else None
 
     def __len__(self) -> int:
         return len(self.index)
 
+    def prepare(self, numbers: Iterable[int], once: bool = False) -> None:
+        """Make ready to read these documents: remote ones are fetched, all at the same time.
+
+        Args:
+            numbers: Numbers of the documents.
+            once: Whether they are read only now, so that no block is kept for them.
+        """
+        if self.remote is not None:
+            self.remote.prepare(numbers, once)
+
     def __getitem__(self, number: int) -> Document:
         record = self.index.record(number)
+        if self.remote is not None:
+            record = self.remote.with_reader(number, record)
         try:
             return self.read_record(record)
         except BrokenRecord as error:
@@ -140,7 +167,7 @@ def _image_behind_a_dot(record: Record) -> str:
 
 
 def _image(record: Record, pieces: Pieces) -> Image:
-    return Image(functools.partial(read_pieces, record.tar, pieces))
+    return Image(functools.partial(record.read_pieces, record.tar, pieces))
 
 
 def _utf8(data: bytes) -> str:

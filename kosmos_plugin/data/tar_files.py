@@ -64,14 +64,18 @@ def _opened(path: str) -> Iterator[int]:
         os.close(file)
 
 
-def files_of_tar(tar: str | Path) -> Iterator[tuple[str, Pieces]]:
+def files_of_tar(tar: str | Path, file: Any = None) -> Iterator[tuple[str, Pieces]]:
     """(name, pieces) of each file of a tar, in order, links to others last.
+
+    Args:
+        tar: Its path.
+        file: The tar itself, open, if it is not a file of this machine.
 
     Raises:
         BrokenShard: The tar is cut short, compressed, or not a tar. The files before the damage are yielded first.
         OSError: It cannot be read.
     """
-    with open(tar, "rb") as file:
+    with open(tar, "rb") if file is None else file as file:
         start = file.read(8)
         for magic, command in _COMPRESSIONS.items():
             if start.startswith(magic):

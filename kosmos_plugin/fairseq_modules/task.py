@@ -284,18 +284,19 @@ class KosmosMultimodalTask(FairseqTask):
         """
         from kosmos_plugin.data.micro_batches import MicroBatches, validation_steps
         from kosmos_plugin.fairseq_modules.epoch_iterator import EpochIterator
+        from kosmos_plugin.fairseq_modules.nodes import number_of_nodes
 
-        update_freq = self.cfg.update_freq
+        update_freq, nodes = self.cfg.update_freq, number_of_nodes(self.cfg, num_shards)
         if len(update_freq) != 1:
             raise UserError(f"--update-freq must be one number with this task, not {list(update_freq)}.")
         training = dataset is self.datasets.get("train")
         collate = self.collator()
         if training:
-            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0])
+            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, update_freq[0], nodes)
             micro_batches.check_fit(max_sentences, max_tokens)
         else:
             steps = validation_steps(dataset, num_shards, max_sentences, max_tokens) or update_freq[0]
-            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps)
+            micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps, nodes)
         batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, training, self.progress)
         if training:
             self.training_batches = batches

@@ -64,7 +64,7 @@ def check_training_options(task: Any, data: DataConfig | None = None) -> None:
     Raises:
         UserError: An option cannot be honoured, or names a file that does not exist.
     """
-    config = _fairseq_config(task)
+    config = fairseq_config(task)
     if config is not None:
         _check_unused(config)
         _check_optimizer(config)
@@ -77,11 +77,11 @@ def check_training_options(task: Any, data: DataConfig | None = None) -> None:
 
 def starts_from_model(task: Any) -> bool:
     """Whether a training has `--finetune-from-model`: that checkpoint, or later its own, replaces all weights."""
-    config = _fairseq_config(task)
+    config = fairseq_config(task)
     return config is not None and config.checkpoint.finetune_from_model is not None
 
 
-def _fairseq_config(task: Any) -> Any:
+def fairseq_config(task: Any) -> Any:
     """The whole configuration that the task's options are a part of; None if there is none, as in a script."""
     try:
         return OmegaConf.select(task, "..") if OmegaConf.is_config(task) else None

@@ -145,6 +145,8 @@ A = (*PICTURES, "corpora", 0)
         (("cache",), 3, "cache must be of type str, not 3"),
         ((*TEXT, "corpora"), {}, "streams.text.corpora must be of type list"),
         ((*TEXT, "corpora"), [], "streams.text.corpora is empty"),
+        ((*A, "shuffle_block"), 0, r"corpora\[0\].shuffle_block must be from 1 to 10,000,000, not 0"),
+        ((*A, "shuffle_block"), "512", r"corpora\[0\].shuffle_block must be of type int, not '512'"),
         ((*A, "caption_from"), "xml", r"corpora\[0\].caption_from must be txt or json, .* not 'xml'"),
         ((*A, "weight"), 0, r"corpora\[0\].weight must be a positive number, not 0"),
         ((*A, "weight"), -1.5, "must be a positive number, not -1.5"),

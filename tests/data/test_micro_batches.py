@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
+import yaml
 
 from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.data.updates import loaded, update_rows
+from tests.data.updates import assert_same, loaded, update_rows
 
 UPDATES = 200
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -70,6 +71,32 @@ def updates_of(data, count, ranks, update_freq):
 @pytest.mark.parametrize("ranks, update_freq", [(2, 1), (1, 3), (2, 2)])
 def test_tensors_of_an_update_are_the_same_for_any_ranks(data, ranks, update_freq):
     assert updates_of(data, 15, ranks, update_freq) == updates_of(data, 15, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def in_blocks(tmp_path_factory):
+    """Captions and interleaved documents in blocks of 7."""
+    path = tiny.write_data(tmp_path_factory.mktemp("blocks") / "data")
+    config = yaml.safe_load(path.read_text())
+    for stream in ("captions", "interleaved"):
+        config["streams"][stream]["corpora"][0]["shuffle_block"] = 7
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize("ranks, update_freq", [(2, 1), (1, 3), (4, 1)])
+def test_updates_in_blocks_are_the_same_for_any_ranks(data, in_blocks, ranks, update_freq):
+    one = updates_of(in_blocks, 15, 1, 1)
+    assert updates_of(in_blocks, 15, ranks, update_freq) == one
+    assert one != updates_of(data, 15, 1, 1)
+
+
+def test_updates_in_blocks_are_the_same_for_any_workers_and_after_a_resume(in_blocks):
+    none = list(micro_batches(in_blocks, update_freq=2).of_updates(range(12), num_workers=0))
+    for first, workers in ((0, 2), (5, 1), (5, 0)):
+        batches = micro_batches(in_blocks, update_freq=2).of_updates(range(first, 12), num_workers=workers)
+        for expected, batch in zip(none[2 * first :], batches, strict=True):
+            assert_same(expected, batch)
 
 
 # ---- updates that do not fit

@@ -1,5 +1,6 @@
 """The order of training: bijections, exact weights, and the same answer however positions are requested."""
 
+import hashlib
 import itertools
 import time
 
@@ -8,7 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kosmos_plugin.data.order import BLOCK, Interleaving, Permutation, shuffled
+from kosmos_plugin.data.order import (
+    BLOCK,
+    WINDOW_BLOCKS,
+    BlockOrder,
+    Interleaving,
+    Permutation,
+    block_order,
+    block_shuffled,
+    shuffled,
+)
 
 SEEDS = st.integers(0, 2**40)
 
@@ -139,3 +149,86 @@ def test_a_far_position_costs_the_same():
 
     seconds(0)
     assert seconds(10**15) < 5 * seconds(0) + 0.5
+
+
+@pytest.mark.parametrize(
+    "size, seed, digest",
+    [
+        (1, 0, "24ddaa4710480313"),
+        (40, 7, "a976a8a7cc12016c"),
+        (1000, 3, "a0d385f41d7149d2"),
+        (10**6, 12345, "6e707c4a0b79d67c"),
+    ],
+)
+def test_the_order_without_blocks_is_that_of_earlier_versions(size, seed, digest):
+    numbers = np.concatenate([np.arange(300), np.arange(10**9, 10**9 + 300)])
+    assert hashlib.sha256(shuffled(numbers, size, seed).tobytes()).hexdigest()[:16] == digest
+
+
+BLOCK_SIZES = st.one_of(st.integers(1, 20), st.integers(1, 700))
+
+
+@settings(deadline=None, max_examples=60)
+@given(size=st.one_of(st.integers(1, 60), st.integers(1, 4000)), block=BLOCK_SIZES, seed=SEEDS, data=st.data())
+@example(size=512, block=512, seed=0, data=None)
+@example(size=513, block=512, seed=1, data=None)
+@example(size=2 * 32 * 3, block=3, seed=2, data=None)
+def test_every_epoch_of_blocks_is_a_permutation(size, block, seed, data):
+    """Also from the middle on, and one by one."""
+    documents = block_shuffled(np.arange(3 * size), size, block, seed)
+    for epoch in documents.reshape(3, size):
+        assert sorted(epoch.tolist()) == list(range(size))
+    if data is None:
+        return
+    begin = data.draw(st.integers(0, 3 * size - 1))
+    assert block_shuffled(np.arange(begin, 3 * size), size, block, seed).tolist() == documents[begin:].tolist()
+    assert block_shuffled(np.array([begin]), size, block, seed)[0] == documents[begin]
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=st.integers(1, 4000), block=BLOCK_SIZES, key=SEEDS)
+def test_a_window_has_the_documents_of_its_blocks(size, block, key):
+    order = BlockOrder(size, block, key)
+    positions = np.arange(size)
+    windows = order.window_of(positions)
+    assert (np.diff(windows) >= 0).all() and windows[-1] == order.windows - 1
+    blocks = order(positions) // block
+    for window in range(order.windows):
+        expected = order.blocks_of(window)
+        assert len(expected) == WINDOW_BLOCKS or window == order.windows - 1
+        assert set(blocks[windows == window].tolist()) == set(expected.tolist())
+    assert order.blocks_of(order.windows).tolist() == []
+    middle = size // 2
+    window, fraction = order.progress(middle)
+    assert window == windows[middle]
+    assert fraction == pytest.approx((windows[:middle] == window).sum() / (windows == window).sum())
+
+
+def test_windows_are_mixed_and_epochs_differ():
+    """Within a window neighbors are as unrelated as in a permutation of all, and each epoch has other windows."""
+    size, block = 100_000, 100
+    first, second = block_shuffled(np.arange(2 * size), size, block, 7).reshape(2, size)
+    window = first[: WINDOW_BLOCKS * block]
+    by_place = np.unique(window // block, return_inverse=True)[1].astype(float)
+    for lag in (1, 2, 50):
+        assert abs(np.corrcoef(by_place[:-lag], by_place[lag:])[0, 1]) < 5 / np.sqrt(len(window))
+    offsets = (window % block).astype(float)
+    assert abs(np.corrcoef(offsets[:-1], offsets[1:])[0, 1]) < 5 / np.sqrt(len(window))
+    # 320 records drawn from a window of 32 blocks: each block gives about 10
+    counts = np.bincount(np.unique(window[:320] // block, return_inverse=True)[1])
+    assert len(counts) == WINDOW_BLOCKS and counts.max() < 30
+    assert len(np.intersect1d(window, second[: len(window)])) < len(window) / 4
+
+
+def test_a_far_update_of_blocks_costs_the_same():
+    size, per_update = 400_000_000, 6144
+
+    def seconds(update):
+        block_order.cache_clear()
+        begin = time.perf_counter()
+        for _ in range(20):
+            block_shuffled(np.arange(update * per_update, (update + 1) * per_update), size, 512, 1)
+        return time.perf_counter() - begin
+
+    seconds(0)
+    assert seconds(300_000) < 5 * seconds(0) + 0.5
