@@ -28,6 +28,7 @@ LONG = {
     "attention_gpu": "the ways of attention on one GPU, by the lengths of documents",
     "growth": "time and memory of an update against lengths, images, rows and words",
     "checkpoints": "updates per second with checkpoints, at once and --async-save; the price of verifying them",
+    "soak": "an hour of killed ranks, full disks and failing servers: the same weights as without",
     "reading_memory": "host memory of a rank and its workers over 10,000 updates of reading",
     "corpora": "pages, captions, texts per second with one and two processes, against datasketch, …",
     "corpora_memory": "peak memory of kosmos-prepare with ten times the input",
