@@ -260,9 +260,10 @@ def run(out: Path) -> Result:
                 lost = Spread(tuple(map(float, record.lost)))
                 rows.append([name, fault, len(record.seconds), lost, record.torn, Spread(tuple(record.seconds))])
         faults = sum(len(record.seconds) for record in records.values())
+        verdict = "are" if equal else "ARE NOT"
         notes.append(
-            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults; losses of all updates, weights "
-            f"and the optimizer's state {'are' if equal else 'ARE NOT'} those of the training without faults, bit for bit."
+            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults; the losses of all updates, the "
+            f"weights and the optimizer's state {verdict} those of the training without faults, bit for bit."
         )
     return Result(
         "A training under faults",
