@@ -262,7 +262,7 @@ def run(out: Path) -> Result:
         faults = sum(len(record.seconds) for record in records.values())
         verdict = "are" if equal else "ARE NOT"
         notes.append(
-            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults; the losses of all updates, the "
+            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults; all losses, the "
             f"weights and the optimizer's state {verdict} those of the training without faults, bit for bit."
         )
     return Result(
