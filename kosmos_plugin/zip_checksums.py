@@ -87,7 +87,7 @@ def _check(descriptor: int, data: _Data) -> None:
     while done < data.record.size:
         count = os.preadv(descriptor, [buffer[: data.record.size - done]], data.start + done)
         if count == 0:
-            raise Damaged("its end is missing or damaged")
+            raise Damaged("it is cut short")
         crc = zlib.crc32(buffer[:count], crc)
         done += count
     if crc != data.record.crc:
