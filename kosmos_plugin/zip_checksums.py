@@ -98,7 +98,7 @@ def _directory(descriptor: int, size: int) -> tuple[list[_Record], int]:
     """The records as the central directory lists them, and where that begins."""
     at = size - _END.size
     kind, disk, first_disk, here, count, length, start, comment = _unpack(_END, descriptor, at)
-    _require(kind == b"PK\x05\x06" and not (disk or first_disk or comment), "it is cut short")
+    _require(kind == b"PK\x05\x06" and not (disk or first_disk or comment), "its end is missing or damaged")
     claimed = here, count, length, start
     locator, first, zip64, disks = _unpack(_LOCATOR, descriptor, at - _LOCATOR.size)
     if locator == b"PK\x06\x07":

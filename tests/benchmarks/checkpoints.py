@@ -27,7 +27,7 @@ from tests.benchmarks.result import Result, Spread
 from tests.benchmarks.side_by_side import seconds_of
 from tests.benchmarks.training import Ours, Work
 
-UPDATES, TURNS = 20, 5
+UPDATES, TURNS = 10, 3
 WAYS = ("no checkpoint", "written at once", "--async-save")
 
 
@@ -60,7 +60,7 @@ def turn(ours: Ours, way: str, pauses: dict[str, list[float]]) -> None:
 def run(out: Path) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         options = "--vision-encoder none --dropout 0"
-        ours = Ours(Work(write_data(Path(folder) / "data"), "kosmos_tiny", options, text=(1, 1024)))
+        ours = Ours(Work(write_data(Path(folder) / "data"), "kosmos_tiny", options, text=(1, 512)))
         config = ours.update.trainer.cfg
         with open_dict(config):
             config.checkpoint.update(no_save=False, save_dir=folder, save_interval_updates=1, keep_interval_updates=1)
