@@ -68,7 +68,9 @@ class Node(ScriptTraining):
         variables = [
             "GPUS_PER_NODE=1",
             "MASTER=10.77.0.1:29400",
-            f"PET_LOCAL_ADDR={address}",  # torchrun's --local-addr
+            # of torchrun: --local-addr, and --rdzv-conf, since the name of this machine is of another network
+            f"PET_LOCAL_ADDR={address}",
+            f"PET_RDZV_CONF=is_host={int(self.number == 1)}",
             f"GLOO_SOCKET_IFNAME=kosmos{self.number}",
         ]
         env, *script = super().launcher(ranks)
