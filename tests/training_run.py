@@ -76,13 +76,7 @@ class Training:
 
     def processes(self) -> list[int]:
         """All processes of the training."""
-        # torchrun's ranks have their own sessions, so processes are found by this folder in their command lines.
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(self.folder).encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-        return found
+        return processes_of(self.folder)
 
     def ranks(self) -> dict[int, int]:
         """The process of each rank that torchrun has started."""
@@ -99,9 +93,7 @@ class Training:
 
     def kill_all(self) -> None:
         """Send SIGKILL to all processes."""
-        for process in self.processes():
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGKILL)
+        kill(self.processes())
 
     def kill_when(self, condition: Callable[[], object]) -> "Training":
         """Start, and send SIGKILL to all of its processes as soon as `condition()` is true."""
@@ -141,6 +133,23 @@ class ScriptTraining(Training):
             'run_ranks "$(command -v fairseq-train)" "$@"\n'
         )
         return ["env", f"GPUS={ranks}", "bash", "-c", script, "train.sh"]
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The processes of all trainings in a folder; torchrun's ranks have their own sessions."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def kill(processes: list[int]) -> None:
+    """Send SIGKILL to processes, which may have ended."""
+    for process in processes:
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGKILL)
 
 
 def assert_same(one: Training, other: Training) -> None:

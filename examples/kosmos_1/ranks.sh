@@ -32,10 +32,9 @@ fi
 #     130  after Ctrl-C; Ctrl-C twice ends all ranks at once, without a checkpoint
 #
 # The signal goes to the ranks as SIGUSR1: they end with a checkpoint and status 0. torchrun must not get it. It would kill
-# the ranks after 30 seconds, or die of SIGUSR1, and it starts ranks again that end with another status than 0. So the
-# three signals are ignored in torchrun (PET_ is for --signals-to-handle), and in its ranks until the training listens to
-# them: Slurm sends them to all
-# processes of a job.
+# the ranks after 30 seconds, or die of SIGUSR1, and it starts ranks again that end with another status than 0. So torchrun
+# ignores all three (PET_SIGNALS_TO_HANDLE is its --signals-to-handle; Slurm sends signals to all processes of a job), and
+# so do the ranks until the training listens.
 run_ranks() {
   local torchrun status signal=
   export KOSMOS_STOPPED_FILE="$out/.stopped-${HOSTNAME:-node}-$$" # the ranks create it if they stop before the end

@@ -11,11 +11,18 @@ import time
 
 import pytest
 
-from tests.training_run import UPDATES, ScriptTraining, Training, assert_same
+from tests.training_run import UPDATES, ScriptTraining, Training, assert_same, kill, processes_of
 
 STOPPED, INTERRUPTED = 75, 130
 # Nothing but the signal makes fairseq save.
 NEVER_SAVES = {"save-interval-updates": 0, "no-epoch-checkpoints": True}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path):
+    """A failed test leaves no training behind."""
+    yield
+    kill(processes_of(tmp_path))
 
 
 @pytest.fixture(scope="module")
