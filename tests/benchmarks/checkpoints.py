@@ -60,7 +60,7 @@ def turn(ours: Ours, way: str, pauses: dict[str, list[float]]) -> None:
 def run(out: Path) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         options = "--vision-encoder none --dropout 0"
-        ours = Ours(Work(write_data(Path(folder) / "data"), "kosmos_tiny", options, text=(1, 512)))
+        ours = Ours(Work(write_data(Path(folder) / "data"), "kosmos_tiny", options, text=(1, 256)))
         config = ours.update.trainer.cfg
         with open_dict(config):
             config.checkpoint.update(no_save=False, save_dir=folder, save_interval_updates=1, keep_interval_updates=1)

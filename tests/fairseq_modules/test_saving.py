@@ -44,7 +44,7 @@ def assert_equal_state(one: object, other: object, where: str = "") -> None:
 
 
 def wait_until(condition, process: subprocess.Popen, output: Path) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, output.read_text()[-3000:]
         assert time.monotonic() < deadline
@@ -63,7 +63,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(data, tmp_path):
     assert not training.reached(7)  # the checkpoint of update 6 waits for the first
     written = pipe.read_bytes()
     os.close(os.open(pipe, os.O_WRONLY))  # it is opened once more, to flush it, which a pipe refuses
-    assert process.wait(240) == 1
+    assert process.wait(600) == 1
     text = output.read_text()
     assert "Traceback" not in text and not names(tmp_path / "run")
     first = tmp_path / "run" / "checkpoint_1_3.pt"
