@@ -16,6 +16,7 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 _received: signal.Signals | None = None
+_is_listening = False
 
 
 def received() -> signal.Signals | None:
@@ -30,7 +31,7 @@ def listening() -> Iterator[None]:
     After a signal the process stays deaf to further ones even outside the context, as it is about to end and may still
     write a checkpoint. Other threads than the main one cannot set handlers: there nothing is changed.
     """
-    global _received
+    global _received, _is_listening
     _received = None
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,9 +53,11 @@ def listening() -> Iterator[None]:
             os.write(2, message.encode())  # unlike a logger, this may interrupt anything
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}
+    _is_listening = True
     try:
         yield
     finally:
+        _is_listening = False
         if _received is None:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -65,7 +68,12 @@ def listening() -> Iterator[None]:
 
 
 def ignore_in_worker(worker_id: int = 0) -> None:
-    """Ignore the signals in a data worker, which a signal to the process group reaches too; the training ends it."""
+    """Ignore the signals in a data worker of a process that listens: a signal to the process group reaches it too.
+
+    Elsewhere nothing is changed, since only `listening` sees to it that a worker that ignores SIGTERM ends.
+    """
+    if not _is_listening:
+        return
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from kosmos_plugin.fairseq_modules import stop_signals
 from tests.training_run import UPDATES, ScriptTraining, Training, assert_same, kill, processes_of
 
 STOPPED, INTERRUPTED = 75, 130
@@ -33,6 +34,29 @@ def undisturbed(data, tmp_path_factory) -> Training:
 @pytest.fixture(scope="module")
 def undisturbed_ranks(data, tmp_path_factory) -> Training:
     return ScriptTraining(data, tmp_path_factory.mktemp("undisturbed"), 2, **NEVER_SAVES).finish()
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in stop_signals.SIGNALS]
+
+
+def test_handlers_are_restored():
+    before = handlers()
+    with stop_signals.listening():
+        assert stop_signals.received() is None
+        assert not set(handlers()) & set(before)
+    assert handlers() == before
+
+
+def test_only_workers_of_a_training_ignore_the_signals():
+    """Of any other command, multiprocessing ends them by SIGTERM."""
+    before = handlers()
+    stop_signals.ignore_in_worker()
+    assert handlers() == before
+    with stop_signals.listening():
+        stop_signals.ignore_in_worker()
+        assert handlers() == [signal.SIG_IGN] * 3
+    assert handlers() == before
 
 
 def start_until(training: Training, update: int) -> subprocess.Popen:
