@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from fairseq import utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import AMPOptimizer
 from fairseq.trainer import Trainer
@@ -89,7 +88,7 @@ def _bad_documents(trainer: Trainer, micro_batches: MicroBatches, update: int) -
     """Those of this rank, in the order of the micro-batches."""
     again = _Again(trainer, micro_batches)
     plans = micro_batches.plan(update, count_skips=False)
-    trainer._set_seed()  # the first pass draws the same dropout as the update did, if it runs all micro-batches in order
+    trainer._set_seed()  # in the first pass dropout is that of the update, as all micro-batches run in their order
     bad = {step: what for step, plan in enumerate(plans) if (what := again.fault(plan.rows))}
     for step, what in bad.items():
         rows = {i: of_row for i, row in enumerate(plans[step].rows) if (of_row := again.fault([row]))}

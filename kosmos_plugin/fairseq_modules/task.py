@@ -69,8 +69,8 @@ class KosmosMultimodalConfig(FairseqDataclass):
     max_skipped_updates: int = field(
         default=10,
         metadata={
-            "help": "updates with a NaN or infinite loss or gradient that are skipped, in the whole training, before it "
-            "stops"
+            "help": "updates with a NaN or infinite loss or gradient that are skipped, over the whole training, before "
+            "it stops"
         },
     )
     skip_spikes: bool = field(

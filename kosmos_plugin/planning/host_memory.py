@@ -1,0 +1,69 @@
+"""The host memory of a rank: its process and its workers, batches on their way, and a checkpoint on its way to disk.
+
+The sizes of processes were measured (`tests/benchmarks/reading_memory.py`): they are flat over 10,000 updates. The rest
+follows from shapes. The order of the data takes none, as it is computed; of a corpus, a process keeps a little for each
+tar, and what it reads of indexes, lengths and binarized text is in the system's cache, which other programs can have.
+"""
+
+from omegaconf import DictConfig
+
+from kosmos_plugin.data.config import DataConfig
+from kosmos_plugin.planning.costs import ADAM_MOMENTS, MemoryItem, moment_bytes
+
+MIB = 2**20
+# PSS, on Linux, of processes that have imported torch, fairseq and the plugin; CUDA's own memory is not included.
+RANK_MIB, WORKER_MIB = 450, 150
+# Of a tar's path, and of where it and its index begin.
+BYTES_PER_TAR = 250
+MANY_TARS = 1000  # fewer make no difference; a pattern whose files are elsewhere counts as one
+# Batches that a worker has begun or finished before they are asked for: torch's default.
+PREFETCHED = 2
+
+
+def batch_bytes(rows: int, tokens: int, images: int, image_size: int) -> int:
+    """Bytes of a micro-batch as workers make it, without its plan: `data.batch.Batch`."""
+    return rows * tokens * (3 * 8 + 1) + 8 * rows + images * 3 * image_size**2
+
+
+def checkpoint_items(config: DictConfig, trainable: int, frozen: int) -> list[MemoryItem]:
+    """What a checkpoint has of a model and its optimizer.
+
+    Args:
+        config: fairseq's configuration of the training.
+        trainable: Number of trainable parameters.
+        frozen: Number of frozen parameters.
+    """
+    common = config.common
+    half = common.fp16 or common.bf16
+    copies = half and not (common.memory_efficient_fp16 or common.memory_efficient_bf16)
+    saved = trainable if config.model.get("lora_rank") else trainable + frozen  # an adapter is saved without its base
+    items = [MemoryItem(f"weights, {16 if half else 32} bits", 2 if half else 4, saved)]
+    if config.checkpoint.no_save_optimizer_state:
+        return items
+    if copies:
+        items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
+    if size := moment_bytes(config):
+        items.append(MemoryItem(f"Adam's moments, {ADAM_MOMENTS} of {8 * size} bits", ADAM_MOMENTS * size, trainable))
+    return items
+
+
+def host_items(config: DictConfig, data: DataConfig, rows: int, images: int) -> list[MemoryItem]:
+    """The host memory of a rank while it trains.
+
+    Args:
+        config: fairseq's configuration of the training.
+        data: The data YAML.
+        rows: Rows of a micro-batch.
+        images: Its images.
+    """
+    task, workers = config.task, config.dataset.num_workers
+    processes = workers + 2 if workers else 1  # workers, and one that plans
+    tars = sum(len(corpus.train) for stream in data.streams if stream.kind != "text" for corpus in stream.corpora)
+    items = [MemoryItem("the rank's process, without CUDA", RANK_MIB * MIB, 1, "process")]
+    if workers:
+        items.append(MemoryItem("workers, and one that plans", WORKER_MIB * MIB, workers + 1, "processes"))
+    size = batch_bytes(rows, task.tokens_per_sample, images, task.image_size)
+    items.append(MemoryItem("micro-batches on their way", size, PREFETCHED * workers + 1, "batches"))
+    if tars > MANY_TARS:
+        items.append(MemoryItem("paths and places of tars", BYTES_PER_TAR * processes, tars, "tars"))
+    return items
