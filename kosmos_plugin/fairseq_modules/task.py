@@ -273,6 +273,7 @@ class KosmosMultimodalTask(FairseqTask):
             micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps)
         batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, endless=training)
         if training:
+            batches.update_checks = self.update_checks
             self.training_batches = batches
         return batches
 
@@ -337,14 +338,6 @@ class KosmosMultimodalTask(FairseqTask):
         """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""
         self.vocabulary.newlines = state.get("newlines", False)
         self.lora_base = state.get("lora_base")
-
-    def get_checkpoint_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the position in the data (--reset-dataloader resets both)."""
-        return {type(self).__name__: self.update_checks.state_dict()}
-
-    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's `get_checkpoint_dict`; fairseq does not call it for checkpoints without one."""
-        self.update_checks.load_state_dict(state)
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
         """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus."""

@@ -150,14 +150,14 @@ def test_a_resumed_training_skips_alike(with_a_bad_caption, bad_places, tmp_path
     train(with_a_bad_caption, tmp_path / "once", *options, "--max-update", 1)
     edited(tmp_path / "once", math.nan)
     once = train(with_a_bad_caption, tmp_path / "once", *options, "--max-update", UPDATES)
-    checks = once["extra_state"]["KosmosMultimodalTask"]
+    checks = once["extra_state"]["train_iterator"]["update_checks"]
     assert checks["skipped"] == len([update for update in bad_places if update > 1])
     assert checks["spikes"] > 0
     train(with_a_bad_caption, tmp_path / "often", *options, "--max-update", 1)
     edited(tmp_path / "often", math.nan)
     for last in range(3, UPDATES + 1):
         often = train(with_a_bad_caption, tmp_path / "often", *options, "--max-update", last)
-    assert often["extra_state"]["KosmosMultimodalTask"] == checks
+    assert often["extra_state"]["train_iterator"]["update_checks"] == checks
     assert same(once["model"], often["model"])
 
 
