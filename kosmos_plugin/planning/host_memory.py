@@ -11,8 +11,8 @@ from kosmos_plugin.data.config import DataConfig
 from kosmos_plugin.planning.costs import ADAM_MOMENTS, MemoryItem, moment_bytes
 
 MIB = 2**20
-# PSS on Linux of a rank of fairseq-train with a tiny model (measured: 495 to 531) and of a worker (137 to 231), which has
-# less the more processes share the libraries; without CUDA, which may take some GiB in each rank.
+# PSS on Linux of a rank of fairseq-train with a tiny model (measured: 495 to 531) and of a worker (137 to 231); it is
+# less the more processes share the libraries. Without CUDA, which may take some GiB in each rank.
 RANK_MIB, WORKER_MIB = 550, 200
 # Of a tar's path, and of where it and its index begin.
 BYTES_PER_TAR = 250
