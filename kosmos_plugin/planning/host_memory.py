@@ -8,7 +8,7 @@ tar, and what it reads of indexes, lengths and binarized text is in the system's
 from omegaconf import DictConfig
 
 from kosmos_plugin.data.config import DataConfig
-from kosmos_plugin.planning.costs import ADAM_MOMENTS, MemoryItem, moment_bytes
+from kosmos_plugin.planning.costs import ADAM, ADAM_MOMENTS, MemoryItem
 
 MIB = 2**20
 # PSS on Linux of a rank of fairseq-train with a tiny model (measured: 495 to 531) and of a worker (137 to 231); it is
@@ -26,25 +26,30 @@ def batch_bytes(rows: int, tokens: int, images: int, image_size: int) -> int:
     return rows * tokens * (3 * 8 + 1) + 8 * rows + images * 3 * image_size**2
 
 
-def checkpoint_items(config: DictConfig, trainable: int, frozen: int) -> list[MemoryItem]:
+def checkpoint_items(config: DictConfig, trainable: int, frozen: int, tied: int) -> list[MemoryItem]:
     """What a checkpoint has of a model and its optimizer.
+
+    To save them, fairseq turns 16 bits into 32, one weight at a time, so that tied ones are there twice.
 
     Args:
         config: fairseq's configuration of the training.
         trainable: Number of trainable parameters.
         frozen: Number of frozen parameters.
+        tied: Parameters of the embeddings if they are the output matrix, too; 0 if they are not.
     """
     common = config.common
     half = common.fp16 or common.bf16
     copies = half and not (common.memory_efficient_fp16 or common.memory_efficient_bf16)
-    saved = trainable if config.model.get("lora_rank") else trainable + frozen  # an adapter is saved without its base
-    items = [MemoryItem(f"weights, {16 if half else 32} bits", 2 if half else 4, saved)]
+    saved = trainable + frozen + (tied if half else 0)
+    if config.model.get("lora_rank"):  # an adapter is saved without its base
+        saved = trainable
+    items = [MemoryItem("weights", 4, saved)]
     if config.checkpoint.no_save_optimizer_state:
         return items
     if copies:
-        items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
-    if size := moment_bytes(config):
-        items.append(MemoryItem(f"Adam's moments, {ADAM_MOMENTS} of {8 * size} bits", ADAM_MOMENTS * size, trainable))
+        items.append(MemoryItem("the optimizer's copy of the weights", 4, trainable))
+    if config.optimizer._name in ADAM:
+        items.append(MemoryItem("Adam's moments", 4 * ADAM_MOMENTS, trainable))
     return items
 
 

@@ -151,7 +151,9 @@ class Plan:
     @property
     def checkpoint(self) -> list[MemoryItem]:
         """What a checkpoint has of the model and its optimizer."""
-        return checkpoint_items(self.command.config, self.trainable, self.frozen)
+        embeddings, outputs = self.model.decoder.embed_tokens.weight, self.model.decoder.output_projection.weight
+        tied = embeddings.numel() if embeddings is outputs else 0
+        return checkpoint_items(self.command.config, self.trainable, self.frozen, tied)
 
     @property
     def micro_batch_rows(self) -> int:

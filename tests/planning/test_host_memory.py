@@ -14,7 +14,7 @@ from tests.planning.test_plan import ASSUMPTIONS, script_of
 
 @pytest.mark.parametrize(
     "options",
-    ["", "--bf16 --optimizer fused_adamw", "--memory-efficient-bf16", "--optimizer sgd", "--no-save-optimizer-state"],
+    ["", "--bf16 --optimizer fused_adamw", "--memory-efficient-bf16", "--no-save-optimizer-state"],
 )
 def test_a_checkpoint_is_as_large_as_planned(data, tmp_path, options):
     options = options.split()
