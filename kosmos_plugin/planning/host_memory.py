@@ -1,6 +1,6 @@
 """The host memory of a rank: its process and its workers, batches on their way, and a checkpoint on its way to disk.
 
-The sizes of processes were measured (`tests/benchmarks/reading_memory.py`): they are flat over 10,000 updates. The rest
+The sizes of processes were measured (`tests/benchmarks/reading_memory.py`, which shows whether they grow). The rest
 follows from shapes. The order of the data takes none, as it is computed; of a corpus, a process keeps a little for each
 tar, and what it reads of indexes, lengths and binarized text is in the system's cache, which other programs can have.
 """
