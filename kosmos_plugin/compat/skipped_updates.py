@@ -56,6 +56,6 @@ def reduce_and_log_stats(
 ) -> dict[str, Any]:
     """Log an update, or a validation, which has no norm; one that was not finite is not averaged with the others."""
     checks = getattr(self.task, "update_checks", None)
-    if checks is not None and not checks.norm_is_finite:
+    if checks is not None and not checks.is_finite:
         grad_norm = None
     return _reduce_and_log_stats(self, logging_outputs, sample_size, grad_norm)

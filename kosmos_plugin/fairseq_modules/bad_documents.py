@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from fairseq import utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import AMPOptimizer
 from fairseq.trainer import Trainer
@@ -36,12 +35,13 @@ class BadDocuments:
     rank: int
     accumulation_step: int
     stream: str
-    documents: tuple[str, ...]
+    number: int  # of documents
+    names: tuple[str, ...]  # of the first ones
     what: str  # "the loss is nan"
 
     def __str__(self) -> str:
-        names = ", ".join(self.documents[:MOST]) + (", …" if len(self.documents) > MOST else "")
-        together = "" if len(self.documents) == 1 else f"{len(self.documents)} documents together: "
+        names = ", ".join(self.names) + (", …" if self.number > len(self.names) else "")
+        together = "" if self.number == 1 else f"{self.number} documents together: "
         return (
             f"rank {self.rank}, accumulation step {self.accumulation_step}, stream {self.stream}: {together}{names}: "
             f"{self.what}"
@@ -64,7 +64,7 @@ def causes(trainer: Trainer, micro_batches: MicroBatches, update: int) -> list[s
     found = list(itertools.islice(_bad_documents(trainer, micro_batches, update), MOST))
     if micro_batches.ranks > 1:
         gathered = distributed_utils.all_gather_list(
-            [dataclasses.astuple(bad) for bad in found], trainer.data_parallel_process_group, max_size=2**20
+            [dataclasses.astuple(bad) for bad in found], trainer.data_parallel_process_group, max_size=2**17
         )
         found = [BadDocuments(*bad) for own in gathered for bad in own][:MOST]
     lines = _bad_weights(trainer.get_model()) + [str(bad) for bad in found]
@@ -89,14 +89,12 @@ def _bad_documents(trainer: Trainer, micro_batches: MicroBatches, update: int) -
     """Those of this rank, in the order of the micro-batches."""
     again = _Again(trainer, micro_batches)
     plans = micro_batches.plan(update, count_skips=False)
-    trainer._set_seed()  # the first pass draws the same dropout as the update did, if it runs all micro-batches in order
+    trainer._set_seed()  # in the first pass dropout is that of the update, as all micro-batches run in their order
     bad = {step: what for step, plan in enumerate(plans) if (what := again.fault(plan.rows))}
     for step, what in bad.items():
         rows = {i: of_row for i, row in enumerate(plans[step].rows) if (of_row := again.fault([row]))}
         if not rows:
-            names = tuple(name for row in plans[step].rows for name in again.names(row))
-            streams = {again.stream(row) for row in plans[step].rows}
-            yield BadDocuments(micro_batches.rank, step, " and ".join(sorted(streams)), names, what)
+            yield again.found(step, plans[step].rows, what)
         for i, of_row in rows.items():
             yield from again.bad_in_row(step, plans[step].rows[i], of_row)
 
@@ -117,21 +115,23 @@ class _Again:
         parts = [dataclasses.replace(row, samples=row.samples[i : i + 1]) for i in range(len(row.samples))]
         alone = {i: found for i, part in enumerate(parts) if (found := self.fault([part]))} if len(parts) > 1 else {}
         for i, found in alone.items():
-            yield BadDocuments(self.rank, step, self.stream(row), self.names(parts[i]), found)
+            yield self.found(step, [parts[i]], found)
         if not alone:
-            yield BadDocuments(self.rank, step, self.stream(row), self.names(row), what)
+            yield self.found(step, [row], what)
 
-    def stream(self, row: PlannedRow) -> str:
-        return self.mixture.streams[row.stream].config.name
+    def found(self, step: int, rows: list[PlannedRow], what: str) -> BadDocuments:
+        """The documents of rows, with the corpus of each, its number there, and where it is."""
+        streams = dict.fromkeys(self.mixture.streams[row.stream].config.name for row in rows)
+        number = sum(len(row.samples) for row in rows)
+        names = tuple(itertools.islice(self._names(rows), MOST))
+        return BadDocuments(self.rank, step, " and ".join(streams), number, names, what)
 
-    def names(self, row: PlannedRow) -> tuple[str, ...]:
-        """The corpus of each document, its number there, and where it is."""
-        names = self.mixture.streams[row.stream].names
-        found = []
-        for i, (corpus, number, *_) in enumerate(row.samples.tolist()):
-            read = self._read([dataclasses.replace(row, samples=row.samples[i : i + 1])])
-            found += [f"{names[corpus]}/{number} ({sample.id})" for sample in read[0].samples]
-        return tuple(found)
+    def _names(self, rows: list[PlannedRow]) -> Iterator[str]:
+        for row in rows:
+            corpora = self.mixture.streams[row.stream].names
+            for i, (corpus, number, *_) in enumerate(row.samples.tolist()):
+                (read,) = self._read([dataclasses.replace(row, samples=row.samples[i : i + 1])])
+                yield from (f"{corpora[corpus]}/{number} ({sample.id})" for sample in read.samples)
 
     def fault(self, rows: list[PlannedRow]) -> str:
         """What is not finite when rows are a micro-batch of their own; "" if everything is finite."""

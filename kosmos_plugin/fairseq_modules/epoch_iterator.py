@@ -1,11 +1,11 @@
-"""fairseq's view of the micro-batches: an epoch iterator whose whole state is the number of updates consumed.
+"""fairseq's view of the micro-batches: an epoch iterator whose position is the number of updates consumed.
 
 A run resumed with another number of ranks or workers, or another --update-freq, continues with the same documents.
 """
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 
@@ -16,6 +16,9 @@ from kosmos_plugin.fairseq_modules.stall_watch import WAITING_FOR_DATA, Progress
 from kosmos_plugin.fairseq_modules.stop_signals import ignore_in_worker
 from kosmos_plugin.fairseq_modules.throughput import MeasuredBatches
 from kosmos_plugin.vocabulary import ENCODING_FILE, LINE_END
+
+if TYPE_CHECKING:
+    from kosmos_plugin.fairseq_modules.update_checks import UpdateChecks
 
 
 class EpochIterator(EpochBatchIterating):
@@ -45,6 +48,7 @@ class EpochIterator(EpochBatchIterating):
         self.endless = endless
         self.epoch = max(epoch, 1)
         self.progress = progress or Progress()
+        self.update_checks: UpdateChecks | None = None  # whose state is saved with the position, in training
         self.measured = MeasuredBatches(micro_batches.collate.vocabulary.pad)
         self._resume_at = 0  # updates of the epoch that were consumed before the run was resumed
         self._iterator: CountingIterator | None = None
@@ -90,10 +94,12 @@ class EpochIterator(EpochBatchIterating):
         return (self.epoch - 1) * self.updates + self.iterations_in_epoch // self.micro_batches.update_freq
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, under fairseq's keys. Only those that count epochs and updates are read again."""
+        """The position, under fairseq's keys, of which only those that count epochs and updates are read again."""
         epoch = self.next_epoch_idx
         iterations = self.iterations_in_epoch if epoch == self.epoch else 0
+        checks = {} if self.update_checks is None else {"update_checks": self.update_checks.state_dict()}
         return {
+            **checks,
             "version": 2,
             "epoch": epoch,
             "iterations_in_epoch": iterations,
@@ -113,6 +119,8 @@ class EpochIterator(EpochBatchIterating):
         done = (state["epoch"] - 1) * state["updates_per_epoch"] + state["updates_in_epoch"]
         if done:
             self._check_same_data(state)
+        if self.update_checks is not None and "update_checks" in state:
+            self.update_checks.load_state_dict(state["update_checks"])
         self.epoch, self._resume_at = done // self.updates + 1, done % self.updates
         self._iterator = None
 

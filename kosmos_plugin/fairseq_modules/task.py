@@ -71,8 +71,8 @@ class KosmosMultimodalConfig(FairseqDataclass):
     max_skipped_updates: int = field(
         default=10,
         metadata={
-            "help": "updates with a NaN or infinite loss or gradient that are skipped, in the whole training, before it "
-            "stops"
+            "help": "updates with a NaN or infinite loss or gradient that are skipped, over the whole training, before "
+            "it stops"
         },
     )
     skip_spikes: bool = field(
@@ -299,6 +299,7 @@ class KosmosMultimodalTask(FairseqTask):
             micro_batches = MicroBatches(dataset, collate, shard_id, num_shards, steps, nodes)
         batches = EpochIterator(micro_batches, len(dataset), num_workers, epoch, training, self.progress)
         if training:
+            batches.update_checks = self.update_checks
             self.training_batches = batches
         return batches
 
@@ -365,14 +366,6 @@ class KosmosMultimodalTask(FairseqTask):
         """Encode text as in the training of a checkpoint; checkpoints of version 0.1 record nothing."""
         self.vocabulary.newlines = state.get("newlines", False)
         self.lora_base = state.get("lora_base")
-
-    def get_checkpoint_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the position in the data (--reset-dataloader resets both)."""
-        return {type(self).__name__: self.update_checks.state_dict()}
-
-    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's `get_checkpoint_dict`; fairseq does not call it for checkpoints without one."""
-        self.update_checks.load_state_dict(state)
 
     def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: FairseqCriterion) -> None:
         """Log the criterion's metrics, the skipped records and, in training, throughput and epochs of each corpus.

@@ -119,9 +119,13 @@ def _check_ranks(config: Any) -> None:
             "out, or use pytorch_ddp; --zero-sharding os divides the optimizer's state among the GPUs."
         )
     if config.optimization.use_bmuf:
-        raise UserError("--use-bmuf lets ranks take steps of their own, but an update is one of all ranks: leave it out.")
+        raise UserError(
+            "--use-bmuf lets ranks take steps of their own, but an update is one of all ranks: leave it out."
+        )
     if options.zero_sharding == "os" and options.distributed_world_size == 1:
-        raise UserError("--zero-sharding os divides the optimizer's state among ranks, but there is only one: leave it out.")
+        raise UserError(
+            "--zero-sharding os divides the optimizer's state among ranks, but there is only one: leave it out."
+        )
 
 
 def _check_best_checkpoint_metric(config: Any, data: DataConfig) -> None:

@@ -44,16 +44,25 @@ class UpdateChecks:
         spikes: Updates with a spike.
         logging_outputs: What this update's micro-batches log, of all ranks.
         skip_step: Whether this update has no step.
-        norm_is_finite: Whether this update's gradients have a finite norm.
+        is_finite: Whether this update's loss and norm are finite.
+
+    Raises:
+        UserError: A number is too small.
     """
 
     def __init__(self, max_skipped: int, window: int, deviations: float, skip_spikes: bool):
+        if max_skipped < 0:
+            raise UserError(f"--max-skipped-updates must be at least 0, not {max_skipped}.")
+        if window < 2:
+            raise UserError(f"--spike-window must be at least 2, not {window}.")
+        if not deviations > 0:
+            raise UserError(f"--spike-deviations must be above 0, not {deviations:g}.")
         self.max_skipped = max_skipped
         self.skip_spikes = skip_spikes
         self.detectors = {name: SpikeDetector(window, deviations) for name in ("loss", "gradient norm")}
         self.skipped = self.spikes = 0
         self.logging_outputs: list[dict[str, Any]] = []
-        self.skip_step, self.norm_is_finite = False, True
+        self.skip_step, self.is_finite = False, True
 
     def grad_norm(self, trainer: Trainer, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Check an update before its step.
@@ -64,7 +73,7 @@ class UpdateChecks:
                 when they lower their scale, and FloatingPointError when it cannot be lower.
 
         Returns:
-            The norm on the CPU, or 0 if it is not finite.
+            The norm on the CPU, or 0 if the update is not finite.
 
         Raises:
             UserError: Too many updates had NaN or infinite numbers, or the loss scale is at its minimum.
@@ -77,9 +86,9 @@ class UpdateChecks:
         except FloatingPointError:
             norm, at_minimum = torch.tensor(math.inf), True
         loss = self._take_loss()
-        self.norm_is_finite = math.isfinite(norm)
         loss_is_finite = math.isfinite(loss)
-        if self.norm_is_finite and loss_is_finite:
+        self.is_finite = loss_is_finite and math.isfinite(norm)
+        if self.is_finite:
             self.skip_step = self._has_spike(update, loss, float(norm)) and self.skip_spikes
             return norm
         self.skip_step = True
@@ -104,7 +113,7 @@ class UpdateChecks:
 
     def log_counts(self) -> None:
         """Log how many updates were skipped and had spikes, if any; and no norm where there was none."""
-        if not self.norm_is_finite:
+        if not self.is_finite:
             forget_empty_meters("gnorm", "clip")
         for name, count in (("skipped_updates", self.skipped), ("spikes", self.spikes)):
             if count:

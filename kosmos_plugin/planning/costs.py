@@ -62,8 +62,8 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int, sh
 
     --fp16 and --bf16 cast the whole model to 16 bits. Their `FP16Optimizer` keeps a float32 copy of the weights and of
     the gradients; the memory-efficient one keeps neither. Adam's two moments are float32 in either case (16 bits with
-    --fp16-adam-stats), and --zero-sharding os divides them, but no weight, among the ranks. Frozen parameters take only their weights,
-    as the optimizer gets only parameters that require a gradient.
+    --fp16-adam-stats), and --zero-sharding os divides them among the ranks, each weight's as a whole. Frozen parameters
+    take only their weights, as the optimizer gets only parameters that require a gradient.
 
     Args:
         config: fairseq's configuration of the training.

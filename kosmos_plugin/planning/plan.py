@@ -25,7 +25,16 @@ from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.models.lora import check_lora
 from kosmos_plugin.planning.activations import activation_items, image_bytes
 from kosmos_plugin.planning.command import TrainingCommand
-from kosmos_plugin.planning.costs import ADAM, GRADIENT_COPY, FlopsItem, MemoryItem, flops_items, largest_shard, memory_items
+from kosmos_plugin.planning.costs import (
+    ADAM,
+    GRADIENT_COPY,
+    FlopsItem,
+    MemoryItem,
+    flops_items,
+    largest_shard,
+    memory_items,
+)
+from kosmos_plugin.planning.host_memory import checkpoint_items, host_items
 from kosmos_plugin.planning.options import Assumptions
 from kosmos_plugin.vocabulary import DICTIONARY_FILE, MODEL_FILE, Vocabulary
 
@@ -125,15 +134,26 @@ class Plan:
     @property
     def memory(self) -> list[MemoryItem]:
         """The memory that each GPU holds between updates."""
-        return memory_items(
-            self.command.config, self.trainable, self.frozen, self.command.ranks, self.largest_shard
-        )
+        return memory_items(self.command.config, self.trainable, self.frozen, self.command.ranks, self.largest_shard)
 
     @cached_property
     def largest_shard(self) -> int:
         """The most parameters of which a GPU keeps the moments with --zero-sharding os."""
         sizes = (parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         return largest_shard(sizes, self.command.ranks)
+
+    @property
+    def host_memory(self) -> list[MemoryItem]:
+        """The host memory of each rank while it trains."""
+        rows = self.micro_batch_rows
+        return host_items(self.command.config, self.data, rows, -(-self.images * rows // self.rows))
+
+    @property
+    def checkpoint(self) -> list[MemoryItem]:
+        """What a checkpoint has of the model and its optimizer."""
+        embeddings, outputs = self.model.decoder.embed_tokens.weight, self.model.decoder.output_projection.weight
+        tied = embeddings.numel() if embeddings is outputs else 0
+        return checkpoint_items(self.command.config, self.trainable, self.frozen, tied)
 
     @property
     def micro_batch_rows(self) -> int:

@@ -9,7 +9,7 @@ from kosmos_plugin.planning.plan import Plan
 from kosmos_plugin.reporting.tables import Table
 from kosmos_plugin.reporting.tables import as_text as table_as_text
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
@@ -28,6 +28,7 @@ def as_text(plan: Plan, found: list[Difference], width: int = 100) -> str:
         ("Optimization", _optimization(plan)),
         (_memory_table(plan), _memory_note(plan)),
         (_activations_table(plan), fit(plan)),
+        (_host_memory_table(plan), _host_memory_note(plan)),
         (_flops_table(plan), _flops_note(plan)),
     ]
     if claim := plan.command.claim:
@@ -201,6 +202,26 @@ def _activations_table(plan: Plan) -> Table:
     lines.append(("all", "", "", f"{sum(item.bytes for item in items) / GIB:,.2f}"))
     title = f"Memory of a micro-batch of {plan.micro_batch_rows:,} rows, before its backward pass"
     return Table(title, ("what", "of", "bytes each", "GiB"), lines)
+
+
+def _host_memory_table(plan: Plan) -> Table:
+    items = plan.host_memory
+    lines = [
+        (item.what, f"{item.count:,} {item.unit}", f"{item.bytes_each / MIB:,.3g}", f"{item.bytes / GIB:,.2f}")
+        for item in items
+    ]
+    lines.append(("all", "", "", f"{sum(item.bytes for item in items) / GIB:,.2f}"))
+    return Table("Host memory of each rank", ("what", "of", "MiB each", "GiB"), lines)
+
+
+def _host_memory_note(plan: Plan) -> str:
+    parts = "; ".join(f"{item.what}: {item.bytes / GIB:,.2f}" for item in plan.checkpoint)
+    whole = sum(item.bytes for item in plan.checkpoint) / GIB
+    built = 4 * (plan.trainable + plan.frozen) / GIB
+    return (
+        f"  On rank 0 a checkpoint of {whole:,.2f} GiB comes on top while it is written ({parts}). At start each rank "
+        f"builds the model in float32 first, {built:,.2f} GiB."
+    )
 
 
 def _flops_table(plan: Plan) -> Table:

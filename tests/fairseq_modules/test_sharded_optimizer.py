@@ -42,8 +42,10 @@ def test_a_sharded_optimizer_trains_the_same_weights(data, tmp_path, optimizer):
     whole = Training(data, tmp_path / "whole", 2, **options).finish()
     once = CountedTraining(data, tmp_path / "once", program, **sharded).finish()
     assert_same(once, whole)
-    Training(data, tmp_path / "twice", 2, **sharded, **{"max-update": 6}).finish()
-    assert_same(Training(data, tmp_path / "twice", 2, **sharded).finish(), whole)
+    # resumed without it, and then with it
+    Training(data, tmp_path / "resumed", 2, **sharded, **{"max-update": 4}).finish()
+    Training(data, tmp_path / "resumed", 2, **options, **{"max-update": 8}).finish()
+    assert_same(Training(data, tmp_path / "resumed", 2, **sharded).finish(), whole)
 
     lines = set((tmp_path / "once" / "output.txt").read_text().splitlines())
     held = [next(line for line in lines if line.startswith(f"rank {rank} has")).split()[3] for rank in (0, 1)]

@@ -71,6 +71,13 @@ def test_ranks_that_cannot_work_together(data, tmp_path, options, reason):
     assert "--ddp-backend" not in options or "use pytorch_ddp; --zero-sharding os divides" in message
 
 
+@pytest.mark.parametrize(
+    "option, value", [("--max-skipped-updates", -1), ("--spike-window", 1), ("--spike-deviations", 0.0)]
+)
+def test_checks_of_updates(data, tmp_path, option, value):
+    assert refusal(data, tmp_path, f"{option}={value}").startswith(f"{option} must be ")
+
+
 def test_metrics_of_validation_are_those_that_are_logged(data, tmp_path, caplog, monkeypatch):
     """And the best checkpoint can be chosen by a stream's loss."""
     monkeypatch.delattr(checkpoint_utils.save_checkpoint, "best", raising=False)  # of another training in this process
