@@ -130,7 +130,7 @@ class LengthsFile:
     def _copy_or_write(self, path: Path) -> None:
         """Copy the file beside a remote corpus; if it is missing, or of other records, the lengths are counted."""
         url = address_beside(self.index.tars, self.name)
-        info = self.documents.files.info(url)
+        info = self.documents.files.info(url, optional=True)
         if info is not None:
             self.documents.files.copy(url, path, info.size)
             if self._read(path) is not None:

@@ -27,6 +27,7 @@ LONG = {
     "generation_gpu": "kosmos_1 on one GPU: tokens per second against transformers",
     "attention_gpu": "the ways of attention on one GPU, by the lengths of documents",
     "growth": "time and memory of an update against lengths, images, rows and words",
+    "remote": "remote tars: bytes fetched, how blocks mix, resuming, waiting, beside local ones",
     "corpora": "pages, captions, texts per second with one and two processes, against datasketch, …",
     "corpora_memory": "peak memory of kosmos-prepare with ten times the input",
     "training_speed_frozen_clip": "captions, against stock with CLIP's frozen layers out of the graph",

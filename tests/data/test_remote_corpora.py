@@ -349,6 +349,20 @@ def test_the_blocks_of_the_next_window_are_there_before_it_begins(files, tmp_pat
         assert requests() == 2
 
 
+def test_a_cache_that_is_too_small_for_two_windows_is_refused(files, tmp_path):
+    """Of the tars, which are two windows here; but not where whole blocks are not fetched."""
+    folder = uploaded(files, tmp_path / "storage")
+    size = sum(path.stat().st_size for path in folder.rglob("train-*.tar"))
+    with web_server(folder) as server:
+        data = remote_yaml(files, tmp_path / "yaml", server.url, 1, cache_gib=size / 2**30)
+        task, mixture = opened(data)
+        with pytest.raises(UserError, match=r"Two windows of .* Raise remote.cache_gib in the data YAML, or lower"):
+            MicroBatches(mixture, task.collator(), 0, 1, 1)
+        MicroBatches(mixture, task.collator(), 0, 8, 1, nodes=8)
+        data = remote_yaml(files, tmp_path / "larger", server.url, 1, cache_gib=2 * size / 2**30)
+        MicroBatches(opened(data)[1], task.collator(), 0, 1, 1)
+
+
 # ---- messages
 
 
@@ -389,6 +403,14 @@ def test_missing_files_are_named(files, web, s3, tmp_path):
     path.write_text(path.read_text().replace("train-{0..1}.tar", "train-*.tar"))
     with pytest.raises(UserError, match="which no file matches"):
         read_data_config(path)
+
+
+def test_a_server_that_hides_what_is_missing(files, local, web, tmp_path):
+    """As S3 does to who may not list a bucket: indexes are not there, and a tar may not be read."""
+    web.faults = Faults(hides=True)
+    assert_equal(batches_of(remote_yaml(files, tmp_path / "yaml", web.url, 7)), local(7))
+    with pytest.raises(UserError, match=r"/nothing/captions/train-0.tar may not be read \(.*403"):
+        opened(remote_yaml(files, tmp_path / "other", f"{web.url}/nothing", 7))
 
 
 def test_a_server_without_ranges(files, web, tmp_path):
