@@ -22,7 +22,7 @@ from pathlib import Path
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.errors import UserError
 
-_LOCKS = 512
+_LOCKS = 4096
 _LEFT = 0.9  # of the limit, after removing
 _POLL_SECONDS = 0.05
 _OLD_SECONDS = 3600  # of a piece that a killed process has left half written

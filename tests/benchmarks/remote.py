@@ -203,10 +203,15 @@ def waiting(storage: Path, folder: Path) -> Result:
     """Seconds that a training waits for a batch, if the rest of an update takes STEP_SECONDS."""
     rows: list[list] = []
     with slow_server(storage) as server:
-        for name, address, nodes in (("local", str(storage), 1), ("blocks", server.url, 1), ("records", server.url, 8)):
-            data = data_yaml(storage, folder / f"waiting-{name}", address, BLOCK)
+        for name, address, nodes in (
+            ("local", str(storage), 1),
+            ("remote, one node: blocks", server.url, 1),
+            ("local, rank 0 of 8", str(storage), 8),
+            ("remote, rank 0 of 8 on 8 nodes: records", server.url, 8),
+        ):
+            data = data_yaml(storage, folder / f"waiting-{len(rows)}", address, BLOCK)
             waits = []
-            batches = iter(micro_batches(data, nodes=nodes).of_updates(range(STEPS + 2), WORKERS))
+            batches = iter(micro_batches(data, 0, nodes, nodes).of_updates(range(STEPS + 2), WORKERS))
             for _ in range(STEPS + 2):
                 begin = time.perf_counter()
                 next(batches)
@@ -218,6 +223,6 @@ def waiting(storage: Path, folder: Path) -> Result:
     notes = [
         f"{STEPS} updates of {PER_UPDATE:,} captions after two, {WORKERS} workers, {STEP_SECONDS:g} s of other work an "
         f"update, storage that answers after {DELAY * 1000:.0f} ms.",
-        "Blocks: as on one or two nodes. Records: as on more, with all of an update's captions on one rank.",
+        "Images are read, not decoded.",
     ]
     return Result("Waiting for batches", ["tars", "seconds an update", "share of the other work"], rows, notes)

@@ -315,7 +315,8 @@ def test_statistics_and_documents_of_remote_data_are_those_of_local_data(files, 
     data = remote_yaml(files, tmp_path / "yaml", web.url, 7)
     training = SequenceOptions(image_tokens=tiny.IMAGE_TOKENS, tokens_per_sample=tiny.TOKENS_PER_SAMPLE)
     local_data = remote_yaml(folder / "data.yaml", tmp_path / "disk", "", 7)
-    made = [mixture_statistics(str(path), training, StatisticsOptions(documents=10, out=str(tmp_path))) for path in (data, local_data)]
+    options = StatisticsOptions(documents=10, out=str(tmp_path))
+    made = [mixture_statistics(str(path), training, options) for path in (data, local_data)]
     samples = [[corpus.sample for stream in statistics for corpus in stream.corpora] for statistics in made]
     assert samples[0] == samples[1] and samples[0][0]
 
