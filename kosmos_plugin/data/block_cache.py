@@ -58,9 +58,13 @@ class BlockCache:
             return self._fetched(path, fetch, self.wait_seconds)[offset : offset + size]
         try:
             os.utime(file)  # it was used
-            return os.pread(file, size, offset)
+            data = os.pread(file, size, offset)
         finally:
             os.close(file)
+        if len(data) < size:  # something else has cut it short
+            path.unlink(missing_ok=True)
+            return self._fetched(path, fetch, self.wait_seconds)[offset : offset + size]
+        return data
 
     def fill(self, name: str, fetch: Callable[[], bytes], wait: bool = True) -> None:
         """Fetch a piece unless it is there; or unless another process does so already, if `wait` is False."""

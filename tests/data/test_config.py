@@ -159,7 +159,7 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "packing"), ["continuous"], "packing is .'continuous'.; it must be one of"),
         ((*PICTURES, "packing"), "continuous", "streams.pictures.packing is for streams of kind text"),
         (("remote",), 3, "remote must be a mapping, not 3"),
-        (("remote",), {"timout": 3}, "unknown key 'timout' in remote; .* Did you mean 'timeout'[?]$"),
+        (("remote",), {"time_out": 3}, "unknown key 'time_out' in remote; .* Did you mean 'timeout'[?]$"),
         (("remote",), {"timeout": 0}, "remote.timeout must be a positive number, not 0"),
         (("remote",), {"cache_gib": True}, "remote.cache_gib must be a positive number, not True"),
         (("remote",), {"unavailable": "skp"}, "unavailable must be fail or skip, not 'skp'.* Did you mean 'skip'[?]$"),
