@@ -101,7 +101,7 @@ class FormattedDocuments(Dataset[Sample]):
         if self.record_lengths is not None:
             counted = self.record_lengths.of(numbers)
         else:
-            counted = np.array([self.lengths_file.count(number) for number in numbers.tolist()]).reshape(-1, 2)
+            counted = self.lengths_file.count_all(numbers.tolist())
         text, images = counted.T
         tokens = text + 2 + images * (self.sample_builder.image_tokens + 2)
         usable = (text >= 0) & (tokens <= self.sample_builder.max_tokens)

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kosmos_plugin.data.config import read_data_config
@@ -319,6 +320,22 @@ def test_statistics_and_documents_of_remote_data_are_those_of_local_data(files, 
     made = [mixture_statistics(str(path), training, options) for path in (data, local_data)]
     samples = [[corpus.sample for stream in statistics for corpus in stream.corpora] for statistics in made]
     assert samples[0] == samples[1] and samples[0][0]
+
+
+def test_a_look_at_documents_whose_lengths_are_not_known_fetches_them_together(files, tmp_path):
+    """As kosmos-inspect does: all 40 captions take a request for each tar, not for each record."""
+    folder = tmp_path / "storage"
+    shutil.copytree(files.parent, folder)
+    for tar in folder.rglob("*.tar"):
+        build_index(tar)
+    with web_server(folder) as server:
+        data = remote_yaml(files, tmp_path / "yaml", server.url)
+        captions = corpus(loaded(data)[1], "captions")
+        server.forget()
+        lengths = captions.lengths(np.arange(40))
+        assert len([size for _, size in server.requests if size > 1]) == 2
+    opened(folder / "data.yaml")
+    assert (corpus(loaded(folder / "data.yaml")[1], "captions").lengths(np.arange(40)) == lengths).all()
 
 
 # ---- how much is fetched
