@@ -173,10 +173,14 @@ class RemoteRecords:
             ) from None
 
     def _fetch(self, extent: Extent) -> bytes:
-        """Bytes of a tar from the storage. One that could not be read is left alone for a while, then tried once."""
+        """Bytes of a tar from the storage.
+
+        If shards that cannot be read are skipped, such a one is left alone for `retry_seconds`, then tried once.
+        """
         tar, begin, end = extent
         url = self.index.tars[tar]
-        until, why = self._away.get(tar, (0.0, ""))
+        skips = self.files.options.unavailable == "skip"
+        until, why = self._away.get(tar, (0.0, "")) if skips else (0.0, "")
         if time.monotonic() < until:
             raise Unavailable(why)
         try:

@@ -163,6 +163,20 @@ def test_a_shard_that_stays_away_ends_the_training(files, web, tmp_path):
 
 
 @pytest.mark.parametrize("nodes", [1, 8])
+def test_a_shard_that_was_away_while_it_was_fetched_ahead_is_read_when_it_is_needed(files, web, tmp_path, nodes):
+    """However soon after: that the last request failed says nothing of this one."""
+    _, mixture = opened(remote_yaml(files, tmp_path / "yaml", web.url, 7, retry_seconds=2))
+    mixture.spread_over(nodes)
+    captions = corpus(mixture, "captions")
+    web.faults = Faults(away=(".tar",))
+    with pytest.raises(UserError, match="cannot be read"):
+        captions.prepare([1, 30])
+    web.faults = Faults()
+    captions.prepare([1, 30])
+    assert [len(captions[number].images) for number in (1, 30)] == [1, 1]
+
+
+@pytest.mark.parametrize("nodes", [1, 8])
 def test_a_shard_that_stays_away_is_skipped_and_counted_if_wanted(files, local, web, tmp_path, nodes):
     data = remote_yaml(files, tmp_path / "yaml", web.url, 7, retry_seconds=1, unavailable="skip")
     task, mixture = opened(data, max_skipped_rate=1.0)
