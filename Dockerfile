@@ -18,7 +18,7 @@ COPY setup.py pyproject.toml README.md LICENSE MANIFEST.in /opt/kosmos/
 COPY fairseq_hook /opt/kosmos/fairseq_hook
 COPY fairseq_cli_ext /opt/kosmos/fairseq_cli_ext
 COPY kosmos_plugin /opt/kosmos/kosmos_plugin
-ARG EXTRAS=fairseq,huggingface,evaluation,curation,serve,page,lora,quickstart
+ARG EXTRAS=fairseq,huggingface,evaluation,curation,serve,page,lora,remote,quickstart
 RUN pip install -c /opt/kosmos/constraints.txt "/opt/kosmos[$EXTRAS]" \
   && useradd --uid 1000 --create-home kosmos
 USER 1000

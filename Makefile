@@ -53,5 +53,5 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt $(wildcard fairseq_hook/*.
 	  echo "Python 3.11 or 3.12 is needed, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)':" \
 	       "make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[fairseq,dev,curation,evaluation,huggingface,serve,page,lm-eval,lora,quickstart,docs]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[fairseq,dev,curation,evaluation,huggingface,serve,page,lm-eval,lora,remote,quickstart,docs]"
 	touch $@

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from kosmos_plugin.evaluation.benchmarks import benchmark_class
 from tests import tiny
 from tests.checkpoints import peer
+from tests.data.remote_server import remote_yaml, web_server
 from tests.evaluation.releases import write_release
 
 pytestmark = pytest.mark.slow
@@ -187,6 +188,18 @@ def test_curation(with_extra, tmp_path):
         "fairseq_cli_ext.prepare", "show", data, *sizes, "--image-size", 32, "--out", tmp_path / "page.html"
     )
     assert (tmp_path / "page.html").stat().st_size > 1000
+
+
+def test_remote(fairseq, with_extra, tmp_path):
+    """Data on a web server; without the extra, an error names it. S3's package is there."""
+    sizes = ["--image-tokens", 4, "--image-size", 32, "--tokens-per-sample", 64]
+    with web_server(tiny.write_data(tmp_path / "data").parent) as server:
+        data = remote_yaml(tmp_path / "data" / "data.yaml", tmp_path / "yaml", server.url)
+        output = fairseq.run("fairseq_cli_ext.inspect", data, *sizes, status=2)
+        assert output.startswith("error: ") and "kosmos-plugin[remote]" in output
+        environment = with_extra("remote")
+        environment.run("fairseq_cli_ext.inspect", data, *sizes)
+    subprocess.run([environment.bin / "python", "-c", "import s3fs, huggingface_hub"], check=True)
 
 
 def test_evaluation(with_extra, checkpoint, tmp_path):

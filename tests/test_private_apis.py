@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 # (module, attribute path) → its use
 PRIVATE_APIS = {
+    ("fsspec.spec", "AbstractFileSystem._strip_protocol"): "data/remote_files: the path of an address",
+    ("fsspec.asyn", "AsyncFileSystem._cat_file"): "data/remote_files: a range of a file, with a timeout",
+    ("fsspec.asyn", "AsyncFileSystem._info"): "data/remote_files: the size of a file, with a timeout",
     ("torch", "UntypedStorage._new_shared"): "data/batch: a worker's batch in one block of shared memory",
     (
         "torch.fx.experimental._config",

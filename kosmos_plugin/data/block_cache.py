@@ -22,7 +22,7 @@ from pathlib import Path
 from kosmos_plugin.atomic import atomic_path
 from kosmos_plugin.errors import UserError
 
-_LOCKS = 512
+_LOCKS = 4096
 _LEFT = 0.9  # of the limit, after removing
 _POLL_SECONDS = 0.05
 _OLD_SECONDS = 3600  # of a piece that a killed process has left half written
@@ -58,9 +58,13 @@ class BlockCache:
             return self._fetched(path, fetch, self.wait_seconds)[offset : offset + size]
         try:
             os.utime(file)  # it was used
-            return os.pread(file, size, offset)
+            data = os.pread(file, size, offset)
         finally:
             os.close(file)
+        if len(data) < size:  # something else has cut it short
+            path.unlink(missing_ok=True)
+            return self._fetched(path, fetch, self.wait_seconds)[offset : offset + size]
+        return data
 
     def fill(self, name: str, fetch: Callable[[], bytes], wait: bool = True) -> None:
         """Fetch a piece unless it is there; or unless another process does so already, if `wait` is False."""

@@ -231,7 +231,7 @@ def open_corpus_index(tars: Sequence[str], cache: str | None = None, files: Remo
 
 def _open_remote(tars: Sequence[str], cache: str | None, files: RemoteFiles, what: str) -> CorpusIndex:
     url = address_beside(tars, INDEX_SUFFIX[1:])
-    info = files.info(url)
+    info = files.info(url, optional=True)
     # Another version on the storage is another file here.
     version = "made"
     if info is not None:

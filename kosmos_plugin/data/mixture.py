@@ -101,7 +101,7 @@ class FormattedDocuments(Dataset[Sample]):
         if self.record_lengths is not None:
             counted = self.record_lengths.of(numbers)
         else:
-            counted = np.array([self.lengths_file.count(number) for number in numbers.tolist()]).reshape(-1, 2)
+            counted = self.lengths_file.count_all(numbers.tolist())
         text, images = counted.T
         tokens = text + 2 + images * (self.sample_builder.image_tokens + 2)
         usable = (text >= 0) & (tokens <= self.sample_builder.max_tokens)
@@ -318,10 +318,25 @@ class Mixture:
                 stream.prefetch(update)
 
     def spread_over(self, nodes: int) -> None:
-        """Have remote corpora read in the way that suits a training on so many nodes."""
-        for corpus in (corpus for stream in self.streams for corpus in stream.corpora):
-            if isinstance(corpus, FormattedDocuments) and corpus.documents.remote is not None:
-                corpus.documents.remote.spread_over(nodes)
+        """Have remote corpora read in the way that suits a training on so many nodes.
+
+        Raises:
+            UserError: The cache is too small for the blocks that are in use at the same time.
+        """
+        remote, needed = [], 0
+        for stream in self.streams:
+            for corpus in stream.corpora:
+                records = corpus.documents.remote if isinstance(corpus, FormattedDocuments) else None
+                if records is not None:
+                    records.spread_over(nodes)
+                    remote.append(records)
+                    needed += 2 * records.window_bytes() * stream.shuffle  # the present window, and the next
+        if remote and needed > remote[0].cache.limit:
+            raise UserError(
+                f"Two windows of the remote corpora's blocks take about {needed / 2**30:,.2g} GiB, and the cache only "
+                f"{remote[0].cache.limit / 2**30:,.2g} GiB, so that blocks would be fetched again and again. Raise "
+                "remote.cache_gib in the data YAML, or lower shuffle_block."
+            )
 
     def rows(self, update: int, count_skips: bool = True) -> list[PackedRow]:
         """All rows of `update`: `plan`, then `read`."""

@@ -18,7 +18,7 @@ import numpy as np
 # Corpora are interleaved in blocks of this many positions; weights are exact to one part in this.
 BLOCK = 10_000
 # Blocks of documents whose documents are shuffled together.
-WINDOW_BLOCKS = 32
+WINDOW_BLOCKS = 128
 _ROUNDS = 6
 
 

@@ -20,7 +20,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ class LengthsFile:
     def _copy_or_write(self, path: Path) -> None:
         """Copy the file beside a remote corpus; if it is missing, or of other records, the lengths are counted."""
         url = address_beside(self.index.tars, self.name)
-        info = self.documents.files.info(url)
+        info = self.documents.files.info(url, optional=True)
         if info is not None:
             self.documents.files.copy(url, path, info.size)
             if self._read(path) is not None:
@@ -164,12 +164,16 @@ class LengthsFile:
     def count_tar(self, tar: int) -> np.ndarray:
         """The lengths of the records of a tar, by its number, as they are in the file: uint32 [records]."""
         first, end = self.index.first[tar : tar + 2].tolist()
-        packed = []
-        for begin in range(first, end, _RECORDS):
-            numbers = range(begin, min(begin + _RECORDS, end))
-            self.documents.prepare(numbers, once=True)
-            packed += [_packed(*self.count(number)) for number in numbers]
-        return np.array(packed, np.uint32)
+        return np.array([_packed(*lengths) for lengths in self.count_all(range(first, end)).tolist()], np.uint32)
+
+    def count_all(self, numbers: Sequence[int]) -> np.ndarray:
+        """As `count`, of several records, int64 [n, 2]. Remote ones are fetched some at the same time."""
+        counted = []
+        for begin in range(0, len(numbers), _RECORDS):
+            some = numbers[begin : begin + _RECORDS]
+            self.documents.prepare(some, once=True)
+            counted += [self.count(number) for number in some]
+        return np.array(counted, np.int64).reshape(-1, 2)
 
     def count(self, number: int) -> tuple[int, int]:
         """The tokens of text and the images of a record, by reading it; −1 tokens if it is unusable."""

@@ -14,7 +14,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,10 +104,19 @@ class RemoteFiles:
     def __init__(self, options: RemoteOptions | None = None):
         self.options = options or RemoteOptions()
 
-    def info(self, url: str) -> RemoteInfo | None:
-        """Size and version of a file; None if it does not exist."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._repeated(url, lambda: self._info(url))
+    def info(self, url: str, optional: bool = False) -> RemoteInfo | None:
+        """Size and version of a file; None if it does not exist.
+
+        Args:
+            url: Its address.
+            optional: Whether one that may not be read counts as missing: so say storages that hide what they have.
+        """
+        with contextlib.suppress(FileNotFoundError), _forbidden(url):
+            try:
+                return self._repeated(url, lambda: self._info(url))
+            except PermissionError:
+                if not optional:
+                    raise
         return None
 
     def read(self, url: str, begin: int, end: int, patient: bool = True) -> bytes:
@@ -121,9 +130,10 @@ class RemoteFiles:
         """
         parts = []
         try:
-            for first in range(begin, end, REQUEST_BYTES):
-                request = functools.partial(self._range, url, first, min(first + REQUEST_BYTES, end))
-                parts.append(self._repeated(url, request, patient))
+            with _forbidden(url):
+                for first in range(begin, end, REQUEST_BYTES):
+                    request = functools.partial(self._range, url, first, min(first + REQUEST_BYTES, end))
+                    parts.append(self._repeated(url, request, patient))
         except FileNotFoundError:
             raise Unavailable(f"{redacted(url)} does not exist.") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -139,7 +149,7 @@ class RemoteFiles:
             filesystem.invalidate_cache()
             return [filesystem.unstrip_protocol(path) for path in filesystem.glob(filesystem._strip_protocol(pattern))]
 
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _forbidden(pattern):
             return sorted(self._repeated(pattern, lambda: in_time(self.options.retry_seconds, glob)))
         return []
 
@@ -169,15 +179,13 @@ class RemoteFiles:
             os.fsync(file.fileno())
 
     def _repeated(self, url: str, request: Callable[[], T], patient: bool = True) -> T:
-        """What `request` gives; it is repeated while it fails. Raises FileNotFoundError where there is no file."""
+        """What `request` gives; it is repeated while it fails, but not for FileNotFoundError and PermissionError."""
         begin, pause = time.monotonic(), _FIRST_PAUSE
         while True:
             try:
                 return request()
-            except (UserError, FileNotFoundError):
+            except (UserError, FileNotFoundError, PermissionError):
                 raise
-            except PermissionError as error:
-                raise Unavailable(f"{redacted(url)} may not be read ({_shown(error)}).") from None
             except Exception as error:  # each storage has its own
                 if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
                     raise Unavailable(f"{redacted(url)}: there are no credentials in the environment.") from None
@@ -250,6 +258,15 @@ class RemoteFiles:
                 raise UserError(f"{scheme}:// needs the package {package}: pip install {package}") from None
             error.name = error.name or ("s3fs" if scheme == "s3" else "fsspec")
             raise missing_package(f"{scheme}://", error, "remote") from None
+
+
+@contextlib.contextmanager
+def _forbidden(url: str) -> Iterator[None]:
+    """Turn PermissionError into Unavailable."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Unavailable(f"{redacted(url)} may not be read ({_shown(error)}).") from None
 
 
 async def _http_range(filesystem: Any, url: str, begin: int, end: int) -> tuple[bytes, Any]:

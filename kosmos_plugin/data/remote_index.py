@@ -59,7 +59,7 @@ def remote_index(tar: str, files: RemoteFiles) -> tuple[bytes, bytes]:
         raise Unavailable(f"The shard {tar} does not exist.")
     index = _index_beside(tar, info.size, files)
     if index is None:
-        if files.info(f"{tar}{OLD_INDEX_SUFFIX}") is not None:
+        if files.info(f"{tar}{OLD_INDEX_SUFFIX}", optional=True) is not None:
             raise UserError(
                 f"The shard {tar} is indexed in another form, that of version 0.1: index it again before it "
                 f"is uploaded, or remove {tar}{OLD_INDEX_SUFFIX} to use all of its records."
@@ -73,7 +73,7 @@ def remote_index(tar: str, files: RemoteFiles) -> tuple[bytes, bytes]:
 def _index_beside(tar: str, tar_size: int, files: RemoteFiles) -> bytes | None:
     """The index that is beside a tar; None if there is none, or one of all records of a tar of another size."""
     url = f"{tar}{INDEX_SUFFIX}"
-    info = files.info(url)
+    info = files.info(url, optional=True)
     if info is None:
         return None
     index = files.read(url, 0, info.size)

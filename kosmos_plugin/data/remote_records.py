@@ -32,6 +32,7 @@ WHOLE_BLOCK_NODES = 2
 # What may lie between two pieces that are fetched together, in any case: headers of the tar, and small files.
 _SMALL_GAP = 16 << 10
 _THREADS = 16
+_SAMPLED_BLOCKS = 8
 
 _fetchers = DaemonThreads(_THREADS)
 _prefetchers = DaemonThreads(_THREADS // 2)
@@ -66,6 +67,16 @@ class RemoteRecords:
     def spread_over(self, nodes: int) -> None:
         """Choose the way of reading for a training on so many nodes."""
         self.whole_blocks = self.block is not None and nodes <= WHOLE_BLOCK_NODES
+
+    def window_bytes(self) -> int:
+        """About the bytes of a window of blocks, by some of them; 0 if whole blocks are not fetched."""
+        if not self.whole_blocks:
+            return 0
+        assert self.block is not None
+        count = -(-len(self.index) // self.block)
+        some = range(0, count, -(-count // _SAMPLED_BLOCKS))
+        size = sum(end - begin for block in some for _, begin, end in self._block_extents(block))
+        return size * min(WINDOW_BLOCKS, count) // len(some)
 
     def prepare(self, numbers: Iterable[int], once: bool = False) -> None:
         """Fetch what records need, all at the same time. Those of the last call are forgotten.
@@ -162,10 +173,14 @@ class RemoteRecords:
             ) from None
 
     def _fetch(self, extent: Extent) -> bytes:
-        """Bytes of a tar from the storage. One that could not be read is left alone for a while, then tried once."""
+        """Bytes of a tar from the storage.
+
+        If shards that cannot be read are skipped, such a one is left alone for `retry_seconds`, then tried once.
+        """
         tar, begin, end = extent
         url = self.index.tars[tar]
-        until, why = self._away.get(tar, (0.0, ""))
+        skips = self.files.options.unavailable == "skip"
+        until, why = self._away.get(tar, (0.0, "")) if skips else (0.0, "")
         if time.monotonic() < until:
             raise Unavailable(why)
         try:

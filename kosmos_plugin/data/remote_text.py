@@ -58,7 +58,7 @@ def local_copy(prefix: str, files: RemoteFiles, cache: str | None, rows: str) ->
             (f"{folder_address}/{DICTIONARY_FILE}", folder / DICTIONARY_FILE),
             (f"{prefix}.{rows}", folder / f"{name}.{rows}"),
         ):
-            if (there := files.info(address)) is not None:
+            if (there := files.info(address, optional=True)) is not None:
                 files.copy(address, path, there.size)
         whole.touch()
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,7 +124,7 @@ def _stream_statistics(stream: Stream, sample_builder: SampleBuilder, options: S
             size, examine = _binarized(corpus.texts, sample_builder.vocabulary)
         else:
             read_record = record_reader(config.kind, configs[name].caption_from)
-            size, examine = _sharded(configs[name].paths(options.split), read_record, sample_builder)
+            size, examine = _sharded(corpus.documents, read_record, sample_builder)
         sample, unusable = [], collections.Counter[str]()
         chosen = _random_sample(size, options.documents, stream.seed + i)
         for document in tqdm(chosen, desc=f"{config.name}: {name}", unit="document", leave=False, mininterval=1):
@@ -175,15 +175,15 @@ class _SourcedDocument(Document):
 
 
 def _sharded(
-    tars: Sequence[str], read: Callable[[Record], Document], sample_builder: SampleBuilder
+    corpus: ShardedDocuments, read: Callable[[Record], Document], sample_builder: SampleBuilder
 ) -> tuple[int, Examine]:
-    """The number of documents in tars, and the function that examines one of them."""
+    """The number of documents of a corpus, and the function that examines one of them."""
 
     def read_with_source(record: Record) -> _SourcedDocument:
         document = read(record)
         return _SourcedDocument(document.id, document.segments, _source(record))
 
-    documents = ShardedDocuments(tars, read_with_source)
+    documents = ShardedDocuments(corpus.index.tars, read_with_source, corpus.cache, files=corpus.files)
     any_length = dataclasses.replace(sample_builder, max_tokens=sys.maxsize)
 
     def examine(number: int) -> DocumentStatistics:

@@ -30,6 +30,7 @@ LONG = {
     "checkpoints": "updates per second with checkpoints, at once and --async-save; the price of verifying them",
     "soak": "an hour of killed ranks, full disks and failing servers: the same weights as without",
     "reading_memory": "host memory of a rank and its workers over 10,000 updates of reading",
+    "remote": "remote tars: bytes fetched, how blocks mix, resuming, waiting, beside local ones",
     "corpora": "pages, captions, texts per second with one and two processes, against datasketch, …",
     "corpora_memory": "peak memory of kosmos-prepare with ten times the input",
     "training_speed_frozen_clip": "captions, against stock with CLIP's frozen layers out of the graph",

@@ -30,6 +30,7 @@ class Faults:
     hanging: float = 0.0  # no answer for a minute
     away: tuple[str, ...] = ()  # files whose requests fail always, by the ends of their paths
     ignores_ranges: bool = False
+    hides: bool = False  # that a file is missing: it may not be read
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
 
@@ -138,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def of_file(self, path: Path) -> tuple[int, dict[str, str], bytes]:
         if not path.is_file():
-            return 404, {}, b""
+            return 403 if self.owner.faults.hides else 404, {}, b""
         size = path.stat().st_size
         headers = {"ETag": f'"{size}-{path.stat().st_mtime_ns}"'}
         wanted = self.headers.get("Range")
@@ -185,14 +186,15 @@ def web_server(folder: Path) -> Iterator[Server]:
 class ServerProcess:
     """A web server in a process of its own, which can be killed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, delay: float = 0.0):
         self.folder = folder
+        self.delay = delay
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.data.remote_server", str(self.folder), str(self.port)]
+        command = [sys.executable, "-m", "tests.data.remote_server", str(self.folder), str(self.port), str(self.delay)]
         self.process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
         wait_for(self.port)
 
@@ -272,5 +274,5 @@ def remote_yaml(data: Path, folder: Path, address: str, block: int | None = None
 
 
 if __name__ == "__main__":
-    Server(Path(sys.argv[1]), int(sys.argv[2]))
+    Server(Path(sys.argv[1]), int(sys.argv[2])).faults.delay = float(sys.argv[3])
     threading.Event().wait()

@@ -50,6 +50,14 @@ def test_a_piece_is_fetched_once_and_read_in_parts(tmp_path):
     assert again.read("b", 0, 5, fetcher("b")) == content("b")[:5]
 
 
+def test_a_piece_that_was_cut_short_is_fetched_again(tmp_path):
+    cache = BlockCache(tmp_path, 10**6, 10)
+    cache.fill("a", fetcher("a"))
+    os.truncate(pieces(tmp_path)[0], 500)
+    assert cache.read("a", 400, 200, fetcher("a")) == content("a")[400:600]
+    assert cache.read("a", 0, SIZE, refuse) == content("a")
+
+
 def test_it_never_takes_more_than_its_limit_and_keeps_what_was_used(tmp_path):
     cache = BlockCache(tmp_path, 10 * SIZE, 10)
     for number in range(60):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from kosmos_plugin.data.config import expansions, read_data_config
+from kosmos_plugin.data.remote_files import RemoteOptions
 from kosmos_plugin.errors import UserError
 
 GOOD = {
@@ -78,6 +79,21 @@ def test_packing_and_cache(write):
     assert (text.packing, text.cache) == ("continuous", str(path.parent / "here"))
 
 
+def test_remote(write):
+    assert read_data_config(write(GOOD)).streams[0].remote == RemoteOptions()
+    config = copy.deepcopy(GOOD) | {"remote": {"cache_gib": 2, "unavailable": "skip"}}
+    addresses = ["s3://bucket/{0..2}.tar", "hf://datasets/a/b/x.tar"]
+    config["streams"]["pictures"]["corpora"][0] |= {"train": addresses, "valid": [], "shuffle_block": 16}
+    config["streams"]["text"]["corpora"][0]["train"] = "gs://bucket/text/{a,b}"
+    text, pictures = read_data_config(write(config)).streams
+    assert text.remote == pictures.remote == RemoteOptions(cache_gib=2, unavailable="skip")
+    assert text.corpora[0].train == ("gs://bucket/text/a", "gs://bucket/text/b")
+    assert pictures.corpora[0].train == (*(f"s3://bucket/{i}.tar" for i in range(3)), addresses[1])
+    assert pictures.corpora[0].shuffle_block == 16
+    as_written = read_data_config(write(config), files_must_exist=False).streams[1].corpora[0].train
+    assert as_written == tuple(addresses)
+
+
 def test_wildcards_leave_indexes_out(write):
     """A tar's index appears beside it on first use."""
     config = copy.deepcopy(GOOD)
@@ -113,10 +129,10 @@ A = (*PICTURES, "corpora", 0)
         (
             ("vocabluary",),
             "v",
-            "unknown key 'vocabluary' in the file; known keys are cache, streams, vocabulary. "
+            "unknown key 'vocabluary' in the file; known keys are cache, remote, streams, vocabulary. "
             "Did you mean 'vocabulary'[?]$",
         ),
-        (("something_else",), 1, "known keys are cache, streams, vocabulary[.]$"),
+        (("something_else",), 1, "known keys are cache, remote, streams, vocabulary[.]$"),
         ((*TEXT, "corpus"), [], "unknown key 'corpus' in streams.text; known keys are .*corpora"),
         (
             (*A, "wieght"),
@@ -142,6 +158,13 @@ A = (*PICTURES, "corpora", 0)
         ((*TEXT, "packing"), "contiguous", "Did you mean 'continuous'[?]$"),
         ((*TEXT, "packing"), ["continuous"], "packing is .'continuous'.; it must be one of"),
         ((*PICTURES, "packing"), "continuous", "streams.pictures.packing is for streams of kind text"),
+        (("remote",), 3, "remote must be a mapping, not 3"),
+        (("remote",), {"time_out": 3}, "unknown key 'time_out' in remote; .* Did you mean 'timeout'[?]$"),
+        (("remote",), {"timeout": 0}, "remote.timeout must be a positive number, not 0"),
+        (("remote",), {"cache_gib": True}, "remote.cache_gib must be a positive number, not True"),
+        (("remote",), {"unavailable": "skp"}, "unavailable must be fail or skip, not 'skp'.* Did you mean 'skip'[?]$"),
+        ((*A, "train"), ["tars/00.tar", "s3://a/b.tar"], r"corpora\[0\].train mixes addresses and paths"),
+        ((*A, "train"), "azure://a/b.tar", "azure://a/b.tar has the scheme azure; known are s3, gs"),
         (("cache",), 3, "cache must be of type str, not 3"),
         ((*TEXT, "corpora"), {}, "streams.text.corpora must be of type list"),
         ((*TEXT, "corpora"), [], "streams.text.corpora is empty"),

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kosmos_plugin.data.config import read_data_config
@@ -15,6 +16,8 @@ from kosmos_plugin.data.remote_files import redacted
 from kosmos_plugin.data.shard_index import build_index, tar_records
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.fairseq_modules.open_corpora import open_corpora
+from kosmos_plugin.inspection.corpus_statistics import StatisticsOptions, mixture_statistics
+from kosmos_plugin.inspection.options import SequenceOptions
 from tests import tiny
 from tests.data.remote_server import Faults, ServerProcess, remote_yaml, s3_server, upload, wait_for, web_server
 from tests.data.updates import assert_same, loaded
@@ -157,6 +160,20 @@ def test_a_shard_that_stays_away_ends_the_training(files, web, tmp_path):
         batches_of(data)
     with pytest.raises(UserError, match=r"captions/train-1.tar cannot be read: .*remote.unavailable: skip"):
         batches_of(data, workers=2)
+
+
+@pytest.mark.parametrize("nodes", [1, 8])
+def test_a_shard_that_was_away_while_it_was_fetched_ahead_is_read_when_it_is_needed(files, web, tmp_path, nodes):
+    """However soon after: that the last request failed says nothing of this one."""
+    _, mixture = opened(remote_yaml(files, tmp_path / "yaml", web.url, 7, retry_seconds=2))
+    mixture.spread_over(nodes)
+    captions = corpus(mixture, "captions")
+    web.faults = Faults(away=(".tar",))
+    with pytest.raises(UserError, match="cannot be read"):
+        captions.prepare([1, 30])
+    web.faults = Faults()
+    captions.prepare([1, 30])
+    assert [len(captions[number].images) for number in (1, 30)] == [1, 1]
 
 
 @pytest.mark.parametrize("nodes", [1, 8])
@@ -306,6 +323,35 @@ def test_text_is_copied_once_and_again_if_it_changes(files, tmp_path):
         assert len(corpus(opened(data)[1], "text")) < rows
 
 
+def test_statistics_and_documents_of_remote_data_are_those_of_local_data(files, web, tmp_path):
+    """What kosmos-prepare stats and show are made of."""
+    folder = tmp_path / "storage"
+    shutil.copytree(files.parent, folder)
+    data = remote_yaml(files, tmp_path / "yaml", web.url, 7)
+    training = SequenceOptions(image_tokens=tiny.IMAGE_TOKENS, tokens_per_sample=tiny.TOKENS_PER_SAMPLE)
+    local_data = remote_yaml(folder / "data.yaml", tmp_path / "disk", "", 7)
+    options = StatisticsOptions(documents=10, out=str(tmp_path))
+    made = [mixture_statistics(str(path), training, options) for path in (data, local_data)]
+    samples = [[corpus.sample for stream in statistics for corpus in stream.corpora] for statistics in made]
+    assert samples[0] == samples[1] and samples[0][0]
+
+
+def test_a_look_at_documents_whose_lengths_are_not_known_fetches_them_together(files, tmp_path):
+    """As kosmos-inspect does: all 40 captions take a request for each tar, not for each record."""
+    folder = tmp_path / "storage"
+    shutil.copytree(files.parent, folder)
+    for tar in folder.rglob("*.tar"):
+        build_index(tar)
+    with web_server(folder) as server:
+        data = remote_yaml(files, tmp_path / "yaml", server.url)
+        captions = corpus(loaded(data)[1], "captions")
+        server.forget()
+        lengths = captions.lengths(np.arange(40))
+        assert len([size for _, size in server.requests if size > 1]) == 2
+    opened(folder / "data.yaml")
+    assert (corpus(loaded(folder / "data.yaml")[1], "captions").lengths(np.arange(40)) == lengths).all()
+
+
 # ---- how much is fetched
 
 
@@ -327,8 +373,9 @@ def test_bytes_fetched_for_bytes_used(files, tmp_path, nodes, most):
     assert 0.7 * used < fetched < 1.35 * most * used
 
 
-def test_the_blocks_of_the_next_window_are_there_before_it_begins(files, tmp_path):
-    """40 captions in blocks of one: update 5, of 6 captions, has the last two of a window, and four of the next."""
+def test_the_blocks_of_the_next_window_are_there_before_it_begins(tmp_path):
+    """140 captions in blocks of one: update 21, of 6 captions, has the last two of a window, and four of the next."""
+    files = tiny.write_data(tmp_path / "files", documents=140)
     folder = uploaded(files, tmp_path / "storage")
     with web_server(folder) as server:
 
@@ -338,15 +385,29 @@ def test_the_blocks_of_the_next_window_are_there_before_it_begins(files, tmp_pat
         task, mixture = opened(remote_yaml(files, tmp_path / "yaml", server.url, 1))
         micro_batches = MicroBatches(mixture, task.collator(), 0, 1, 1)
         server.forget()
-        for update in range(5):
+        for update in range(21):
             micro_batches[update]
         for _ in range(200):  # until all is there that is fetched ahead
             time.sleep(0.05)
-            if requests() == 5 * 6 + 8:
+            if requests() == 21 * 6 + 12:
                 break
         server.forget()
-        micro_batches[5]
+        micro_batches[21]
         assert requests() == 2
+
+
+def test_a_cache_that_is_too_small_for_two_windows_is_refused(files, tmp_path):
+    """Of all tars twice, which are one window here; but not where whole blocks are not fetched."""
+    folder = uploaded(files, tmp_path / "storage")
+    size = sum(path.stat().st_size for path in folder.rglob("train-*.tar"))
+    with web_server(folder) as server:
+        data = remote_yaml(files, tmp_path / "yaml", server.url, 1, cache_gib=size / 2**30)
+        task, mixture = opened(data)
+        with pytest.raises(UserError, match=r"Two windows of .* Raise remote.cache_gib in the data YAML, or lower"):
+            MicroBatches(mixture, task.collator(), 0, 1, 1)
+        MicroBatches(mixture, task.collator(), 0, 8, 1, nodes=8)
+        data = remote_yaml(files, tmp_path / "larger", server.url, 1, cache_gib=3 * size / 2**30)
+        MicroBatches(opened(data)[1], task.collator(), 0, 1, 1)
 
 
 # ---- messages
@@ -389,6 +450,14 @@ def test_missing_files_are_named(files, web, s3, tmp_path):
     path.write_text(path.read_text().replace("train-{0..1}.tar", "train-*.tar"))
     with pytest.raises(UserError, match="which no file matches"):
         read_data_config(path)
+
+
+def test_a_server_that_hides_what_is_missing(files, local, web, tmp_path):
+    """As S3 does to who may not list a bucket: indexes are not there, and a tar may not be read."""
+    web.faults = Faults(hides=True)
+    assert_equal(batches_of(remote_yaml(files, tmp_path / "yaml", web.url, 7)), local(7))
+    with pytest.raises(UserError, match=r"/nothing/captions/train-0.tar may not be read \(.*403"):
+        opened(remote_yaml(files, tmp_path / "other", f"{web.url}/nothing", 7))
 
 
 def test_a_server_without_ranges(files, web, tmp_path):
