@@ -76,7 +76,7 @@ checkpoints=(
   --finetune-from-model "$pretrained"
   --save-dir "$out"
   --save-interval-updates 1000 # validates too
-  --keep-interval-updates 3    # 14 GB each
+  --keep-interval-updates 3    # 23 GB each
   --no-epoch-checkpoints
 )
 log=(

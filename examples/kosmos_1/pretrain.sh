@@ -74,7 +74,7 @@ precision=(
 checkpoints=(
   --save-dir "$out"
   --save-interval-updates 1000          # about 25 minutes on 64 A100s at 40% of their peak; validates too
-  --keep-interval-updates 3             # 14 GB each: the last three …
+  --keep-interval-updates 3             # 23 GB each: the last three …
   --keep-interval-updates-pattern 50000 # … and every 50,000th
   --no-epoch-checkpoints
 )
