@@ -49,6 +49,10 @@ PRIVATE_APIS = {
         "_forkserver._forkserver_pid",
     ): "fairseq_cli_ext/stopping: the server ends with the command",
     ("os", "_exit"): "fairseq_cli_ext/stopping, fairseq_modules/stall_watch: an end that nothing delays (documented)",
+    ("fairseq.trainer", "Trainer._aggregate_logging_outputs"): "compat/skipped_updates: replaced",
+    ("fairseq.trainer", "Trainer._reduce_and_log_stats"): "compat/skipped_updates: replaced",
+    ("fairseq.trainer", "Trainer._prepare_sample"): "fairseq_modules/bad_documents: a micro-batch on the device, again",
+    ("fairseq.trainer", "Trainer._set_seed"): "fairseq_modules/bad_documents: the same dropout, again",
     (
         "torch.distributed.distributed_c10d",
         "_set_pg_timeout",

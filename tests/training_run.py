@@ -18,6 +18,7 @@ from tests import tiny
 UPDATES = 12
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the scripts call torchrun and fairseq-train
     "PYTHONPATH": str(REPOSITORY),
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore",

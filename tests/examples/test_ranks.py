@@ -36,7 +36,8 @@ def test_syntax(script):
 
 def test_the_status_of_a_failure(tmp_path):
     script = f"out={tmp_path}; micro_batches=1; GPUS=1; source {EXAMPLE}/ranks.sh; run_ranks --no-python false"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=200)
+    environment = os.environ | ENVIRONMENT
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 1, done.stderr
     assert "exitcode  : 1" in done.stderr
 
@@ -189,12 +190,12 @@ def test_slurm_requeues_a_stopped_job(undisturbed, data, tmp_path, number):
     (tmp_path / "train.sh").write_text(script)
     training.command = [bash, f"{EXAMPLE}/slurm.sh", str(tmp_path / "train.sh"), *arguments]
     job = {
-        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        **ENVIRONMENT,
+        "PATH": f"{tmp_path}/bin:{ENVIRONMENT['PATH']}",
         "SLURM_JOB_ID": "17",
         "SLURM_JOB_NODELIST": "node0",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_GPUS_ON_NODE": "2",
-        **ENVIRONMENT,
     }
     process = training.start(**job)
     training.wait_for(lambda: training.reached(4), process)
