@@ -110,7 +110,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("nodes", [1, 8])
+@pytest.mark.parametrize("nodes", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_same_batches_from_a_faulty_web_server(files, local, web, tmp_path, name, nodes):
     web.faults = FAULTS[name]
     assert_equal(batches_of(remote_yaml(files, tmp_path / "yaml", web.url, 7), nodes=nodes), local(7))
@@ -130,7 +130,7 @@ def test_a_hanging_server_is_given_up_and_asked_again(files, local, web, tmp_pat
     assert web.failed > 0
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_server_that_is_killed_and_comes_back(files, local, tmp_path, workers):
     server = ServerProcess(files.parent)
     try:
@@ -176,7 +176,7 @@ def test_a_shard_that_was_away_while_it_was_fetched_ahead_is_read_when_it_is_nee
     assert [len(captions[number].images) for number in (1, 30)] == [1, 1]
 
 
-@pytest.mark.parametrize("nodes", [1, 8])
+@pytest.mark.parametrize("nodes", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_shard_that_stays_away_is_skipped_and_counted_if_wanted(files, local, web, tmp_path, nodes):
     data = remote_yaml(files, tmp_path / "yaml", web.url, 7, retry_seconds=1, unavailable="skip")
     task, mixture = opened(data, max_skipped_rate=1.0)
@@ -355,7 +355,7 @@ def test_a_look_at_documents_whose_lengths_are_not_known_fetches_them_together(f
 # ---- how much is fetched
 
 
-@pytest.mark.parametrize("nodes, most", [(1, 1.0), (2, 2.0), (8, 2.0)])
+@pytest.mark.parametrize("nodes, most", [(1, 1.0), (2, 2.0), pytest.param(8, 2.0, marks=pytest.mark.slow)])
 def test_bytes_fetched_for_bytes_used(files, tmp_path, nodes, most):
     """An epoch, on all nodes together; each has its own cache. Headers of the tar and records are about 1,500 bytes."""
     folder = uploaded(files, tmp_path / "storage")
@@ -373,6 +373,7 @@ def test_bytes_fetched_for_bytes_used(files, tmp_path, nodes, most):
     assert 0.7 * used < fetched < 1.35 * most * used
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_next_window_are_there_before_it_begins(tmp_path):
     """140 captions in blocks of one: update 21, of 6 captions, has the last two of a window, and four of the next."""
     files = tiny.write_data(tmp_path / "files", documents=140)

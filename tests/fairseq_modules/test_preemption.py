@@ -151,7 +151,8 @@ def test_ctrl_c_twice(data, tmp_path):
         training.kill_all()  # the stopped workers
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_while_it_validates(data, tmp_path, ranks):
     """The validation is given up: it could take longer than the time that is left."""
     options = {**NEVER_SAVES, "valid-subset": "valid", "validate-interval-updates": 3, "max-tokens-valid": 64}
@@ -165,6 +166,7 @@ def test_while_it_validates(data, tmp_path, ranks):
     assert training.update_reached() in (3, 4)  # 4: if the validation was over before
 
 
+@pytest.mark.slow
 def test_it_is_saved_without_last_checkpoints(data, tmp_path):
     training = Training(data, tmp_path / "run", **NEVER_SAVES, **{"no-last-checkpoints": True})
     process = start_until(training, 3)
@@ -172,6 +174,7 @@ def test_it_is_saved_without_last_checkpoints(data, tmp_path):
     assert_stopped(training, process, STOPPED)
 
 
+@pytest.mark.slow
 def test_a_complete_training_does_nothing(data, tmp_path):
     training = Training(data, tmp_path / "run", **NEVER_SAVES).finish()
     before = (tmp_path / "run" / "checkpoint_last.pt").read_bytes()

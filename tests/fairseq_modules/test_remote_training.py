@@ -25,6 +25,7 @@ def from_disk(files, folder, ranks: int = 1) -> Training:
     return Training(data, folder / "expected", ranks).finish()
 
 
+@pytest.mark.slow
 def test_s3_with_failing_requests_a_kill_and_a_resume(files, tmp_path, monkeypatch):
     expected = from_disk(files, tmp_path)
     with s3_server(monkeypatch) as server:

@@ -51,6 +51,7 @@ def wait_until(condition, process: subprocess.Popen, output: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(data, tmp_path):
     """The file is a pipe, and nobody reads it for a while. What comes out at last is the state as it was."""
     expected = Training(data, tmp_path / "expected").finish()
@@ -155,7 +156,7 @@ def disk(data, tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("room", [2.5, 3.5])
+@pytest.mark.parametrize("room", [2.5, pytest.param(3.5, marks=pytest.mark.slow)])
 def test_a_full_disk(data, disk, way, room):
     """It has room for the two files of update 1, or also for the first one of update 2."""
     folder = disk(room)

@@ -90,6 +90,7 @@ def start_until(training: Training, update: int) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_hung_read(data, tmp_path):
     """A data worker that is stopped is to the training what a read that never returns is."""
     training = Training(data, tmp_path / "run", **{"stall-timeout": TIMEOUT})
