@@ -9,6 +9,7 @@ import kosmos_plugin
 from kosmos_plugin.compat.quiet_import import unchanged_root_logger
 from tests import tiny
 from tests.flash_stand_in import flash_on_cpu
+from tests.training_run import Training, kill, processes_of
 
 kosmos_plugin.register()
 
@@ -27,6 +28,19 @@ def root_logger():
 def data(tmp_path_factory) -> Path:
     """The data YAML of tiny data with all three streams. Tests must not write in its folder."""
     return tiny.write_data(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data, tmp_path_factory) -> Training:
+    """A finished training of two ranks."""
+    return Training(data, tmp_path_factory.mktemp("undisturbed"), 2).finish()
+
+
+@pytest.fixture
+def nothing_left(tmp_path):
+    """A failed test leaves no training in its folder behind."""
+    yield
+    kill(processes_of(tmp_path))
 
 
 @pytest.fixture

@@ -132,10 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
             self.close_connection = True
         if self.command != "HEAD":
-            self.wfile.write(content)
-            if status in (200, 206):
+            if status in (200, 206):  # noted first: who has the answer may look at once
                 with owner.lock:
                     owner.requests.append((path, len(content)))
+            self.wfile.write(content)
 
     def of_file(self, path: Path) -> tuple[int, dict[str, str], bytes]:
         if not path.is_file():

@@ -12,21 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.training_run import ENVIRONMENT, REPOSITORY, ScriptTraining, Training, assert_same, kill, processes_of
+from tests.training_run import ENVIRONMENT, REPOSITORY, ScriptTraining, assert_same
 
 EXAMPLE = REPOSITORY / "examples" / "kosmos_1"
 
-
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path):
-    """A failed test leaves no training behind."""
-    yield
-    kill(processes_of(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory) -> Training:
-    return Training(data, tmp_path_factory.mktemp("undisturbed"), 2).finish()
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLE.glob("*.sh")), ids=lambda script: script.name)

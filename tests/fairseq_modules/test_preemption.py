@@ -12,18 +12,13 @@ import time
 import pytest
 
 from kosmos_plugin.fairseq_modules import stop_signals
-from tests.training_run import UPDATES, ScriptTraining, Training, assert_same, kill, processes_of
+from tests.training_run import UPDATES, ScriptTraining, Training, assert_same
 
 STOPPED, INTERRUPTED = 75, 130
 # Nothing but the signal makes fairseq save.
 NEVER_SAVES = {"save-interval-updates": 0, "no-epoch-checkpoints": True}
 
-
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path):
-    """A failed test leaves no training behind."""
-    yield
-    kill(processes_of(tmp_path))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture(scope="module")

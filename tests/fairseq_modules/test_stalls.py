@@ -17,10 +17,12 @@ from kosmos_plugin.fairseq_modules.stall_watch import (
     stall_cause,
     store_address,
 )
-from tests.training_run import ScriptTraining, Training, assert_same, kill, processes_of
+from tests.training_run import ScriptTraining, Training, assert_same
 
 STALLED = 124
 TIMEOUT = 10  # seconds
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def states(*ranks: tuple[int, str, int]) -> dict[int, RankState]:
@@ -101,18 +103,6 @@ def test_a_hung_read(data, tmp_path):
     assert f"no progress for {TIMEOUT} seconds (--stall-timeout) in update " in training.output()
     assert f"process {process.pid} on {os.uname().nodename} waits for its data" in training.output()
     assert training.processes() == []
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path):
-    """A failed test leaves no training behind."""
-    yield
-    kill(processes_of(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory) -> Training:
-    return Training(data, tmp_path_factory.mktemp("undisturbed"), 2).finish()
 
 
 @pytest.mark.slow
