@@ -80,7 +80,7 @@ def s3(files, monkeypatch):
 
 
 @pytest.mark.parametrize("block, nodes", [(None, 1), (7, 1), (7, 8)])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_same_batches_from_a_web_server(files, local, web, tmp_path, block, nodes, workers):
     data = remote_yaml(files, tmp_path / "yaml", web.url, block)
     assert_equal(batches_of(data, workers, nodes), local(block))
@@ -117,12 +117,14 @@ def test_same_batches_from_a_faulty_web_server(files, local, web, tmp_path, name
     assert name == "slow" or web.failed > 0
 
 
+@pytest.mark.slow
 def test_same_batches_from_a_faulty_s3(files, local, s3, tmp_path):
     s3.faults = Faults(failing=0.1, truncated=0.1)
     assert_equal(batches_of(remote_yaml(files, tmp_path / "yaml", "s3://bucket", 7)), local(7))
     assert s3.failed > 0
 
 
+@pytest.mark.slow
 def test_a_hanging_server_is_given_up_and_asked_again(files, local, web, tmp_path):
     data = remote_yaml(files, tmp_path / "yaml", web.url, 7, timeout=1)
     web.faults = Faults(hanging=0.05)
@@ -130,6 +132,7 @@ def test_a_hanging_server_is_given_up_and_asked_again(files, local, web, tmp_pat
     assert web.failed > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_server_that_is_killed_and_comes_back(files, local, tmp_path, workers):
     server = ServerProcess(files.parent)
@@ -152,6 +155,7 @@ def test_a_server_that_is_killed_and_comes_back(files, local, tmp_path, workers)
 # ---- a shard that stays away
 
 
+@pytest.mark.slow
 def test_a_shard_that_stays_away_ends_the_training(files, web, tmp_path):
     data = remote_yaml(files, tmp_path / "yaml", web.url, 7, retry_seconds=1)
     opened(data)
@@ -162,6 +166,7 @@ def test_a_shard_that_stays_away_ends_the_training(files, web, tmp_path):
         batches_of(data, workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 8])
 def test_a_shard_that_was_away_while_it_was_fetched_ahead_is_read_when_it_is_needed(files, web, tmp_path, nodes):
     """However soon after: that the last request failed says nothing of this one."""
@@ -195,6 +200,7 @@ def test_a_shard_that_stays_away_is_skipped_and_counted_if_wanted(files, local, 
     assert_equal(list(micro_batches.of_updates(range(UPDATES), 0)), local(7))
 
 
+@pytest.mark.slow
 def test_a_shard_that_stays_away_counts_towards_the_rate_of_broken_records(files, web, tmp_path):
     data = remote_yaml(files, tmp_path / "yaml", web.url, retry_seconds=0.1, unavailable="skip")
     task, mixture = opened(data)
@@ -218,6 +224,7 @@ def uploaded(files: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_indexes_lengths_and_rows_beside_the_data_are_copied(files, local, tmp_path):
     """No tar is read to make them, and the second start copies nothing."""
     with web_server(uploaded(files, tmp_path / "storage")) as server:
@@ -397,6 +404,7 @@ def test_the_blocks_of_the_next_window_are_there_before_it_begins(tmp_path):
         assert requests() == 2
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_too_small_for_two_windows_is_refused(files, tmp_path):
     """Of all tars twice, which are one window here; but not where whole blocks are not fetched."""
     folder = uploaded(files, tmp_path / "storage")

@@ -97,8 +97,8 @@ def test_other_states(data, tmp_path, ranks, options):
 @pytest.mark.parametrize(
     "rules",
     [
-        ("--keep-interval-updates", 2),
-        ("--keep-interval-updates", 1, "--keep-interval-updates-pattern", 2),
+        pytest.param(("--keep-interval-updates", 2), marks=pytest.mark.slow),
+        pytest.param(("--keep-interval-updates", 1, "--keep-interval-updates-pattern", 2), marks=pytest.mark.slow),
         ("--keep-best-checkpoints", 2, "--keep-last-epochs", 1),
     ],
 )
@@ -210,6 +210,7 @@ def flip(path: Path) -> None:
 ON = "--max-update", 5, "--disable-validation", "--save-interval-updates", 5, "--keep-interval-updates", 2
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_stops_a_training(data, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     flip(folder / "checkpoint_last.pt")

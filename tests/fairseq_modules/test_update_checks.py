@@ -144,6 +144,7 @@ def test_gradients_that_are_too_large(with_a_bad_caption, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_training_skips_alike(with_a_bad_caption, bad_places, tmp_path):
     """The count of skipped updates and the statistics of spikes are in the checkpoint."""
     options = ("--spike-window", 4, "--spike-deviations", 0.2, "--skip-spikes", "--save-interval-updates", 1)
