@@ -28,7 +28,7 @@ from tests.training_run import ScriptTraining
 SECONDS = 3600  # of faults, in each precision
 SAVE_INTERVAL = 25  # updates
 STALL_TIMEOUT = 30  # seconds
-DISK = 64 << 20  # bytes of the disk for checkpoints
+DISK = 512 << 20  # bytes of the disk for checkpoints and logs
 PAUSE = (10, 40)  # seconds of training between two faults
 FAILING, TRUNCATED = 0.04, 0.01  # of the server's answers
 SEED = 1
@@ -188,7 +188,13 @@ def soak(training: Soak, seconds: float, updates: int) -> dict[str, Record]:
         FAULTS[name](training, rng)
         record = records[name]
         record.torn += training.torn() - name.endswith("damaged")
-        wait_for(training, lambda least=starts: training.starts >= least and training.last_update > training.reached)
+        wait_for(
+            training,
+            lambda least=starts: (
+                (training.starts >= least and training.last_update > training.reached)
+                or training.last_update >= updates
+            ),
+        )
         record.seconds.append(time.monotonic() - start)
         record.lost.append(training.reached + 1 - (training.resumed_at or 0) if name != SERVER_AWAY else 0)
     training.run_until(lambda: training.last_update >= updates, 4 * SECONDS)
@@ -223,7 +229,7 @@ def _equal(one: object, two: object) -> bool:
 
 def run(out: Path) -> Result:
     seconds = min(SECONDS, time_limit.left() / 4)
-    updates = max(200, int(5 * seconds))
+    updates = max(400, int(15 * seconds))
     rows: list[list] = []
     notes = []
     for precision in ((), ("bf16",)):
