@@ -75,7 +75,7 @@ class Soak(ScriptTraining):
             if "| max tokens per device =" in line:
                 self.starts += 1
                 self.reached, self.resumed_at = self.last_update, None
-            if "| train_inner | {" in line:
+            if '"num_updates": "' in line:
                 update = int(line.partition('"num_updates": "')[2].partition('"')[0])
                 self.resumed_at = self.resumed_at or update
                 self.last_update = max(self.last_update, update)
