@@ -50,6 +50,12 @@ def largest_shard(sizes: Iterable[int], ranks: int) -> int:
     return max(shards)
 
 
+def copies_weights(config: DictConfig) -> bool:
+    """Whether fairseq's optimizer keeps a float32 copy of the weights, with --fp16 and --bf16."""
+    common = config.common
+    return bool(common.fp16 or common.bf16) and not (common.memory_efficient_fp16 or common.memory_efficient_bf16)
+
+
 def moment_bytes(config: DictConfig) -> int:
     """Bytes of one of Adam's moments of a parameter; 0 with another optimizer."""
     if config.optimizer._name not in ADAM:
@@ -73,16 +79,14 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int, sh
         shard: `largest_shard`.
     """
     common, distributed = config.common, config.distributed_training
-    half = common.fp16 or common.bf16
-    copies = half and not (common.memory_efficient_fp16 or common.memory_efficient_bf16)
-    size = 2 if half else 4
+    size = 2 if common.fp16 or common.bf16 else 4
     items = [
         MemoryItem(f"weights, {8 * size} bits", size, trainable + frozen),
         MemoryItem(f"gradients, {8 * size} bits", size, trainable),
     ]
     if ranks > 1 and distributed.ddp_backend in BUCKET_BACKENDS and not distributed.gradient_as_bucket_view:
         items.append(MemoryItem("gradients in DDP's buckets", size, trainable))
-    if copies:
+    if copies_weights(config):
         items.append(MemoryItem("copy of the weights, 32 bits", 4, trainable))
         items.append(MemoryItem(GRADIENT_COPY, 4, trainable))
     if size := moment_bytes(config):

@@ -8,7 +8,7 @@ tar, and what it reads of indexes, lengths and binarized text is in the system's
 from omegaconf import DictConfig
 
 from kosmos_plugin.data.config import DataConfig
-from kosmos_plugin.planning.costs import ADAM, ADAM_MOMENTS, MemoryItem
+from kosmos_plugin.planning.costs import ADAM, ADAM_MOMENTS, MemoryItem, copies_weights
 
 MIB = 2**20
 # PSS on Linux of a rank of fairseq-train with a tiny model (measured: 495 to 531) and of a worker (137 to 231); it is
@@ -37,16 +37,13 @@ def checkpoint_items(config: DictConfig, trainable: int, frozen: int, tied: int)
         frozen: Number of frozen parameters.
         tied: Parameters of the embeddings if they are the output matrix, too; 0 if they are not.
     """
-    common = config.common
-    half = common.fp16 or common.bf16
-    copies = half and not (common.memory_efficient_fp16 or common.memory_efficient_bf16)
-    saved = trainable + frozen + (tied if half else 0)
+    saved = trainable + frozen + (tied if config.common.fp16 or config.common.bf16 else 0)
     if config.model.get("lora_rank"):  # an adapter is saved without its base
         saved = trainable
     items = [MemoryItem("weights", 4, saved)]
     if config.checkpoint.no_save_optimizer_state:
         return items
-    if copies:
+    if copies_weights(config):
         items.append(MemoryItem("the optimizer's copy of the weights", 4, trainable))
     if config.optimizer._name in ADAM:
         items.append(MemoryItem("Adam's moments", 4 * ADAM_MOMENTS, trainable))
