@@ -262,7 +262,7 @@ def write_corpus_index(path: Path, tars: Sequence[str], files: RemoteFiles | Non
     first, begins, newest = [0], [_HEADER.size], 0
     digest = hashlib.blake2b(digest_size=16)
     folder = _folder(tars)
-    made_by = f"kosmos-prepare index {'FOLDER, before it is uploaded,' if is_remote(folder) else folder} --out REPORT"
+    made_by = f"kosmos-prepare index {folder_to_index(tars)} --out REPORT"
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(bytes(_HEADER.size))
         parts = by_all_workers(_Parts(tars, files), len(tars), f"index of {folder}", "tar", made_by)
@@ -304,6 +304,11 @@ class _Parts(Dataset[tuple[bytes, int, int, bytes] | UserError]):
         digest = hashlib.blake2b(part + time.to_bytes(8, "little", signed=True), digest_size=16)
         newest = max(time, *(os.stat(path).st_mtime_ns for path in (index_path(tar),) if path.exists()), 0)
         return part, records_in(part), newest, digest.digest()
+
+
+def folder_to_index(tars: Sequence[str]) -> str:
+    """What `kosmos-prepare index` is to be given for a corpus; a remote one's folder is not on this machine."""
+    return "FOLDER, before it is uploaded," if is_remote(tars[0]) else _folder(tars) or "."
 
 
 def _folder(tars: Sequence[str]) -> str:

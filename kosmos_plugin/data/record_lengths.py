@@ -27,7 +27,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from kosmos_plugin.atomic import atomic_path
-from kosmos_plugin.data.corpus_index import CorpusIndex, address_beside, file_of_corpus
+from kosmos_plugin.data.corpus_index import CorpusIndex, address_beside, file_of_corpus, folder_to_index
 from kosmos_plugin.data.documents import BrokenRecord
 from kosmos_plugin.data.node_workers import by_all_workers
 from kosmos_plugin.data.samples import SampleBuilder
@@ -147,8 +147,7 @@ class LengthsFile:
         """
         if parts is None:
             where = os.path.dirname(self.index.tars[0]) or "."
-            folder = where if self.documents.remote is None else "FOLDER, before it is uploaded,"
-            command = f"kosmos-prepare index {folder} --vocabulary VOCABULARY --out REPORT"
+            command = f"kosmos-prepare index {folder_to_index(self.index.tars)} --vocabulary VOCABULARY --out REPORT"
             parts = by_all_workers(_Counts(self), len(self.index.tars), f"record lengths of {where}", "tar", command)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             file.write(_header(len(self.index), self.index.digest))
