@@ -64,16 +64,18 @@ run_ranks() {
   exit "$status"
 }
 
-signal_ranks() { # SIGNAL TORCHRUN: its children, by all of its threads
-  local children
-  children=$(cat "/proc/$2/task/"*/children 2>/dev/null) || true
+ranks_of() { cat "/proc/$1/task/"*/children 2>/dev/null || true; } # TORCHRUN: its children, by all of its threads
+
+signal_ranks() { # SIGNAL TORCHRUN
+  local ranks
+  ranks=$(ranks_of "$2")
   # shellcheck disable=SC2086 # one argument each
-  [[ -z $children ]] || kill "-$1" $children 2>/dev/null || true
+  [[ -z $ranks ]] || kill "-$1" $ranks 2>/dev/null || true
 }
 
 end_at_once() { # TORCHRUN
   local ranks
-  ranks=$(cat "/proc/$1/task/"*/children 2>/dev/null) || true
+  ranks=$(ranks_of "$1")
   kill -KILL "$1" 2>/dev/null || true
   for rank in $ranks; do kill -KILL -- "-$rank" 2>/dev/null || true; done # each is a group, with its data workers
   exit 130

@@ -6,7 +6,6 @@ fairseq's `save_checkpoint` decides which files to write. Here it only says so, 
         → write under the first name, copy to the others, delete old ones       at once, or in a thread (--async-save)
 """
 
-import functools
 import logging
 import os
 import time
@@ -53,13 +52,13 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | No
     updates, end_of_epoch = trainer.get_num_updates(), epoch_itr.end_of_epoch()
     about = f"(epoch {epoch_itr.epoch} @ {updates} updates, score {val_loss})"
     suffix, options = trainer.checkpoint_suffix, SimpleNamespace(**cfg)
+    state, paths = recorder.state, recorder.paths
 
-    def write(state: dict[str, Any], paths: list[str]) -> None:
+    def write() -> None:
         write_checkpoint(state, paths)
         logger.info(f"Saved checkpoint {paths[0]} {about} (writing took {time.perf_counter() - begin} seconds)")
         delete_old(options, suffix, end_of_epoch, paths)
 
-    write = functools.partial(write, recorder.state, recorder.paths)
     if in_background:
         logger.info(
             f"Writing checkpoint {path} {about} (the training paused for {time.perf_counter() - begin} seconds)"
