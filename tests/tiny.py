@@ -22,7 +22,8 @@ from PIL import Image
 from kosmos_plugin.data.batch import Batch
 from kosmos_plugin.data.documents import Image as DocumentImage
 from kosmos_plugin.fairseq_modules.architectures import KosmosModel
-from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
+from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
+from kosmos_plugin.fairseq_modules.task_options import KosmosMultimodalConfig
 from kosmos_plugin.images import decode_image
 from kosmos_plugin.models.config import KosmosTinyConfig
 from kosmos_plugin.vocabulary import Vocabulary, write_dictionary

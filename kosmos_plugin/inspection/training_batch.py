@@ -3,7 +3,8 @@
 import os
 
 from kosmos_plugin.errors import UserError
-from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig, KosmosMultimodalTask
+from kosmos_plugin.fairseq_modules.task import KosmosMultimodalTask
+from kosmos_plugin.fairseq_modules.task_options import KosmosMultimodalConfig
 from kosmos_plugin.inspection import micro_batch, tables
 from kosmos_plugin.inspection.options import BatchOptions, MicroBatchOptions
 

@@ -10,7 +10,7 @@ import torch
 
 from fairseq_cli_ext import inspect, prepare
 from fairseq_cli_ext.convert import cli_main as convert
-from kosmos_plugin.fairseq_modules.task import KosmosMultimodalConfig
+from kosmos_plugin.fairseq_modules.task_options import KosmosMultimodalConfig
 from kosmos_plugin.images import DECODINGS, FITS
 from kosmos_plugin.inspection.like import read_like
 from kosmos_plugin.inspection.options import BatchOptions
