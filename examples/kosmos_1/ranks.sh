@@ -53,7 +53,7 @@ run_ranks() {
   while [[ $signal ]] && kill -0 "$torchrun" 2>/dev/null; do
     # again and again: those that still start do not listen
     signal_ranks USR1 "$torchrun"
-    sleep 1
+    sleep 0.2
   done
   wait "$torchrun" && status=0 || status=$?
   if [[ -e $KOSMOS_STOPPED_FILE ]]; then
