@@ -113,8 +113,9 @@ class Training:
         found = {}
         for line in log.read_text().splitlines() if log.exists() else []:
             if '"num_updates"' in line and '"epoch"' in line and '"update"' in line and line.endswith("}"):
-                values = json.loads(line[line.index("{") :])
-                found[int(values["num_updates"])] = {k: v for k, v in values.items() if k.startswith("loss")}
+                with contextlib.suppress(json.JSONDecodeError):  # a line that a full disk has cut
+                    values = json.loads(line[line.index("{") :])
+                    found[int(values["num_updates"])] = {k: v for k, v in values.items() if k.startswith("loss")}
         return found
 
     def last(self) -> dict:

@@ -2,8 +2,9 @@
 
 Two ranks read captions and interleaved documents from a web server, in blocks, and write checkpoints with --async-save.
 A seeded schedule kills, stops and signals them, takes the server away, fills the disk and damages the last checkpoint;
-one request in twenty fails all the time. Whatever ends is started again with the same command. The training without
-faults reads the same files from the disk.
+one request in twenty fails all the time. Whatever ends is started again with the same command. When the time is over,
+the training is stopped with a checkpoint. The training without faults then reads the same files from the disk, for as
+many updates.
 """
 
 import os
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,14 +48,15 @@ class Record:
 class Soak(ScriptTraining):
     """A training with faults. Its log is read as it grows."""
 
-    def __init__(self, data: Path, folder: Path, server: Server, updates: int, *precision: str):
+    def __init__(self, data: Path, folder: Path, server: Server, *precision: str):
         options = {
             "save-interval-updates": SAVE_INTERVAL, "keep-interval-updates": 2, "no-epoch-checkpoints": True,
             "async-save": True, "resume-newest-whole": True, "stall-timeout": STALL_TIMEOUT, "num-workers": 1,
-            "max-update": updates, **dict.fromkeys(precision, True),
+            "max-update": 10**9, **dict.fromkeys(precision, True),
         }  # fmt: skip
         super().__init__(data, folder, 2, **options)
         self.server = server
+        self.blocks = data.parent / "cache" / "blocks"
         self.starts = 0
         self.last_update = 0  # the highest that was logged
         self.reached = 0  # the highest before the last start
@@ -88,12 +91,24 @@ class Soak(ScriptTraining):
                 return False
             if self.process is None or self.process.poll() is not None:
                 self.process = self.start()
+            self.empty_cache()
             time.sleep(0.2)
             self.read_log()
         return True
 
+    def empty_cache(self) -> None:
+        """Remove fetched blocks, as a cache does that is smaller than the data: a tiny one would hold all of them."""
+        for piece in self.blocks.glob("??/*"):
+            if piece.suffix != ".tmp":
+                piece.unlink(missing_ok=True)
+
+    def goes_on(self, starts: int, update: int) -> bool:
+        """Whether there were so many starts, and an update after `update` and all that was reached before them."""
+        return self.starts >= starts and self.last_update > max(update, self.reached)
+
     def torn(self) -> int:
-        return sum(problem_of(path) is not None for path in self.folder.glob("checkpoint*.pt"))
+        """Checkpoints that are not whole. One that is deleted meanwhile, as too old, is none of them."""
+        return sum(problem_of(path) is not None and path.exists() for path in self.folder.glob("checkpoint*.pt"))
 
 
 # ---- Faults ----
@@ -132,8 +147,10 @@ def lose_machine(training: Soak, rng: random.Random) -> None:
 def lose_server(training: Soak, rng: random.Random) -> None:
     """Answer no request for a while."""
     before, training.server.faults = training.server.faults, Faults(failing=1.0)
+    training.empty_cache()
     time.sleep(rng.uniform(5, 20))
     training.server.faults = before
+    training.read_log()
 
 
 def fill_disk(training: Soak, rng: random.Random) -> None:
@@ -174,32 +191,26 @@ FAULTS: dict[str, Fault] = {
 # ---- The measurement ----
 
 
-def soak(training: Soak, seconds: float, updates: int) -> dict[str, Record]:
-    """Train with faults for so long, then without to the end. Raises TimeoutError if it hangs."""
+def soak(training: Soak, seconds: float) -> dict[str, Record]:
+    """Train with faults for so long, then stop the training. Raises TimeoutError if it hangs."""
     rng, records = random.Random(SEED), {name: Record() for name in FAULTS}
     begin, names = time.monotonic(), list(FAULTS)
     order = iter([name for _ in range(10_000) for name in rng.sample(names, len(names))])  # all kinds as often
     wait_for(training, lambda: training.last_update > SAVE_INTERVAL)
-    while time.monotonic() - begin < seconds and training.last_update < updates:
+    while time.monotonic() - begin < seconds:
         pause = time.monotonic() + rng.uniform(*PAUSE)
         training.run_until(lambda until=pause: time.monotonic() > until, 2 * PAUSE[1])
         name = next(order)
-        starts, start = training.starts + (name != SERVER_AWAY), time.monotonic()
+        before, start = training.starts, time.monotonic()
         FAULTS[name](training, rng)
         record = records[name]
         record.torn += training.torn() - name.endswith("damaged")
-        wait_for(
-            training,
-            lambda least=starts: (
-                (training.starts >= least and training.last_update > training.reached)
-                or training.last_update >= updates
-            ),
-        )
+        least = before + (name != SERVER_AWAY)
+        wait_for(training, partial(training.goes_on, least, training.last_update))
         record.seconds.append(time.monotonic() - start)
-        record.lost.append(training.reached + 1 - (training.resumed_at or 0) if name != SERVER_AWAY else 0)
-    training.run_until(lambda: training.last_update >= updates, 4 * SECONDS)
-    assert training.process is not None
-    training.process.wait(timeout=300)
+        record.lost.append(training.reached + 1 - (training.resumed_at or 0) if training.starts > before else 0)
+        print(f"{time.monotonic() - begin:.0f} s: {name}, {record.seconds[-1]:.0f} s, update {training.last_update}")
+    signal_script(signal.SIGTERM)(training, rng)
     return records
 
 
@@ -229,7 +240,6 @@ def _equal(one: object, two: object) -> bool:
 
 def run(out: Path) -> Result:
     seconds = min(SECONDS, time_limit.left() / 4)
-    updates = max(400, int(15 * seconds))
     rows: list[list] = []
     notes = []
     for precision in ((), ("bf16",)):
@@ -244,10 +254,11 @@ def run(out: Path) -> Result:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(checkpoints)], check=True)
             try:
                 remote = remote_yaml(files, folder / "remote", server.url, 4, retry_seconds=300)
-                training = Soak(remote, checkpoints, server, updates, *precision)
+                training = Soak(remote, checkpoints, server, *precision)
                 begin = time.monotonic()
-                records = soak(training, seconds, updates)
+                records = soak(training, seconds)
                 took = time.monotonic() - begin
+                updates = training.update_reached()
                 local = remote_yaml(files, folder / "local", "", 4)
                 options = {"save-interval-updates": updates, "no-epoch-checkpoints": True, "max-update": updates}
                 undisturbed = ScriptTraining(
@@ -268,9 +279,15 @@ def run(out: Path) -> Result:
         faults = sum(len(record.seconds) for record in records.values())
         verdict = "are" if equal else "ARE NOT"
         notes.append(
-            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults; all losses, the "
-            f"weights and the optimizer's state {verdict} those of the training without faults, bit for bit."
+            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults, and {server.failed:,} failed "
+            f"or cut off of {len(server.requests):,} answers with content; all losses, the weights and the optimizer's "
+            f"state {verdict} those of the training without faults, bit for bit."
         )
+        print(_result(rows, notes).markdown(), flush=True)
+    return _result(rows, notes)
+
+
+def _result(rows: list[list], notes: list[str]) -> Result:
     return Result(
         "A training under faults",
         ["precision", "fault", "times", "updates trained again", "torn files", "seconds to the next new update"],
