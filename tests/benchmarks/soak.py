@@ -279,9 +279,9 @@ def run(out: Path) -> Result:
         faults = sum(len(record.seconds) for record in records.values())
         verdict = "are" if equal else "ARE NOT"
         notes.append(
-            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults, and {server.failed:,} failed "
-            f"or cut off of {len(server.requests):,} answers with content; all losses, the weights and the optimizer's "
-            f"state {verdict} those of the training without faults, bit for bit."
+            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults, and {server.failed:,} of "
+            f"{len(server.requests):,} answers failed or cut off; all losses, the weights and the optimizer's state "
+            f"{verdict} those of the training without faults, bit for bit."
         )
         print(_result(rows, notes).markdown(), flush=True)
     return _result(rows, notes)
