@@ -90,6 +90,17 @@ def test_one_rank(undisturbed, data, tmp_path, number, to_group, status):
 
 
 @pytest.mark.slow
+def test_in_the_last_update(undisturbed, data, tmp_path):
+    """The update before is logged when it is over: the training is then complete, and not stopped."""
+    training = Training(data, tmp_path / "run", **NEVER_SAVES)
+    process = start_until(training, UPDATES - 1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=120) == 0, training.output()[-3000:]
+    assert "SIGTERM: the training stops after this update" in training.output()
+    assert_same(training, undisturbed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_either_of_two_ranks(undisturbed_ranks, data, tmp_path, rank, number):
@@ -118,6 +129,20 @@ def test_the_script(undisturbed_ranks, data, tmp_path, number, everywhere, statu
     assert_stopped(training, process, status)
     assert not list((tmp_path / "run").glob(".stopped*"))
     assert_same(training.finish(), undisturbed_ranks)
+
+
+@pytest.mark.slow
+def test_plain_torchrun(undisturbed_ranks, data, tmp_path):
+    """Its status is 0. The file that KOSMOS_STOPPED_FILE names tells that the training is not complete."""
+    training, stopped = Training(data, tmp_path / "run", 2, **NEVER_SAVES), tmp_path / "stopped"
+    process = training.start(KOSMOS_STOPPED_FILE=str(stopped), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    training.wait_for(lambda: training.reached(3), process)
+    subprocess.run(["pkill", "-USR1", "-P", str(process.pid)], check=True)
+    assert_stopped(training, process, 0)
+    assert stopped.exists()
+    assert training.start(KOSMOS_STOPPED_FILE=str(stopped)).wait(timeout=300) == 0, training.output()[-3000:]
+    assert not stopped.exists()
+    assert_same(training, undisturbed_ranks)
 
 
 @pytest.mark.slow

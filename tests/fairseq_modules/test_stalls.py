@@ -125,3 +125,21 @@ def test_torchrun_starts_all_again(undisturbed, data, tmp_path, what, rank):
         assert all(f"rank 1 (process {stuck} on" in line and "does not respond" in line for line in said), said
     assert not Path(f"/proc/{stuck}").exists()
     assert_same(training, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_job_that_is_suspended_as_a_whole_goes_on(undisturbed, data, tmp_path, ranks):
+    training = (ScriptTraining if ranks > 1 else Training)(data, tmp_path / "run", ranks, **{"stall-timeout": TIMEOUT})
+    process = start_until(training, 4)
+    suspended = training.processes()
+    for target in suspended:
+        os.kill(target, signal.SIGSTOP)
+    time.sleep(1.5 * TIMEOUT)
+    for target in suspended:
+        os.kill(target, signal.SIGCONT)
+    assert process.wait(timeout=150) == 0, training.output()[-5000:]
+    assert "no progress for" not in training.output()
+    assert training.output().count("| max tokens per device =") == 1, "it was started again"
+    if ranks == 2:
+        assert_same(training, undisturbed)
