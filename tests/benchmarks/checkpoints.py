@@ -27,7 +27,7 @@ from tests.benchmarks.result import Result, Spread
 from tests.benchmarks.side_by_side import seconds_of
 from tests.benchmarks.training import Ours, Work
 
-UPDATES, TURNS = 10, 3
+UPDATES, TURNS = 50, 5
 WAYS = ("no checkpoint", "written at once", "--async-save")
 
 

@@ -200,29 +200,36 @@ def resuming(storage: Path, folder: Path) -> Result:
 
 
 def waiting(storage: Path, folder: Path) -> Result:
-    """Seconds that a training waits for a batch, if the rest of an update takes STEP_SECONDS."""
+    """Seconds that a training waits for batches, if the rest of an update takes STEP_SECONDS. The ways take turns."""
     rows: list[list] = []
     with slow_server(storage) as server:
-        for name, address, nodes in (
-            ("local", str(storage), 1),
-            ("remote, one node: blocks", server.url, 1),
-            ("local, rank 0 of 8", str(storage), 8),
-            ("remote, rank 0 of 8 on 8 nodes: records", server.url, 8),
-        ):
-            data = data_yaml(storage, folder / f"waiting-{len(rows)}", address, BLOCK)
-            waits = []
-            batches = iter(micro_batches(data, 0, nodes, nodes).of_updates(range(STEPS + 2), WORKERS))
-            for _ in range(STEPS + 2):
-                begin = time.perf_counter()
-                next(batches)
-                waits.append(time.perf_counter() - begin)
-                time.sleep(STEP_SECONDS)
-            rows.append([name, Spread(tuple(waits[2:])), f"{sum(waits[2:]) / (STEPS * STEP_SECONDS):.2%}"])
-            for _ in batches:
-                pass
+        for nodes, read in ((1, "blocks"), (8, "records")):
+            ways: dict[str, list[list[float]]] = {str(storage): [], server.url: []}
+            for turn in range(TURNS):
+                for number, (address, turns) in enumerate(ways.items()):
+                    data = data_yaml(storage, folder / f"waiting-{nodes}-{turn}-{number}", address, BLOCK)
+                    turns.append(waits(micro_batches(data, 0, nodes, nodes)))
+            seconds = [[STEPS * STEP_SECONDS + sum(each) for each in turns] for turns in ways.values()]
+            for address, turns, mine in zip(("local", f"remote: {read}"), ways.values(), seconds, strict=True):
+                ratios = Spread(tuple(local / own for local, own in zip(seconds[0], mine, strict=True)))
+                rows.append([nodes, address, Spread(tuple(value for each in turns for value in each)), ratios])
     notes = [
-        f"{STEPS} updates of {PER_UPDATE:,} captions after two, {WORKERS} workers, {STEP_SECONDS:g} s of other work an "
-        f"update, storage that answers after {DELAY * 1000:.0f} ms.",
+        f"{STEPS} updates of {PER_UPDATE:,} captions after two, with an empty cache, {WORKERS} workers, "
+        f"{STEP_SECONDS:g} s of other work an update, storage that answers after {DELAY * 1000:.0f} ms; {TURNS} turns. "
+        "Rank 0 of a rank on each node.",
         "Images are read, not decoded.",
     ]
-    return Result("Waiting for batches", ["tars", "seconds an update", "share of the other work"], rows, notes)
+    return Result("Waiting for batches", ["nodes", "tars", "seconds an update", "updates/s / local"], rows, notes)
+
+
+def waits(batches: MicroBatches) -> list[float]:
+    """Seconds that each of STEPS updates, after two, waited for its batch."""
+    found = []
+    iterator = iter(batches.of_updates(range(STEPS + 2), WORKERS))
+    for _ in range(STEPS + 2):
+        begin = time.perf_counter()
+        next(iterator)
+        found.append(time.perf_counter() - begin)
+        time.sleep(STEP_SECONDS)
+    assert next(iterator, None) is None
+    return found[2:]
