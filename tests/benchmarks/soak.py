@@ -48,11 +48,11 @@ class Record:
 class Soak(ScriptTraining):
     """A training with faults. Its log is read as it grows."""
 
-    def __init__(self, data: Path, folder: Path, server: Server, *precision: str):
+    def __init__(self, data: Path, folder: Path, server: Server, **precision: bool):
         options = {
             "save-interval-updates": SAVE_INTERVAL, "keep-interval-updates": 2, "no-epoch-checkpoints": True,
             "async-save": True, "resume-newest-whole": True, "stall-timeout": STALL_TIMEOUT, "num-workers": 1,
-            "max-update": 10**9, **dict.fromkeys(precision, True),
+            "max-update": 10**9, **precision,
         }  # fmt: skip
         super().__init__(data, folder, 2, **options)
         self.server = server
@@ -209,7 +209,11 @@ def soak(training: Soak, seconds: float) -> dict[str, Record]:
         wait_for(training, partial(training.goes_on, least, training.last_update))
         record.seconds.append(time.monotonic() - start)
         record.lost.append(training.reached + 1 - (training.resumed_at or 0) if training.starts > before else 0)
-        print(f"{time.monotonic() - begin:.0f} s: {name}, {record.seconds[-1]:.0f} s, update {training.last_update}")
+        print(
+            f"{time.monotonic() - begin:.0f} s: {name}, {record.lost[-1]} lost, {record.seconds[-1]:.0f} s, "
+            f"update {training.last_update}, {training.starts} starts",
+            flush=True,
+        )
     signal_script(signal.SIGTERM)(training, rng)
     return records
 
@@ -242,52 +246,64 @@ def run(out: Path) -> Result:
     seconds = min(SECONDS, time_limit.left() / 4)
     rows: list[list] = []
     notes = []
-    for precision in ((), ("bf16",)):
-        name = precision[0] if precision else "float32"
-        with tempfile.TemporaryDirectory() as folder_name:
-            folder = Path(folder_name)
-            files = tiny.write_data(folder / "data")
-            server = Server(files.parent)
-            server.faults = Faults(failing=FAILING, truncated=TRUNCATED)
-            checkpoints = folder / "checkpoints"
-            checkpoints.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(checkpoints)], check=True)
-            try:
-                remote = remote_yaml(files, folder / "remote", server.url, 4, retry_seconds=300)
-                training = Soak(remote, checkpoints, server, *precision)
-                begin = time.monotonic()
-                records = soak(training, seconds)
-                took = time.monotonic() - begin
-                updates = training.update_reached()
-                local = remote_yaml(files, folder / "local", "", 4)
-                options = {"save-interval-updates": updates, "no-epoch-checkpoints": True, "max-update": updates}
-                undisturbed = ScriptTraining(
-                    local, folder / "undisturbed", 2, **options, **dict.fromkeys(precision, True)
-                )
-                process = undisturbed.start()
-                if process.wait(timeout=4 * SECONDS):
-                    raise RuntimeError(undisturbed.output()[-3000:])
-                equal = same(training, undisturbed)
-            finally:
-                training.kill_all()
-                subprocess.run(["umount", "-l", str(checkpoints)], check=True)
-                server.stop()
-        for fault, record in records.items():
-            if record.seconds:
-                lost = Spread(tuple(map(float, record.lost)))
-                rows.append([name, fault, len(record.seconds), lost, record.torn, Spread(tuple(record.seconds))])
-        faults = sum(len(record.seconds) for record in records.values())
-        verdict = "are" if equal else "ARE NOT"
-        notes.append(
-            f"{name}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults, and {server.failed:,} of "
-            f"{len(server.requests):,} answers failed or cut off; all losses, the weights and the optimizer's state "
-            f"{verdict} those of the training without faults, bit for bit."
-        )
-        print(_result(rows, notes).markdown(), flush=True)
-    return _result(rows, notes)
+    for precision in ("float32", "bf16"):
+        measured, note = under_faults(precision, seconds)
+        rows += measured
+        notes.append(note)
+        print(result(rows, notes).markdown(), flush=True)  # the next one may fail
+    return result(rows, notes)
 
 
-def _result(rows: list[list], notes: list[str]) -> Result:
+def under_faults(precision: str, seconds: float) -> tuple[list[list], str]:
+    """A row for each kind of fault, and a note on the whole."""
+    options = {} if precision == "float32" else {precision: True}
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
+        files = tiny.write_data(folder / "data")
+        server = Server(files.parent)
+        server.faults = Faults(failing=FAILING, truncated=TRUNCATED)
+        checkpoints = folder / "checkpoints"
+        checkpoints.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(checkpoints)], check=True)
+        remote = remote_yaml(files, folder / "remote", server.url, 4, retry_seconds=300)
+        training = Soak(remote, checkpoints, server, **options)
+        try:
+            begin = time.monotonic()
+            records = soak(training, seconds)
+            took = time.monotonic() - begin
+            server.stop()
+            updates = training.update_reached()
+            options |= {"save-interval-updates": updates, "no-epoch-checkpoints": True, "max-update": updates}
+            local = remote_yaml(files, folder / "local", "", 4)
+            undisturbed = ScriptTraining(local, folder / "undisturbed", 2, **options)
+            if undisturbed.start().wait(timeout=4 * SECONDS):
+                raise RuntimeError(undisturbed.output()[-3000:])
+            equal = same(training, undisturbed)
+        finally:
+            training.kill_all()
+            subprocess.run(["umount", "-l", str(checkpoints)], check=True)
+    rows = [
+        [
+            precision,
+            fault,
+            len(record.seconds),
+            Spread(tuple(map(float, record.lost))),
+            record.torn,
+            Spread(tuple(record.seconds)),
+        ]
+        for fault, record in records.items()
+        if record.seconds
+    ]
+    faults = sum(len(record.seconds) for record in records.values())
+    note = (
+        f"{precision}: {updates:,} updates in {took / 60:.0f} minutes with {faults} faults, and {server.failed:,} of "
+        f"{len(server.requests):,} answers failed or cut off; all losses, the weights and the optimizer's state "
+        f"{'are' if equal else 'ARE NOT'} those of the training without faults, bit for bit."
+    )
+    return rows, note
+
+
+def result(rows: list[list], notes: list[str]) -> Result:
     return Result(
         "A training under faults",
         ["precision", "fault", "times", "updates trained again", "torn files", "seconds to the next new update"],
