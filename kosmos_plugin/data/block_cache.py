@@ -69,9 +69,9 @@ class BlockCache:
     def fill(self, name: str, fetch: Callable[[], bytes], wait: bool = True) -> None:
         """Fetch a piece unless it is there; or unless another process does so already, if `wait` is False."""
         path = self._path(name)
-        if path.exists():
-            os.utime(path)
-        else:
+        try:
+            os.utime(path)  # it is needed, and so not removed soon
+        except OSError:  # it is not there, or no cache can be
             self._fetched(path, fetch, self.wait_seconds if wait else None)
 
     def _path(self, name: str) -> Path:

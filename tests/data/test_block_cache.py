@@ -83,6 +83,8 @@ def use(folder: Path, log: Path, seed: int, limit: int, count: int) -> None:
     for _ in range(count):
         name = str(draw.randrange(30))
         offset = draw.randrange(SIZE)
+        for _ in range(20):  # others may remove it at any moment
+            cache.fill(name, fetcher(name, log, 0.002))
         data = cache.read(name, offset, SIZE - offset, fetcher(name, log, 0.002))
         assert data == content(name)[offset:], name
 
