@@ -75,7 +75,7 @@ class Soak(ScriptTraining):
         content = content[: content.rfind(b"\n") + 1]
         self._position += len(content)
         for line in content.decode().splitlines():
-            if "| max tokens per device =" in line:
+            if "max tokens per device =" in line:
                 self.starts += 1
                 self.reached, self.resumed_at = self.last_update, None
             if '"num_updates": "' in line:
@@ -134,7 +134,7 @@ def signal_script(sent: signal.Signals) -> Fault:
     def fault(training: Soak, rng: random.Random) -> None:
         assert training.process is not None
         os.kill(training.process.pid, sent)
-        training.process.wait(timeout=300)
+        training.process.wait(timeout=600)
 
     return fault
 
@@ -148,7 +148,7 @@ def lose_server(training: Soak, rng: random.Random) -> None:
     """Answer no request for a while."""
     before, training.server.faults = training.server.faults, Faults(failing=1.0)
     training.empty_cache()
-    time.sleep(rng.uniform(5, 20))
+    time.sleep(rng.uniform(5, 15))
     training.server.faults = before
     training.read_log()
 
@@ -160,7 +160,7 @@ def fill_disk(training: Soak, rng: random.Random) -> None:
         status = os.statvfs(training.folder)
         file.write(bytes(max(0, status.f_bavail * status.f_frsize - (100 << 10))))
     assert training.process is not None
-    training.process.wait(timeout=300)
+    training.process.wait(timeout=600)
     filler.unlink()
 
 
@@ -173,7 +173,7 @@ def damage_checkpoint(training: Soak, rng: random.Random) -> None:
     path.write_bytes(content)
 
 
-SERVER_AWAY = "server away for 5 to 20 s"
+SERVER_AWAY = "server away for 5 to 15 s"
 FAULTS: dict[str, Fault] = {
     "one rank killed": send(signal.SIGKILL, 1),
     "both ranks killed": send(signal.SIGKILL, 2),
@@ -259,7 +259,7 @@ def under_faults(precision: str, seconds: float) -> tuple[list[list], str]:
     options = {} if precision == "float32" else {precision: True}
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
-        files = tiny.write_data(folder / "data")
+        files = tiny.write_data(folder / "data", documents=2000)  # fairseq opens its log once more in each epoch
         server = Server(files.parent)
         server.faults = Faults(failing=FAILING, truncated=TRUNCATED)
         checkpoints = folder / "checkpoints"
