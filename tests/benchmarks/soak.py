@@ -256,6 +256,8 @@ def run(out: Path) -> Result:
 
 def under_faults(precision: str, seconds: float) -> tuple[list[list], str]:
     """A row for each kind of fault, and a note on the whole."""
+    # A job in the background ignores Ctrl-C, and so would the script.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = {} if precision == "float32" else {precision: True}
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
