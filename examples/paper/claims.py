@@ -63,7 +63,7 @@ def shots(name: str, training: str = "base") -> tuple[Measure, ...]:
 
 WORDS = shots("words")
 WORDS_WITHOUT = measure("8, trained without interleaved documents", "words_8", "captions_only")
-HALF = Chance("chance", 50.0)
+HALF, SIXTH = Chance("chance", 50.0), Chance("chance", 100 / 6)
 STYLES = shots("styles")
 FOLLOWED = tuple(f"instructions_{kind}" for kind in INSTRUCTIONS)
 LANGUAGE = ("text_words", "color_told", "size_told", "sentiment_in_text")
@@ -125,8 +125,8 @@ CLAIMS = (
                 "not above",
             ),
         ),
-        "Five instructions (a name in upper case, in one word, in two, a sentence, yes or no), tuned on descriptions in "
-        "text with the ratio of Table 19, and then given about pictures: the share of answers that are exactly right.",
+        "Five instructions (a name in upper case, in one word, in two, a sentence, yes or no), tuned on descriptions "
+        "in text with the ratio of Table 19, then given about pictures: the share of answers that are exactly right.",
     ),
     Claim(
         "language-model",
@@ -161,8 +161,8 @@ CLAIMS = (
             Comparison(HALF, measure("with, pictures shuffled", "described_shuffled"), "not above"),
             Comparison(HALF, measure("without", "not_described"), "not above"),
         ),
-        "Two new words are described in text, `red star semu. blue circle riba.`, and a picture shows one of the two; no "
-        "training document has these shapes in these colors. Four candidates, as for few-shot.",
+        "Two new words are described in text, `red star semu. blue circle riba.`, and a picture shows one of the two; "
+        "no training document has these shapes in these colors. Four candidates, as for few-shot.",
     ),
     Claim(
         "chain-of-thought",
@@ -173,8 +173,8 @@ CLAIMS = (
             Comparison(measure("at once", "sentiment"), measure("described first", "chain_of_thought")),
             Comparison(HALF, measure("described first, pictures shuffled", "chain_of_thought_shuffled"), "not above"),
         ),
-        "The sentiment of an opinion in a picture, as `not good`: what it is depends on both words. Training says in text "
-        "alone what is positive and what is negative.",
+        "The sentiment of an opinion in a picture, as `not good`: what it is depends on both words. Training says in "
+        "text alone what is positive and what is negative.",
     ),
     Claim(
         "reading",
@@ -210,13 +210,11 @@ CLAIMS = (
         "Nonverbal reasoning: the next image of a matrix is found above chance.",
         "22 and 26 of 17 by chance",
         (
-            Comparison(Chance("chance", 100 / 6), measure("right of six", "raven_iq")),
-            Comparison(
-                Chance("chance", 100 / 6), measure("candidates of another matrix", "raven_iq_shuffled"), "not above"
-            ),
+            Comparison(SIXTH, measure("right of six", "raven_iq")),
+            Comparison(SIXTH, measure("candidates of another matrix", "raven_iq_shuffled"), "not above"),
         ),
-        "Matrices of 2×2 and 3×3 panels whose forms or numbers change along the rows, and colors along the columns, none "
-        "of them trained on; candidates ranked by the probability of “Yes” after the paper's prompt.",
+        "Matrices of 2×2 and 3×3 panels whose forms or numbers change along the rows, and colors along the columns, "
+        "none of them trained on; candidates ranked by the probability of “Yes” after the paper's prompt.",
     ),
     Claim(
         "last-vision-layer",

@@ -4,7 +4,7 @@ OUT/text/{train,valid}.{bin,idx}        all worlds' texts
 OUT/captions/…  OUT/WORLD/…             shards of captions, and of each world's interleaved documents
 OUT/instructions/…                      shards of `kosmos-prepare instructions`, made from OUT/instructions.jsonl
 OUT/vocabulary/                         SentencePiece, trained on all of these
-OUT/benchmarks/NAME.jsonl               questions for `kosmos-evaluate --benchmark`, NAME_shuffled.jsonl with wrong pictures
+OUT/benchmarks/NAME.jsonl               questions for `kosmos-evaluate --benchmark`; NAME_shuffled: with wrong pictures
 OUT/benchmarks/{,shuffled/}raven_iq/    matrices in the layout of the package's `raven_iq`
 """
 
@@ -32,6 +32,10 @@ VOCABULARY_SIZE = 1100
 VALID = 100  # one document in so many is held out
 SHARDS = 4
 STAMP = "prepared.json"
+RECIPE = (
+    "world", "things_and_words", "pictures", "few_shot", "captions", "commonsense", "reading", "matrices", __name__,
+    "things", "records", "prepare_text",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def write_data(out: Path, size: Size = Size()) -> None:
 
 def recipe() -> str:
     """A digest of the code that makes the data."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = [Path(str(sys.modules[name].__file__)) for name in RECIPE]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
