@@ -104,15 +104,9 @@ def _write_streams(out: Path, worlds: dict[str, World]) -> None:
         for split, part in _split(worlds[name].interleaved).items():
             prefix = out / name / f"documents-{split}"
             write_shards(prefix, part, SHARDS if split == "train" else 1, _document_record)
-    command = [
-        "-m",
-        "fairseq_cli_ext.prepare",
-        "instructions",
-        out / "instructions.jsonl",
-        "--out",
-        out / "instructions",
-    ]
-    subprocess.run([sys.executable, *map(str, command), "--vocabulary", str(out / "vocabulary")], check=True)
+    command = [sys.executable, "-m", "fairseq_cli_ext.prepare", "instructions", str(out / "instructions.jsonl")]
+    command += ["--out", str(out / "instructions"), "--vocabulary", str(out / "vocabulary")]
+    subprocess.run(command, check=True)
 
 
 def _all_texts(worlds: dict[str, World]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.reporting.html import data_uri, render
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 TEMPLATE = Path(__file__).parent / "paper.html"
 # Claim → the benchmark whose first item is shown; two of the package's kind have none in JSON lines.
@@ -106,9 +106,8 @@ def _example(folder: Path, name: str | None) -> tuple[list[tuple[str, str]], str
 
 def _matrix_example(folder: Path) -> list[tuple[str, str]]:
     queries = sorted(folder.glob("query-*.png"))
-    return [*map(_image, queries), ("text", "The following image is:"), _image(folder / "answer-a.png")] + [
-        ("text", "Is it correct?")
-    ]
+    answer = [("text", "The following image is:"), _image(folder / "answer-a.png"), ("text", "Is it correct?")]
+    return [*map(_image, queries), *answer]
 
 
 def _image(path: Path) -> tuple[str, str]:
@@ -122,9 +121,8 @@ def _curve(claim: Claim, result: dict) -> str:
     means = [value["percent"] for value in values]
     bounds = [[mean - value["interval"][0] for mean, value in zip(means, values, strict=True)]]
     bounds.append([value["interval"][1] - mean for mean, value in zip(means, values, strict=True)])
-    axes.errorbar(
-        claims.SHOTS, means, [[max(0, each) for each in side] for side in bounds], marker="o", color="#0072b2"
-    )
+    errors = [[max(0, each) for each in side] for side in bounds]
+    axes.errorbar(claims.SHOTS, means, errors, marker="o", color="#0072b2")
     axes.set(xlabel="demonstrations", ylabel="right (%)", xticks=claims.SHOTS, ylim=(0, 105))
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.StringIO()

@@ -15,7 +15,8 @@ POSITIVE = (
     "perfect charming"
 ).split()
 NEGATIVE = (
-    "bad awful poor sad ugly dull weak silly boring cold stale cruel bitter angry cheap broken mean false dreadful dirty"
+    "bad awful poor sad ugly dull weak silly boring cold stale cruel bitter angry cheap broken mean false dreadful "
+    "dirty"
 ).split()
 OPINIONS = [f"{negation}{word}" for word in POSITIVE + NEGATIVE for negation in ("", "not ")]
 READING_PROMPT = "It says"

@@ -103,16 +103,8 @@ def train(out: Path, name: str, seed: int, threads: int | None = None) -> None:
     data.write_text(yaml.safe_dump(data_yaml(out / "data", training), sort_keys=False), encoding="utf-8")
     command = ["fairseq-train", str(data), "--task", "kosmos_multimodal", "--criterion", "multimodal_cross_entropy"]
     command += [*ARCHITECTURE, *training.options, *OPTIMIZATION]
-    command += [
-        "--lr",
-        str(training.learning_rate),
-        "--batch-size",
-        "300",
-        "--max-tokens",
-        "16000",
-        "--seed",
-        str(seed),
-    ]
+    command += ["--lr", str(training.learning_rate), "--seed", str(seed), "--batch-size", "300"]
+    command += ["--max-tokens", "16000"]
     command += ["--max-update", str(training.updates), "--total-num-update", str(training.updates)]
     command += ["--save-dir", str(where / "checkpoints"), "--save-interval-updates", "250", "--no-epoch-checkpoints"]
     command += ["--keep-interval-updates", "1", "--validate-interval-updates", "500", "--log-interval", "10"]
