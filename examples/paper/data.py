@@ -49,7 +49,7 @@ class Size:
 WORLDS: dict[str, Callable[[int, int], World]] = {
     "few_shot": few_shot.new_words,
     "descriptions": few_shot.descriptions,
-    "captions": captions.captions,
+    "questions": captions.captions,
     "shapes": captions.shapes,
     "styles": captions.styles,
     "instructions": captions.instructions,
@@ -58,7 +58,7 @@ WORLDS: dict[str, Callable[[int, int], World]] = {
     "pages": reading.pages,
     "matrices": matrices.matrices,
 }
-INTERLEAVED = ("few_shot", "descriptions", "captions", "shapes", "styles", "reading", "pages", "matrices")
+INTERLEAVED = ("few_shot", "descriptions", "questions", "shapes", "styles", "reading", "pages", "matrices")
 
 
 def write_data(out: Path, size: Size = Size()) -> None:
@@ -118,7 +118,8 @@ def _all_texts(worlds: dict[str, World]) -> Iterator[str]:
 
 
 def _split(items: list) -> dict[str, list]:
-    return {"train": items[len(items) // VALID :], "valid": items[: len(items) // VALID]}
+    held_out = max(1, len(items) // VALID)
+    return {"train": items[held_out:], "valid": items[:held_out]}
 
 
 def _caption_record(pair: tuple[bytes, str]) -> dict[str, bytes]:
@@ -162,7 +163,7 @@ def _line(folder: Path, question: Question) -> dict[str, object]:
     line: dict[str, object] = {"prompt": " ".join(prompt), "images": images, "answer": question.answer}
     if question.candidates:
         return {**line, "candidates": question.candidates}
-    return {**line, "max_new_tokens": 12, "stop": [] if question.answer.endswith(".") else ["."]}
+    return {**line, "max_new_tokens": 12, **({} if question.answer.endswith(".") else {"stop": "."})}
 
 
 def _write_matrices(folder: Path, drawn: list[matrices.Matrix]) -> None:

@@ -18,7 +18,7 @@ from data import INTERLEAVED
 QUICKSTART = Path(__file__).parents[1] / "quickstart"
 # How often documents of a world are drawn, relative to the others.
 WEIGHTS = {
-    "few_shot": 4, "descriptions": 3, "captions": 2, "shapes": 1, "styles": 3, "reading": 3, "pages": 2, "matrices": 3,
+    "few_shot": 4, "descriptions": 3, "questions": 2, "shapes": 1, "styles": 3, "reading": 3, "pages": 2, "matrices": 3,
 }  # fmt: skip
 assert set(WEIGHTS) == set(INTERLEAVED)
 
