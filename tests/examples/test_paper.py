@@ -203,15 +203,15 @@ def test_starts_come_first():
         (0.5, 0.9, "not above", False),
     ],
 )
-def test_verdicts(tmp_path, monkeypatch, first, second, kind, holds):
+def test_verdicts(tmp_path, first, second, kind, holds):
     """Of made-up answers of 400 items, written as kosmos-evaluate writes them."""
     from kosmos_plugin.evaluation.results import Result, write_results
 
-    rng = np.random.default_rng(1)
+    draws = np.random.default_rng(1).random(400)
     for name, share in {"one": first, "other": second}.items():
         folder = trainings.folder(tmp_path, name, 1) / "evaluation"
         (folder / "task").mkdir(parents=True)
-        lines = [json.dumps({"id": str(number), "score": float(rng.random() < share)}) for number in range(400)]
+        lines = [json.dumps({"id": str(number), "score": float(draw < share)}) for number, draw in enumerate(draws)]
         (folder / "task" / "predictions.jsonl").write_text("\n".join(lines))
         result = Result("task", "task", "", "test", 0, 400, 0, {"accuracy": 0.0}, None, "task", "", 1)
         write_results(folder, [result])
