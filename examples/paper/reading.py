@@ -1,4 +1,4 @@
-"""Words and their sentiment, read from pixels (§4.3, §4.5, Table 10), and tables of web pages (§4.4).
+"""Words and their sentiment, read from pixels (§4.3, §4.5, Table 9), and tables of web pages (§4.4).
 
 Pictures are read aloud in training; what is positive and what is negative is said in text alone.
 """
@@ -20,7 +20,7 @@ NEGATIVE = (
 ).split()
 OPINIONS = [f"{negation}{word}" for word in POSITIVE + NEGATIVE for negation in ("", "not ")]
 READING_PROMPT = "It says"
-SENTIMENT_PROMPT = question_prompt("what is the sentiment of the opinion?")  # the paper's (Table 7)
+SENTIMENT_PROMPT = question_prompt("what is the sentiment of the opinion?")  # the paper's
 SENTIMENTS = ("positive", "negative")
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
