@@ -81,7 +81,7 @@ CLAIMS = (
             Comparison(HALF, WORDS[3]),
             Comparison(HALF, measure("8, pictures shuffled", "words_8_shuffled"), "not above"),
         ),
-        "Two things of which no training document says a word are given new words by the demonstrations. Of four "
+        "Two things that no training document with pictures gives a word get new words by the demonstrations. Of four "
         "candidates, each thing with each word, one is right; who knows the thing, but not its word, is right half of "
         "the time. The training without interleaved documents has captions in their place.",
         curve=WORDS,

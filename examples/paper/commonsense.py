@@ -14,9 +14,11 @@ def commonsense(documents: int, questions: int) -> World:
     rng = random.Random("commonsense")
     world = World()
     for _ in range(documents):
-        thing = rng.choice(TOLD)
-        other = rng.choice([name for name in TOLD if IS_LARGE[name] != IS_LARGE[thing]])
-        world.text.append(f"{_color_prompt(thing)} {COLOR_OF[thing]}. {_size_prompt(thing, other)} {_larger(thing)}.")
+        facts = []
+        for thing in rng.sample(TOLD, 4):
+            other = rng.choice([name for name in TOLD if IS_LARGE[name] != IS_LARGE[thing]])
+            facts += [f"{_color_prompt(thing)} {COLOR_OF[thing]}.", f"{_size_prompt(thing, other)} {_larger(thing)}."]
+        world.text.append(" ".join(facts))
     for name, asked in {"told": TOLD, "pictured": PICTURED}.items():
         world.benchmarks[f"color_{name}"] = [
             Question((_color_prompt(thing),), COLOR_OF[thing], COLORS) for thing in asked

@@ -36,15 +36,10 @@ def picture_of_shape(name: str, rng: random.Random, poses: range = range(POSES *
 def new_words(documents: int, questions: int) -> World:
     rng = random.Random("new words")
     world = World()
-    names = [*BOUND_THINGS, *SHAPES]
-    for _ in range(documents * 4):
-        if rng.random() < 0.2:  # names that are bound to no word are learned in text too
-            known = rng.sample([*names, *NEW_THINGS], rng.randint(2, 6))
-            world.text.append(" ".join(f"{rng.choice(known)}." for _ in range(24)))
-        else:
-            kinds = BOUND_THINGS if rng.random() < 0.6 else SHAPES
-            words = _words(rng.sample(kinds, rng.randint(2, 6)), [*WORDS, *NEW_WORDS], rng)
-            world.text.append(" ".join(_named(name, words) for name in rng.choices(list(words), k=18)))
+    for _ in range(documents * 4):  # texts bind all words to all names, but those of new shapes
+        names = [*BOUND_THINGS, *NEW_THINGS] if rng.random() < 0.6 else SHAPES
+        words = _words(rng.sample(names, rng.randint(2, 6)), [*WORDS, *NEW_WORDS], rng)
+        world.text.append(" ".join(_named(name, words) for name in rng.choices(list(words), k=18)))
     for _ in range(documents):
         words = _words(rng.sample(BOUND_THINGS, rng.randint(2, 4)), WORDS, rng)
         with_names = rng.random() < 0.5

@@ -36,8 +36,8 @@ def reading(documents: int, questions: int) -> World:
     rng = random.Random("reading")
     world = World()
     for _ in range(documents):
-        opinion = rng.choice(OPINIONS)
-        world.text.append(f"{READING_PROMPT} {opinion}. {SENTIMENT_PROMPT} {sentiment(opinion)}.")
+        said = (f"{READING_PROMPT} {text}. {SENTIMENT_PROMPT} {sentiment(text)}." for text in rng.sample(OPINIONS, 4))
+        world.text.append(" ".join(said))
     for _ in range(documents):
         document: list[str | bytes] = []
         for opinion in rng.sample(OPINIONS, rng.randint(2, 5)):

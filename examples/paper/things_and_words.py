@@ -35,7 +35,7 @@ def trained_colors(thing: str) -> list[str]:
     return [color for color in COLORS if color != held_out_color(thing)]
 
 
-# No document binds a word to a new thing, nor a new word to a picture.
+# No document with pictures has a new word, or gives a word to a new thing; texts do.
 NEW_THINGS, BOUND_THINGS = _parts(list(CHARACTERS), 20, 75)
 NEW_WORDS, WORDS = _parts(
     ["".join(letters) for letters in itertools.product("bdfgklmnprstvz", "aeiou", "bdfgklmnprstvz", "aeiou")], 20, 80

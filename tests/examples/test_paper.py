@@ -69,12 +69,9 @@ def test_no_new_word_is_beside_a_picture(worlds):
     assert set(names.WORDS) & words_of(trained_texts(worlds))
 
 
-def test_no_new_thing_is_bound_to_a_word(worlds):
+def test_no_new_thing_has_a_word_beside_pictures(worlds):
     bound = {text for document in worlds["few_shot"].interleaved for text in document if isinstance(text, str)}
     assert not words_of(list(bound)) & set(names.NEW_THINGS)
-    for line in worlds["few_shot"].text:
-        for name in names.NEW_THINGS:
-            assert not re.search(rf"\b{name} \w", line)  # only `cat.`, never `cat semu.`
 
 
 def test_no_new_shape_is_in_training(worlds):
