@@ -48,10 +48,10 @@ class Training:
 
 
 MULTIMODAL = {"text": 4, "captions": 24, "interleaved": 40}
-UPDATES = 1500
+UPDATES = 750
 
 TRAININGS = {
-    "language": Training({"text": 52}, 1500, TEXT_ONLY),
+    "language": Training({"text": 52}, 1100, TEXT_ONLY),
     "base": Training(MULTIMODAL, UPDATES, FROZEN, start="language"),
     # The same texts and as many tokens, without documents in which several pictures and texts alternate.
     "captions_only": Training({"text": 4, "captions": 240}, UPDATES, FROZEN, start="language"),
