@@ -22,7 +22,8 @@ from things_and_words import (
 from world import Question, World
 
 SHOTS = (0, 2, 4, 8)
-POSES = 4  # pictures of a thing in a color that are trained on; the next ones are in the tests' prompts
+POSES = 4  # pictures of a thing in a color that are trained on
+SHOWN_POSES, ASKED_POSES = range(POSES, POSES + 3), range(POSES + 3, POSES + 4)  # of demonstrations, and to name
 
 
 def picture_of_thing(name: str, rng: random.Random, poses: range = range(POSES)) -> bytes:
@@ -48,13 +49,12 @@ def new_words(documents: int, questions: int) -> World:
             document += [picture_of_thing(name, rng), _named(name, words) if with_names else f"{words[name]}."]
         world.interleaved.append(tuple(document))
     world.benchmarks["text_words"] = [_text_question(random.Random(f"text {number}")) for number in range(questions)]
-    tested = range(POSES, POSES * 2)
     for shots in SHOTS:
         world.benchmarks[f"words_{shots}"] = [
-            _few_shot_question(random.Random(f"words {number}"), shots, True, tested) for number in range(questions)
+            _few_shot_question(random.Random(f"words {number}"), shots, True) for number in range(questions)
         ]
     world.benchmarks["words_alone_8"] = [
-        _few_shot_question(random.Random(f"words {number}"), 8, False, tested) for number in range(questions)
+        _few_shot_question(random.Random(f"words {number}"), 8, False) for number in range(questions)
     ]
     return world
 
@@ -87,16 +87,19 @@ def _text_question(rng: random.Random) -> Question:
     return Question((prompt,), f"{words[asked]}.", tuple(f"{word}." for word in words.values()))
 
 
-def _few_shot_question(rng: random.Random, shots: int, with_names: bool, poses: range) -> Question:
-    """Which word belongs to the last picture, after equally many demonstrations of two new things and words."""
+def _few_shot_question(rng: random.Random, shots: int, with_names: bool) -> Question:
+    """Which word belongs to the last picture, after equally many demonstrations of two new things and words.
+
+    All pictures are in poses that are not trained on, the last one in a pose that no demonstration has.
+    """
     words = _words(rng.sample(NEW_THINGS, 2), NEW_WORDS, rng)
     order = list(words) * (shots // 2)
     rng.shuffle(order)
     prompt: list[str | bytes] = []
     for name in order:
-        prompt += [picture_of_thing(name, rng, poses), _named(name, words) if with_names else f"{words[name]}."]
+        prompt += [picture_of_thing(name, rng, SHOWN_POSES), _named(name, words) if with_names else f"{words[name]}."]
     asked = rng.choice(list(words))
-    prompt.append(picture_of_thing(asked, rng, poses))
+    prompt.append(picture_of_thing(asked, rng, ASKED_POSES))
     return _which(asked, words, prompt, with_names, rng)
 
 
