@@ -14,7 +14,7 @@ EXAMPLE = ROOT / "examples" / "paper"
 sys.path[:0] = [str(EXAMPLE), str(ROOT / "examples" / "quickstart")]
 
 import claims  # noqa: E402
-from page import comparison_text, verdict  # noqa: E402
+from page import comparison_text, seeds_text, verdict  # noqa: E402
 
 PAGE = ROOT / "docs" / "paper.md"
 EVALUATE = "kosmos-evaluate --path CHECKPOINT --data FOLDER --benchmark"
@@ -132,10 +132,9 @@ def _shown(shown: tuple[str, ...] | str, found: dict) -> str:
 
 def _claim(claim: claims.Claim, result: dict) -> list[str]:
     lines = ["", f"### {claim.name}", "", f"{claim.statement} ({claim.section}.) **{verdict(result).capitalize()}.**"]
-    seeds = f"{result['seeds']} {'seed' if result['seeds'] == 1 else 'seeds'}"
     lines += [
         "",
-        f"{claim.experiment} {seeds}. Reported: {claim.reported}.",
+        f"{claim.experiment} {seeds_text(result)}. Reported: {claim.reported}.",
         "",
         "| | % (95% interval) |",
         "|---|---:|",

@@ -36,11 +36,11 @@ def captions(documents: int, questions: int) -> World:
         document: list[str | bytes] = []
         for thing in rng.sample(STYLED, rng.randint(2, 4)):
             color = rng.choice(trained_colors(thing))
-            asked = rng.choice(
-                [("what is this?", thing), (f"what color is the {thing}?", color), *_yes_or_no(thing, color, rng)]
+            question, answer = rng.choice(
+                [("what is this?", thing), (f"what color is the {thing}?", color), _yes_or_no(thing, color, rng)]
             )
             document += [pictures.thing(thing, color, rng.randrange(POSES // 2))]
-            document += [f"{question_prompt(asked[0])} {asked[1]}."]
+            document += [f"{question_prompt(question)} {answer}."]
         world.interleaved.append(tuple(document))
     for _ in range(documents):  # of the names of colors and things in text
         color, thing = rng.choice(COLORS), rng.choice(STYLED)
@@ -50,15 +50,15 @@ def captions(documents: int, questions: int) -> World:
         Question((picture, CAPTION_PROMPT), f"{color} {thing}") for thing, color, picture in shown
     ]
     world.benchmarks["questions"] = [
-        Question((picture, question_prompt(f"what color is the {thing}?")), color, tuple(COLORS))
+        Question((picture, question_prompt(f"what color is the {thing}?")), color, COLORS)
         for thing, color, picture in shown
     ]
     return world
 
 
-def _yes_or_no(thing: str, color: str, rng: random.Random) -> list[tuple[str, str]]:
+def _yes_or_no(thing: str, color: str, rng: random.Random) -> tuple[str, str]:
     other = rng.choice([name for name in COLORS if name != color])
-    return [rng.choice([(f"is the {thing} {color}?", "yes"), (f"is the {thing} {other}?", "no")])]
+    return rng.choice([(f"is the {thing} {color}?", "yes"), (f"is the {thing} {other}?", "no")])
 
 
 def _new_picture(number: int) -> tuple[str, str, bytes]:
@@ -85,7 +85,7 @@ def styles(documents: int, questions: int) -> World:
     world = World()
     for _ in range(documents * 2):
         style = rng.choice(TRAINING_STYLES)
-        world.text.append(" ".join(_styled(style, rng) for _ in range(10)))
+        world.text.append(" ".join(_styled(style, rng.choice(COLORS), rng.choice(STYLED)) for _ in range(10)))
     for _ in range(documents):
         style = rng.choice(TRAINING_STYLES)
         document: list[str | bytes] = []
@@ -93,15 +93,15 @@ def styles(documents: int, questions: int) -> World:
             thing = rng.choice(STYLED)
             color = rng.choice(trained_colors(thing))
             document += [pictures.thing(thing, color, rng.randrange(POSES // 2))]
-            document += [style.format(color=color, thing=thing) + "."]
+            document += [_styled(style, color, thing)]
         world.interleaved.append(tuple(document))
     for shots in SHOTS:
         world.benchmarks[f"styles_{shots}"] = [_style_question(number, shots) for number in range(questions)]
     return world
 
 
-def _styled(style: str, rng: random.Random) -> str:
-    return style.format(color=rng.choice(COLORS), thing=rng.choice([*STYLED])) + "."
+def _styled(style: str, color: str, thing: str) -> str:
+    return style.format(color=color, thing=thing) + "."
 
 
 def _style_question(number: int, shots: int) -> Question:
@@ -112,7 +112,7 @@ def _style_question(number: int, shots: int) -> Question:
     for _ in range(shots):
         shown = rng.choice(STYLED)
         its = rng.choice(trained_colors(shown))
-        prompt += [pictures.thing(shown, its, 0), style.format(color=its, thing=shown) + "."]
+        prompt += [pictures.thing(shown, its, 0), _styled(style, its, shown)]
     return Question((*prompt, picture), style.format(color=color, thing=thing))
 
 

@@ -5,7 +5,7 @@ OUT/captions/…  OUT/WORLD/…             shards of captions, and of each worl
 OUT/instructions/…                      shards of `kosmos-prepare instructions`, made from OUT/instructions.jsonl
 OUT/vocabulary/                         SentencePiece, trained on all of these
 OUT/benchmarks/NAME.jsonl               questions for `kosmos-evaluate --benchmark`; NAME_shuffled: with wrong pictures
-OUT/benchmarks/{,shuffled/}raven_iq/    matrices in the layout of the package's `raven_iq`
+OUT/benchmarks/raven_iq{,_shuffled}/    matrices in the layout of the package's `raven_iq`
 """
 
 import hashlib
@@ -58,7 +58,6 @@ WORLDS: dict[str, Callable[[int, int], World]] = {
     "pages": reading.pages,
     "matrices": matrices.matrices,
 }
-INTERLEAVED = ("few_shot", "descriptions", "questions", "shapes", "styles", "reading", "pages", "matrices")
 
 
 def write_data(out: Path, size: Size = Size()) -> None:
@@ -87,8 +86,9 @@ def recipe() -> str:
 def _write_streams(out: Path, worlds: dict[str, World]) -> None:
     from kosmos_plugin.vocabulary import Vocabulary
 
-    for folder in ("text", "vocabulary", "captions", *INTERLEAVED):
-        (out / folder).mkdir(exist_ok=True)
+    interleaved = {name: world.interleaved for name, world in worlds.items() if world.interleaved}
+    for folder in ("text", "vocabulary", "captions", *interleaved):
+        (out / folder).mkdir()
     write_json_lines(out / "instructions.jsonl", [line for world in worlds.values() for line in world.instructions])
     write_vocabulary(out / "vocabulary", list(_all_texts(worlds)), VOCABULARY_SIZE)
     vocabulary = Vocabulary.load(out / "vocabulary")
@@ -100,8 +100,8 @@ def _write_streams(out: Path, worlds: dict[str, World]) -> None:
     random.Random(1).shuffle(pairs)
     for split, part in _split(pairs).items():
         write_shards(out / "captions" / split, part, SHARDS if split == "train" else 1, _caption_record)
-    for name in INTERLEAVED:
-        for split, part in _split(worlds[name].interleaved).items():
+    for name, documents in interleaved.items():
+        for split, part in _split(documents).items():
             prefix = out / name / f"documents-{split}"
             write_shards(prefix, part, SHARDS if split == "train" else 1, _document_record)
     command = [sys.executable, "-m", "fairseq_cli_ext.prepare", "instructions", str(out / "instructions.jsonl")]
@@ -146,7 +146,7 @@ def _write_benchmarks(folder: Path, worlds: dict[str, World], questions: int) ->
             write_json_lines(folder / f"{name}_shuffled.jsonl", [_line(folder, question) for question in wrong])
     drawn = matrices.tested_matrices(questions // 2)
     _write_matrices(folder / "raven_iq", drawn)
-    _write_matrices(folder / "shuffled" / "raven_iq", matrices.shuffled_panels(drawn))
+    _write_matrices(folder / "raven_iq_shuffled", matrices.shuffled_panels(drawn))
 
 
 def _line(folder: Path, question: Question) -> dict[str, object]:

@@ -6,7 +6,7 @@ is what lets so small a model find the word: without it, it never learned to (se
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pictures
 from things_and_words import (
@@ -40,13 +40,13 @@ def new_words(documents: int, questions: int) -> World:
     for _ in range(documents * 4):  # texts bind all words to all names, but those of new shapes
         names = [*BOUND_THINGS, *NEW_THINGS] if rng.random() < 0.6 else SHAPES
         words = _words(rng.sample(names, rng.randint(2, 6)), [*WORDS, *NEW_WORDS], rng)
-        world.text.append(" ".join(_named(name, words) for name in rng.choices(list(words), k=18)))
+        world.text.append(" ".join(_said(name, words) for name in rng.choices(list(words), k=18)))
     for _ in range(documents):
         words = _words(rng.sample(BOUND_THINGS, rng.randint(2, 4)), WORDS, rng)
         with_names = rng.random() < 0.5
         document: list[str | bytes] = []
         for name in rng.choices(list(words), k=rng.randint(5, 10)):
-            document += [picture_of_thing(name, rng), _named(name, words) if with_names else f"{words[name]}."]
+            document += [picture_of_thing(name, rng), _said(name, words, with_names)]
         world.interleaved.append(tuple(document))
     world.benchmarks["text_words"] = [_text_question(random.Random(f"text {number}")) for number in range(questions)]
     for shots in SHOTS:
@@ -66,13 +66,13 @@ def descriptions(documents: int, questions: int) -> World:
     for _ in range(documents):
         words = _words(rng.sample(SHAPES, rng.randint(2, 3)), WORDS, rng)
         with_names = rng.random() < 0.5
-        document: list[str | bytes] = [" ".join(_named(name, words) for name in words)]
+        document: list[str | bytes] = [" ".join(_said(name, words) for name in words)]
         for name in rng.choices(list(words), k=rng.randint(2, 5)):
-            document += [picture_of_shape(name, rng), _named(name, words) if with_names else f"{words[name]}."]
+            document += [picture_of_shape(name, rng), _said(name, words, with_names)]
         world.interleaved.append(tuple(document))
-    for name, shown in {"described": _named, "not_described": lambda name, words: f"{words[name]}."}.items():
+    for name, is_described in {"described": True, "not_described": False}.items():
         world.benchmarks[name] = [
-            _description_question(random.Random(f"described {number}"), shown) for number in range(questions)
+            _description_question(random.Random(f"described {number}"), is_described) for number in range(questions)
         ]
     return world
 
@@ -83,8 +83,8 @@ def _text_question(rng: random.Random) -> Question:
     order = list(words) * 4
     rng.shuffle(order)
     asked = rng.choice(list(words))
-    prompt = " ".join([*(_named(name, words) for name in order), asked])
-    return Question((prompt,), f"{words[asked]}.", tuple(f"{word}." for word in words.values()))
+    prompt = " ".join([*(_said(name, words) for name in order), asked])
+    return Question((prompt,), _said(asked, words, with_name=False), tuple(f"{word}." for word in words.values()))
 
 
 def _few_shot_question(rng: random.Random, shots: int, with_names: bool) -> Question:
@@ -97,33 +97,30 @@ def _few_shot_question(rng: random.Random, shots: int, with_names: bool) -> Ques
     rng.shuffle(order)
     prompt: list[str | bytes] = []
     for name in order:
-        prompt += [picture_of_thing(name, rng, SHOWN_POSES), _named(name, words) if with_names else f"{words[name]}."]
+        prompt += [picture_of_thing(name, rng, SHOWN_POSES), _said(name, words, with_names)]
     asked = rng.choice(list(words))
     prompt.append(picture_of_thing(asked, rng, ASKED_POSES))
     return _which(asked, words, prompt, with_names, rng)
 
 
-def _description_question(rng: random.Random, shown: Callable[[str, dict[str, str]], str]) -> Question:
+def _description_question(rng: random.Random, is_described: bool) -> Question:
     words = _words(rng.sample(NEW_SHAPES, 2), NEW_WORDS, rng)
     asked = rng.choice(list(words))
-    prompt = [" ".join(shown(name, words) for name in words), picture_of_shape(asked, rng, range(100, 100 + POSES))]
+    shown = " ".join(_said(name, words, is_described) for name in words)
+    prompt = [shown, picture_of_shape(asked, rng, range(100, 100 + POSES))]
     return _which(asked, words, prompt, True, rng)
 
 
 def _which(asked: str, words: dict[str, str], prompt: list, with_names: bool, rng: random.Random) -> Question:
     """With names each name is a candidate with each word: two in four are right about the picture."""
-    if with_names:
-        candidates = [f"{name} {word}." for name in words for word in words.values()]
-        answer = _named(asked, words)
-    else:
-        candidates = [f"{word}." for word in words.values()]
-        answer = f"{words[asked]}."
-    return Question(tuple(prompt), answer, tuple(rng.sample(candidates, len(candidates))))
+    names = [f"{name} " for name in words] if with_names else [""]
+    candidates = [f"{name}{word}." for name in names for word in words.values()]
+    return Question(tuple(prompt), _said(asked, words, with_names), tuple(rng.sample(candidates, len(candidates))))
 
 
 def _words(names: Sequence[str], words: Sequence[str], rng: random.Random) -> dict[str, str]:
     return dict(zip(names, rng.sample(words, len(names)), strict=True))
 
 
-def _named(name: str, words: dict[str, str]) -> str:
-    return f"{name} {words[name]}."
+def _said(name: str, words: dict[str, str], with_name: bool = True) -> str:
+    return f"{name} {words[name]}." if with_name else f"{words[name]}."

@@ -11,6 +11,8 @@ import pictures
 from things_and_words import COLORS, FORMS
 from world import World
 
+from kosmos_plugin.evaluation.benchmarks.raven_iq import RavenIq
+
 NUMBERS = {3: "three", 8: "eight"}  # panels before the last, of 2×2 and of 3×3
 CANDIDATES = 6
 Panel = tuple[str, str, int]  # form, color, number
@@ -83,3 +85,10 @@ def shuffled_panels(drawn: list[Matrix]) -> list[Matrix]:
         same = [number for number, each in enumerate(drawn) if len(each.panels) == size]
         following |= dict(zip(same, same[1:] + same[:1], strict=True))
     return [Matrix(drawn[following[number]].panels, each.candidates) for number, each in enumerate(drawn)]
+
+
+class ShuffledMatrices(RavenIq):
+    """The matrices of `shuffled_panels`, for `kosmos-evaluate --benchmark matrices.py:ShuffledMatrices`."""
+
+    name = release = "raven_iq_shuffled"
+    title = "Raven IQ test, panels shuffled"

@@ -15,28 +15,27 @@ from kosmos_plugin.evaluation.metrics.difference import PairedScores, difference
 from kosmos_plugin.evaluation.results import read_results
 
 HERE = Path(__file__).parent
-CLASSES = {"chain_of_thought": "Sentiment", "chain_of_thought_shuffled": "ShuffledSentiment"}
-SHUFFLED = "_shuffled"
+# Benchmarks that are no JSON lines → how `--benchmark` names them.
+CLASSES = {
+    "chain_of_thought": f"{HERE / 'chain_of_thought.py'}:Sentiment",
+    "chain_of_thought_shuffled": f"{HERE / 'chain_of_thought.py'}:ShuffledSentiment",
+    "raven_iq": "raven_iq",
+    "raven_iq_shuffled": f"{HERE / 'matrices.py'}:ShuffledMatrices",
+}
 
 
 def evaluate(out: Path, training: str, seed: int, benchmarks: Sequence[str]) -> None:
     """Run `kosmos-evaluate` on a training's checkpoint; answers that exist are kept."""
     files = out / "data" / "benchmarks"
-    named = {"raven_iq": files, f"raven_iq{SHUFFLED}": files / "shuffled"}
-    runs: dict[Path, list[str]] = {}
-    for name in benchmarks:
-        kind = CLASSES.get(name)
-        given = f"{HERE / 'chain_of_thought.py'}:{kind}" if kind else str(files / f"{name}.jsonl")
-        runs.setdefault(named.get(name, files), []).append("raven_iq" if name in named else given)
-    for data, asked in runs.items():
-        command = [sys.executable, "-m", "fairseq_cli_ext.evaluate", "--benchmark", ",".join(asked), "--shots", "0"]
-        command += ["--path", str(trainings.checkpoint(out, training, seed)), "--batch-size", "50"]
-        command += ["--data", str(data), "--out", str(_answers(out, training, seed, data == files / "shuffled"))]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    asked = ",".join(CLASSES.get(name, str(files / f"{name}.jsonl")) for name in benchmarks)
+    command = [sys.executable, "-m", "fairseq_cli_ext.evaluate", "--benchmark", asked, "--data", str(files)]
+    command += ["--path", str(trainings.checkpoint(out, training, seed)), "--out", str(_answers(out, training, seed))]
+    command += ["--shots", "0", "--batch-size", "50"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _answers(out: Path, training: str, seed: int, shuffled: bool = False) -> Path:
-    return trainings.folder(out, training, seed) / ("evaluation_shuffled" if shuffled else "evaluation")
+def _answers(out: Path, training: str, seed: int) -> Path:
+    return trainings.folder(out, training, seed) / "evaluation"
 
 
 def results(out: Path, claim: Claim, seeds: Sequence[int]) -> dict:
@@ -80,10 +79,8 @@ def _scores(out: Path, side: Measure, seeds: Sequence[int]) -> list[np.ndarray]:
     for name in side.benchmarks:
         rows = []
         for seed in seeds:
-            shuffled = name == f"raven_iq{SHUFFLED}"
-            folder = _answers(out, side.training, seed, shuffled)
-            wanted = "raven_iq" if shuffled else name
-            result = next(result for result in read_results(folder) if result.benchmark == wanted)
+            folder = _answers(out, side.training, seed)
+            result = next(result for result in read_results(folder) if result.benchmark == name)
             lines = read_json_lines(folder / result.folder / "predictions.jsonl")
             rows.append([line["score"] for line in sorted(lines, key=lambda line: line["id"])])
         tasks.append(np.array(rows))

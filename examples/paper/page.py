@@ -1,20 +1,18 @@
 """The results as OUT/paper.html: a card for each claim, with bars, intervals and an example of what was asked."""
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import claims
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 from claims import Claim
+from plots import to_svg
 
 from kosmos_plugin.atomic import write_text
 from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.reporting.html import data_uri, render
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 TEMPLATE = Path(__file__).parent / "paper.html"
 # Claim → the benchmark whose first item is shown; two of the package's kind have none in JSON lines.
@@ -65,11 +63,15 @@ def write_page(path: Path, results: dict, benchmarks: Path) -> None:
     """
     found = {result["name"]: result for result in results["claims"]}
     cards = [_card(claim, found[claim.name], benchmarks) for claim in claims.CLAIMS if claim.name in found]
-    write_text(path, render(TEMPLATE, cards=cards, facts=results["facts"]))
+    write_text(path, render(TEMPLATE, cards=cards, facts=results["facts"], verdict=verdict, seeds_text=seeds_text))
 
 
 def verdict(result: dict) -> str:
     return "holds" if result["holds"] else "does not hold here"
+
+
+def seeds_text(result: dict) -> str:
+    return f"{result['seeds']} {'seed' if result['seeds'] == 1 else 'seeds'}"
 
 
 def comparison_text(each: dict) -> str:
@@ -119,13 +121,12 @@ def _curve(claim: Claim, result: dict) -> str:
     values = [result["measured"][side.label] for side in claim.curve]
     figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
     means = [value["percent"] for value in values]
-    bounds = [[mean - value["interval"][0] for mean, value in zip(means, values, strict=True)]]
-    bounds.append([value["interval"][1] - mean for mean, value in zip(means, values, strict=True)])
-    errors = [[max(0, each) for each in side] for side in bounds]
+    lows, highs = zip(*(value["interval"] for value in values), strict=True)
+    errors = np.maximum([np.subtract(means, lows), np.subtract(highs, means)], 0)
     axes.errorbar(claims.SHOTS, means, errors, marker="o", color="#0072b2")
     axes.set(xlabel="demonstrations", ylabel="right (%)", xticks=claims.SHOTS, ylim=(0, 105))
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
     plt.close(figure)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return to_svg(figure)

@@ -4,6 +4,7 @@ Pictures are read aloud in training; what is positive and what is negative is sa
 """
 
 import random
+from collections.abc import Sequence
 
 import pictures
 from captions import question_prompt
@@ -83,8 +84,8 @@ def pages(documents: int, questions: int) -> World:
     return world
 
 
-def _rows(rng: random.Random, names: list[str] | tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(zip(rng.sample(list(names), ROWS), rng.sample(NUMBERS, ROWS), strict=True))
+def _rows(rng: random.Random, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(rng.sample(names, ROWS), rng.sample(NUMBERS, ROWS), strict=True))
 
 
 def _text(rows: tuple[tuple[str, str], ...]) -> str:

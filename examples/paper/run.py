@@ -50,7 +50,7 @@ def main() -> None:
             if name in asked:
                 measuring.evaluate(out, name, seed, asked[name])
     results = {
-        "facts": {**facts(), "Minutes": round((time.monotonic() - began) / 60, 1)},
+        "facts": {**facts(), "Minutes of the last start": round((time.monotonic() - began) / 60, 1)},
         "claims": [measuring.results(out, claim, seeds) for claim in chosen],
     }
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
