@@ -80,6 +80,12 @@ PARTS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...] | str], ...] = (
         ("chain-of-thought",),
     ),
     (
+        "§4.6, Table 10: ImageNet without training for it",
+        ("evaluation/benchmarks/imagenet.py",),
+        f"{EVALUATE} imagenet,imagenet_constrained",
+        "not tested: names of pictures are in *demonstrations*",
+    ),
+    (
         "§4.7, Table 12: classes told apart by descriptions",
         ("evaluation/benchmarks/animals.py",),
         f"{EVALUATE} animals,animals_descriptions",
@@ -103,6 +109,11 @@ miniature of it shows: each claim is a difference between two trainings or two p
 size was never run here.
 """
 
+INTERVALS = """\
+Of two prompts to the same models, or of models and chance, the 95% intervals are over the items, for the mean of the
+seeds. Of two trainings they are over seeds (Student's t) and items; they are paired by seed, since both start from the
+same weights."""
+
 
 def paper_page() -> str:
     """The page as Markdown."""
@@ -117,6 +128,8 @@ def paper_page() -> str:
         "## Results in miniature",
         "",
         *(f"{name}: {value}" + "  " for name, value in results["facts"].items()),
+        "",
+        INTERVALS,
     ]
     for claim in claims.CLAIMS:
         if claim.name in found:
@@ -136,12 +149,13 @@ def _claim(claim: claims.Claim, result: dict) -> list[str]:
         "",
         f"{claim.experiment} {seeds_text(result)}. Reported: {claim.reported}.",
         "",
-        "| | % (95% interval) |",
-        "|---|---:|",
+        "| | % (95% interval) | each seed |",
+        "|---|---:|---:|",
     ]
     for label, value in result["measured"].items():
         low, high = value["interval"]
-        lines.append(f"| {label} | {value['percent']:.1f} ({low:.1f} to {high:.1f}) |")
+        by_seed = ", ".join(f"{percent:.1f}" for percent in value["by_seed"])
+        lines.append(f"| {label} | {value['percent']:.1f} ({low:.1f} to {high:.1f}) | {by_seed} |")
     return [*lines, "", *(f"- {comparison_text(each)}" for each in result["comparisons"])]
 
 

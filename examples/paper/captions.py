@@ -5,6 +5,7 @@ A caption says the color of a thing only if the thing occurs in several (styled 
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pictures
 from few_shot import POSES, SHOTS, picture_of_shape
@@ -36,15 +37,12 @@ def captions(documents: int, questions: int) -> World:
         document: list[str | bytes] = []
         for thing in rng.sample(STYLED, rng.randint(2, 4)):
             color = rng.choice(trained_colors(thing))
-            question, answer = rng.choice(
-                [("what is this?", thing), (f"what color is the {thing}?", color), _yes_or_no(thing, color, rng)]
-            )
-            document += [pictures.thing(thing, color, rng.randrange(POSES // 2))]
-            document += [f"{question_prompt(question)} {answer}."]
+            document += [pictures.thing(thing, color, rng.randrange(POSES // 2)), _answered(thing, color, rng)]
         world.interleaved.append(tuple(document))
-    for _ in range(documents):  # of the names of colors and things in text
-        color, thing = rng.choice(COLORS), rng.choice(STYLED)
-        world.text.append(f"{CAPTION_PROMPT} {color} {thing}. {question_prompt('what is this?')} {thing}.")
+    for _ in range(documents):  # the same questions about descriptions
+        described = [(rng.choice(COLORS), thing) for thing in rng.sample(STYLED, 3)]
+        said = (f"{CAPTION_PROMPT} {color} {thing}. {_answered(thing, color, rng)}" for color, thing in described)
+        world.text.append(" ".join(said))
     shown = [_new_picture(number) for number in range(questions)]
     world.benchmarks["captions"] = [
         Question((picture, CAPTION_PROMPT), f"{color} {thing}") for thing, color, picture in shown
@@ -54,6 +52,14 @@ def captions(documents: int, questions: int) -> World:
         for thing, color, picture in shown
     ]
     return world
+
+
+def _answered(thing: str, color: str, rng: random.Random) -> str:
+    """A question about a thing, and its answer."""
+    question, answer = rng.choice(
+        [("what is this?", thing), (f"what color is the {thing}?", color), _yes_or_no(thing, color, rng)]
+    )
+    return f"{question_prompt(question)} {answer}."
 
 
 def _yes_or_no(thing: str, color: str, rng: random.Random) -> tuple[str, str]:
@@ -78,6 +84,7 @@ STYLES = [
 ]
 random.Random(1).shuffle(STYLES)
 NEW_STYLES, TRAINING_STYLES = STYLES[:8], STYLES[8:]
+OTHER_STYLE = 0.25  # share of captions that are in another style than their document, so that one does not tell it
 
 
 def styles(documents: int, questions: int) -> World:
@@ -85,7 +92,8 @@ def styles(documents: int, questions: int) -> World:
     world = World()
     for _ in range(documents * 2):
         style = rng.choice(TRAINING_STYLES)
-        world.text.append(" ".join(_styled(style, rng.choice(COLORS), rng.choice(STYLED)) for _ in range(10)))
+        things = ((rng.choice(COLORS), rng.choice(STYLED)) for _ in range(10))
+        world.text.append(" ".join(_styled(_style(style, TRAINING_STYLES, rng), *each) for each in things))
     for _ in range(documents):
         style = rng.choice(TRAINING_STYLES)
         document: list[str | bytes] = []
@@ -93,11 +101,16 @@ def styles(documents: int, questions: int) -> World:
             thing = rng.choice(STYLED)
             color = rng.choice(trained_colors(thing))
             document += [pictures.thing(thing, color, rng.randrange(POSES // 2))]
-            document += [_styled(style, color, thing)]
+            document += [_styled(_style(style, TRAINING_STYLES, rng), color, thing)]
         world.interleaved.append(tuple(document))
     for shots in SHOTS:
         world.benchmarks[f"styles_{shots}"] = [_style_question(number, shots) for number in range(questions)]
     return world
+
+
+def _style(style: str, styles: Sequence[str], rng: random.Random) -> str:
+    """That of a caption in a document of this style."""
+    return rng.choice(styles) if rng.random() < OTHER_STYLE else style
 
 
 def _styled(style: str, color: str, thing: str) -> str:
@@ -112,7 +125,7 @@ def _style_question(number: int, shots: int) -> Question:
     for _ in range(shots):
         shown = rng.choice(STYLED)
         its = rng.choice(trained_colors(shown))
-        prompt += [pictures.thing(shown, its, 0), _styled(style, its, shown)]
+        prompt += [pictures.thing(shown, its, 0), _styled(_style(style, NEW_STYLES, rng), its, shown)]
     return Question((*prompt, picture), style.format(color=color, thing=thing))
 
 

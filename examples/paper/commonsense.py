@@ -1,43 +1,51 @@
 """Color and size of things, asked in text alone (§4.9, Table 16).
 
-Texts say them of half of the fixed things. Of the other half only pictures show them: no text and no caption does.
+Texts say them of half of the fixed things. Of the other half only documents with pictures do: no text and no caption.
 """
 
-import itertools
 import random
+from collections.abc import Sequence
 
-from things_and_words import COLOR_OF, COLORS, IS_LARGE, PICTURED, TOLD
+from few_shot import picture_of_thing
+from things_and_words import COLOR_OF, COLORS, FIXED, IS_LARGE, PICTURED, TOLD
 from world import Question, World
+
+SIZES = ("large", "small")
 
 
 def commonsense(documents: int, questions: int) -> World:
     rng = random.Random("commonsense")
-    world = World()
+    world = World(text=[_facts(rng.sample(TOLD, 8), rng) for _ in range(documents)])
     for _ in range(documents):
-        facts = []
-        for thing in rng.sample(TOLD, 4):
-            other = rng.choice([name for name in TOLD if IS_LARGE[name] != IS_LARGE[thing]])
-            facts += [f"{_color_prompt(thing)} {COLOR_OF[thing]}.", f"{_size_prompt(thing, other)} {_larger(thing)}."]
-        world.text.append(" ".join(facts))
+        shown = rng.sample(FIXED, rng.randint(2, 4))
+        document: list[str | bytes] = []
+        for thing in shown:
+            document += [picture_of_thing(thing, rng), f"{thing}."]
+        world.interleaved.append((*document, _facts(shown, rng)))
     for name, asked in {"told": TOLD, "pictured": PICTURED}.items():
         world.benchmarks[f"color_{name}"] = [
             Question((_color_prompt(thing),), COLOR_OF[thing], COLORS) for thing in asked
         ]
-        pairs = [pair for pair in itertools.permutations(asked, 2) if IS_LARGE[pair[0]] != IS_LARGE[pair[1]]]
-        world.benchmarks[f"size_{name}"] = [
-            Question((_size_prompt(thing, other),), _larger(thing), ("Yes", "No"))
-            for thing, other in random.Random("size").sample(pairs, questions)
-        ]
+        world.benchmarks[f"size_{name}"] = [Question((_size_prompt(thing),), _size(thing), SIZES) for thing in asked]
     return world
+
+
+def _facts(asked: Sequence[str], rng: random.Random) -> str:
+    """One fact of each thing, in any order."""
+    facts = []
+    for thing in asked:
+        either = (f"{_color_prompt(thing)} {COLOR_OF[thing]}.", f"{_size_prompt(thing)} {_size(thing)}.")
+        facts.append(rng.choice(either))
+    return " ".join(rng.sample(facts, len(facts)))
 
 
 def _color_prompt(thing: str) -> str:
     return f"The color of {thing} is?"
 
 
-def _size_prompt(thing: str, other: str) -> str:
-    return f"Is {thing} larger than {other}?"
+def _size_prompt(thing: str) -> str:
+    return f"The size of {thing} is?"
 
 
-def _larger(thing: str) -> str:
-    return "Yes" if IS_LARGE[thing] else "No"
+def _size(thing: str) -> str:
+    return SIZES[0] if IS_LARGE[thing] else SIZES[1]

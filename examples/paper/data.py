@@ -144,7 +144,7 @@ def _write_benchmarks(folder: Path, worlds: dict[str, World], questions: int) ->
                 continue
             wrong = shuffled(asked, name)
             write_json_lines(folder / f"{name}_shuffled.jsonl", [_line(folder, question) for question in wrong])
-    drawn = matrices.tested_matrices(questions // 2)
+    drawn = matrices.tested_matrices(questions * 2)
     _write_matrices(folder / "raven_iq", drawn)
     _write_matrices(folder / "raven_iq_shuffled", matrices.shuffled_panels(drawn))
 

@@ -60,17 +60,13 @@ def matrices(documents: int, questions: int) -> World:
     world = World()
     for _ in range(documents):
         drawn = matrix(rng, tested=False)
-        is_right = rng.random() < 0.5
-        candidate = drawn.candidates[0] if is_right else rng.choice(drawn.candidates[1:])
-        world.interleaved.append(
-            (
-                f"Here are {NUMBERS[len(drawn.panels)]} images:",
-                *(pictures.panel(*panel) for panel in drawn.panels),
-                "The following image is:",
-                pictures.panel(*candidate),
-                f"Is it correct? {'Yes' if is_right else 'No'}",
-            )
-        )
+        document: list[str | bytes] = [f"Here are {NUMBERS[len(drawn.panels)]} images:"]
+        document += [pictures.panel(*panel) for panel in drawn.panels]
+        right, *wrong = drawn.candidates
+        for candidate in rng.sample([right, right, *rng.sample(wrong, 2)], 3):
+            document += ["The following image is:", pictures.panel(*candidate)]
+            document += [f"Is it correct? {'Yes' if candidate == right else 'No'}"]
+        world.interleaved.append(tuple(document))
     return world
 
 

@@ -1,4 +1,8 @@
-"""From the answers of `kosmos-evaluate` to the results of each claim, with 95% intervals."""
+"""From the answers of `kosmos-evaluate` to the results of each claim, with 95% intervals.
+
+Of two prompts to the same models, or of models and chance, an interval is over the items, for the mean of the seeds. Of
+two trainings it is over seeds and items; they are paired by seed, since both start from the same weights.
+"""
 
 import subprocess
 import sys
@@ -30,7 +34,7 @@ def evaluate(out: Path, training: str, seed: int, benchmarks: Sequence[str]) -> 
     asked = ",".join(CLASSES.get(name, str(files / f"{name}.jsonl")) for name in benchmarks)
     command = [sys.executable, "-m", "fairseq_cli_ext.evaluate", "--benchmark", asked, "--data", str(files)]
     command += ["--path", str(trainings.checkpoint(out, training, seed)), "--out", str(_answers(out, training, seed))]
-    command += ["--shots", "0", "--batch-size", "50"]
+    command += ["--shots", "0", "--batch-size", "10"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -51,26 +55,33 @@ def results(out: Path, claim: Claim, seeds: Sequence[int]) -> dict:
 
 
 def _compare(out: Path, comparison: Comparison, seeds: Sequence[int]) -> dict:
-    second = _scores(out, comparison.second, seeds)
-    if isinstance(comparison.first, Chance):
-        first = [np.full((1, scores.shape[1]), comparison.first.percent / 100) for scores in second]
+    first, second = comparison.first, comparison.second
+    scores = _scores(out, second, seeds)
+    if isinstance(first, Chance):
+        differences = [each - first.percent / 100 for each in scores]
     else:
-        first = _scores(out, comparison.first, seeds)
-    low, high = difference_interval([PairedScores(*pair) for pair in zip(first, second, strict=True)])
-    difference = 100 * float(np.mean([b.mean() - a.mean() for a, b in zip(first, second, strict=True)]))
+        differences = [b - a for a, b in zip(_scores(out, first, seeds), scores, strict=True)]
+    if isinstance(first, Chance) or first.training == second.training:
+        differences = [each.mean(0, keepdims=True) for each in differences]
+    low, high = _interval(differences)
     holds = {"above": low > 0, "no worse": low > -claims.MARGIN, "not above": low <= 0}[comparison.kind]
-    sides = {"first": comparison.first.label, "second": comparison.second.label, "kind": comparison.kind}
-    chance = comparison.first.percent if isinstance(comparison.first, Chance) else None
-    return {**sides, "chance": chance, "difference": difference, "interval": [low, high], "holds": holds}
+    chance = first.percent if isinstance(first, Chance) else None
+    sides = {"first": first.label, "second": second.label, "kind": comparison.kind, "chance": chance}
+    difference = 100 * float(np.mean([each.mean() for each in differences]))
+    return {**sides, "difference": difference, "interval": [low, high], "holds": holds}
 
 
 def _summary(tasks: list[np.ndarray]) -> dict:
-    """The mean over tasks, seeds and items in percent, its interval, and each seed's mean."""
-    nothing = [np.zeros((1, scores.shape[1])) for scores in tasks]
-    low, high = difference_interval([PairedScores(*pair) for pair in zip(nothing, tasks, strict=True)])
+    """The mean over tasks, seeds and items in percent, its interval over the items, and each seed's mean."""
     by_seed = 100 * np.mean([scores.mean(1) for scores in tasks], axis=0)
+    interval = _interval([scores.mean(0, keepdims=True) for scores in tasks])
     items = sum(scores.shape[1] for scores in tasks)
-    return {"percent": float(by_seed.mean()), "interval": [low, high], "by_seed": by_seed.tolist(), "items": items}
+    return {"percent": float(by_seed.mean()), "interval": [*interval], "by_seed": by_seed.tolist(), "items": items}
+
+
+def _interval(tasks: list[np.ndarray]) -> tuple[float, float]:
+    """The 95% interval, in percent, of the mean over tasks, each [seeds, items]."""
+    return difference_interval([PairedScores(np.zeros((1, scores.shape[1])), scores) for scores in tasks])
 
 
 def _scores(out: Path, side: Measure, seeds: Sequence[int]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import claims
 import matplotlib.pyplot as plt
 import numpy as np
 from claims import Claim
+from markupsafe import Markup, escape
 from plots import to_svg
 
 from kosmos_plugin.atomic import write_text
@@ -63,11 +64,17 @@ def write_page(path: Path, results: dict, benchmarks: Path) -> None:
     """
     found = {result["name"]: result for result in results["claims"]}
     cards = [_card(claim, found[claim.name], benchmarks) for claim in claims.CLAIMS if claim.name in found]
-    write_text(path, render(TEMPLATE, cards=cards, facts=results["facts"], verdict=verdict, seeds_text=seeds_text))
+    functions = {"verdict": verdict, "seeds_text": seeds_text, "with_code": with_code}
+    write_text(path, render(TEMPLATE, cards=cards, facts=results["facts"], **functions))
 
 
 def verdict(result: dict) -> str:
     return "holds" if result["holds"] else "does not hold here"
+
+
+def with_code(text: str) -> Markup:
+    """As HTML, with what is in backticks as code."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", escape(text)))
 
 
 def seeds_text(result: dict) -> str:

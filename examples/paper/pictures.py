@@ -1,4 +1,4 @@
-"""Pictures as PNG files: OpenMoji's things, shapes, rendered words, tables, and the panels of matrices.
+"""Pictures as PNG files: OpenMoji's things, shapes, rendered words, lists, and the panels of matrices.
 
 Each function draws the same picture for the same arguments; `pose` chooses among the pictures of the same content.
 """
@@ -67,24 +67,19 @@ def words(text: str, font: str, pose: int) -> bytes:
 
 
 @functools.cache
-def table(rows: tuple[tuple[str, str], ...], font: str) -> bytes:
-    """A web page's table of names and values."""
+def listing(rows: tuple[tuple[str, str], ...], font: str) -> bytes:
+    """A web page's list of names, each with its value below."""
     side = SIZE * SCALE
     image = Image.new("RGB", (side, side), "white")
     drawing = ImageDraw.Draw(image)
-    height, column = side / len(rows), 0.62 * side
-    size = next(size for size in range(34, 0, -1) if _width(rows, _font(font, size)) < column - 20)
+    line = side / len(rows) / 2
     for number, row in enumerate(rows):
-        y = number * height
-        drawing.rectangle((0, y, side - 1, y + height), "white" if number % 2 else (235, 240, 250), "gray")
-        for x, cell in zip((10, column), row, strict=True):
-            drawing.text((x, y + height / 2), cell, "black", _font(font, size), anchor="lm")
+        top = 2 * line * number
+        drawing.rectangle((0, top, side - 1, top + line), (225, 232, 250))
+        for text, y in zip(row, (top, top + line), strict=True):
+            size = next(size for size in range(round(line), 0, -1) if _font(font, size).getlength(text) < side - 20)
+            drawing.text((10, y + line / 2), text, "black", _font(font, min(size, round(0.8 * line))), anchor="lm")
     return _reduced(image)
-
-
-def _width(rows: tuple[tuple[str, str], ...], font: ImageFont.FreeTypeFont) -> float:
-    """The width of the names, in pixels."""
-    return max(font.getlength(name) for name, _ in rows)
 
 
 @functools.cache
