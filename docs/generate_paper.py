@@ -14,7 +14,7 @@ EXAMPLE = ROOT / "examples" / "paper"
 sys.path[:0] = [str(EXAMPLE), str(ROOT / "examples" / "quickstart")]
 
 import claims  # noqa: E402
-from page import comparison_text, seeds_text, verdict  # noqa: E402
+from page import INTERVALS, comparison_text, seeds_text, verdict  # noqa: E402
 
 PAGE = ROOT / "docs" / "paper.md"
 EVALUATE = "kosmos-evaluate --path CHECKPOINT --data FOLDER --benchmark"
@@ -108,11 +108,6 @@ miniature of it shows: each claim is a difference between two trainings or two p
 [`examples/paper`](../examples/paper/README.md) tests it with models that train in minutes on two CPU cores. The full
 size was never run here.
 """
-
-INTERVALS = """\
-Of two prompts to the same models, or of models and chance, the 95% intervals are over the items, for the mean of the
-seeds. Of two trainings they are over seeds (Student's t) and items; they are paired by seed, since both start from the
-same weights."""
 
 
 def paper_page() -> str:

@@ -15,6 +15,10 @@ from kosmos_plugin.atomic import write_text
 from kosmos_plugin.evaluation.files import read_json_lines
 from kosmos_plugin.reporting.html import data_uri, render
 
+INTERVALS = """\
+Of two prompts to the same models, or of models and chance, the 95% intervals are over the items, for the mean of the
+seeds. Of two trainings they are over seeds (Student's t) and items; they are paired by seed, since both start from the
+same weights."""
 TEMPLATE = Path(__file__).parent / "paper.html"
 # Claim → the benchmark whose first item is shown; two of the package's kind have none in JSON lines.
 EXAMPLES = {
@@ -65,7 +69,7 @@ def write_page(path: Path, results: dict, benchmarks: Path) -> None:
     found = {result["name"]: result for result in results["claims"]}
     cards = [_card(claim, found[claim.name], benchmarks) for claim in claims.CLAIMS if claim.name in found]
     functions = {"verdict": verdict, "seeds_text": seeds_text, "with_code": with_code}
-    write_text(path, render(TEMPLATE, cards=cards, facts=results["facts"], **functions))
+    write_text(path, render(TEMPLATE, cards=cards, facts=results["facts"], intervals=INTERVALS, **functions))
 
 
 def verdict(result: dict) -> str:

@@ -77,8 +77,9 @@ def listing(rows: tuple[tuple[str, str], ...], font: str) -> bytes:
         top = 2 * line * number
         drawing.rectangle((0, top, side - 1, top + line), (225, 232, 250))
         for text, y in zip(row, (top, top + line), strict=True):
-            size = next(size for size in range(round(line), 0, -1) if _font(font, size).getlength(text) < side - 20)
-            drawing.text((10, y + line / 2), text, "black", _font(font, min(size, round(0.8 * line))), anchor="lm")
+            sizes = range(round(0.8 * line), 0, -1)
+            size = next(size for size in sizes if _font(font, size).getlength(text) < side - 20)
+            drawing.text((10, y + line / 2), text, "black", _font(font, size), anchor="lm")
     return _reduced(image)
 
 

@@ -3,15 +3,13 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = [str(ROOT / "examples" / "paper"), str(ROOT / "examples" / "quickstart")]
-sys.path[:0] = FOLDERS
+sys.path[:0] = [str(ROOT / "examples" / "paper"), str(ROOT / "examples" / "quickstart")]
 
 import prepare  # noqa: E402
 
@@ -36,7 +34,6 @@ def test_new_words_and_descriptions(tmp_path, monkeypatch):
     """Chance is 50%. Seen: 91.5% with 8 demonstrations, 90.0% with descriptions."""
     for name, value in run.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*FOLDERS, str(ROOT)]))
     data.write_data(tmp_path / "data")
     for name, updates in UPDATES.items():
         shorter = dataclasses.replace(trainings.TRAININGS[name], updates=updates)
