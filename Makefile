@@ -1,6 +1,6 @@
 # make train       trains the quickstart's model, end to end
 # make corpora     prepares corpora of all kinds from raw text, pictures and web pages, and trains on them
-# make paper       tests the paper's claims by small trainings: an hour; CLAIMS=few-shot,reading SEEDS=3 choose
+# make paper       tests the paper's claims by small trainings: 35 minutes; CLAIMS=few-shot,reading SEEDS=3 choose
 # make test        the tests; make test-all also the slow ones
 # make check       style, types, layers, spelling
 # make docs        the documentation as a site, in site/

@@ -18,7 +18,7 @@ from kosmos_plugin.reporting.html import data_uri, render
 INTERVALS = """\
 Of two prompts to the same models, or of models and chance, the 95% intervals are over the items, for the mean of the
 seeds. Of two trainings they are over seeds (Student's t) and items; they are paired by seed, since both start from the
-same weights."""
+same weights. With one seed all are over the items."""
 TEMPLATE = Path(__file__).parent / "paper.html"
 # Claim → the benchmark whose first item is shown; two of the package's kind have none in JSON lines.
 EXAMPLES = {
@@ -86,15 +86,19 @@ def seeds_text(result: dict) -> str:
 
 
 def comparison_text(each: dict) -> str:
-    """A comparison as a sentence part: `with descriptions − without: +50.0 (43.0 to 57.0)`."""
+    """A comparison as a sentence part: `with descriptions − without: +50.0 (+43.0 to +57.0)`."""
     low, high = each["interval"]
     chance = "" if each["chance"] is None else f" ({each['chance']:.1f})"
     expected = {"above": "", "no worse": f", no worse by {claims.MARGIN:.0f}", "not above": ", a control"}[each["kind"]]
     mark = "✓" if each["holds"] else "✗"
     return (
         f"{mark} {each['second']} − {each['first']}{chance}: "
-        f"{each['difference']:+.1f} ({low:+.1f} to {high:+.1f}){expected}"
+        f"{_signed(each['difference'])} ({_signed(low)} to {_signed(high)}){expected}"
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def _card(claim: Claim, result: dict, benchmarks: Path) -> Card:

@@ -63,9 +63,10 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     names = [claim.name for claim in claims.CLAIMS]
+    others = ", ".join(claim.name for claim in claims.CLAIMS if not claim.by_default)
     parser = argparse.ArgumentParser(description="Test the claims of the paper by small trainings.")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for all of it (default: %(default)s)")
-    parser.add_argument("--claims", help=f"some of {', '.join(names)} (default: those that take an hour)")
+    parser.add_argument("--claims", help=f"some of {', '.join(names)} (default: all but {others})")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind (default: 1)")
     arguments = parser.parse_args()
     if arguments.claims is None:
