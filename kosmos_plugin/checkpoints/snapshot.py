@@ -6,28 +6,41 @@ from typing import Any
 import torch
 from fairseq import utils
 
+from kosmos_plugin.divided_tensors import own_part, whole
+
 LARGE = 1 << 20  # bytes from which a tensor gets memory of its own
 
 
-def snapshot(state: dict[str, Any]) -> dict[str, Any]:
+def snapshot(state: dict[str, Any], keep: bool = True) -> dict[str, Any]:
     """Copy a state: dicts, lists and tensors, those on the CPU too, since the training changes them in place.
 
     Tensors in 16 bits become float32, as in fairseq's `move_to_cpu`, so that a checkpoint does not depend on how it is
     written. What the state holds under several names, such as tied embeddings, is copied once.
+
+    Args:
+        state: The state. If it has tensors that are divided among ranks, all ranks must call this.
+        keep: Whether this rank wants the copy; others only give their parts of divided tensors.
     """
     copies: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:
-        key = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        key = _memory_of(tensor), tensor.dtype, tensor.shape
         if key not in copies:
+            found = whole(tensor.detach())
             dtype = torch.float32 if tensor.dtype in (torch.bfloat16, torch.float16) else tensor.dtype
-            copies[key] = _empty(tensor.shape, dtype).copy_(tensor.detach())
+            copies[key] = _empty(tensor.shape, dtype).copy_(found) if keep else torch.empty(0)
         return copies[key]
 
     try:
         return utils.apply_to_sample(copied, state)
     finally:
         copies.clear()  # fairseq's function leaves a reference cycle with `copied`, which would keep the copies
+
+
+def _memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """The same for tensors that share their elements, and on every rank for the same ones, also for empty parts."""
+    part = own_part(tensor)
+    return part.untyped_storage()._cdata, part.storage_offset(), part.stride()
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from fairseq import optim
 
+from kosmos_plugin.divided_tensors import own_part
+
 
 def is_needed() -> bool:
     """Return True: every version of fairseq copies one by one."""
@@ -45,8 +47,8 @@ def sync_fp16_grads_to_fp32(self: optim.FP16Optimizer) -> None:
         if parameter.grad is None:
             grad.zero_()
         else:
-            targets.append(grad)
-            sources.append(parameter.grad)
+            targets.append(own_part(grad))  # `_foreach_copy_` is not defined for divided tensors
+            sources.append(own_part(parameter.grad))
     if sources:
         torch._foreach_copy_(targets, sources)
     self._needs_sync = False
@@ -56,7 +58,7 @@ def sync_fp16_grads_to_fp32(self: optim.FP16Optimizer) -> None:
 def sync_fp32_params_to_fp16(self: optim.FP16Optimizer) -> None:
     """Round the updated float32 weights to the model's 16 bits."""
     parameters, copies = zip(*_paired(self, "data"), strict=True)
-    torch._foreach_copy_([parameter.data for parameter in parameters], list(copies))
+    torch._foreach_copy_([own_part(parameter.data) for parameter in parameters], list(map(own_part, copies)))
 
 
 def _float32_params(optimizer: optim.FP16Optimizer) -> list[torch.nn.Parameter]:

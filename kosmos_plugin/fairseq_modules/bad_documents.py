@@ -24,6 +24,8 @@ from kosmos_plugin.data.micro_batches import MicroBatches
 from kosmos_plugin.data.mixture import Plan
 from kosmos_plugin.data.packing import PackedRow, PlannedRow
 from kosmos_plugin.data.skips import SkipCounter
+from kosmos_plugin.divided_tensors import whole
+from kosmos_plugin.fairseq_modules.fully_sharded import is_sharded
 
 MOST = 8  # documents and weights that a report names
 
@@ -60,6 +62,12 @@ def causes(trainer: Trainer, micro_batches: MicroBatches, update: int) -> list[s
         A line for each cause, the same on all ranks; none if everything is finite when it is run again, and without a
         loss scale.
     """
+    if is_sharded(trainer.get_model()):  # --fully-shard: no rank can run anything alone
+        lines = _bad_weights(trainer.get_model())
+        return lines or [
+            "with --fully-shard the documents are not looked for; kosmos-inspect shows the micro-batches "
+            f"with --update {update} --ranks {micro_batches.ranks} --update-freq {micro_batches.update_freq}"
+        ]
     trainer.zero_grad()  # their memory is needed
     found = list(itertools.islice(_bad_documents(trainer, micro_batches, update), MOST))
     if micro_batches.ranks > 1:
@@ -78,7 +86,7 @@ def causes(trainer: Trainer, micro_batches: MicroBatches, update: int) -> list[s
 
 
 def _bad_weights(model: torch.nn.Module) -> list[str]:
-    bad = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    bad = [name for name, weight in model.named_parameters() if not whole(torch.isfinite(weight).all())]
     if not bad:
         return []
     names = ", ".join(bad[:MOST]) + (", …" if len(bad) > MOST else "")

@@ -16,6 +16,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from kosmos_plugin.divided_tensors import whole
 from kosmos_plugin.errors import UserError
 
 
@@ -67,7 +68,7 @@ class FusedAdamW(FairseqOptimizer):
         with_grad = [parameter for parameter in self.params if parameter.grad is not None]
         norm = get_total_norm([parameter.grad for parameter in with_grad if not hasattr(parameter, "expert")])
         if with_grad:
-            norm = norm.to(with_grad[0].device)  # for the aggregation, even if every gradient is an expert's
+            norm = whole(norm).to(with_grad[0].device)  # for the aggregation, even if every gradient is an expert's
         if aggregate_norm_fn is not None:
             norm = aggregate_norm_fn(norm)
         if max_norm > 0:

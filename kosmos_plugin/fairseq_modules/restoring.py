@@ -22,6 +22,7 @@ from kosmos_plugin.checkpoints.fairseq_checkpoint import read_unmerged, training
 from kosmos_plugin.checkpoints.files import read_fairseq
 from kosmos_plugin.checkpoints.newest import newest_whole
 from kosmos_plugin.errors import UserError
+from kosmos_plugin.fairseq_modules import fully_sharded
 from kosmos_plugin.fairseq_modules.resuming import no_whole_one
 from kosmos_plugin.models.config import ARCHITECTURES
 from kosmos_plugin.models.kosmos import Kosmos
@@ -73,14 +74,18 @@ def load_checkpoint(
     Raises:
         UserError: The file is damaged, not of a KOSMOS model, or of another model or vocabulary.
     """
+    divided = model is not None and fully_sharded.is_sharded(model)
     try:
-        state = read_fairseq(path, mmap=False)  # training goes on with these tensors
+        # A training goes on with these tensors; if its weights are divided, it takes its part of them.
+        state = read_fairseq(path, mmap=divided)
     except UserError as error:
         raise UserError(f"{error}{_way_out(path)}") from None
     if "optimizer_history" not in state:
         state = training_state(state)
     try:
         _require_fit(state, path, vocabulary, model)
+        if model is not None and divided:
+            fully_sharded.shard_state(state, model)
         if state.get("cfg") is not None:
             state["cfg"] = OmegaConf.create(state["cfg"])
             overwrite_args_by_name(state["cfg"], overrides)

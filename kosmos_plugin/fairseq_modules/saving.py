@@ -43,10 +43,13 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | No
     """
     background.wait()  # also so that there is one snapshot in memory at a time
     in_background = getattr(trainer.task.cfg, "async_save", False)
-    recorder = _Recorder(trainer, snapshot if in_background else utils.move_to_cpu)
+    divided = getattr(trainer.task.cfg, "fully_shard", False)
+    recorder = _Recorder(trainer, snapshot if in_background or divided else utils.move_to_cpu, divided)
     begin = time.perf_counter()
     with recorder.in_use():
         path = _save_checkpoint(_deleting_nothing(cfg), recorder, epoch_itr, val_loss)
+    if divided and not cfg.no_save and not recorder.has_state:
+        recorder.state_dict()  # nothing is to be written, which the other ranks do not know
     if not recorder.paths:  # another rank writes, or nothing is to be written
         return path
     updates, end_of_epoch = trainer.get_num_updates(), epoch_itr.end_of_epoch()
@@ -80,20 +83,29 @@ class _Recorder:
     Args:
         trainer: fairseq's trainer.
         to_host: Takes the trainer's state to host memory.
+        divided: Whether weights are divided among the ranks, so that those that do not write give their parts.
     """
 
-    def __init__(self, trainer: Any, to_host: Any):
+    def __init__(self, trainer: Any, to_host: Any, divided: bool):
         self._trainer, self._to_host = trainer, to_host
+        self.always_call_state_dict_during_save_checkpoint = divided
+        self.has_state = False  # whether this rank has collected the state, or given its parts
         self.state: dict[str, Any] = {}
         self.paths: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trainer, name)
 
+    def state_dict(self) -> None:
+        """Give the writing rank this one's parts of the state."""
+        snapshot(self._trainer.state_dict(), keep=False)
+        self.has_state = True
+
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str:
         """Note a checkpoint's content and its first file."""
         self.state, self.paths = self._to_host(self._trainer.state_dict()), [filename]
         self.state["extra_state"].update(extra_state)
+        self.has_state = True
         return os.path.abspath(filename)
 
     def copy(self, src_path: str, dst_path: str, overwrite: bool = False) -> bool:

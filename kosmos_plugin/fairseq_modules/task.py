@@ -26,7 +26,11 @@ from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 from kosmos_plugin.fairseq_modules.stall_watch import Progress
 from kosmos_plugin.fairseq_modules.task_options import KosmosMultimodalConfig
 from kosmos_plugin.fairseq_modules.throughput import Throughput
-from kosmos_plugin.fairseq_modules.training_options import check_training_options, starts_from_model
+from kosmos_plugin.fairseq_modules.training_options import (
+    check_training_options,
+    fairseq_config,
+    starts_from_model,
+)
 from kosmos_plugin.fairseq_modules.update_checks import UpdateChecks
 from kosmos_plugin.models.kosmos import Kosmos
 from kosmos_plugin.vocabulary import Vocabulary
@@ -118,6 +122,7 @@ class KosmosMultimodalTask(FairseqTask):
         """
         # Imported here, as in other methods: every run of fairseq imports this module.
         from kosmos_plugin.checkpoints.embedded import vision_model_content
+        from kosmos_plugin.fairseq_modules import fully_sharded
         from kosmos_plugin.fairseq_modules.planner import planner_for
         from kosmos_plugin.fairseq_modules.restoring import restore_for
 
@@ -141,6 +146,8 @@ class KosmosMultimodalTask(FairseqTask):
             if not from_checkpoint:
                 self.planner = planner_for(model, self.vocabulary.pad, self.cfg)
             self.throughput = Throughput(model.config, len(self.vocabulary), self.vocabulary.pad)
+            if self.cfg.fully_shard and not from_checkpoint:
+                fully_sharded.shard(model, fairseq_config(self.cfg))
         return model
 
     def build_criterion(self, cfg: Any, **kwargs: Any) -> FairseqCriterion:

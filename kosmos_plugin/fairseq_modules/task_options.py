@@ -56,6 +56,13 @@ class KosmosMultimodalConfig(FairseqDataclass):
             "SAVE_DIR/profile_20-25_rankN.json.gz"
         },
     )
+    fully_shard: bool = field(
+        default=False,
+        metadata={
+            "help": "divide weights, gradients and the optimizer's state among the GPUs (torch's FSDP2), for models "
+            "that do not fit on one; instead of --ddp-backend fully_sharded"
+        },
+    )
     async_save: bool = field(
         default=False,
         metadata={

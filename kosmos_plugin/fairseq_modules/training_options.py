@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError
 
 from kosmos_plugin.data.config import SPLITS, DataConfig
 from kosmos_plugin.errors import UserError, did_you_mean
+from kosmos_plugin.fairseq_modules import fully_sharded
 from kosmos_plugin.fairseq_modules.profiling import UpdateProfiler
 
 _PER_UPDATE = "the data YAML says how many sequences an update takes, and --update-freq into how many batches they go"
@@ -116,12 +117,15 @@ def _check_ranks(config: Any) -> None:
     if options.ddp_backend in BACKENDS:
         raise UserError(
             f"--ddp-backend {options.ddp_backend} cannot train this model: {BACKENDS[options.ddp_backend]}. Leave it "
-            "out, or use pytorch_ddp; --zero-sharding os divides the optimizer's state among the GPUs."
+            "out, or use pytorch_ddp; --fully-shard divides weights and the optimizer's state among the GPUs, "
+            "--zero-sharding os the latter alone."
         )
     if config.optimization.use_bmuf:
         raise UserError(
             "--use-bmuf lets ranks take steps of their own, but an update is one of all ranks: leave it out."
         )
+    if OmegaConf.select(config, "task.fully_shard"):
+        fully_sharded.check(config)
     if options.zero_sharding == "os" and options.distributed_world_size == 1:
         raise UserError(
             "--zero-sharding os divides the optimizer's state among ranks, but there is only one: leave it out."

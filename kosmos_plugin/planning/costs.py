@@ -98,6 +98,38 @@ def memory_items(config: DictConfig, trainable: int, frozen: int, ranks: int, sh
     return items
 
 
+def divided_items(
+    config: DictConfig, divided: int, trainable: int, whole: int, gathered: int, ranks: int
+) -> list[MemoryItem]:
+    """The memory that each GPU holds between updates with --fully-shard: its part, and what is gathered at a time.
+
+    Args:
+        config: fairseq's configuration of the training.
+        divided: Number of parameters that are divided, trainable ones included.
+        trainable: Number of trainable parameters.
+        whole: Number of parameters that every GPU has.
+        gathered: The most parameters that are gathered at a time, with their gradients.
+        ranks: Number of ranks.
+    """
+    size = 2 if config.common.bf16 else 4
+    part, trained = -(-divided // ranks), -(-trainable // ranks)
+    items = [
+        MemoryItem(f"weights, {8 * size} bits, 1/{ranks} of them", size, part),
+        MemoryItem(f"gathered weights and gradients, {8 * size} bits", 2 * size, gathered),
+        MemoryItem(f"gradients, {8 * size} bits, 1/{ranks}", size, trained),
+    ]
+    if whole:
+        items.insert(1, MemoryItem(f"frozen weights of vision, {8 * size} bits", size, whole))
+    if copies_weights(config):
+        items.append(MemoryItem(f"copy of the weights, 32 bits, 1/{ranks}", 4, trained))
+        items.append(MemoryItem(GRADIENT_COPY, 4, trained))
+    moments = moment_bytes(config)
+    items.append(
+        MemoryItem(f"Adam's moments, {ADAM_MOMENTS} of {8 * moments} bits, 1/{ranks}", ADAM_MOMENTS * moments, trained)
+    )
+    return items
+
+
 @dataclass(frozen=True)
 class FlopsItem:
     """The computation of one part of the model."""

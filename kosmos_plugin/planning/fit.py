@@ -23,6 +23,16 @@ SAVINGS: dict[str, dict[str, Any]] = {
         "model.checkpoint_activations": "full",
     },
 }
+# With more than one GPU: what takes least.
+DIVIDED_OPTIONS = "--fully-shard --bf16 --optimizer fused_adamw --checkpoint-activations full"
+DIVIDED = {
+    "task.fully_shard": True,
+    "common.bf16": True,
+    "common.memory_efficient_bf16": False,
+    "optimizer._name": "fused_adamw",
+    "model.checkpoint_activations": "full",
+}
+RANKS = [2**n for n in range(1, 11)]
 
 
 def usable(gpu: Gpu) -> float:
@@ -52,7 +62,7 @@ def fit(plan: Plan) -> str:
     text += f"{usable(gpu):,.1f}: "
     most = largest_micro_batch(plan, gpu)
     if most == 0:
-        return f"{text}does not fit, not even with one row. {_saving(plan, gpu) or _too_large(plan)}"
+        return f"{text}does not fit, not even with one row. {_saving(plan, gpu) or _too_large(plan, gpu)}"
     ranks, steps = plan.command.ranks, plan.command.ranks * plan.update_freq
     if rows > most:
         needed = -(-plan.rows // (most * ranks))
@@ -69,23 +79,27 @@ def fit(plan: Plan) -> str:
 
 def _saving(plan: Plan, gpu: Gpu) -> str:
     """The first of the savings with which this micro-batch fits."""
-    for options, changes in SAVINGS.items():
+    for options, changes in {**SAVINGS, DIVIDED_OPTIONS: DIVIDED}.items():
         changed = _with(plan, changes)
         if largest_micro_batch(changed, gpu) >= plan.micro_batch_rows:
             return f"With {options} it fits, at {changed.peak_memory(plan.micro_batch_rows) / GIB:,.1f} GiB."
     return ""
 
 
-def _too_large(plan: Plan) -> str:
-    """What to do if nothing makes the model fit."""
-    options, changes = list(SAVINGS.items())[-1]
-    least = _with(plan, changes)
-    text = (
-        f"Data parallelism keeps all weights, gradients and moments on each GPU: {least.peak_memory(1) / GIB:,.1f} GiB "
-        f"even with {options} and one row. This project does not divide a model among GPUs; "
-    )
-    enough = [gpu.name for gpu in GPUS if largest_micro_batch(least, gpu)]
-    return text + (f"GPUs that hold it: {', '.join(enough)}." if enough else "no GPU in its table holds it.")
+def _too_large(plan: Plan, gpu: Gpu) -> str:
+    """What to do if nothing makes the micro-batch fit."""
+    divided = {ranks: _on(_with(plan, DIVIDED), ranks) for ranks in RANKS}
+    if enough := next((ranks for ranks, each in divided.items() if largest_micro_batch(each, gpu)), None):
+        return f"{enough:,} GPUs hold it together with {DIVIDED_OPTIONS}."
+    most = divided[RANKS[-1]]
+    larger = [each.name for each in GPUS if largest_micro_batch(most, each)]
+    text = f"Nor do {RANKS[-1]:,} GPUs hold it together with {DIVIDED_OPTIONS}: one row takes "
+    text += f"{most.peak_memory(1) / GIB:,.1f} GiB; "
+    return text + (f"GPUs that have that: {', '.join(larger)}." if larger else "no GPU in its table has that.")
+
+
+def _on(plan: Plan, ranks: int) -> Plan:
+    return dataclasses.replace(plan, command=dataclasses.replace(plan.command, ranks=ranks))
 
 
 def _with(plan: Plan, changes: dict[str, Any]) -> Plan:

@@ -30,6 +30,7 @@ from kosmos_plugin.planning.costs import (
     GRADIENT_COPY,
     FlopsItem,
     MemoryItem,
+    divided_items,
     flops_items,
     largest_shard,
     memory_items,
@@ -134,7 +135,21 @@ class Plan:
     @property
     def memory(self) -> list[MemoryItem]:
         """The memory that each GPU holds between updates."""
-        return memory_items(self.command.config, self.trainable, self.frozen, self.command.ranks, self.largest_shard)
+        config, ranks = self.command.config, self.command.ranks
+        if not self.is_divided:
+            return memory_items(config, self.trainable, self.frozen, ranks, self.largest_shard)
+        vision = self.model.vision.parameters() if self.model.vision is not None else ()
+        whole = sum(parameter.numel() for parameter in vision if not parameter.requires_grad)
+        divided = self.trainable + self.frozen - whole
+        layers = self.model.decoder.layers
+        # The rest of the model, a layer that is used, and the next one, which is gathered meanwhile.
+        gathered = divided - (len(layers) - min(len(layers), 2)) * self.layer_parameters
+        return divided_items(config, divided, self.trainable, whole, gathered, ranks)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the GPUs divide the weights among themselves."""
+        return bool(self.command.config.task.fully_shard) and self.command.ranks > 1
 
     @cached_property
     def largest_shard(self) -> int:

@@ -68,7 +68,7 @@ def test_an_option_without_effect_is_refused(data, tmp_path, key):
 def test_ranks_that_cannot_work_together(data, tmp_path, options, reason):
     message = refusal(data, tmp_path, *options)
     assert message.startswith(" ".join(options)) and reason in message
-    assert "--ddp-backend" not in options or "use pytorch_ddp; --zero-sharding os divides" in message
+    assert "--ddp-backend" not in options or "use pytorch_ddp; --fully-shard divides weights" in message
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_after_an_update_it_is_what_was_measured(pretraining):
     assert sum(item.bytes for item in one.memory) / 2**30 == pytest.approx(26.2, rel=0.01)
 
 
-def test_a_model_that_does_not_fit_by_data_parallelism(tmp_path, capsys):
+def test_a_model_that_does_not_fit_by_data_parallelism(tmp_path, capsys, monkeypatch):
     """7B: 32 layers of 4,096 and 16,384."""
     here, script = Path.cwd(), tmp_path / "seven.sh"
     text = (here / PRETRAIN).read_text().replace("# kosmos-inspect: paper pretraining\n", "")
@@ -150,8 +150,13 @@ def test_a_model_that_does_not_fit_by_data_parallelism(tmp_path, capsys):
     script.write_text(text)
     cli_main(["--plan", str(script), "--gpu", "H100"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "does not fit, not even with one row. Data parallelism keeps all weights, gradients and moments" in out
-    assert "GPUs that hold it: " in out and "B200" in out
+    divided = "--fully-shard --bf16 --optimizer fused_adamw --checkpoint-activations full"
+    assert f"does not fit, not even with one row. With {divided} it fits, at" in out
+
+    monkeypatch.setenv("GPUS", "1")
+    cli_main(["--plan", str(script), "--gpu", "H100"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"does not fit, not even with one row. 2 GPUs hold it together with {divided}" in out
 
 
 def test_an_unknown_gpu_is_one_line(capsys):
