@@ -1,6 +1,7 @@
 """`--fully-shard` trains the same weights with a part of them on each rank, and its checkpoints are whole."""
 
 import json
+import math
 import os
 import signal
 
@@ -117,6 +118,26 @@ def test_stopped_by_a_signal_with_validation_and_a_save_of_nothing(data, tmp_pat
     assert process.wait(timeout=120) == 0
     assert stopped.update_reached() < UPDATES
     assert_same(stopped.finish(), once)
+
+
+@pytest.mark.slow
+def test_an_update_with_bad_numbers_is_skipped_on_all_ranks(data, tmp_path):
+    options = {**SHARDED, "untied-embeddings": True, "max-skipped-updates": 20}
+    training = Training(data, tmp_path, 2, **options, **{"max-update": 3}).finish()
+    state = training.last()
+    state["model"]["decoder.layers.1.fc1.weight"][0] = math.nan
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    Training(data, tmp_path, 2, **options, **{"max-update": 5}).finish()
+    assert "Update 5 is skipped: its loss is nan (2 of" in training.output()
+    assert "weights were NaN or infinite before this update: decoder.layers.1.fc1.weight." in training.output()
+
+    state["model"]["decoder.layers.1.fc1.weight"][0] = 1e30  # finite, and its products are not
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    Training(data, tmp_path, 2, **options, **{"max-update": 4}).finish()
+    message = (
+        "with --fully-shard the documents are not looked for; kosmos-inspect shows the micro-batches with --update 3"
+    )
+    assert f"{message} --ranks 2 --update-freq 1" in training.output()
 
 
 @pytest.mark.parametrize(

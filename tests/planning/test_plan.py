@@ -159,6 +159,26 @@ def test_memory_on_several_ranks(data, tmp_path):
     assert f"--zero-sharding os saves {saved:.2f} GiB on the GPU with the largest share" in as_text(plan, [], width=500)
 
 
+def test_memory_of_divided_weights(data, tmp_path):
+    """--fully-shard divides everything but the frozen vision encoder; two layers and what is no layer are gathered."""
+    options = "--fully-shard --bf16 --optimizer fused_adamw --decoder-layers 5"
+    plan = plan_of(script_of(tmp_path, data, options, "torchrun --nproc-per-node 4 fairseq-train"))
+    items, model = {item.what: item.bytes for item in plan.memory}, plan.model
+    frozen = sum(weight.numel() for weight in model.vision.parameters() if not weight.requires_grad)
+    everything = sum(weight.numel() for weight in model.parameters())
+    trained = -(-plan.trainable // 4)
+    layer = sum(weight.numel() for weight in model.decoder.layers[0].parameters())
+    assert items == {
+        "weights, 16 bits, 1/4 of them": 2 * -(-(everything - frozen) // 4),
+        "frozen weights of vision, 16 bits": 2 * frozen,
+        "gathered weights and gradients, 16 bits": 4 * (everything - frozen - 3 * layer),
+        "gradients, 16 bits, 1/4": 2 * trained,
+        "copy of the weights, 32 bits, 1/4": 4 * trained,
+        "copy of the gradients, 32 bits": 4 * trained,
+        "Adam's moments, 2 of 32 bits, 1/4": 8 * trained,
+    }
+
+
 def test_numbers_of_a_plan(data, tmp_path):
     """The model and the vocabulary are the real ones; the rest is arithmetic."""
     plan = plan_of(script_of(tmp_path, data, "--update-freq 3"))
