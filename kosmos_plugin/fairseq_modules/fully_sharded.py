@@ -23,6 +23,9 @@ from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.kosmos import Kosmos
 
 
+_distributed_fairseq_model = models.DistributedFairseqModel
+
+
 def check(config: Any) -> None:
     """Check the options of a training with --fully-shard.
 
@@ -48,7 +51,7 @@ def check(config: Any) -> None:
 
 
 def shard(model: Kosmos, config: Any) -> None:
-    """Divide a model's weights among all ranks, in place, and take its DistributedDataParallel away.
+    """Divide a model's weights among all ranks, in place, and leave out fairseq's DistributedDataParallel.
 
     Args:
         model: The model, with the same weights on every rank.
@@ -67,7 +70,7 @@ def shard(model: Kosmos, config: Any) -> None:
     divide(model)
     model.to(torch.device(kind, config.distributed_training.device_id) if kind == "cuda" else kind)  # what is whole
     config.checkpoint.load_checkpoint_on_all_dp_ranks = True
-    models.DistributedFairseqModel = _undivided
+    models.DistributedFairseqModel = _distributed_model
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -91,6 +94,6 @@ def shard_state(state: dict[str, Any], model: torch.nn.Module) -> None:
         optimizer[WEIGHTS] = list(map(divided_as, optimizer[WEIGHTS], trained))
 
 
-def _undivided(args: Any, model: Any, process_group: Any, device: torch.device) -> Any:
-    """fairseq's function of this name wraps a model; this one has its communication already."""
-    return model
+def _distributed_model(args: Any, model: Any, process_group: Any, device: torch.device) -> Any:
+    """fairseq's `DistributedFairseqModel`, which wraps a model for its communication; a divided one has it already."""
+    return model if is_sharded(model) else _distributed_fairseq_model(args, model, process_group, device)
