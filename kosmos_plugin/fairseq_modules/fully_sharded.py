@@ -22,7 +22,6 @@ from kosmos_plugin.divided_tensors import divided_as, is_divided
 from kosmos_plugin.errors import UserError
 from kosmos_plugin.models.kosmos import Kosmos
 
-
 _distributed_fairseq_model = models.DistributedFairseqModel
 
 
