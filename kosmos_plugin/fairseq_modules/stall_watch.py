@@ -98,7 +98,8 @@ class StallWatch:
     def start(self) -> None:
         """Begin to watch."""
         if self._address is not None:
-            threading.Thread(target=self._publish, name="stall-publish", daemon=True).start()
+            store = self._tell(None, 0)  # here, so that others can name a rank that stops at once
+            threading.Thread(target=self._publish, args=(store,), name="stall-publish", daemon=True).start()
         threading.Thread(target=self._watch, name="stall-watch", daemon=True).start()
 
     def close(self) -> None:
@@ -154,18 +155,22 @@ class StallWatch:
         keys = {rank: _key(rank) for rank in range(self.ranks)}
         return {rank: RankState(**json.loads(store.get(key))) for rank, key in keys.items() if store.check([key])}
 
-    def _publish(self) -> None:
-        store = None
+    def _publish(self, store: dist.Store | None) -> None:
         beat = 0
         while not self._closed.wait(self.interval):
             beat += 1
-            progress = self.progress
-            state = RankState(self._process, beat, progress.update, progress.doing, progress.marks)
-            try:
-                store = store or self._connect()
-                store.set(_key(self.rank), json.dumps(asdict(state)))
-            except RuntimeError:  # the store's errors: it is slow, or the one who kept it has ended
-                store = None
+            store = self._tell(store, beat)
+
+    def _tell(self, store: dist.Store | None, beat: int) -> dist.Store | None:
+        """Write this rank's state, and return the connection for the next time; None if it does not work."""
+        progress = self.progress
+        state = RankState(self._process, beat, progress.update, progress.doing, progress.marks)
+        try:
+            store = store or self._connect()
+            store.set(_key(self.rank), json.dumps(asdict(state)))
+        except RuntimeError:  # the store's errors: it is slow, or the one who kept it has ended
+            return None
+        return store
 
     def _connect(self) -> dist.Store:
         assert self._address is not None
