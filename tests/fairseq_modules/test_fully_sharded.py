@@ -125,13 +125,13 @@ def test_an_update_with_bad_numbers_is_skipped_on_all_ranks(data, tmp_path):
     options = {**SHARDED, "untied-embeddings": True, "max-skipped-updates": 20}
     training = Training(data, tmp_path, 2, **options, **{"max-update": 3}).finish()
     state = training.last()
-    state["model"]["decoder.layers.1.fc1.weight"][0] = math.nan
+    state["model"]["decoder.layers.1.ffn.fc1.weight"][0] = math.nan
     torch.save(state, tmp_path / "checkpoint_last.pt")
     Training(data, tmp_path, 2, **options, **{"max-update": 5}).finish()
     assert "Update 5 is skipped: its loss is nan (2 of" in training.output()
-    assert "weights were NaN or infinite before this update: decoder.layers.1.fc1.weight." in training.output()
+    assert "weights were NaN or infinite before this update: decoder.layers.1.ffn.fc1.weight." in training.output()
 
-    state["model"]["decoder.layers.1.fc1.weight"][0] = 1e30  # finite, and its products are not
+    state["model"]["decoder.layers.1.ffn.fc1.weight"][0] = 1e30  # finite, and its products are not
     torch.save(state, tmp_path / "checkpoint_last.pt")
     Training(data, tmp_path, 2, **options, **{"max-update": 4}).finish()
     message = (
