@@ -16,6 +16,7 @@ PRIVATE_APIS = {
     ("fsspec.spec", "AbstractFileSystem._strip_protocol"): "data/remote_files: the path of an address",
     ("fsspec.asyn", "AsyncFileSystem._cat_file"): "data/remote_files: a range of a file, with a timeout",
     ("fsspec.asyn", "AsyncFileSystem._info"): "data/remote_files: the size of a file, with a timeout",
+    ("torch", "UntypedStorage._cdata"): "checkpoints/snapshot: which tensors share their memory",
     ("torch", "UntypedStorage._new_shared"): "data/batch: a worker's batch in one block of shared memory",
     (
         "torch.fx.experimental._config",

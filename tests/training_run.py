@@ -134,7 +134,8 @@ class ScriptTraining(Training):
             f"source {REPOSITORY}/examples/kosmos_1/ranks.sh\n"
             'run_ranks "$(command -v fairseq-train)" "$@"\n'
         )
-        return ["env", f"GPUS={ranks}", "bash", "-c", script, "train.sh"]
+        # bash cannot trap a signal that is ignored when it starts, as Ctrl-C is where the tests run in the background.
+        return ["env", "--default-signal=INT", f"GPUS={ranks}", "bash", "-c", script, "train.sh"]
 
 
 def processes_of(folder: Path) -> list[int]:
