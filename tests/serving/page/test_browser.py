@@ -250,6 +250,7 @@ def test_what_is_written_is_shown_as_text(tab, monkeypatch):
     assert asked == HTML and answer.startswith(HTML + HTML)
     assert tab.page.locator("[role=log] :is(img, b, strong, code, script, .katex)").count() == 0
     tab.page.get_by_text("Generation").click()
+    tab.page.wait_for_timeout(500)  # Gradio sets the fields as it opens them
     tab.page.get_by_label("seed").fill(HTML[:30])
     tab.box.fill("a")
     tab.box.press("Enter")
