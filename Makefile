@@ -25,7 +25,7 @@ corpora: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/corpora/run.sh
 
 paper: $(INSTALLED)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/paper/run.py $(if $(CLAIMS),--claims $(CLAIMS)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python examples/paper/run.py $(if $(CLAIMS),--claims $(CLAIMS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

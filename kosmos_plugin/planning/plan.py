@@ -143,7 +143,7 @@ class Plan:
         divided = self.trainable + self.frozen - whole
         layers = self.model.decoder.layers
         # The rest of the model, a layer that is used, and the next one, which is gathered meanwhile.
-        gathered = divided - (len(layers) - min(len(layers), 2)) * self.layer_parameters
+        gathered = divided - max(len(layers) - 2, 0) * self.layer_parameters
         return divided_items(config, divided, self.trainable, whole, gathered, ranks)
 
     @property

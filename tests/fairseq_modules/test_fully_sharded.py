@@ -10,6 +10,7 @@ import torch
 
 from kosmos_plugin.errors import UserError
 from tests import tiny
+from tests.fairseq_modules.test_sharded_optimizer import CountedTraining
 from tests.training_run import UPDATES, Training, assert_same
 
 # fairseq-train that notes, after each update, how many elements a rank has of weights, gradients and moments.
@@ -55,9 +56,7 @@ def assert_close(one: Training, other: Training, tolerance: float = 1e-5) -> Non
 def test_each_rank_has_a_part_and_the_checkpoint_all(data, tmp_path):
     program = tmp_path / "counted.py"
     program.write_text(COUNTED)
-    sharded = Training(data, tmp_path / "sharded", 2, **SHARDED, **{"update-freq": 2})
-    where = sharded.command.index("fairseq_cli.train")
-    sharded.command[where - 1 : where + 1] = [str(program)]
+    sharded = CountedTraining(data, tmp_path / "sharded", program, **SHARDED, **{"update-freq": 2})
     assert_close(sharded.finish(), Training(data, tmp_path / "whole", 2, **UNDIVIDED, **{"update-freq": 2}).finish())
     moments = sharded.last()["last_optimizer_state"]["state"]
     trained = sum(state["exp_avg"].numel() for state in moments.values())
