@@ -10,7 +10,7 @@ import pytest
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.command import digests, dropped, finish, kill_when, prepare
-from tests.curation.recipes.test_captions import jpeg
+from tests.curation.recipes.caption_releases import jpeg
 from tests.curation.recipes.test_pages import SPANISH, TEXTS, html, png, write_folder
 from tests.curation.recipes.test_text import json_lines, sentences
 

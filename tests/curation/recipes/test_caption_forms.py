@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from tests.curation.recipes.test_captions import PAIRS, error_of, kept, run
+from tests.curation.recipes.caption_releases import PAIRS, error_of, kept, run
 
 datasets = pytest.importorskip("datasets")
 

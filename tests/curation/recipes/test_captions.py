@@ -1,131 +1,26 @@
-"""kosmos-prepare captions: every format, every filter, and bad input."""
+"""kosmos-prepare captions: every format, and bad input."""
 
 import base64
-import io
 import json
 import re
-from pathlib import Path
 
-import numpy as np
-import pyarrow
 import pytest
-from PIL import Image
-from pyarrow import parquet
 
-from kosmos_plugin.data.documents import Text
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX
-from kosmos_plugin.data.shards import ShardedDocuments, caption_document
-from kosmos_plugin.errors import UserError
 from tests import tiny
-from tests.curation.command import prepare
-
-
-def run(out: Path, *arguments: object) -> dict:
-    """Run the command; return its counts."""
-    prepare(["captions", *map(str, arguments), "--out", str(out), "--workers", "1"])
-    return json.loads((out / "report.json").read_text("utf-8"))["counts"]
-
-
-def error_of(out: Path, *arguments: object) -> str:
-    with pytest.raises(UserError) as raised:
-        run(out, *arguments)
-    return str(raised.value)
-
-
-def documents_of(tar: Path) -> list[tuple[bytes, str]]:
-    """The (image, caption) pairs that training reads from a shard."""
-    documents = ShardedDocuments([str(tar)], caption_document)
-    segments = [documents[i].segments for i in range(len(documents))]
-    return [(image.read(), text.text) for image, text in segments if isinstance(text, Text)]
-
-
-def kept(out: Path, split: str = "train") -> list[tuple[bytes, str]]:
-    return [pair for tar in sorted(out.glob(f"{split}-*.tar")) for pair in documents_of(tar)]
-
-
-def encoded(form: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), seed: int = 0, **options) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:
-    return encoded("JPEG", seed=seed, size=size)
-
-
-# ---- Formats: miniature releases of the same pairs ----
-
-
-PAIRS = [(jpeg(number), f"a red house and {number} cats") for number in range(7)]
-
-
-def about(key: str, caption: str, status: str = "success") -> dict:
-    """The metadata that img2dataset stores for a download."""
-    fields = {"caption": caption, "url": f"https://example.org/{key}.jpg", "key": key, "status": status}
-    return {**fields, "error_message": None, "width": 40, "height": 30, "original_width": 40, "original_height": 30}
-
-
-def write_tars(folder: Path) -> None:
-    """Write the output of img2dataset --output_format webdataset: 00000.tar, with a table and statistics beside it."""
-    for shard, pairs in enumerate((PAIRS[:3], PAIRS[3:])):
-        members = []
-        for number, (image, caption) in enumerate(pairs):
-            key = f"{shard:05d}{number:04d}"
-            details = json.dumps(about(key, caption), indent=4).encode()
-            members += [(f"{key}.jpg", image), (f"{key}.txt", caption.encode()), (f"{key}.json", details)]
-        tiny.write_tar(folder / f"{shard:05d}.tar", members)
-        write_leftovers(folder, f"{shard:05d}", pairs)
-
-
-def write_leftovers(folder: Path, name: str, pairs: list) -> None:
-    rows = [about(f"{number:09d}", caption) for number, (_, caption) in enumerate(pairs)]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{name}.parquet")
-    (folder / f"{name}_stats.json").write_text(json.dumps({"count": len(pairs), "successes": len(pairs)}))
-
-
-def write_files(folder: Path) -> None:
-    """Write the output of img2dataset --output_format files; the last caption is only in the JSON."""
-    (folder / "00000").mkdir(parents=True)
-    for number, (image, caption) in enumerate(PAIRS):
-        key = f"{number:09d}"
-        (folder / "00000" / f"{key}.jpg").write_bytes(image)
-        (folder / "00000" / f"{key}.json").write_text(json.dumps(about(key, caption)))
-        if number < len(PAIRS) - 1:
-            (folder / "00000" / f"{key}.txt").write_text(caption)
-    write_leftovers(folder, "00000", PAIRS)
-
-
-def write_parquet(folder: Path) -> None:
-    """Write the output of img2dataset --output_format parquet, with a row for a failed download."""
-    rows = [{**about(f"{n:09d}", caption), "jpg": image, "txt": caption} for n, (image, caption) in enumerate(PAIRS)]
-    rows.insert(2, {**about("000000009", "gone", "failed_to_download"), "jpg": None, "txt": None})
-    folder.mkdir(parents=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "00000.parquet", row_group_size=3)
-    (folder / "00000_stats.json").write_text("{}")
-
-
-def write_tsv(folder: Path) -> None:
-    """Write TSV as unilm's kosmos-2 reads it: hash, caption, image, width, height, and for GrIT also the objects."""
-    folder.mkdir(parents=True)
-    lines = [
-        f"{n:x}\t{caption}\t{base64.b64encode(i).decode()}\t40\t30\t{{}}\n" for n, (i, caption) in enumerate(PAIRS)
-    ]
-    (folder / "part-00.tsv").write_text("".join(lines))
-
-
-def write_coco(folder: Path) -> None:
-    """Write COCO's annotations, with two captions for the first image."""
-    (folder / "train2014").mkdir(parents=True)
-    images, annotations = [], []
-    for number, (image, caption) in enumerate(PAIRS[1:]):
-        name = f"COCO_train2014_{number:012d}.jpg"
-        (folder / "train2014" / name).write_bytes(image)
-        images.append({"id": number, "file_name": name, "width": 40, "height": 30, "license": 1})
-        annotations.append({"image_id": number, "id": 100 + number, "caption": caption})
-    annotations.insert(1, {"image_id": 0, "id": 99, "caption": "another"})
-    release = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
-    (folder / "captions_train2014.json").write_text(json.dumps(release))
+from tests.curation.recipes.caption_releases import (
+    PAIRS,
+    error_of,
+    jpeg,
+    kept,
+    run,
+    write_coco,
+    write_files,
+    write_leftovers,
+    write_parquet,
+    write_tars,
+    write_tsv,
+)
 
 
 @pytest.mark.parametrize("write", [write_files, write_parquet, write_tsv])
@@ -227,124 +122,6 @@ def test_a_share_is_held_out(tmp_path):
     run(tmp_path / "out", tmp_path / "release", "--valid-share", 0.5)
     assert sorted(kept(tmp_path / "out") + kept(tmp_path / "out", "valid")) == sorted(PAIRS)
     assert kept(tmp_path / "out", "valid")
-
-
-# ---- What is dropped ----
-
-
-def tsv(folder: Path, pairs: list[tuple[bytes, str]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    file = folder / "pairs.tsv"
-    lines = [f"{n}\t{caption}\t{base64.b64encode(image).decode()}\n" for n, (image, caption) in enumerate(pairs)]
-    file.write_text("".join(lines), encoding="utf-8")
-    return file
-
-
-@pytest.mark.parametrize(
-    "caption, dropped",
-    [
-        ("<PERSON> at the beach", True),
-        ("portrait of <PERSON>.", True),
-        ("<LOCATION>, <DATE_2> in winter", True),
-        ("3 < 4 > 2 and a <b>bold</b> <3 word", False),
-        ("PERSON at the beach", False),
-    ],
-)
-def test_captions_with_tags(tmp_path, caption, dropped):
-    file = tsv(tmp_path, [PAIRS[0], (jpeg(), caption)])
-    counts = run(tmp_path / "out", file, "--valid-share", 0)
-    assert len(kept(tmp_path / "out")) == 2 - dropped
-    assert counts.get("dropped", {}) == ({"caption with a tag such as <PERSON>": 1} if dropped else {})
-    run(tmp_path / "all", file, "--valid-share", 0, "--keep-tags")
-    assert len(kept(tmp_path / "all")) == 2
-
-
-@pytest.mark.parametrize(
-    "option, bad, reason",
-    [
-        (["--min-words", 3], (jpeg(), "two words"), "caption with fewer than 3 words"),
-        (["--max-words", 6], (jpeg(), "a b c d e f g"), "caption with more than 6 words"),
-        (["--min-characters", 5], (jpeg(), "café"), "caption with fewer than 5 characters"),
-        (["--max-characters", 30], (jpeg(), "é" * 31), "caption with more than 30 characters"),
-        (["--min-side", 30], (jpeg(size=(40, 29)), "small"), "image side shorter than 30 pixels"),
-        (["--max-aspect", 3], (jpeg(size=(91, 30)), "wide"), "aspect ratio of more than 3 to 1"),
-        (["--max-aspect", 3], (jpeg(size=(30, 91)), "high"), "aspect ratio of more than 3 to 1"),
-        (["--decode"], (jpeg()[:-300], "cut"), "image that cannot be decoded"),
-        (
-            ["--english"],
-            (jpeg(), "La vieja casa junto al río se vendió el año pasado, y nadie sabe quién vive allí hoy."),
-            "not English",
-        ),
-    ],
-)
-def test_filters(tmp_path, option, bad, reason):
-    good = (jpeg(9), "a house by the sea")
-    file = tsv(tmp_path, [good, bad])
-    assert run(tmp_path / "out", file, "--valid-share", 0, *option)["dropped"] == {reason: 1}
-    assert kept(tmp_path / "out") == [good]
-    run(tmp_path / "all", file, "--valid-share", 0)
-    assert kept(tmp_path / "all") == [good, bad]
-
-
-def png_of_declared_size(side: int) -> bytes:
-    """A PNG of one pixel that declares a larger size, with a valid checksum."""
-    import zlib
-
-    data = bytearray(encoded("PNG", size=(1, 1)))
-    data[16:24] = side.to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    return bytes(data)
-
-
-def jpeg_of_declared_size(side: int) -> bytes:
-    data = bytearray(jpeg())
-    position = data.index(b"\xff\xc0") + 5  # height and width in the header of the frame
-    data[position : position + 4] = side.to_bytes(2, "big") * 2
-    return bytes(data)
-
-
-BAD_IMAGES = {
-    "image of 0 bytes": b"",
-    "image that cannot be decoded": b"<html>not found</html>",
-    "image of more than 24,000,000 pixels": jpeg_of_declared_size(65_500),
-}
-UNUSUAL_IMAGES = {
-    "animated GIF": encoded(
-        "GIF", "P", save_all=True, append_images=[Image.new("P", (40, 30), shade) for shade in (9, 99)]
-    ),
-    "animated WebP": encoded("WEBP", save_all=True, append_images=[Image.new("RGB", (40, 30), "red")]),
-    "CMYK": encoded("JPEG", "CMYK"),
-    "palette": encoded("PNG", "P"),
-    "grey and alpha": encoded("PNG", "LA"),
-    "bits": encoded("PNG", "1"),
-    "TIFF": encoded("TIFF"),
-}
-
-
-def sixteen_bits() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-UNUSUAL_IMAGES["16 bits"] = sixteen_bits()
-
-
-@pytest.mark.parametrize("decode", [[], ["--decode"]], ids=["header", "decode"])
-@pytest.mark.parametrize("in_place", [False, True], ids=["copied", "in place"])
-def test_images_of_all_kinds(tmp_path, decode, in_place):
-    good = [(image, f"a picture, {kind}") for kind, image in UNUSUAL_IMAGES.items()]
-    bombs = [(png_of_declared_size(20_000), "a bomb"), (png_of_declared_size(5_000), "one that Pillow lets through")]
-    pairs = [*good, *((image, reason) for reason, image in BAD_IMAGES.items()), *bombs]
-    expected = {reason: 1 for reason in BAD_IMAGES} | {"image of more than 24,000,000 pixels": 3}
-    if in_place:
-        members = [m for n, (image, caption) in enumerate(pairs) for m in tiny.caption_members(f"{n}", caption, image)]
-        tiny.write_tar(tmp_path / "0.tar", members)
-        assert run(tmp_path / "out", tmp_path / "0.tar", *decode)["dropped"] == expected
-        assert documents_of(tmp_path / "0.tar") == good
-    else:
-        assert run(tmp_path / "out", tsv(tmp_path, pairs), "--valid-share", 0, *decode)["dropped"] == expected
-        assert kept(tmp_path / "out") == good
 
 
 # ---- Bad input ----

@@ -16,7 +16,7 @@ from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.data.shard_index import INDEX_SUFFIX, selection_of
 from tests import tiny
 from tests.curation.command import digests, finish, kill_when
-from tests.curation.recipes.test_captions import PAIRS, documents_of, error_of, jpeg, run, write_tars
+from tests.curation.recipes.caption_releases import PAIRS, documents_of, error_of, jpeg, run, write_tars
 
 
 def test_tars_are_used_in_place(tmp_path, capsys):

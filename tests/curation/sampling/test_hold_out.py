@@ -11,8 +11,8 @@ from kosmos_plugin.data.shards import ShardedDocuments, interleaved_document
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.command import digests, prepare
-from tests.curation.recipes.test_captions import jpeg, tsv
-from tests.curation.recipes.test_captions import kept as pairs_of
+from tests.curation.recipes.caption_releases import jpeg, tsv
+from tests.curation.recipes.caption_releases import kept as pairs_of
 
 
 def write(folder: Path, texts: list[str], files: int) -> Path:

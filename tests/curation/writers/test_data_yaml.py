@@ -15,7 +15,7 @@ from kosmos_plugin.data.config import read_data_config
 from kosmos_plugin.errors import UserError
 from tests import tiny
 from tests.curation.command import prepare
-from tests.curation.recipes.test_captions import jpeg, tsv, write_tars
+from tests.curation.recipes.caption_releases import jpeg, tsv, write_tars
 from tests.curation.recipes.test_pages import TEXTS, html, png
 
 
