@@ -9,9 +9,9 @@ The memory is PSS (/proc/PID/smaps_rollup): what a process has alone, and its pa
 """
 
 import json
+import multiprocessing
 import os
 import tempfile
-from multiprocessing import active_children
 from pathlib import Path
 from random import Random
 
@@ -69,7 +69,7 @@ def read(data: Path, ranks: int, update_freq: int, updates: int, every: int) -> 
     for item, _ in enumerate(batches.of_updates(range(updates), WORKERS), 1):
         if item % (every * update_freq) == 0:
             # The planner starts last: its items are asked for by the loader that the workers belong to.
-            *workers, planner = sorted(child.pid for child in active_children())
+            *workers, planner = sorted(child.pid for child in multiprocessing.active_children())
             named = {f"worker {i}": pid for i, pid in enumerate(workers, 1)}
             for name, pid in {"rank": os.getpid(), **named, "planner": planner}.items():
                 found.setdefault(name, []).append(pss(pid) / MIB)
@@ -94,6 +94,7 @@ def plot(measured: dict[str, list[float]], every: int, path: Path) -> None:
 
 
 def run(out: Path) -> Result:
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a training; this process was spawned
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder)
@@ -101,11 +102,12 @@ def run(out: Path) -> Result:
         (folder / "many").mkdir()
         many = read(write_many(folder / "many"), *MANY)
     plot(many, MANY[-1], out / "reading_memory.png")
-    rows = [
-        [what, process, values[0], Spread(tuple(values[len(values) // 2 :])), growth(values, every)]
-        for what, measured, every in (("the paper's batches", paper, PAPER[-1]), ("many updates", many, MANY[-1]))
-        for process, values in measured.items()
-    ]
+    rows = []
+    for what, measured in (("the paper's batches", paper), ("many updates", many)):
+        for process, values in measured.items():
+            late = Spread(tuple(values[len(values) // 2 :]))
+            more = growth(values, MANY[-1]) if measured is many else "too few to tell"
+            rows.append([what, process, values[0], late, more])
     return Result(
         title="Host memory of reading",
         columns=["training", "process", "MiB at first", "MiB in the second half", "MiB more per 1,000 updates"],
