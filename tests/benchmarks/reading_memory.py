@@ -8,6 +8,7 @@ everything that is kept for each tar, document or update would show.
 The memory is PSS (/proc/PID/smaps_rollup): what a process has alone, and its part of what it shares with others.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -66,7 +67,9 @@ def read(data: Path, ranks: int, update_freq: int, updates: int, every: int) -> 
     task = training_task(data, update_freq)
     batches = MicroBatches(task.dataset("train"), task.collator(), 0, ranks, update_freq)
     found: dict[str, list[float]] = {}
-    for item, _ in enumerate(batches.of_updates(range(updates), WORKERS), 1):
+    # More updates are planned than read, so that no process has ended at the last measurement.
+    taken = itertools.islice(batches.of_updates(range(updates + every), WORKERS), updates * update_freq)
+    for item, _ in enumerate(taken, 1):
         if item % (every * update_freq) == 0:
             # The planner starts last: its items are asked for by the loader that the workers belong to.
             *workers, planner = sorted(child.pid for child in multiprocessing.active_children())
