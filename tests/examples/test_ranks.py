@@ -176,9 +176,11 @@ def test_slurm_requeues_a_stopped_job(undisturbed, data, tmp_path, number):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     training = ScriptTraining(data, tmp_path / "run", 2, **{"save-interval-updates": 0})
-    _, _, bash, _, script, name, *arguments = training.command
+    launcher = training.launcher(2)
+    *_, script, _ = launcher
     (tmp_path / "train.sh").write_text(script)
-    training.command = [bash, f"{EXAMPLE}/slurm.sh", str(tmp_path / "train.sh"), *arguments]
+    arguments = training.command[len(launcher) :]
+    training.command = ["bash", f"{EXAMPLE}/slurm.sh", str(tmp_path / "train.sh"), *arguments]
     job = {
         **ENVIRONMENT,
         "PATH": f"{tmp_path}/bin:{ENVIRONMENT['PATH']}",
