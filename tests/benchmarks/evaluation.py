@@ -68,7 +68,7 @@ def matrix(rng: random.Random) -> Request:
 
 def category(names: tuple[str, ...] | None) -> Callable[[random.Random], Request]:
     """ImageNet, constrained to `names` or not."""
-    return lambda rng: Generate(question("The photo of the", picture(rng)), 2, NEW_TOKENS, names)
+    return lambda rng: Generate(question("The photo of the", picture(rng)), 2, NEW_TOKENS, among=names)
 
 
 def in_a_batch(responder: KosmosResponder, requests: Sequence[Request]) -> list:
