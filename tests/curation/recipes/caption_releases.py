@@ -52,6 +52,14 @@ def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30)) -> bytes:
     return encoded("JPEG", seed=seed, size=size)
 
 
+def tsv(folder: Path, pairs: list[tuple[bytes, str]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "pairs.tsv"
+    lines = [f"{n}\t{caption}\t{base64.b64encode(image).decode()}\n" for n, (image, caption) in enumerate(pairs)]
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
+
+
 # ---- Miniature releases of the same pairs ----
 
 PAIRS = [(jpeg(number), f"a red house and {number} cats") for number in range(7)]
@@ -123,11 +131,3 @@ def write_coco(folder: Path) -> None:
     annotations.insert(1, {"image_id": 0, "id": 99, "caption": "another"})
     release = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
     (folder / "captions_train2014.json").write_text(json.dumps(release))
-
-
-def tsv(folder: Path, pairs: list[tuple[bytes, str]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    file = folder / "pairs.tsv"
-    lines = [f"{n}\t{caption}\t{base64.b64encode(image).decode()}\n" for n, (image, caption) in enumerate(pairs)]
-    file.write_text("".join(lines), encoding="utf-8")
-    return file
